@@ -1,0 +1,169 @@
+//! Files that appear whole or not at all: written under a temporary name in the same folder,
+//! flushed to the disk, renamed, and the folder flushed too.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{DataError, Result};
+
+/// Part of the name of every file that is not finished. Leftovers of a crash are found by it.
+const UNFINISHED: &str = ".tmp.";
+
+/// A file under construction. Dropped without [`AtomicFile::commit`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct AtomicFile {
+    file: Option<BufWriter<File>>,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl AtomicFile {
+    /// Starts writing `path`. Its folder is made if it is missing.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] when the folder or the file cannot be made.
+    pub fn create(path: &Path) -> Result<Self> {
+        let folder = folder_of(path);
+        fs::create_dir_all(folder).map_err(DataError::io(folder))?;
+        let mut name = OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(format!("{UNFINISHED}{}", std::process::id()));
+        let temporary = folder.join(name);
+        let file = File::create(&temporary).map_err(DataError::io(&temporary))?;
+        Ok(Self {
+            file: Some(BufWriter::with_capacity(1 << 18, file)),
+            temporary,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Makes the file appear under its name, replacing what was there.
+    ///
+    /// # Errors
+    /// [`DataError::Io`]; the old file is then still there.
+    pub fn commit(mut self) -> Result<()> {
+        let Some(buffered) = self.file.take() else {
+            return Ok(());
+        };
+        let file = buffered
+            .into_inner()
+            .map_err(|error| DataError::io(&self.path)(error.into_error()))?;
+        file.sync_all().map_err(DataError::io(&self.path))?;
+        drop(file);
+        fs::rename(&self.temporary, &self.path).map_err(DataError::io(&self.path))?;
+        let folder = folder_of(&self.path);
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(DataError::io(folder))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.file {
+            Some(file) => file.write(bytes),
+            None => Err(io::Error::other("the file is already finished")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.file {
+            Some(file) => file.flush(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        // After a commit the temporary name is gone and this does nothing.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Writes `bytes` to `path` in one go.
+///
+/// # Errors
+/// [`DataError::Io`]; the old file is then still there.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).map_err(DataError::io(path))?;
+    file.commit()
+}
+
+/// Deletes what a crashed run left unfinished in `folder`. A missing folder is fine.
+///
+/// # Errors
+/// [`DataError::Io`] when a leftover cannot be deleted.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(DataError::io(folder)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(DataError::io(folder))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.contains(UNFINISHED) {
+            fs::remove_file(entry.path()).map_err(DataError::io(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The blake3 hash of a file, in hexadecimal.
+///
+/// # Errors
+/// [`DataError::Io`] when the file cannot be read.
+pub fn hash_file(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(DataError::io(path))?;
+    hasher.update_reader(file).map_err(DataError::io(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_appears_only_when_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/er/file.txt");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        drop(file);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+
+        write_atomically(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn leftovers_of_a_crash_are_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(".a.parquet.tmp.77"), b"x").unwrap();
+        fs::write(folder.path().join("a.tmp.txt"), b"x").unwrap();
+        fs::write(folder.path().join("b.parquet"), b"x").unwrap();
+        remove_unfinished(folder.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["a.tmp.txt", "b.parquet"]);
+        remove_unfinished(&folder.path().join("missing")).unwrap();
+    }
+}

@@ -1,0 +1,187 @@
+//! Writes documents to a Parquet file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Builder, RecordBatch, StringBuilder};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use serde::{Deserialize, Serialize};
+
+use super::{DOCUMENTS_KEY, Document, TEXT_BYTES_KEY, schema};
+use crate::atomic_file::{AtomicFile, hash_file};
+use crate::error::{DataError, Result};
+
+/// Text bytes after which a row group is closed. A reader holds one row group in memory.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+
+/// What a finished file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentFileSummary {
+    /// File name inside its folder.
+    pub file: String,
+    /// Size of the file in bytes.
+    pub file_bytes: u64,
+    /// Documents in it.
+    pub documents: u64,
+    /// Bytes of their text.
+    pub text_bytes: u64,
+    /// Hash of the file.
+    pub blake3: String,
+    /// Id of the first document, if there is one.
+    pub first_id: Option<String>,
+    /// Id of the last document, if there is one.
+    pub last_id: Option<String>,
+}
+
+/// Writes documents to one Parquet file, row group by row group.
+pub struct DocumentWriter {
+    writer: ArrowWriter<AtomicFile>,
+    path: PathBuf,
+    columns: Columns,
+    pending_bytes: usize,
+    row_group_bytes: usize,
+    documents: u64,
+    text_bytes: u64,
+    first_id: Option<String>,
+    last_id: Option<String>,
+}
+
+#[derive(Default)]
+struct Columns {
+    id: StringBuilder,
+    text: StringBuilder,
+    source: StringBuilder,
+    url: StringBuilder,
+    language: StringBuilder,
+    language_score: Float64Builder,
+    added: StringBuilder,
+    created: StringBuilder,
+    metadata: StringBuilder,
+}
+
+impl DocumentWriter {
+    /// Starts the file `path`, which appears only when it is finished.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] or [`DataError::BadFile`].
+    pub fn create(path: &Path) -> Result<Self> {
+        Self::create_with_row_group(path, ROW_GROUP_BYTES)
+    }
+
+    pub(super) fn create_with_row_group(path: &Path, row_group_bytes: usize) -> Result<Self> {
+        let level = ZstdLevel::try_new(3).map_err(|error| DataError::bad_file(path, error))?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            .set_created_by("altiplano".to_owned())
+            .build();
+        let file = AtomicFile::create(path)?;
+        let writer = ArrowWriter::try_new(file, schema(), Some(properties))
+            .map_err(|error| DataError::bad_file(path, error))?;
+        Ok(Self {
+            writer,
+            path: path.to_owned(),
+            columns: Columns::default(),
+            pending_bytes: 0,
+            row_group_bytes,
+            documents: 0,
+            text_bytes: 0,
+            first_id: None,
+            last_id: None,
+        })
+    }
+
+    /// Adds one document.
+    ///
+    /// # Errors
+    /// [`DataError::BadFile`] when the file cannot be written, a full disk for example.
+    pub fn write(&mut self, document: &Document) -> Result<()> {
+        let columns = &mut self.columns;
+        columns.id.append_value(&document.id);
+        columns.text.append_value(&document.text);
+        columns.source.append_value(&document.source);
+        columns.url.append_option(document.url.as_deref());
+        columns.language.append_option(document.language.as_deref());
+        columns.language_score.append_option(document.language_score);
+        columns.added.append_option(document.added.as_deref());
+        columns.created.append_option(document.created.as_deref());
+        columns.metadata.append_option(document.metadata.as_deref());
+        if self.first_id.is_none() {
+            self.first_id = Some(document.id.clone());
+        }
+        self.last_id = Some(document.id.clone());
+        self.documents += 1;
+        self.text_bytes += document.text.len() as u64;
+        self.pending_bytes += document.text.len();
+        if self.pending_bytes >= self.row_group_bytes {
+            self.close_row_group()?;
+        }
+        Ok(())
+    }
+
+    /// Finishes the file and makes it appear under its name.
+    ///
+    /// # Errors
+    /// [`DataError::BadFile`] or [`DataError::Io`]; no file appears then.
+    pub fn finish(mut self) -> Result<DocumentFileSummary> {
+        self.close_row_group()?;
+        for (key, value) in [
+            (DOCUMENTS_KEY, self.documents),
+            (TEXT_BYTES_KEY, self.text_bytes),
+        ] {
+            let entry = KeyValue::new(key.to_owned(), value.to_string());
+            self.writer.append_key_value_metadata(entry);
+        }
+        let path = self.path;
+        let file = self
+            .writer
+            .into_inner()
+            .map_err(|error| DataError::bad_file(&path, error))?;
+        file.commit()?;
+        let file_bytes = std::fs::metadata(&path)
+            .map_err(DataError::io(&path))?
+            .len();
+        Ok(DocumentFileSummary {
+            file: path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            file_bytes,
+            documents: self.documents,
+            text_bytes: self.text_bytes,
+            blake3: hash_file(&path)?,
+            first_id: self.first_id,
+            last_id: self.last_id,
+        })
+    }
+
+    fn close_row_group(&mut self) -> Result<()> {
+        if self.pending_bytes == 0 && self.columns.id.values_slice().is_empty() {
+            return Ok(());
+        }
+        let columns = &mut self.columns;
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(columns.id.finish()),
+            Arc::new(columns.text.finish()),
+            Arc::new(columns.source.finish()),
+            Arc::new(columns.url.finish()),
+            Arc::new(columns.language.finish()),
+            Arc::new(columns.language_score.finish()),
+            Arc::new(columns.added.finish()),
+            Arc::new(columns.created.finish()),
+            Arc::new(columns.metadata.finish()),
+        ];
+        self.pending_bytes = 0;
+        RecordBatch::try_new(schema(), arrays)
+            .map_err(|error| DataError::bad_file(&self.path, error))
+            .and_then(|batch| {
+                self.writer
+                    .write(&batch)
+                    .and_then(|()| self.writer.flush())
+                    .map_err(|error| DataError::bad_file(&self.path, error))
+            })
+    }
+}

@@ -1,0 +1,212 @@
+//! What can go wrong in the data crate.
+
+use std::path::{Path, PathBuf};
+
+/// Result of the data crate.
+pub type Result<T> = std::result::Result<T, DataError>;
+
+/// Errors of the data crate. Each names the file, what was found, what was expected and, where
+/// it is not obvious, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    // Configuration
+    /// A value of a configuration does not fit.
+    #[error("{key}: found {found}, expected {expected}")]
+    Config {
+        /// Dotted path of the key.
+        key: String,
+        /// The value given.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// A pattern or folder of the configuration holds no file.
+    #[error("{key}: nothing matches {pattern:?}; check the path and that the step before it ran")]
+    NoInput {
+        /// Dotted path of the key.
+        key: String,
+        /// The pattern or folder.
+        pattern: String,
+    },
+
+    // Files
+    /// The operating system refused a file operation.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// A compressed file ends too early or is damaged.
+    #[error(
+        "{path}: damaged or cut short at compressed byte {offset} ({reason}); fetch the file again"
+    )]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the compressed file consumed when the damage showed.
+        offset: u64,
+        /// The decoder's answer.
+        reason: String,
+    },
+    /// A file is not what its name says.
+    #[error("{path}: {reason}")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What differs, and what to do.
+        reason: String,
+    },
+
+    // Documents
+    /// The holdout would leave nothing to train on, or nothing to validate on.
+    #[error(
+        "source {name:?}: cannot hold out {wanted}: it has {documents} documents of {bytes} bytes \
+         in all and both sides need at least one; lower `holdout`, or split the files into more \
+         documents with `document_separator`"
+    )]
+    Holdout {
+        /// Name of the source.
+        name: String,
+        /// What the configuration asks for.
+        wanted: String,
+        /// Documents of the source.
+        documents: u64,
+        /// Their text in bytes.
+        bytes: u64,
+    },
+    /// The counters of a step do not add up.
+    #[error(
+        "{path}: the counters do not add up: {documents_in} documents in, {documents_out} out and \
+         {dropped} dropped; delete the output folder and run the step again"
+    )]
+    Counters {
+        /// The statistics file, or the folder.
+        path: PathBuf,
+        /// Documents that entered.
+        documents_in: u64,
+        /// Documents that left.
+        documents_out: u64,
+        /// Documents dropped by reason and by error.
+        dropped: u64,
+    },
+
+    // Tokenizer
+    /// A tokenizer model cannot be used.
+    #[error("{path}: not a usable SentencePiece model: {reason}")]
+    Tokenizer {
+        /// The `.model` file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// SentencePiece's trainer refused.
+    #[error("tokenizer training failed: {message}")]
+    TokenizerTraining {
+        /// SentencePiece's own message, or ours.
+        message: String,
+    },
+    /// SentencePiece could not encode or decode.
+    #[error("{operation} failed: {reason}")]
+    Codec {
+        /// `encode` or `decode`.
+        operation: &'static str,
+        /// Why.
+        reason: String,
+    },
+
+    // Shards
+    /// A token shard is truncated, altered or of another version.
+    #[error("{path}: {what}: found {found}, expected {expected}; write the shards again with `altiplano tokenize`")]
+    Shard {
+        /// The shard.
+        path: PathBuf,
+        /// What was looked at.
+        what: &'static str,
+        /// What the file holds.
+        found: String,
+        /// What it should hold.
+        expected: String,
+    },
+    /// A shard was written with another tokenizer than the one in use.
+    #[error(
+        "{path}: written with tokenizer {found}, this run uses {expected}; run `altiplano \
+         tokenize` again or set the tokenizer the shards were made with"
+    )]
+    TokenizerMismatch {
+        /// The shard.
+        path: PathBuf,
+        /// Fingerprint in the shard.
+        found: String,
+        /// Fingerprint of the run's tokenizer.
+        expected: String,
+    },
+
+    // Loader
+    /// There is not enough text for one batch.
+    #[error(
+        "{name}: {tokens} tokens make {sequences} sequences of {seq_len}; one batch needs \
+         {needed_sequences} sequences, that is {needed_tokens} tokens; add text, or lower \
+         `seq_len` or `micro_batch`"
+    )]
+    CorpusTooSmall {
+        /// Source or corpus.
+        name: String,
+        /// Tokens there are.
+        tokens: u64,
+        /// Whole sequences they make.
+        sequences: u64,
+        /// Tokens in a sequence.
+        seq_len: usize,
+        /// Sequences in a batch.
+        needed_sequences: u64,
+        /// Tokens a batch needs.
+        needed_tokens: u64,
+    },
+    /// A saved loader state belongs to another corpus or configuration.
+    #[error(
+        "the saved data position does not fit this run: {what}: found {found}, expected \
+         {expected}; resume with the data and settings the run was started with"
+    )]
+    StateMismatch {
+        /// What differs.
+        what: &'static str,
+        /// What the state holds.
+        found: String,
+        /// What this run has.
+        expected: String,
+    },
+}
+
+impl DataError {
+    /// Attaches `path` to an error of the operating system: `.map_err(DataError::io(path))`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io {
+            path: path.as_ref().to_owned(),
+            source,
+        }
+    }
+
+    /// A file that is not what its name says.
+    pub fn bad_file(path: impl AsRef<Path>, reason: impl ToString) -> Self {
+        Self::BadFile {
+            path: path.as_ref().to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// A configuration value that does not fit.
+    pub fn config(
+        key: impl Into<String>,
+        found: impl ToString,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Config {
+            key: key.into(),
+            found: found.to_string(),
+            expected: expected.into(),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Text in, token batches out: documents, tokenizer, token shards, mixture, loader.
+//!
+//! No tensors live here. What crosses to the model side is token ids, targets and document
+//! starts ([`Batch`]). A module uses only modules listed before it:
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`error`] | what can go wrong |
+//! | [`atomic_file`] | files that appear whole or not at all |
+//! | [`progress`] | progress of a job on the terminal |
+//! | [`document`] | the record every source ends in, as Parquet |
+//! | [`source`] | readers of raw text |
+//! | [`pipeline`] | raw text to documents, with counters, holdout and manifests |
+//! | [`tokenizer`] | SentencePiece: training, encoding, decoding |
+//! | [`shard`] | token files, memory-mapped |
+//! | [`mixture`] | shares of tokens, source order, epoch permutations |
+//! | [`loader`] | batches, resumable from a handful of integers |
+//! | [`config`] | the one file that drives all of the above |
+
+pub mod error;
+
+pub mod atomic_file;
+pub mod progress;
+
+pub mod document;
+pub mod source;
+
+pub mod pipeline;
+
+pub mod tokenizer;
+
+pub mod shard;
+
+pub mod mixture;
+
+pub mod loader;
+
+pub mod config;
+
+pub use config::DataConfig;
+pub use error::{DataError, Result};
+pub use loader::{
+    Batch, IGNORED_TARGET, Loader, LoaderOptions, LoaderState, SequenceOrigin, SourceReport,
+    ValidationSet,
+};
+pub use mixture::MixtureConfig;
+pub use progress::ProgressMode;
+pub use tokenizer::{StreamDecoder, Tokenizer};

@@ -1,0 +1,157 @@
+//! Which text a batch is made of: shares of tokens, the order of sources, and the order of
+//! sequences inside a source.
+//!
+//! A sequence is `seq_len` tokens, so shares of tokens are shares of sequences. Sources are
+//! interleaved by a low-discrepancy order ([`SourceOrder`]), the sequences of a source are
+//! visited once per epoch in an order made by a keyed bijection ([`Permutation`]). Both are
+//! functions of how many sequences were drawn, so nothing else has to be remembered.
+
+mod corpus;
+mod order;
+mod permutation;
+
+pub use corpus::Corpus;
+pub use order::SourceOrder;
+pub use permutation::Permutation;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{DataError, Result};
+
+/// What a run trains on. In YAML either the word `random` or a map.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct MixtureConfig {
+    /// Tokens drawn uniformly from the seed instead of text, to measure speed (bool, default
+    /// false; `data: random` sets it).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub random: bool,
+    /// The sources (list).
+    pub sources: Vec<MixtureSource>,
+    /// Read every byte of every shard once before the first step and compare checksums (bool,
+    /// default true). Takes about a second per GB and core.
+    pub verify_checksums: bool,
+    /// Do not ask the model to predict the first token of a document from the document before it
+    /// (bool, default false).
+    pub mask_document_boundary: bool,
+}
+
+/// One source of a mixture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixtureSource {
+    /// Folder of the source's token shards, with its `manifest.json` (path, relative to the
+    /// configuration).
+    pub path: PathBuf,
+    /// Share of the tokens, relative to the other weights (number above 0).
+    pub weight: f64,
+}
+
+/// The map form of [`MixtureConfig`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MixtureMap {
+    #[serde(default)]
+    random: bool,
+    #[serde(default)]
+    sources: Vec<MixtureSource>,
+    #[serde(default = "default_true")]
+    verify_checksums: bool,
+    #[serde(default)]
+    mask_document_boundary: bool,
+}
+
+fn default_true() -> bool {
+    true
+}
+
+impl<'de> Deserialize<'de> for MixtureConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct WordOrMap;
+        impl<'de> Visitor<'de> for WordOrMap {
+            type Value = MixtureConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the word `random` or a map with `sources`")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> std::result::Result<Self::Value, E> {
+                match word {
+                    "random" => Ok(MixtureConfig::random()),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(word), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> std::result::Result<Self::Value, A::Error> {
+                let map = MixtureMap::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(MixtureConfig {
+                    random: map.random,
+                    sources: map.sources,
+                    verify_checksums: map.verify_checksums,
+                    mask_document_boundary: map.mask_document_boundary,
+                })
+            }
+        }
+        deserializer.deserialize_any(WordOrMap)
+    }
+}
+
+impl MixtureConfig {
+    /// Tokens drawn uniformly from the seed.
+    pub fn random() -> Self {
+        Self {
+            random: true,
+            verify_checksums: true,
+            ..Self::default()
+        }
+    }
+
+    /// A mixture of shard folders by weight, all else at its default.
+    pub fn of(sources: Vec<MixtureSource>) -> Self {
+        Self {
+            sources,
+            verify_checksums: true,
+            ..Self::default()
+        }
+    }
+
+    /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
+    pub fn resolve(&mut self, base: &Path) {
+        for source in &mut self.sources {
+            source.path = base.join(&source.path);
+        }
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// [`DataError::Config`].
+    pub fn validate(&self) -> Result<()> {
+        match (self.random, self.sources.is_empty()) {
+            (true, false) => {
+                return Err(DataError::config("data", "`random` and `sources`", "one of them"));
+            }
+            (false, true) => {
+                return Err(DataError::config("data.sources", "an empty list", "at least one"));
+            }
+            _ => {}
+        }
+        for source in &self.sources {
+            if !(source.weight > 0.0 && source.weight.is_finite()) {
+                return Err(DataError::config(
+                    format!("data.sources.{}.weight", source.path.display()),
+                    source.weight,
+                    "a number above 0; leave the source out to give it no share",
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,351 @@
+//! Input files: finding them, and reading them decompressed with an eye on truncation.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
+
+use flate2::bufread::MultiGzDecoder;
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::error::{DataError, Result};
+
+/// Characters that make a path component a pattern.
+const PATTERN_CHARACTERS: [char; 5] = ['*', '?', '[', '{', '\\'];
+
+/// One input file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its name inside the source: the path below the fixed part of the pattern. Document ids
+    /// are made from it, so they do not depend on where the corpus lies.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Time of the last change, in nanoseconds since 1970.
+    pub modified_nanos: u128,
+}
+
+/// Files that match any of `patterns` (`*`, `?`, `[ab]`, `{a,b}`, and `**` for any depth), sorted
+/// by name. `key` is the configuration key to blame.
+///
+/// # Errors
+/// [`DataError::NoInput`] when a pattern matches nothing, [`DataError::Config`] when a pattern is
+/// malformed or two files would have the same name.
+pub fn list_inputs(key: &str, patterns: &[PathBuf]) -> Result<Vec<Input>> {
+    let mut inputs: BTreeMap<String, Input> = BTreeMap::new();
+    for pattern in patterns {
+        let mut found = false;
+        let (base, matcher) = split_pattern(key, pattern)?;
+        let walk = walkdir::WalkDir::new(&base).follow_links(true).sort_by_file_name();
+        for entry in walk {
+            // A folder that cannot be read shows up as "nothing matches" only if it matters.
+            let Ok(entry) = entry else { continue };
+            let path = entry.path();
+            let matches = match &matcher {
+                Some(matcher) => matcher.is_match(path),
+                None => path == base,
+            };
+            if !entry.file_type().is_file() || !matches {
+                continue;
+            }
+            found = true;
+            let input = describe(path, &base)?;
+            match inputs.get(&input.name) {
+                Some(known) if known.path != input.path => {
+                    return Err(DataError::config(
+                        key,
+                        format!("{} and {}", known.path.display(), input.path.display()),
+                        "files with different names below their patterns, because document ids \
+                         are made from them: use one pattern with `**`, or two sources",
+                    ));
+                }
+                _ => {
+                    inputs.insert(input.name.clone(), input);
+                }
+            }
+        }
+        if !found {
+            return Err(DataError::NoInput {
+                key: key.to_owned(),
+                pattern: pattern.display().to_string(),
+            });
+        }
+    }
+    Ok(inputs.into_values().collect())
+}
+
+/// Splits a pattern into its fixed folder and a matcher for whole paths; a path without pattern
+/// characters has no matcher.
+fn split_pattern(key: &str, pattern: &Path) -> Result<(PathBuf, Option<GlobMatcher>)> {
+    let is_pattern = |component: &Component<'_>| {
+        let name = component.as_os_str().to_string_lossy();
+        name.contains(PATTERN_CHARACTERS)
+    };
+    let base: PathBuf = pattern
+        .components()
+        .take_while(|component| !is_pattern(component))
+        .collect();
+    if base.components().count() == pattern.components().count() {
+        return Ok((base, None));
+    }
+    let base = if base.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        base
+    };
+    let rest: PathBuf = pattern.components().skip_while(|c| !is_pattern(c)).collect();
+    let full = format!(
+        "{}/{}",
+        globset::escape(&base.to_string_lossy()),
+        rest.to_string_lossy()
+    );
+    let matcher = GlobBuilder::new(&full)
+        .literal_separator(true)
+        .build()
+        .map_err(|error| {
+            DataError::config(key, pattern.display(), format!("a path pattern: {error}"))
+        })?
+        .compile_matcher();
+    Ok((base, Some(matcher)))
+}
+
+fn describe(path: &Path, base: &Path) -> Result<Input> {
+    let metadata = std::fs::metadata(path).map_err(DataError::io(path))?;
+    let below = path.strip_prefix(base).unwrap_or(path);
+    let name = if below.as_os_str().is_empty() {
+        path.file_name().unwrap_or_default().to_string_lossy()
+    } else {
+        below.to_string_lossy()
+    };
+    let modified_nanos = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+        .map_or(0, |age| age.as_nanos());
+    Ok(Input {
+        path: path.to_owned(),
+        name: name.replace('\\', "/"),
+        bytes: metadata.len(),
+        modified_nanos,
+    })
+}
+
+/// Reads an input decompressed. An archive that ends early or is damaged is an error with the
+/// offset in the compressed file, never a short read.
+pub struct InputReader {
+    path: PathBuf,
+    reader: Box<dyn BufRead + Send>,
+    consumed: Arc<AtomicU64>,
+    reported: u64,
+}
+
+/// Counts the bytes that leave the file.
+struct Counted<R> {
+    inner: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+impl InputReader {
+    /// Opens `path`; the ending `.gz` or `.zst` says how it is compressed.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] when it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(DataError::io(path))?;
+        let consumed = Arc::new(AtomicU64::new(0));
+        let counted = BufReader::with_capacity(
+            1 << 17,
+            Counted {
+                inner: file,
+                count: Arc::clone(&consumed),
+            },
+        );
+        let reader: Box<dyn BufRead + Send> = match path.extension().and_then(|e| e.to_str()) {
+            Some("gz") => Box::new(BufReader::with_capacity(
+                1 << 17,
+                // Many members: archives of web text are one member per record.
+                MultiGzDecoder::new(counted),
+            )),
+            Some("zst") => Box::new(BufReader::with_capacity(
+                1 << 17,
+                zstd::stream::read::Decoder::with_buffer(counted).map_err(DataError::io(path))?,
+            )),
+            _ => Box::new(counted),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            reader,
+            consumed,
+            reported: 0,
+        })
+    }
+
+    /// The path of the file name without a compression ending, for `name.json.gz` and the like.
+    pub fn uncompressed_name(name: &str) -> &str {
+        name.strip_suffix(".gz")
+            .or_else(|| name.strip_suffix(".zst"))
+            .unwrap_or(name)
+    }
+
+    /// The next decompressed bytes; empty at the end.
+    ///
+    /// # Errors
+    /// [`DataError::Archive`] or [`DataError::Io`].
+    pub fn fill(&mut self) -> Result<&[u8]> {
+        // Asked twice because the borrow checker does not see that an error holds no borrow.
+        if let Err(error) = self.reader.fill_buf() {
+            return Err(self.blame(error));
+        }
+        self.reader.fill_buf().map_err(DataError::io(&self.path))
+    }
+
+    /// Marks `count` bytes of what [`InputReader::fill`] returned as used.
+    pub fn consume(&mut self, count: usize) {
+        self.reader.consume(count);
+    }
+
+    /// Bytes of the compressed file consumed since the last call.
+    pub fn newly_consumed(&mut self) -> u64 {
+        let consumed = self.consumed.load(Ordering::Relaxed);
+        let new = consumed - self.reported;
+        self.reported = consumed;
+        new
+    }
+
+    fn blame(&self, error: io::Error) -> DataError {
+        // Errors with a number come from the operating system, the others from a decoder.
+        if error.raw_os_error().is_some() {
+            return DataError::io(&self.path)(error);
+        }
+        DataError::Archive {
+            path: self.path.clone(),
+            offset: self.consumed.load(Ordering::Relaxed),
+            reason: error.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn read_all(path: &Path) -> Result<Vec<u8>> {
+        let mut reader = InputReader::open(path)?;
+        let mut all = Vec::new();
+        loop {
+            let bytes = reader.fill()?;
+            if bytes.is_empty() {
+                return Ok(all);
+            }
+            all.extend_from_slice(bytes);
+            let count = bytes.len();
+            reader.consume(count);
+        }
+    }
+
+    /// Text that does not compress to nothing.
+    fn noise(length: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        (0..length)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+                b'a' + ((state >> 33) % 26) as u8
+            })
+            .collect()
+    }
+
+    #[test]
+    fn all_members_of_a_gzip_file_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt.gz");
+        let mut bytes = gzip(b"first ");
+        bytes.extend(gzip(b"second"));
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(read_all(&path).unwrap(), b"first second");
+    }
+
+    #[test]
+    fn every_truncation_of_an_archive_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = noise(3000);
+        let two_members = [gzip(&text[..2000]), gzip(&text[2000..])].concat();
+        let first_member = gzip(&text[..2000]).len();
+        let frame = zstd::encode_all(&text[..], 3).unwrap();
+        for (name, bytes) in [("a.gz", two_members), ("a.zst", frame)] {
+            let path = folder.path().join(name);
+            for length in (1..bytes.len()).step_by(7) {
+                if length == first_member {
+                    continue; // a whole archive of one member
+                }
+                std::fs::write(&path, &bytes[..length]).unwrap();
+                match read_all(&path) {
+                    Err(DataError::Archive { offset, .. }) => assert!(offset <= length as u64),
+                    other => panic!("{name} cut at {length}: {:?}", other.map(|t| t.len())),
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(read_all(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn patterns_find_files_in_sorted_order() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.txt", "a.txt", "c.md", "deep/d.txt"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "text").unwrap();
+        }
+        let names = |pattern: &str| -> Vec<String> {
+            list_inputs("paths", &[folder.path().join(pattern)])
+                .unwrap()
+                .into_iter()
+                .map(|input| input.name)
+                .collect()
+        };
+        assert_eq!(names("*.txt"), ["a.txt", "b.txt"]);
+        assert_eq!(names("**/*.txt"), ["a.txt", "b.txt", "deep/d.txt"]);
+        assert_eq!(names("{a,c}.*"), ["a.txt", "c.md"]);
+        assert_eq!(names("a.txt"), ["a.txt"]);
+        let missing = list_inputs("paths", &[folder.path().join("*.json")]);
+        assert!(matches!(missing, Err(DataError::NoInput { .. })));
+    }
+
+    #[test]
+    fn two_files_of_one_name_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["x/a.txt", "y/a.txt"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "text").unwrap();
+        }
+        let patterns = [folder.path().join("x/*.txt"), folder.path().join("y/*.txt")];
+        let error = list_inputs("paths", &patterns).unwrap_err();
+        assert!(error.to_string().contains("two sources"), "{error}");
+    }
+}

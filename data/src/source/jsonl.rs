@@ -1,0 +1,85 @@
+//! JSON lines: one object a line, its text in a named field.
+
+use serde_json::Value;
+
+use super::input::{Input, InputReader};
+use super::lines::{Line, Lines};
+use super::text::{TextSource, document_or_empty, too_long, utf8};
+use super::{Reason, Record, Rejection};
+use crate::document::Document;
+use crate::error::Result;
+
+pub(super) fn read(
+    config: &TextSource,
+    source: &str,
+    input: &Input,
+    bytes_read: &mut dyn FnMut(u64),
+    sink: &mut dyn FnMut(Record) -> Result<()>,
+) -> Result<()> {
+    let mut reader = InputReader::open(&input.path)?;
+    let mut lines = Lines::new(&mut reader, config.max_record_bytes);
+    let mut buffer = Vec::new();
+    let mut index = 0;
+    loop {
+        let found = lines.next(&mut buffer)?;
+        bytes_read(lines.newly_consumed());
+        let offset = lines.offset();
+        match found {
+            Line::End => return Ok(()),
+            Line::TooLong => sink(too_long(offset, lines.length(), config.max_record_bytes))?,
+            // Blank lines, often the last one, are no records.
+            Line::Whole if buffer.trim_ascii().is_empty() => {}
+            Line::Whole => sink(record(config, source, input, index, offset, &mut buffer))?,
+        }
+        index += 1;
+    }
+}
+
+fn record(
+    config: &TextSource,
+    source: &str,
+    input: &Input,
+    index: u64,
+    offset: u64,
+    buffer: &mut Vec<u8>,
+) -> Record {
+    let bytes = buffer.len() as u64;
+    let reject = |reason, detail: String| {
+        Record::Rejected(Rejection {
+            reason,
+            offset,
+            bytes,
+            detail,
+        })
+    };
+    let line = match utf8(std::mem::take(buffer), offset) {
+        Ok(line) => line,
+        Err(rejection) => return Record::Rejected(rejection),
+    };
+    let mut fields = match serde_json::from_str(line.trim_start_matches('\u{feff}')) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return reject(Reason::BadJson, "not an object".into()),
+        Err(error) => return reject(Reason::BadJson, error.to_string()),
+    };
+    let Some(Value::String(text)) = fields.remove(&config.text_field) else {
+        return reject(
+            Reason::MissingText,
+            format!("no string field {:?}", config.text_field),
+        );
+    };
+    let mut string = |field: &str| match fields.remove(field) {
+        Some(Value::String(value)) => Some(value),
+        Some(Value::Number(value)) => Some(value.to_string()),
+        _ => None,
+    };
+    let document = Document {
+        id: string(&config.id_field)
+            .filter(|id| !id.is_empty())
+            .unwrap_or_else(|| format!("{}/{index:08}", input.name)),
+        text,
+        source: source.to_owned(),
+        url: string(&config.url_field),
+        ..Document::default()
+    };
+    document_or_empty(document, offset)
+}

@@ -1,0 +1,264 @@
+//! The plain text source: files, JSON lines or Parquet.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::input::{Input, InputReader};
+use super::lines::{Line, Lines};
+use super::{Reason, Record, Rejection, jsonl, parquet};
+use crate::document::Document;
+use crate::error::{DataError, Result};
+
+/// How the text lies in the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextFormat {
+    /// A file is a document, or several ones between separator lines.
+    #[default]
+    Files,
+    /// A line is a JSON object.
+    Jsonl,
+    /// A row is a document.
+    Parquet,
+}
+
+/// Plain text in files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextSource {
+    /// Path patterns (list of strings), relative to the configuration: `*`, `?`, `[ab]`, `{a,b}`
+    /// and `**` for any depth. `files` and `jsonl` may end in `.gz` or `.zst`.
+    pub paths: Vec<PathBuf>,
+    /// `files`, `jsonl` or `parquet` (string, default `files`).
+    #[serde(default)]
+    pub format: TextFormat,
+    /// For `files`: a line that ends a document and is not part of it (string, default none: the
+    /// whole file is one document).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document_separator: Option<String>,
+    /// For `files`: turn CR LF into LF (bool, default true).
+    #[serde(default = "default_true")]
+    pub unix_newlines: bool,
+    /// For `jsonl` and `parquet`: the field with the text (string, default `text`).
+    #[serde(default = "default_text_field")]
+    pub text_field: String,
+    /// For `jsonl` and `parquet`: the field with the id (string, default `id`). Records without
+    /// it get an id from the file name and their number.
+    #[serde(default = "default_id_field")]
+    pub id_field: String,
+    /// For `jsonl` and `parquet`: the field with the address (string, default `url`).
+    #[serde(default = "default_url_field")]
+    pub url_field: String,
+    /// Longest record in bytes; longer ones are counted and skipped (integer, default 64 MiB).
+    #[serde(default = "default_max_record_bytes")]
+    pub max_record_bytes: usize,
+}
+
+fn default_true() -> bool {
+    true
+}
+fn default_text_field() -> String {
+    "text".into()
+}
+fn default_id_field() -> String {
+    "id".into()
+}
+fn default_url_field() -> String {
+    "url".into()
+}
+fn default_max_record_bytes() -> usize {
+    64 << 20
+}
+
+impl TextSource {
+    /// Whole files that match `paths`, all else at its default.
+    pub fn files(paths: Vec<PathBuf>) -> Self {
+        Self {
+            paths,
+            format: TextFormat::Files,
+            document_separator: None,
+            unix_newlines: true,
+            text_field: default_text_field(),
+            id_field: default_id_field(),
+            url_field: default_url_field(),
+            max_record_bytes: default_max_record_bytes(),
+        }
+    }
+
+    pub(super) fn resolve(&mut self, base: &Path) {
+        for path in &mut self.paths {
+            *path = base.join(&*path);
+        }
+    }
+
+    pub(super) fn validate(&self, key: &str) -> Result<()> {
+        if self.paths.is_empty() {
+            return Err(DataError::config(
+                format!("{key}.paths"),
+                "an empty list",
+                "at least one path",
+            ));
+        }
+        if self.max_record_bytes == 0 || self.max_record_bytes > 1 << 30 {
+            return Err(DataError::config(
+                format!("{key}.max_record_bytes"),
+                self.max_record_bytes,
+                "1 to 1073741824",
+            ));
+        }
+        if self.format != TextFormat::Files && self.document_separator.is_some() {
+            return Err(DataError::config(
+                format!("{key}.document_separator"),
+                "a separator",
+                "none, because a record of `jsonl` or `parquet` is a document",
+            ));
+        }
+        if self.document_separator.as_ref().is_some_and(|line| line.contains(['\n', '\r'])) {
+            return Err(DataError::config(
+                format!("{key}.document_separator"),
+                "a text with a line end",
+                "one line",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(
+        &self,
+        source: &str,
+        input: &Input,
+        bytes_read: &mut dyn FnMut(u64),
+        sink: &mut dyn FnMut(Record) -> Result<()>,
+    ) -> Result<()> {
+        match self.format {
+            TextFormat::Files => self.read_files(source, input, bytes_read, sink),
+            TextFormat::Jsonl => jsonl::read(self, source, input, bytes_read, sink),
+            TextFormat::Parquet => parquet::read(self, source, input, bytes_read, sink),
+        }
+    }
+
+    fn read_files(
+        &self,
+        source: &str,
+        input: &Input,
+        bytes_read: &mut dyn FnMut(u64),
+        sink: &mut dyn FnMut(Record) -> Result<()>,
+    ) -> Result<()> {
+        let mut reader = InputReader::open(&input.path)?;
+        let mut lines = Lines::new(&mut reader, self.max_record_bytes);
+        let mut line = Vec::new();
+        let mut open = OpenDocument::default();
+        let mut index = 0;
+        loop {
+            let found = lines.next(&mut line)?;
+            bytes_read(lines.newly_consumed());
+            if open.offset.is_none() && found != Line::End {
+                open.offset = Some(lines.offset());
+            }
+            let separator = self.document_separator.as_deref().is_some_and(|separator| {
+                found == Line::Whole && trim_line_end(&line) == separator.as_bytes()
+            });
+            if separator || found == Line::End {
+                // Nothing after the last separator is not a document, but an empty file is one.
+                let nothing = found == Line::End && index > 0 && open.length == 0;
+                if !nothing {
+                    let id = self.file_id(input, index);
+                    sink(self.close(source, id, &mut open))?;
+                    index += 1;
+                }
+                open = OpenDocument::default();
+                if found == Line::End {
+                    return Ok(());
+                }
+                continue;
+            }
+            open.length += lines.length();
+            if open.length <= self.max_record_bytes as u64 {
+                open.text.extend_from_slice(&line);
+            } else {
+                open.text = Vec::new();
+            }
+        }
+    }
+
+    fn file_id(&self, input: &Input, index: u64) -> String {
+        match self.document_separator {
+            Some(_) => format!("{}/{index:08}", input.name),
+            None => input.name.clone(),
+        }
+    }
+
+    fn close(&self, source: &str, id: String, open: &mut OpenDocument) -> Record {
+        let offset = open.offset.unwrap_or(0);
+        if open.length > self.max_record_bytes as u64 {
+            return too_long(offset, open.length, self.max_record_bytes);
+        }
+        let mut text = match utf8(std::mem::take(&mut open.text), offset) {
+            Ok(text) => text,
+            Err(rejection) => return Record::Rejected(rejection),
+        };
+        if let Some(rest) = text.strip_prefix('\u{feff}') {
+            text = rest.to_owned();
+        }
+        if self.unix_newlines && text.contains("\r\n") {
+            text = text.replace("\r\n", "\n");
+        }
+        document_or_empty(
+            Document {
+                id,
+                text,
+                source: source.to_owned(),
+                ..Document::default()
+            },
+            offset,
+        )
+    }
+}
+
+#[derive(Default)]
+struct OpenDocument {
+    offset: Option<u64>,
+    length: u64,
+    text: Vec<u8>,
+}
+
+fn trim_line_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// `bytes` as text, or the rejection that says where they stop being UTF-8.
+pub(super) fn utf8(bytes: Vec<u8>, offset: u64) -> std::result::Result<String, Rejection> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to() as u64;
+        Rejection {
+            reason: Reason::BadUtf8,
+            offset: offset + at,
+            bytes: error.as_bytes().len() as u64,
+            detail: format!("not UTF-8 at byte {} of the record", at),
+        }
+    })
+}
+
+pub(super) fn too_long(offset: u64, bytes: u64, bound: usize) -> Record {
+    Record::Rejected(Rejection {
+        reason: Reason::TooLong,
+        offset,
+        bytes,
+        detail: format!("{bytes} bytes, max_record_bytes is {bound}"),
+    })
+}
+
+/// The document, or a rejection if there is nothing in it.
+pub(super) fn document_or_empty(document: Document, offset: u64) -> Record {
+    if document.text.trim().is_empty() {
+        return Record::Rejected(Rejection {
+            reason: Reason::Empty,
+            offset,
+            bytes: document.text.len() as u64,
+            detail: document.id,
+        });
+    }
+    Record::Document(document)
+}

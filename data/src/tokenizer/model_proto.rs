@@ -1,0 +1,148 @@
+//! The part of SentencePiece's model file that is read here: the pieces and two switches of the
+//! normalizer. Field numbers are those of `sentencepiece_model.proto`.
+
+use prost::Message;
+
+use crate::error::{DataError, Result};
+use std::path::Path;
+
+/// What a piece is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PieceType {
+    /// Text.
+    Normal,
+    /// What no other piece covers.
+    Unknown,
+    /// A mark such as the beginning of a document; has no text.
+    Control,
+    /// Text that is always a piece of its own.
+    UserDefined,
+    /// In the model but never used.
+    Unused,
+    /// One byte, for characters outside the vocabulary.
+    Byte(u8),
+}
+
+/// One entry of the vocabulary.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Piece {
+    /// Its text; `▁` (U+2581) stands for a space.
+    pub text: String,
+    /// Its score: for BPE, minus the number of the merge.
+    pub score: f32,
+    /// What it is.
+    pub kind: PieceType,
+}
+
+/// What is read of a model.
+pub(super) struct Model {
+    pub pieces: Vec<Piece>,
+    /// A space is put before the text.
+    pub add_dummy_prefix: bool,
+    /// No character is changed before encoding.
+    pub identity: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ModelProto {
+    #[prost(message, repeated, tag = "1")]
+    pieces: Vec<PieceProto>,
+    #[prost(message, optional, tag = "3")]
+    normalizer: Option<NormalizerProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PieceProto {
+    #[prost(string, optional, tag = "1")]
+    piece: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    score: Option<f32>,
+    #[prost(int32, optional, tag = "3")]
+    kind: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NormalizerProto {
+    #[prost(bytes = "vec", optional, tag = "2")]
+    precompiled_charsmap: Option<Vec<u8>>,
+    #[prost(bool, optional, tag = "3")]
+    add_dummy_prefix: Option<bool>,
+    #[prost(bool, optional, tag = "4")]
+    remove_extra_whitespaces: Option<bool>,
+}
+
+/// Reads a model and checks what SentencePiece itself takes for granted.
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Model> {
+    let fail = |reason: String| DataError::Tokenizer {
+        path: path.to_owned(),
+        reason,
+    };
+    let proto = ModelProto::decode(bytes).map_err(|error| fail(error.to_string()))?;
+    if proto.pieces.is_empty() {
+        return Err(fail("it has no pieces".into()));
+    }
+    let normalizer = proto.normalizer.unwrap_or_default();
+    let mut unknown = 0;
+    let mut pieces = Vec::with_capacity(proto.pieces.len());
+    for (id, piece) in proto.pieces.into_iter().enumerate() {
+        let text = piece.piece.unwrap_or_default();
+        // Type 1 is the default of the field.
+        let kind = match piece.kind.unwrap_or(1) {
+            1 => PieceType::Normal,
+            2 => PieceType::Unknown,
+            3 => PieceType::Control,
+            4 => PieceType::UserDefined,
+            5 => PieceType::Unused,
+            6 => PieceType::Byte(
+                byte_of(&text).ok_or_else(|| fail(format!("piece {id}: {text:?} is no byte")))?,
+            ),
+            other => return Err(fail(format!("piece {id} is of unknown type {other}"))),
+        };
+        if text.is_empty() || text.contains('\0') {
+            return Err(fail(format!("piece {id} is empty or has a zero byte")));
+        }
+        unknown += usize::from(kind == PieceType::Unknown);
+        pieces.push(Piece {
+            text,
+            score: piece.score.unwrap_or(0.0),
+            kind,
+        });
+    }
+    if unknown != 1 {
+        return Err(fail(format!("{unknown} unknown pieces, expected 1")));
+    }
+    Ok(Model {
+        pieces,
+        add_dummy_prefix: normalizer.add_dummy_prefix.unwrap_or(true),
+        identity: normalizer.precompiled_charsmap.unwrap_or_default().is_empty()
+            && !normalizer.remove_extra_whitespaces.unwrap_or(true),
+    })
+}
+
+/// The byte of a piece such as `<0x0A>`.
+fn byte_of(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_pieces_are_read() {
+        assert_eq!(byte_of("<0x0A>"), Some(10));
+        assert_eq!(byte_of("<0xFF>"), Some(255));
+        assert_eq!(byte_of("<0xF>"), None);
+        assert_eq!(byte_of("<s>"), None);
+    }
+
+    #[test]
+    fn rubbish_is_an_error() {
+        for bytes in [&b""[..], b"\x0a\xff\xff\xff\xff\x0f", b"not a model", &[0x0a, 0x00]] {
+            assert!(read(Path::new("m.model"), bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Training a tokenizer with SentencePiece's own trainer.
+
+use std::ffi::{CString, c_char, c_int};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Once, mpsc};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Tokenizer;
+use super::sample::{self, SENTENCE_BYTES, Sample};
+use crate::atomic_file::write_atomically;
+use crate::document::DocumentFile;
+use crate::error::{DataError, Result};
+use crate::progress::{Progress, ProgressMode};
+
+/// Smallest vocabulary: 3 marks, 256 bytes and some letters.
+const SMALLEST_VOCABULARY: usize = 300;
+/// Largest vocabulary.
+const LARGEST_VOCABULARY: usize = 1 << 20;
+
+/// How a tokenizer is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// Where the model file goes (path, relative to the configuration; default
+    /// `<output>/tokenizer.model`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// Entries of the vocabulary, marks and bytes included (integer, 300 to 1048576, default
+    /// 32000).
+    #[serde(default = "default_vocab_size")]
+    pub vocab_size: usize,
+    /// Share of the characters of the sample that get an entry of their own; the others are
+    /// written as bytes (number, 0.98 to 1, default 0.9999).
+    #[serde(default = "default_character_coverage")]
+    pub character_coverage: f64,
+    /// Most bytes of text the trainer sees, drawn evenly from all documents (integer, default
+    /// 100000000). Training needs about 10 times as much memory.
+    #[serde(default = "default_input_bytes")]
+    pub input_bytes: usize,
+    /// Another seed draws another sample (integer, default 1).
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+}
+
+fn default_vocab_size() -> usize {
+    32000
+}
+fn default_character_coverage() -> f64 {
+    0.9999
+}
+fn default_input_bytes() -> usize {
+    100_000_000
+}
+fn default_seed() -> u64 {
+    1
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        Self {
+            model: None,
+            vocab_size: default_vocab_size(),
+            character_coverage: default_character_coverage(),
+            input_bytes: default_input_bytes(),
+            seed: default_seed(),
+        }
+    }
+}
+
+impl TokenizerConfig {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// [`DataError::Config`].
+    pub fn validate(&self) -> Result<()> {
+        if !(SMALLEST_VOCABULARY..=LARGEST_VOCABULARY).contains(&self.vocab_size) {
+            return Err(DataError::config(
+                "tokenizer.vocab_size",
+                self.vocab_size,
+                format!("{SMALLEST_VOCABULARY} to {LARGEST_VOCABULARY}"),
+            ));
+        }
+        if !(0.98..=1.0).contains(&self.character_coverage) {
+            return Err(DataError::config(
+                "tokenizer.character_coverage",
+                self.character_coverage,
+                "0.98 to 1",
+            ));
+        }
+        if !(1..=i32::MAX as usize).contains(&self.input_bytes) {
+            return Err(DataError::config(
+                "tokenizer.input_bytes",
+                self.input_bytes,
+                format!("1 to {}", i32::MAX),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a training did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainReport {
+    /// The model file.
+    pub model: PathBuf,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Entries of the vocabulary.
+    pub vocab_size: usize,
+    /// Bytes of text the trainer saw.
+    pub sample_bytes: u64,
+    /// Sentences it saw.
+    pub sample_sentences: u64,
+    /// Documents they come from.
+    pub documents: u64,
+    /// Wall time in seconds.
+    pub seconds: f64,
+}
+
+/// Trains a tokenizer on the documents of `files` and writes it to `model`. The same documents
+/// and configuration give the same bytes.
+///
+/// # Errors
+/// [`DataError::Config`], an error of reading the documents, or
+/// [`DataError::TokenizerTraining`] with SentencePiece's message.
+pub fn train(
+    config: &TokenizerConfig,
+    files: &[DocumentFile],
+    model: &Path,
+    progress: ProgressMode,
+) -> Result<TrainReport> {
+    config.validate()?;
+    let total = files.iter().map(|file| file.text_bytes).sum();
+    let reading = Progress::new(progress, "sample", total, files.len() as u64);
+    let sample = sample::draw(files, config.input_bytes, config.seed, &reading)?;
+    reading.finish(&format!(
+        "{} sentences, {:.1} MB",
+        sample.ends.len(),
+        sample.text.len() as f64 / 1e6
+    ));
+    if sample.ends.is_empty() {
+        return Err(DataError::TokenizerTraining {
+            message: "the documents have no text to train on".into(),
+        });
+    }
+    let training = Progress::new(progress, "tokenizer", 0, 0);
+    training.phase(&format!("training {} pieces", config.vocab_size));
+    let bytes = in_background(&training, || train_on(config, &sample))?;
+    let tokenizer = Tokenizer::from_bytes(model, &bytes)?;
+    write_atomically(model, &bytes)?;
+    training.finish(&format!("{} pieces", tokenizer.vocab_size()));
+    Ok(TrainReport {
+        model: model.to_owned(),
+        fingerprint: tokenizer.fingerprint().to_owned(),
+        vocab_size: tokenizer.vocab_size(),
+        sample_bytes: sample.text.len() as u64,
+        sample_sentences: sample.ends.len() as u64,
+        documents: sample.documents,
+        seconds: reading.elapsed_seconds(),
+    })
+}
+
+/// Runs `work` on a thread of its own and keeps the progress alive meanwhile.
+fn in_background<T: Send>(progress: &Progress, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let (done, finished) = mpsc::channel::<()>();
+        let thread = scope.spawn(move || {
+            let result = work();
+            drop(done);
+            result
+        });
+        while finished.recv_timeout(Duration::from_millis(200))
+            == Err(mpsc::RecvTimeoutError::Timeout)
+        {
+            progress.line_when_due();
+        }
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// SentencePiece's trainer keeps some state in globals.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn train_on(config: &TokenizerConfig, sample: &Sample) -> Result<Vec<u8>> {
+    quiet();
+    let arguments = [
+        "--model_type=bpe".to_owned(),
+        format!("--vocab_size={}", config.vocab_size),
+        format!("--character_coverage={}", config.character_coverage),
+        "--split_digits=true".into(),
+        "--byte_fallback=true".into(),
+        "--normalization_rule_name=identity".into(),
+        "--add_dummy_prefix=true".into(),
+        "--remove_extra_whitespaces=false".into(),
+        "--allow_whitespace_only_pieces=true".into(),
+        "--unk_id=0".into(),
+        "--bos_id=1".into(),
+        "--eos_id=2".into(),
+        "--pad_id=-1".into(),
+        "--num_threads=1".into(),
+        format!("--max_sentence_length={SENTENCE_BYTES}"),
+        "--minloglevel=3".into(),
+    ]
+    .join(" ");
+    let arguments = CString::new(arguments).map_err(|_| DataError::TokenizerTraining {
+        message: "a zero byte in the arguments".into(),
+    })?;
+    let guard = ONE_AT_A_TIME.lock();
+    let mut result: *mut c_char = std::ptr::null_mut();
+    let mut length = 0;
+    // SAFETY: `ends` are ascending offsets into `text`, which outlives the call; the shim copies
+    // both and writes the two results.
+    let failed = unsafe {
+        altiplano_spm_train(
+            arguments.as_ptr(),
+            sample.text.as_ptr().cast(),
+            sample.ends.as_ptr(),
+            sample.ends.len(),
+            &mut result,
+            &mut length,
+        )
+    };
+    drop(guard);
+    if result.is_null() {
+        return Err(DataError::TokenizerTraining {
+            message: "out of memory".into(),
+        });
+    }
+    // SAFETY: the shim returned `length` bytes at `result`, which it allocated with `malloc`;
+    // they are freed once, after the copy.
+    let answer = unsafe {
+        let answer = std::slice::from_raw_parts(result.cast::<u8>(), length).to_vec();
+        altiplano_spm_free(result);
+        answer
+    };
+    if failed != 0 {
+        return Err(DataError::TokenizerTraining {
+            message: String::from_utf8_lossy(&answer).into_owned(),
+        });
+    }
+    Ok(answer)
+}
+
+/// Stops SentencePiece from writing to stderr: its failures come back as errors.
+pub(super) fn quiet() {
+    static QUIET: Once = Once::new();
+    // SAFETY: sets a global integer.
+    QUIET.call_once(|| unsafe { altiplano_spm_quiet() });
+}
+
+unsafe extern "C" {
+    fn altiplano_spm_quiet();
+    fn altiplano_spm_train(
+        args: *const c_char,
+        text: *const c_char,
+        ends: *const usize,
+        count: usize,
+        result: *mut *mut c_char,
+        result_length: *mut usize,
+    ) -> c_int;
+    fn altiplano_spm_free(result: *mut c_char);
+}

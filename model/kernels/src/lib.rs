@@ -1,0 +1,60 @@
+//! CPU kernels of the LLaMA op pairs on plain slices.
+//!
+//! Every op is a forward and a backward function in one file, outputs first, then inputs,
+//! then shapes. Slices are row-major and contiguous. Activations and matrix weights are an
+//! [`Element`] (`f32` or `bf16`); norm weights, parameter gradients, moments, losses and
+//! saved statistics are `f32`. Gradients of activations are assigned, gradients of
+//! parameters are added to what is there.
+//!
+//! Results are the same bits for any number of rayon threads: work is cut into pieces of
+//! fixed size, and every sum has one order.
+//!
+//! Shapes: `B` batch, `T` time, `C` channels, `H` heads, `K` kv heads, `D` head dim,
+//! `F` hidden, `V` vocabulary, `M` rows (`B * T`).
+//!
+//! # Panics
+//!
+//! Lengths that disagree with the shape, or an id outside the vocabulary, are errors of the
+//! caller and panic in every function of this crate.
+
+mod simd;
+
+mod element;
+mod exp;
+mod scratch;
+
+mod micro_kernel;
+
+mod packing;
+
+mod gemm;
+
+pub mod adamw;
+pub mod attention;
+pub mod cast;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod linear;
+pub mod reduce;
+pub mod residual;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+
+pub use adamw::{AdamWStep, adamw_step};
+pub use attention::{AttentionShape, causal_attention_backward, causal_attention_forward};
+pub use cast::{bf16_to_f32, f32_to_bf16};
+pub use cross_entropy::{head_cross_entropy_backward, head_cross_entropy_forward};
+pub use element::Element;
+pub use embedding::{embedding_backward, embedding_forward};
+pub use linear::{LinearShape, linear_backward_input, linear_backward_weight, linear_forward};
+pub use reduce::{all_finite, sum_of_squares};
+pub use residual::{residual_add, residual_forward};
+pub use rms_norm::{rms_norm_backward, rms_norm_forward};
+pub use rope::{RopeShape, rope_backward, rope_forward};
+pub use simd::{CpuLevel, cpu_level};
+pub use swiglu::{swiglu_backward, swiglu_forward};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod reference;

@@ -1,0 +1,423 @@
+//! The innermost product of every matrix multiplication and of attention.
+//!
+//! A micro-kernel multiplies 12 rows of `A` by 32 columns of `B` over a run of the
+//! contraction and keeps the 12 x 32 f32 sums in registers. With AVX-512 these are 24 of the
+//! 32 registers; two hold a row of `B`, and the elements of `A` are broadcast from memory.
+//!
+//! The contraction advances in units. With AVX512-BF16 a unit is a pair of bf16 in a u32,
+//! lower index in the lower half, because `vdpbf16ps` adds the products of a pair to an f32
+//! sum; everywhere else a unit is one f32.
+
+use crate::element::Element;
+use crate::simd::{CpuLevel, cpu_level};
+use bytemuck::Pod;
+
+/// Rows of `A` a micro-kernel takes.
+pub(crate) const MR: usize = 12;
+
+/// Columns of `B` a micro-kernel takes.
+pub(crate) const NR: usize = 32;
+
+/// Rows and columns of a block of attention scores: whole panels of 12 and of 32.
+pub(crate) const SCORES: usize = 96;
+
+/// Where the unit of row `r`, step `s` of `A` is.
+pub(crate) mod layout {
+    use super::{MR, SCORES};
+
+    /// A packed panel: `s * 12 + r`.
+    pub(crate) const PACKED: u8 = 0;
+    /// Rows of a block of scores, contraction over its columns.
+    pub(crate) const SCORE_ROWS: u8 = 1;
+    /// Columns of a block of scores, contraction over its rows.
+    pub(crate) const SCORE_COLUMNS: u8 = 2;
+
+    /// Distances of neighbouring rows and steps, in units of `depth` elements.
+    pub(crate) const fn strides(layout: u8, depth: usize) -> (usize, usize) {
+        match layout {
+            PACKED => (1, MR),
+            SCORE_ROWS => (SCORES / depth, 1),
+            _ => (1, SCORES),
+        }
+    }
+}
+
+/// A run of lanes of f32, one register of AVX-512.
+pub(crate) const RUN: usize = 16;
+
+/// A 12 x 32 product for one instruction set.
+///
+/// # Safety
+///
+/// `multiply` and `vectorize` may run only on a CPU that has the kernel's instructions;
+/// [`with_micro_kernel`] sees to it.
+pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
+    /// One step of the contraction of one row or column.
+    type Unit: Pod + Send + Sync;
+
+    /// Elements in a unit.
+    const DEPTH: usize;
+
+    /// A unit of the elements `at(0)` to `at(DEPTH - 1)`.
+    fn unit<E: Element>(at: impl Fn(usize) -> E) -> Self::Unit;
+
+    /// `c[r][j] = Σ_s a[r][s] b[s * 32 + j]` over `steps` units, or `+=` if `add`. `A` lies as
+    /// [`layout`] says; rows of `c` are `c_row` apart.
+    ///
+    /// # Safety
+    ///
+    /// All elements named above must be valid, and `c` must not be shared.
+    unsafe fn multiply<const LAYOUT: u8>(
+        steps: usize,
+        a: *const Self::Unit,
+        b: *const Self::Unit,
+        c: *mut f32,
+        c_row: usize,
+        add: bool,
+    );
+
+    /// Rounds a run of a row of scores to the `16 / DEPTH` units at `to`.
+    ///
+    /// # Safety
+    ///
+    /// They must be writable.
+    #[inline(always)]
+    unsafe fn store_row(to: *mut Self::Unit, row: &[f32; RUN]) {
+        for i in 0..RUN / Self::DEPTH {
+            // SAFETY: unit i of the run.
+            unsafe { to.add(i).write(Self::unit(|d| row[i * Self::DEPTH + d])) };
+        }
+    }
+
+    /// Rounds a run of two neighbouring rows of scores to units along the rows: row `low` to
+    /// `to`, row `high` to `to + SCORES` or into the same units.
+    ///
+    /// # Safety
+    ///
+    /// They must be writable.
+    #[inline(always)]
+    unsafe fn store_columns(to: *mut Self::Unit, low: &[f32; RUN], high: &[f32; RUN]) {
+        for i in 0..RUN {
+            // SAFETY: lane i of one or both rows.
+            unsafe {
+                if Self::DEPTH == 2 {
+                    to.add(i).write(Self::unit(|d| if d == 0 { low[i] } else { high[i] }));
+                } else {
+                    to.add(i).write(Self::unit(|_| low[i]));
+                    to.add(SCORES + i).write(Self::unit(|_| high[i]));
+                }
+            }
+        }
+    }
+
+    /// Runs `f` compiled with the kernel's instructions, if `f` and what it calls are
+    /// `#[inline(always)]`.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have them.
+    unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R;
+}
+
+/// Work that is generic over the micro-kernel.
+pub(crate) trait KernelTask {
+    /// Does the work with `K`.
+    fn run<K: MicroKernel>(self);
+}
+
+/// Runs `task` with the best micro-kernel this CPU has for products of `E`.
+pub(crate) fn with_micro_kernel<E: Element>(task: impl KernelTask) {
+    with_micro_kernel_at(cpu_level(), E::IS_BF16, task);
+}
+
+/// As [`with_micro_kernel`] at a given level, which the CPU must have.
+pub(crate) fn with_micro_kernel_at(level: CpuLevel, bf16: bool, task: impl KernelTask) {
+    assert!(level <= cpu_level(), "this CPU has no {level:?}");
+    #[cfg(target_arch = "x86_64")]
+    match (level, bf16) {
+        (CpuLevel::Avx512Bf16, true) => return task.run::<x86::Avx512Bf16>(),
+        (CpuLevel::Avx512 | CpuLevel::Avx512Bf16, _) => return task.run::<x86::Avx512F32>(),
+        (CpuLevel::Avx2, _) => return task.run::<x86::Avx2F32>(),
+        (CpuLevel::Portable, _) => {}
+    }
+    let _ = bf16;
+    task.run::<PortableF32>();
+}
+
+/// Plain Rust, for any CPU.
+#[derive(Clone, Copy)]
+struct PortableF32;
+
+/// Rows and columns the plain loop keeps in registers: 12 of the 16 registers of AVX2.
+const SUB_ROWS: usize = 6;
+const SUB_COLUMNS: usize = 16;
+
+/// `multiply` in plain Rust, a part of the tile at a time.
+///
+/// # Safety
+///
+/// As [`MicroKernel::multiply`].
+#[inline(always)]
+unsafe fn multiply_plain<const LAYOUT: u8>(
+    steps: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+    c_row: usize,
+    add: bool,
+    multiply_add: impl Fn(f32, f32, f32) -> f32,
+) {
+    let (a_row, a_step) = const { layout::strides(LAYOUT, 1) };
+    for column in (0..NR).step_by(SUB_COLUMNS) {
+        for row in (0..MR).step_by(SUB_ROWS) {
+            let mut sums = [[0.0f32; SUB_COLUMNS]; SUB_ROWS];
+            for s in 0..steps {
+                // SAFETY: inside the ranges the caller vouches for.
+                unsafe {
+                    let b = b.add(s * NR + column).cast::<[f32; SUB_COLUMNS]>().read();
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let a = a.add((row + r) * a_row + s * a_step).read();
+                        for (sum, &b) in sums.iter_mut().zip(&b) {
+                            *sum = multiply_add(a, b, *sum);
+                        }
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                // SAFETY: inside the ranges the caller vouches for.
+                unsafe {
+                    let c = c.add((row + r) * c_row + column).cast::<[f32; SUB_COLUMNS]>();
+                    let mut out = if add { c.read() } else { [0.0; SUB_COLUMNS] };
+                    for (out, &sum) in out.iter_mut().zip(sums) {
+                        *out += sum;
+                    }
+                    c.write(out);
+                }
+            }
+        }
+    }
+}
+
+// SAFETY: needs nothing of the CPU.
+unsafe impl MicroKernel for PortableF32 {
+    type Unit = f32;
+    const DEPTH: usize = 1;
+
+    #[inline(always)]
+    fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
+        at(0).to_f32()
+    }
+
+    unsafe fn multiply<const LAYOUT: u8>(
+        steps: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        c_row: usize,
+        add: bool,
+    ) {
+        // A fused multiply-add would be a library call on a CPU without the instruction.
+        // SAFETY: passed on.
+        unsafe {
+            multiply_plain::<LAYOUT>(steps, a, b, c, c_row, add, |a, b, sum| sum + a * b);
+        }
+    }
+
+    unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Element, MR, MicroKernel, NR, RUN, layout, multiply_plain};
+    use std::arch::x86_64::*;
+
+    /// f32 on AVX2 and FMA.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2F32;
+
+    /// f32 on AVX-512.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512F32;
+
+    /// bf16 on AVX512-BF16.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512Bf16;
+
+    // SAFETY: reached only where cpu_level found AVX2 and FMA.
+    unsafe impl MicroKernel for Avx2F32 {
+        type Unit = f32;
+        const DEPTH: usize = 1;
+
+        #[inline(always)]
+        fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
+            at(0).to_f32()
+        }
+
+        #[target_feature(enable = "avx2,fma,bmi2")]
+        unsafe fn multiply<const LAYOUT: u8>(
+            steps: usize,
+            a: *const f32,
+            b: *const f32,
+            c: *mut f32,
+            c_row: usize,
+            add: bool,
+        ) {
+            // SAFETY: passed on.
+            unsafe {
+                multiply_plain::<LAYOUT>(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
+            }
+        }
+
+        #[target_feature(enable = "avx2,fma,bmi2")]
+        unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+    }
+
+    /// Stores the 12 x 32 sums to `c`, or adds them.
+    ///
+    /// # Safety
+    ///
+    /// 12 rows of 32 floats, `c_row` apart, must be writable at `c`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(sums: &[[__m512; 2]; MR], c: *mut f32, c_row: usize, add: bool) {
+        for (r, [low, high]) in sums.iter().enumerate() {
+            // SAFETY: row r of c.
+            unsafe {
+                let c = c.add(r * c_row);
+                let (mut low, mut high) = (*low, *high);
+                if add {
+                    low = _mm512_add_ps(_mm512_loadu_ps(c), low);
+                    high = _mm512_add_ps(_mm512_loadu_ps(c.add(16)), high);
+                }
+                _mm512_storeu_ps(c, low);
+                _mm512_storeu_ps(c.add(16), high);
+            }
+        }
+    }
+
+    // SAFETY: reached only where cpu_level found these features.
+    unsafe impl MicroKernel for Avx512F32 {
+        type Unit = f32;
+        const DEPTH: usize = 1;
+
+        #[inline(always)]
+        fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
+            at(0).to_f32()
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
+        unsafe fn multiply<const LAYOUT: u8>(
+            steps: usize,
+            mut a: *const f32,
+            mut b: *const f32,
+            c: *mut f32,
+            c_row: usize,
+            add: bool,
+        ) {
+            let (a_row, a_step) = const { layout::strides(LAYOUT, Self::DEPTH) };
+            let mut sums = [[_mm512_setzero_ps(); 2]; MR];
+            for _ in 0..steps {
+                // SAFETY: inside the ranges the caller vouches for.
+                unsafe {
+                    let low = _mm512_loadu_ps(b);
+                    let high = _mm512_loadu_ps(b.add(16));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm512_set1_ps(a.add(r * a_row).read());
+                        sums[0] = _mm512_fmadd_ps(a, low, sums[0]);
+                        sums[1] = _mm512_fmadd_ps(a, high, sums[1]);
+                    }
+                    a = a.wrapping_add(a_step);
+                    b = b.add(NR);
+                }
+            }
+            // SAFETY: passed on.
+            unsafe { store(&sums, c, c_row, add) }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
+        unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+    }
+
+    // SAFETY: reached only where cpu_level found these features.
+    unsafe impl MicroKernel for Avx512Bf16 {
+        type Unit = u32;
+        const DEPTH: usize = 2;
+
+        #[inline(always)]
+        fn unit<E: Element>(at: impl Fn(usize) -> E) -> u32 {
+            u32::from(at(0).to_bf16_bits()) | (u32::from(at(1).to_bf16_bits()) << 16)
+        }
+
+        #[inline]
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi2"
+        )]
+        unsafe fn multiply<const LAYOUT: u8>(
+            steps: usize,
+            mut a: *const u32,
+            mut b: *const u32,
+            c: *mut f32,
+            c_row: usize,
+            add: bool,
+        ) {
+            // SAFETY: the same 512 bits, read as 32 bf16.
+            let pairs = |x: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
+            let (a_row, a_step) = const { layout::strides(LAYOUT, Self::DEPTH) };
+            let mut sums = [[_mm512_setzero_ps(); 2]; MR];
+            for _ in 0..steps {
+                // SAFETY: inside the ranges the caller vouches for.
+                unsafe {
+                    let low = pairs(_mm512_loadu_si512(b.cast()));
+                    let high = pairs(_mm512_loadu_si512(b.add(16).cast()));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let a = pairs(_mm512_set1_epi32(a.add(r * a_row).read().cast_signed()));
+                        sums[0] = _mm512_dpbf16_ps(sums[0], a, low);
+                        sums[1] = _mm512_dpbf16_ps(sums[1], a, high);
+                    }
+                    a = a.wrapping_add(a_step);
+                    b = b.add(NR);
+                }
+            }
+            // SAFETY: passed on.
+            unsafe { store(&sums, c, c_row, add) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+        unsafe fn store_row(to: *mut u32, row: &[f32; RUN]) {
+            // SAFETY: 16 bf16 are 8 units.
+            unsafe {
+                let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(row.as_ptr()));
+                to.cast::<__m256bh>().write_unaligned(rounded);
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+        unsafe fn store_columns(to: *mut u32, low: &[f32; RUN], high: &[f32; RUN]) {
+            // SAFETY: 16 units; the casts are between integer and bf16 views of the same bits.
+            unsafe {
+                let widen = |x: __m256bh| {
+                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(x))
+                };
+                let low = widen(_mm512_cvtneps_pbh(_mm512_loadu_ps(low.as_ptr())));
+                let high = widen(_mm512_cvtneps_pbh(_mm512_loadu_ps(high.as_ptr())));
+                _mm512_storeu_si512(to.cast(), _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            }
+        }
+
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi2"
+        )]
+        unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Operands of a product, rearranged for the micro-kernel.
+//!
+//! A panel holds a few rows of `A` (12) or columns of `B` (32), called lanes here, with the
+//! contraction outermost: unit `s` of lane `i` is at `s * width + i`. Lanes and contraction
+//! beyond the matrix are zero.
+
+use crate::element::Element;
+use crate::micro_kernel::MicroKernel;
+
+/// A matrix seen as lanes (rows of `A`, columns of `B`) by contraction.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a, E> {
+    /// The elements.
+    pub data: &'a [E],
+    /// Rows of `A` or columns of `B`.
+    pub lanes: usize,
+    /// Length of the contraction.
+    pub depth: usize,
+    /// Distance of neighbouring lanes in `data`.
+    pub lane_stride: usize,
+    /// Distance of neighbours along the contraction; this or `lane_stride` is 1.
+    pub depth_stride: usize,
+}
+
+impl<'a, E: Element> Operand<'a, E> {
+    /// A row-major matrix whose rows are the lanes.
+    pub(crate) fn rows(data: &'a [E], lanes: usize, depth: usize) -> Self {
+        Self { data, lanes, depth, lane_stride: depth, depth_stride: 1 }
+    }
+
+    /// A row-major matrix whose columns are the lanes.
+    pub(crate) fn columns(data: &'a [E], depth: usize, lanes: usize) -> Self {
+        Self { data, lanes, depth, lane_stride: 1, depth_stride: lanes }
+    }
+
+    /// Packs lanes `lane..lane + W` and the `depth` elements from `start` of the contraction.
+    /// `panel` has `ceil(depth / K::DEPTH) * W` units.
+    #[inline(always)]
+    pub(crate) fn pack<K: MicroKernel, const W: usize>(
+        &self,
+        panel: &mut [K::Unit],
+        lane: usize,
+        start: usize,
+        depth: usize,
+    ) {
+        let lanes = self.lanes.saturating_sub(lane).min(W);
+        let steps = panel.len() / W;
+        let whole = if lanes == W { depth / K::DEPTH } else { 0 };
+        let base = lane * self.lane_stride + start * self.depth_stride;
+        if self.depth_stride == 1 {
+            self.transpose::<K, W>(&mut panel[..whole * W], base);
+        } else {
+            for (s, out) in panel[..whole * W].chunks_exact_mut(W).enumerate() {
+                let row = |d: usize| {
+                    let first = base + (s * K::DEPTH + d) * self.depth_stride;
+                    &self.data[first..first + W]
+                };
+                let rows = [row(0), row(K::DEPTH - 1)];
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = K::unit(|d| rows[d][i]);
+                }
+            }
+        }
+        // The edges of the matrix, element by element.
+        for s in whole..steps {
+            for i in 0..W {
+                panel[s * W + i] = K::unit(|d| {
+                    let k = s * K::DEPTH + d;
+                    if i < lanes && k < depth {
+                        self.data[base + i * self.lane_stride + k * self.depth_stride]
+                    } else {
+                        E::ZERO
+                    }
+                });
+            }
+        }
+    }
+
+    /// Packs lanes that are contiguous along the contraction, a few steps of all lanes at a
+    /// time so that reads and writes both stay within a few cache lines.
+    #[inline(always)]
+    fn transpose<K: MicroKernel, const W: usize>(&self, panel: &mut [K::Unit], base: usize) {
+        const STEPS: usize = 8;
+        let steps = panel.len() / W;
+        let mut s0 = 0;
+        while s0 < steps {
+            let count = (steps - s0).min(STEPS);
+            let out = &mut panel[s0 * W..(s0 + count) * W];
+            for i in 0..W {
+                let first = base + i * self.lane_stride + s0 * K::DEPTH;
+                let source = &self.data[first..first + count * K::DEPTH];
+                if count == STEPS {
+                    // The same loop with a constant count, which unrolls.
+                    for s in 0..STEPS {
+                        out[s * W + i] = K::unit(|d| source[s * K::DEPTH + d]);
+                    }
+                } else {
+                    for s in 0..count {
+                        out[s * W + i] = K::unit(|d| source[s * K::DEPTH + d]);
+                    }
+                }
+            }
+            s0 += count;
+        }
+    }
+}

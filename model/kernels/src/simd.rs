@@ -1,0 +1,129 @@
+//! Which vector instructions this CPU has, and functions compiled once per level.
+//!
+//! The binary is built for baseline x86-64. [`vectorized!`] compiles a function body three
+//! times (AVX-512, AVX2 with FMA, baseline) and picks one at run time, so plain loops over
+//! slices become wide vector code where the CPU has it.
+
+use std::sync::OnceLock;
+
+/// The vector instructions the kernels use on this CPU, from least to most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CpuLevel {
+    /// Only what the target guarantees.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, CD, DQ and VL.
+    Avx512,
+    /// AVX-512 with BF16 dot products: bf16 matrix products run at twice the f32 rate.
+    Avx512Bf16,
+}
+
+/// The level of this CPU, detected once.
+pub fn cpu_level() -> CpuLevel {
+    static LEVEL: OnceLock<CpuLevel> = OnceLock::new();
+    *LEVEL.get_or_init(detect)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> CpuLevel {
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("bmi2");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512cd")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+        (_, true, true) => CpuLevel::Avx512Bf16,
+        (_, true, false) => CpuLevel::Avx512,
+        (true, ..) => CpuLevel::Avx2,
+        _ => CpuLevel::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> CpuLevel {
+    CpuLevel::Portable
+}
+
+/// Defines functions whose body is compiled for AVX-512, AVX2 and the baseline, and chosen
+/// by [`cpu_level`] at each call. What the body calls must be `#[inline(always)]` to be
+/// compiled with it.
+macro_rules! vectorized {
+    ($(
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident $(<$($generic:ident : $bound:path),+>)? (
+            $($arg:ident : $ty:ty),* $(,)?
+        ) $(-> $ret:ty)? $body:block
+    )*) => {$(
+        $(#[$meta])*
+        $vis fn $name $(<$($generic: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body $(<$($generic: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
+            fn avx512 $(<$($generic: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                body $(::<$($generic),+>)? ($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,bmi2")]
+            fn avx2 $(<$($generic: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                body $(::<$($generic),+>)? ($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            match $crate::simd::cpu_level() {
+                $crate::simd::CpuLevel::Avx512 | $crate::simd::CpuLevel::Avx512Bf16 => {
+                    // SAFETY: cpu_level found these features on this CPU.
+                    return unsafe { avx512 $(::<$($generic),+>)? ($($arg),*) };
+                }
+                $crate::simd::CpuLevel::Avx2 => {
+                    // SAFETY: cpu_level found these features on this CPU.
+                    return unsafe { avx2 $(::<$($generic),+>)? ($($arg),*) };
+                }
+                $crate::simd::CpuLevel::Portable => {}
+            }
+            body $(::<$($generic),+>)? ($($arg),*)
+        }
+    )*};
+}
+pub(crate) use vectorized;
+
+/// Elements one elementwise task handles: fixed, so that pieces never depend on threads,
+/// and small enough for three f32 arrays to stay in a second-level cache.
+pub(crate) const PIECE: usize = 16 * 1024;
+
+/// Lanes of a reduction. Sums run in this many accumulators and are then added pairwise, so
+/// a sum has one order whatever the vector width.
+pub(crate) const LANES: usize = 16;
+
+/// Adds the lanes pairwise.
+#[inline(always)]
+pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest lane.
+#[inline(always)]
+pub(crate) fn max_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i] > lanes[i + width] { lanes[i] } else { lanes[i + width] };
+        }
+        width /= 2;
+    }
+    lanes[0]
+}

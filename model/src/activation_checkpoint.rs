@@ -1,0 +1,104 @@
+//! What a layer keeps between forward and backward, and how the rest is computed again.
+//!
+//! Every policy gives the same gradients bit for bit, because the ops recomputed are the ops of the
+//! forward pass on the same inputs.
+
+use burn::tensor::Tensor;
+
+use crate::config::{ActivationCheckpointing, LlamaConfig, Precision};
+use crate::layer::{LayerContext, LayerSaved, layer_forward};
+use crate::ops::{rms_norm_forward, swiglu_forward};
+use crate::params::LayerParams;
+
+/// What one layer keeps until its backward pass.
+#[derive(Debug)]
+pub enum Kept {
+    /// Everything backward reads.
+    All(Box<LayerSaved>),
+    /// The outputs of the linear layers and of the attention.
+    LinearOutputs(Box<LinearOutputs>),
+    /// The input of the layer.
+    Input(Tensor<3>),
+}
+
+/// The expensive tensors of [`LayerSaved`]. Queries and keys are kept rotated, which costs no more
+/// than keeping them as they left the projection.
+#[derive(Debug)]
+pub struct LinearOutputs {
+    x: Tensor<3>,
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    o: Tensor<4>,
+    lse: Tensor<3>,
+    h: Tensor<3>,
+    gate: Tensor<3>,
+    up: Tensor<3>,
+}
+
+/// Drops from `saved` what `policy` does not keep.
+pub fn keep(policy: ActivationCheckpointing, saved: LayerSaved) -> Kept {
+    match policy {
+        ActivationCheckpointing::None => Kept::All(Box::new(saved)),
+        ActivationCheckpointing::Selective => {
+            let LayerSaved { x, q, k, v, o, lse, h, gate, up, .. } = saved;
+            Kept::LinearOutputs(Box::new(LinearOutputs { x, q, k, v, o, lse, h, gate, up }))
+        }
+        ActivationCheckpointing::Full => Kept::Input(saved.x),
+    }
+}
+
+/// Everything the backward pass of the layer reads, computed again where it was dropped.
+pub fn restore(kept: Kept, params: &LayerParams, context: &LayerContext) -> LayerSaved {
+    match kept {
+        Kept::All(saved) => *saved,
+        Kept::LinearOutputs(kept) => {
+            let LinearOutputs { x, q, k, v, o, lse, h, gate, up } = *kept;
+            let eps = context.config.norm_eps;
+            let (attention_input, attention_rstd) =
+                rms_norm_forward(&x, &params.input_layernorm, eps);
+            let (ffn_input, ffn_rstd) =
+                rms_norm_forward(&h, &params.post_attention_layernorm, eps);
+            let swiglu = swiglu_forward(&gate, &up);
+            LayerSaved {
+                x,
+                attention_rstd,
+                attention_input,
+                q,
+                k,
+                v,
+                o,
+                lse,
+                h,
+                ffn_rstd,
+                ffn_input,
+                gate,
+                up,
+                swiglu,
+            }
+        }
+        Kept::Input(x) => layer_forward(params, x, context).1,
+    }
+}
+
+/// Bytes one layer keeps for a micro-batch of `batch` sequences of `time` tokens.
+pub fn kept_bytes_per_layer(
+    config: &LlamaConfig,
+    policy: ActivationCheckpointing,
+    precision: Precision,
+    batch: usize,
+    time: usize,
+) -> usize {
+    let (c, f) = (config.dim, config.ffn_dim());
+    let kv = 2 * config.kv_heads() * config.head_dim();
+    let lse = 4 * config.n_heads;
+    let rstd = 4;
+    let per_token = match policy {
+        // x, rms_norm(x), q, o, h, rms_norm(h); k, v; gate, up, swiglu
+        ActivationCheckpointing::None => precision.bytes() * (6 * c + kv + 3 * f) + lse + 2 * rstd,
+        // x, q, o, h; k, v; gate, up
+        ActivationCheckpointing::Selective => precision.bytes() * (4 * c + kv + 2 * f) + lse,
+        ActivationCheckpointing::Full => precision.bytes() * c,
+    };
+    batch * time * per_token
+}

@@ -1,0 +1,157 @@
+//! The fast implementation of every op, one per backend, behind [`TransformerOps`].
+//!
+//! [`crate::ops`] calls these where [`has_kernels`] says so; otherwise it computes with plain
+//! tensor operations. An op that works in place takes its tensor by value and hands it back: it
+//! panics when the storage is shared, because a silent copy would be a hidden cost.
+
+mod flex;
+
+use burn::backend::{
+    Backend, DispatchDevice, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn::tensor::{DType, Device};
+
+pub use altiplano_kernels::AdamWStep;
+
+/// Whether the ops of [`TransformerOps`] run on `device` for activations of `dtype`.
+///
+/// f64 (gradient checks) and autodiff devices (the oracle of the tests) take the reference.
+pub fn has_kernels(device: &Device, dtype: DType) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+        && matches!(dtype, DType::F32 | DType::BF16)
+}
+
+/// The ops of a LLaMA training step and of inference.
+///
+/// Activations `E` are f32 or bf16; norm weights, parameter gradients, moments, losses, `rstd` and
+/// `lse` are f32; ids, targets and document starts are i32. A negative target is ignored.
+#[backend_extension(Flex)]
+pub trait TransformerOps: Backend {
+    /// Rows of `weight` (V, C) picked by `ids` (B, T): (B, T, C).
+    fn embedding_forward(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
+    /// `dweight` (V, C) += `dy` (B, T, C) scattered by `ids` (B, T).
+    fn embedding_backward(
+        dweight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// `x` (…, in) · `weight` (out, in)ᵀ: (…, out).
+    fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `dy` (…, out) · `weight` (out, in): (…, in).
+    fn linear_backward_input(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `dweight` (out, in) += `dy` (…, out)ᵀ · `x` (…, in).
+    fn linear_backward_weight(
+        dweight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// `x` (…, C), `weight` (C): (y (…, C), rstd (…)).
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// (dx (…, C), dweight (C) accumulated).
+    fn rms_norm_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rstd: FloatTensor<Self>,
+        dweight: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `x` + `branch`, in the storage of `x` when nobody else holds it.
+    fn residual_forward(x: FloatTensor<Self>, branch: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `x` (B, T, H, D) rotated by `cos` and `sin` (T, D/2), in place when `x` is not shared.
+    fn rope_forward(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    /// `dy` (B, T, H, D) rotated back, in place when `dy` is not shared.
+    fn rope_backward(
+        dy: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// silu(`gate`) · `up`, all (…, F).
+    fn swiglu_forward(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// (dgate, dup), all (…, F).
+    fn swiglu_backward(
+        dy: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `q` (B, Tq, H, D), `k` and `v` (B, Tk, K, D), `first_visible` (B, Tq):
+    /// (o (B, Tq, H, D), lse (B, H, Tq)). Query i sees the keys up to i + Tk − Tq. An empty
+    /// `first_visible` bounds nothing (extension traits take no optional tensors).
+    fn causal_attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first_visible: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// (dq, dk, dv) for Tq = Tk.
+    fn causal_attention_backward(
+        dout: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        o: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        first_visible: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `x` (B, T, C), `weight` (V, C), `targets` (B, T): losses (B, T) in nats.
+    fn head_cross_entropy_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
+    /// (losses (B, T), dx (B, T, C), dweight (V, C) accumulated) of `scale` · Σ losses.
+    fn head_cross_entropy_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        scale: f32,
+        dweight: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// One AdamW step in place: (param, m, v).
+    fn adamw_step(
+        param: FloatTensor<Self>,
+        m: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        hyper: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// One AdamW step in place that also writes the bf16 copy: (param, m, v, copy).
+    fn adamw_step_with_copy(
+        param: FloatTensor<Self>,
+        m: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        copy: FloatTensor<Self>,
+        hyper: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Σ x² as one f64: (1).
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Sets every element to zero, in place.
+    fn fill_zero(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `x` (…, C) · `weight` (V, C)ᵀ in f32 whatever the inputs: (…, V).
+    fn head_logits(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Writes `rows` (t, K, D) into `cache` (T, K, D) from row `position` on, in place.
+    fn kv_cache_write(
+        cache: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        position: usize,
+    ) -> FloatTensor<Self>;
+}

@@ -1,0 +1,81 @@
+//! What can go wrong in the model crate.
+
+use std::path::PathBuf;
+
+/// Result of the model crate.
+pub type Result<T> = std::result::Result<T, ModelError>;
+
+/// Errors of the model crate. Each names what was found, what was expected and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    // Configuration
+    /// A field of the model configuration does not fit.
+    #[error("model.{field}: found {found}, expected {expected}")]
+    Config {
+        /// Field of [`crate::config::LlamaConfig`].
+        field: &'static str,
+        /// The value given.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// The device asked for is not usable here.
+    #[error("device {device:?} is not usable: {reason}")]
+    Device {
+        /// As the user wrote it.
+        device: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+
+    // Weights
+    /// A weight file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// A weight file is not what its name says.
+    #[error("{path}: {reason}")]
+    WeightFile {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// A tensor of a weight file is missing or has another shape.
+    #[error("{path}: tensor {tensor:?}: found {found}, expected {expected}")]
+    WeightTensor {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// What the file holds.
+        found: String,
+        /// What the configuration asks for.
+        expected: String,
+    },
+
+    // Inference
+    /// A prompt leaves no room in the context.
+    #[error(
+        "the prompt has {found} tokens and the context of the model {limit}: shorten the prompt"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        found: usize,
+        /// Tokens of the context.
+        limit: usize,
+    },
+    /// A token id is outside the vocabulary.
+    #[error("token id {id} is outside the model's vocabulary of {vocab_size}")]
+    TokenId {
+        /// The id.
+        id: i64,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+}

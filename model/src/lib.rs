@@ -1,0 +1,49 @@
+//! The LLaMA model: every op as a forward and backward pair written by hand, the layer, the whole
+//! model, its weights and inference.
+//!
+//! A module uses only the modules listed before it:
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`error`] | what can go wrong |
+//! | [`config`] | shapes, precision, what a layer keeps |
+//! | [`device`] | where tensors live |
+//! | [`backend`] | the fast ops of each backend behind one trait |
+//! | [`ops`] | the op pairs: formula, derivation, plain-tensor reference, choice of the fast one |
+//! | [`params`] | the named parameters and their initialisation |
+//! | [`layer`] | forward and backward of one transformer layer |
+//! | [`activation_checkpoint`] | what a layer keeps between the two and how the rest comes back |
+//! | [`llama`] | the whole model: loss and gradients |
+//! | [`weights`] | safetensors with Hugging Face names |
+//! | [`infer`] | key/value cache, sampling, generation |
+//!
+//! Shapes are written with one legend: `B` batch, `T` time, `C` channels, `H` query heads,
+//! `K` key and value heads, `D` head width, `F` feed-forward width, `V` vocabulary, `L` layers.
+//!
+//! Gradients are named `d` + name. Gradients of parameters accumulate (`+=`), so gradient
+//! accumulation is free; gradients of activations are assigned.
+
+pub mod error;
+
+pub mod config;
+
+pub mod device;
+
+pub mod backend;
+
+pub mod ops;
+
+pub mod params;
+
+pub mod layer;
+
+pub mod activation_checkpoint;
+
+pub mod llama;
+
+pub mod weights;
+
+pub mod infer;
+
+pub use config::{ActivationCheckpointing, LlamaConfig, Precision};
+pub use error::{ModelError, Result};

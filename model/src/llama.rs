@@ -1,0 +1,181 @@
+//! The whole model: token ids to losses, and the gradients of all parameters.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+use crate::activation_checkpoint::{keep, restore};
+use crate::config::{ActivationCheckpointing, LlamaConfig};
+use crate::error::{ModelError, Result};
+use crate::layer::{LayerContext, layer_backward, layer_forward};
+use crate::ops::{
+    RopeTable, embedding_backward, embedding_forward, head_cross_entropy_backward,
+    head_cross_entropy_forward, linear_forward, rms_norm_backward, rms_norm_forward,
+};
+use crate::params::Params;
+
+/// A LLaMA with the weights its forward pass reads.
+#[derive(Debug)]
+pub struct Llama {
+    /// Shape and constants.
+    pub config: LlamaConfig,
+    /// Matrices in the precision of the run, norm gains in f32 (or all in f64).
+    pub weights: Params,
+    /// What a layer keeps between forward and backward.
+    pub activation_checkpointing: ActivationCheckpointing,
+    rope: RopeTable,
+    device: Device,
+}
+
+/// A micro-batch on the device.
+#[derive(Debug, Clone)]
+pub struct TokenBatch {
+    /// Input ids, (B, T).
+    pub inputs: Tensor<2, Int>,
+    /// The token after each input, (B, T); negative where it takes no part in the loss.
+    pub targets: Tensor<2, Int>,
+    /// The first position of its row each token may attend to, (B, T).
+    pub first_visible: Option<Tensor<2, Int>>,
+}
+
+impl TokenBatch {
+    /// Moves a batch of `time`-token rows to the device.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenId`] for an id outside the vocabulary.
+    pub fn new(
+        inputs: &[i32],
+        targets: &[i32],
+        first_visible: Option<&[i32]>,
+        time: usize,
+        vocab_size: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        check_ids(inputs, vocab_size)?;
+        if let Some(id) = targets.iter().find(|id| **id >= 0 && **id as usize >= vocab_size) {
+            return Err(ModelError::TokenId { id: i64::from(*id), vocab_size });
+        }
+        Ok(Self {
+            inputs: int_matrix(inputs, time, device),
+            targets: int_matrix(targets, time, device),
+            first_visible: first_visible.map(|first| int_matrix(first, time, device)),
+        })
+    }
+}
+
+/// Every id is in `0..vocab_size`.
+pub(crate) fn check_ids(ids: &[i32], vocab_size: usize) -> Result<()> {
+    match ids.iter().find(|id| **id < 0 || **id as usize >= vocab_size) {
+        Some(id) => Err(ModelError::TokenId { id: i64::from(*id), vocab_size }),
+        None => Ok(()),
+    }
+}
+
+/// Rows of `time` integers on the device.
+pub(crate) fn int_matrix(values: &[i32], time: usize, device: &Device) -> Tensor<2, Int> {
+    let rows = values.len() / time;
+    Tensor::from_data(TensorData::new(values.to_vec(), [rows, time]), (device, DType::I32))
+}
+
+impl Llama {
+    /// A model around `weights`, whose matrices set the precision.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when the configuration does not fit together.
+    pub fn new(
+        config: LlamaConfig,
+        weights: Params,
+        activation_checkpointing: ActivationCheckpointing,
+    ) -> Result<Self> {
+        config.validate()?;
+        let device = weights.norm.device();
+        let rope = RopeTable::new(
+            config.max_seq_len,
+            config.head_dim(),
+            config.rope_theta,
+            weights.norm.dtype(),
+            &device,
+        );
+        Ok(Self { config, weights, activation_checkpointing, rope, device })
+    }
+
+    /// The device the weights are on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Rotation of `time` positions from `start` on.
+    pub(crate) fn rope(&self, start: usize, time: usize) -> RopeTable {
+        self.rope.positions(start, time)
+    }
+
+    /// Losses (B, T) in nats of every target, and the gradients of `scale` · Σ losses, added to
+    /// `grads`. With `scale` = 1 / (targets of the whole optimizer step), accumulation over
+    /// micro-batches gives the gradient of the mean whatever the split.
+    pub fn loss_and_gradients(
+        &self,
+        batch: &TokenBatch,
+        scale: f64,
+        grads: &mut Params,
+    ) -> Tensor<2> {
+        let [_, time] = batch.inputs.dims();
+        let rope = self.rope(0, time);
+        let context = self.context(&rope, batch.first_visible.as_ref());
+        let weights = &self.weights;
+
+        let mut x = embedding_forward(&weights.embed_tokens, &batch.inputs);
+        let mut kept = Vec::with_capacity(weights.layers.len());
+        for layer in &weights.layers {
+            let (y, saved) = layer_forward(layer, x, &context);
+            kept.push(keep(self.activation_checkpointing, saved));
+            x = y;
+        }
+        let (normed, rstd) = rms_norm_forward(&x, &weights.norm, self.config.norm_eps);
+        let (losses, dnormed) = head_cross_entropy_backward(
+            &normed,
+            &weights.lm_head,
+            &batch.targets,
+            scale,
+            &mut grads.lm_head,
+        );
+        drop(normed);
+        let mut dx = rms_norm_backward(&dnormed, &x, &weights.norm, &rstd, &mut grads.norm);
+        drop((x, dnormed));
+        for (layer, dlayer) in weights.layers.iter().zip(&mut grads.layers).rev() {
+            let Some(kept) = kept.pop() else { break };
+            let saved = restore(kept, layer, &context);
+            dx = layer_backward(dx, layer, saved, dlayer, &context);
+        }
+        embedding_backward(&dx, &batch.inputs, &mut grads.embed_tokens);
+        losses
+    }
+
+    /// Losses (B, T) in nats of every target, 0 where it is ignored.
+    pub fn losses(&self, batch: &TokenBatch) -> Tensor<2> {
+        let hidden = self.hidden(batch);
+        head_cross_entropy_forward(&hidden, &self.weights.lm_head, &batch.targets)
+    }
+
+    /// Logits (B, T, V) of every position. For tests and short texts: they all exist at once.
+    pub fn logits(&self, batch: &TokenBatch) -> Tensor<3> {
+        linear_forward(&self.hidden(batch), &self.weights.lm_head)
+    }
+
+    /// Output of the last norm, (B, T, C).
+    fn hidden(&self, batch: &TokenBatch) -> Tensor<3> {
+        let [_, time] = batch.inputs.dims();
+        let rope = self.rope(0, time);
+        let context = self.context(&rope, batch.first_visible.as_ref());
+        let mut x = embedding_forward(&self.weights.embed_tokens, &batch.inputs);
+        for layer in &self.weights.layers {
+            x = layer_forward(layer, x, &context).0;
+        }
+        rms_norm_forward(&x, &self.weights.norm, self.config.norm_eps).0
+    }
+
+    pub(crate) fn context<'a>(
+        &'a self,
+        rope: &'a RopeTable,
+        first_visible: Option<&'a Tensor<2, Int>>,
+    ) -> LayerContext<'a> {
+        LayerContext { config: &self.config, rope, first_visible }
+    }
+}

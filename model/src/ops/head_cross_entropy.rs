@@ -1,0 +1,106 @@
+//! Output head and cross entropy in one: ℓ_n = lse(z_n) − z_n\[target_n\] with z_n = W x_n the
+//! logits of token n and lse(z) = log Σ_v exp z_v.
+//!
+//! dz_n = s · (softmax(z_n) − onehot(target_n)) for the scalar s · Σ ℓ_n, then the linear backward:
+//! dx_n = Wᵀ dz_n, dW += Σ_n dz_n x_nᵀ.
+//!
+//! The logits of all tokens would be the largest tensor of the whole step (B·T·V), so the kernel
+//! works on chunks of tokens: logits of a chunk, its losses, its dz in the same storage, its part
+//! of dx and dW. A negative target is ignored: loss 0, gradient 0.
+
+use burn::backend::Dispatch;
+use burn::tensor::{Int, Tensor};
+
+use super::fast;
+use crate::backend::TransformerOps;
+
+/// The target of a position that takes no part in the loss (PyTorch's `ignore_index`).
+pub const IGNORED_TARGET: i32 = -100;
+
+/// `x` (B, T, C), `weight` (V, C), `targets` (B, T): losses (B, T) in nats, 0 where ignored.
+pub fn head_cross_entropy_forward(
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+    targets: &Tensor<2, Int>,
+) -> Tensor<2> {
+    if !fast(x) {
+        return reference::forward(x, weight, targets);
+    }
+    Tensor::from_dispatch(Dispatch::head_cross_entropy_forward(
+        x.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+        targets.clone().into_dispatch(),
+    ))
+}
+
+/// (losses (B, T), dx (B, T, C)) of `scale` · Σ losses; `dweight` (V, C) accumulates.
+pub fn head_cross_entropy_backward(
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+    targets: &Tensor<2, Int>,
+    scale: f64,
+    dweight: &mut Tensor<2>,
+) -> (Tensor<2>, Tensor<3>) {
+    if !fast(x) {
+        return reference::backward(x, weight, targets, scale, dweight);
+    }
+    let (losses, dx, sum) = Dispatch::head_cross_entropy_backward(
+        x.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+        targets.clone().into_dispatch(),
+        scale as f32,
+        dweight.extract().into_dispatch(),
+    );
+    *dweight = Tensor::from_dispatch(sum);
+    (Tensor::from_dispatch(losses), Tensor::from_dispatch(dx))
+}
+
+/// The op in plain tensor operations, with all logits at once.
+pub mod reference {
+    use burn::tensor::activation::log_softmax;
+    use burn::tensor::{Int, Tensor};
+
+    use super::super::{accumulate, wide};
+
+    /// Log-probabilities (N, V), one-hot targets (N, V) with a zero row where ignored.
+    fn log_probabilities(
+        x: &Tensor<3>,
+        weight: &Tensor<2>,
+        targets: &Tensor<2, Int>,
+    ) -> (Tensor<2>, Tensor<2>) {
+        let rows: Tensor<2> = wide(x).flatten(0, 1);
+        let logits = rows.matmul(wide(weight).transpose());
+        let [tokens, vocabulary] = logits.dims();
+        let ids = Tensor::<1, Int>::arange(0..vocabulary as i64, &targets.device())
+            .cast(targets.dtype())
+            .reshape([1, vocabulary])
+            .expand([tokens, vocabulary]);
+        let targets = targets.clone().reshape([tokens, 1]).expand([tokens, vocabulary]);
+        let one_hot = ids.equal(targets).float().cast(logits.dtype());
+        (log_softmax(logits, 1), one_hot)
+    }
+
+    /// See [`super::head_cross_entropy_forward`].
+    pub fn forward(x: &Tensor<3>, weight: &Tensor<2>, targets: &Tensor<2, Int>) -> Tensor<2> {
+        let (log_p, one_hot) = log_probabilities(x, weight, targets);
+        (log_p * one_hot).sum_dim(1).neg().reshape(targets.dims())
+    }
+
+    /// See [`super::head_cross_entropy_backward`].
+    pub fn backward(
+        x: &Tensor<3>,
+        weight: &Tensor<2>,
+        targets: &Tensor<2, Int>,
+        scale: f64,
+        dweight: &mut Tensor<2>,
+    ) -> (Tensor<2>, Tensor<3>) {
+        let (log_p, one_hot) = log_probabilities(x, weight, targets);
+        let losses = (log_p.clone() * one_hot.clone()).sum_dim(1).neg().reshape(targets.dims());
+        let valid = one_hot.clone().sum_dim(1); // (N, 1): 0 where ignored
+        let dlogits = (log_p.exp() * valid - one_hot) * scale;
+        let rows: Tensor<2> = wide(x).flatten(0, 1);
+        accumulate(dweight, dlogits.clone().transpose().matmul(rows));
+        let dx = dlogits.matmul(wide(weight)).reshape(x.dims()).cast(x.dtype());
+        (losses, dx)
+    }
+}

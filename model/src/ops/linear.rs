@@ -1,0 +1,73 @@
+//! Linear layer without bias: y = x Wᵀ with W stored (out, in), as PyTorch does.
+//!
+//! With Y = X Wᵀ and a scalar loss ℓ, dℓ = ⟨dY, dX Wᵀ⟩ + ⟨dY, X dWᵀ⟩
+//! = ⟨dY W, dX⟩ + ⟨dYᵀ X, dW⟩, hence dX = dY W and dW += dYᵀ X.
+//! Each costs as many floating-point operations as the forward pass.
+
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+
+use super::fast;
+use crate::backend::TransformerOps;
+
+/// `x` (B, T, in) · `weight` (out, in)ᵀ: (B, T, out).
+pub fn linear_forward(x: &Tensor<3>, weight: &Tensor<2>) -> Tensor<3> {
+    if !fast(x) {
+        return reference::forward(x, weight);
+    }
+    Tensor::from_dispatch(Dispatch::linear_forward(
+        x.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+    ))
+}
+
+/// dx (B, T, in) of `dy` (B, T, out); `dweight` (out, in) += dyᵀ x.
+pub fn linear_backward(
+    dy: &Tensor<3>,
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+    dweight: &mut Tensor<2>,
+) -> Tensor<3> {
+    if !fast(x) {
+        return reference::backward(dy, x, weight, dweight);
+    }
+    dweight.inplace(|dweight| {
+        Tensor::from_dispatch(Dispatch::linear_backward_weight(
+            dweight.into_dispatch(),
+            dy.clone().into_dispatch(),
+            x.clone().into_dispatch(),
+        ))
+    });
+    Tensor::from_dispatch(Dispatch::linear_backward_input(
+        dy.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+    ))
+}
+
+/// The op in plain tensor operations.
+pub mod reference {
+    use burn::tensor::Tensor;
+
+    use super::super::{accumulate, wide};
+
+    /// See [`super::linear_forward`].
+    pub fn forward(x: &Tensor<3>, weight: &Tensor<2>) -> Tensor<3> {
+        let [batch, time, _] = x.dims();
+        let [outputs, _] = weight.dims();
+        let rows: Tensor<2> = wide(x).flatten(0, 1);
+        rows.matmul(wide(weight).transpose()).reshape([batch, time, outputs]).cast(x.dtype())
+    }
+
+    /// See [`super::linear_backward`].
+    pub fn backward(
+        dy: &Tensor<3>,
+        x: &Tensor<3>,
+        weight: &Tensor<2>,
+        dweight: &mut Tensor<2>,
+    ) -> Tensor<3> {
+        let dy_rows: Tensor<2> = wide(dy).flatten(0, 1);
+        let x_rows: Tensor<2> = wide(x).flatten(0, 1);
+        accumulate(dweight, dy_rows.clone().transpose().matmul(x_rows));
+        dy_rows.matmul(wide(weight)).reshape(x.dims()).cast(x.dtype())
+    }
+}

@@ -1,0 +1,27 @@
+//! Residual connection: y = x + branch(x).
+//!
+//! The gradient flows both ways unchanged: the stream receives dy, and so does the branch, whose
+//! own input gradient is added to the stream where the branch left it: dx = dy + dbranch_input.
+//! The backward pass is therefore the same addition.
+
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+
+use super::fast;
+use crate::backend::TransformerOps;
+
+/// `x` + `branch`, both (B, T, C); written into the storage of `x` when nobody else holds it.
+pub fn residual_forward(x: Tensor<3>, branch: &Tensor<3>) -> Tensor<3> {
+    if !fast(&x) {
+        return x + branch.clone();
+    }
+    Tensor::from_dispatch(Dispatch::residual_forward(
+        x.into_dispatch(),
+        branch.clone().into_dispatch(),
+    ))
+}
+
+/// Gradient of the stream below the branch: `dy` + `dbranch_input`.
+pub fn residual_backward(dy: Tensor<3>, dbranch_input: &Tensor<3>) -> Tensor<3> {
+    residual_forward(dy, dbranch_input)
+}

@@ -1,0 +1,85 @@
+//! RMSNorm (Zhang and Sennrich 2019): y = x · rstd · w with rstd = (mean(x²) + ε)^−½ per row.
+//!
+//! Let x̂ = x · rstd and g = dy · w (element by element), over one row of C elements. From
+//! ∂rstd/∂x_j = −rstd³ x_j / C follows
+//!
+//! dx_j = Σ_i g_i ∂(x_i rstd)/∂x_j = rstd · g_j − rstd³ x_j / C · Σ_i g_i x_i
+//!      = rstd · (g_j − x̂_j · mean_i(g_i x̂_i)),
+//!
+//! dw_j += Σ over rows of dy_j x̂_j.
+//!
+//! The mean of squares, rstd and both sums are f32 whatever the type of the activations.
+
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+
+use super::fast;
+use crate::backend::TransformerOps;
+
+/// `x` (B, T, C), `weight` (C): (y (B, T, C), rstd (B, T)).
+pub fn rms_norm_forward(x: &Tensor<3>, weight: &Tensor<1>, eps: f64) -> (Tensor<3>, Tensor<2>) {
+    if !fast(x) {
+        return reference::forward(x, weight, eps);
+    }
+    let (y, rstd) = Dispatch::rms_norm_forward(
+        x.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+        eps,
+    );
+    (Tensor::from_dispatch(y), Tensor::from_dispatch(rstd))
+}
+
+/// dx (B, T, C); `dweight` (C) accumulates.
+pub fn rms_norm_backward(
+    dy: &Tensor<3>,
+    x: &Tensor<3>,
+    weight: &Tensor<1>,
+    rstd: &Tensor<2>,
+    dweight: &mut Tensor<1>,
+) -> Tensor<3> {
+    if !fast(x) {
+        return reference::backward(dy, x, weight, rstd, dweight);
+    }
+    let (dx, sum) = Dispatch::rms_norm_backward(
+        dy.clone().into_dispatch(),
+        x.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+        rstd.clone().into_dispatch(),
+        dweight.extract().into_dispatch(),
+    );
+    *dweight = Tensor::from_dispatch(sum);
+    Tensor::from_dispatch(dx)
+}
+
+/// The op in plain tensor operations.
+pub mod reference {
+    use burn::tensor::Tensor;
+
+    use super::super::{accumulate, wide};
+
+    /// See [`super::rms_norm_forward`].
+    pub fn forward(x: &Tensor<3>, weight: &Tensor<1>, eps: f64) -> (Tensor<3>, Tensor<2>) {
+        let wide_x = wide(x);
+        let rstd = wide_x.clone().square().mean_dim(2).add_scalar(eps).sqrt().recip(); // (B, T, 1)
+        let y = wide_x * rstd.clone() * weight.clone().unsqueeze::<3>();
+        (y.cast(x.dtype()), rstd.squeeze_dim(2))
+    }
+
+    /// See [`super::rms_norm_backward`].
+    pub fn backward(
+        dy: &Tensor<3>,
+        x: &Tensor<3>,
+        weight: &Tensor<1>,
+        rstd: &Tensor<2>,
+        dweight: &mut Tensor<1>,
+    ) -> Tensor<3> {
+        let dy = wide(dy);
+        let rstd: Tensor<3> = rstd.clone().unsqueeze_dim(2); // (B, T, 1)
+        let x_hat = wide(x) * rstd.clone();
+        let rows: Tensor<2> = (dy.clone() * x_hat.clone()).flatten(0, 1);
+        accumulate(dweight, rows.sum_dim(0).squeeze_dim(0));
+        let g = dy * weight.clone().unsqueeze::<3>();
+        let mean = (g.clone() * x_hat.clone()).mean_dim(2);
+        ((g - x_hat * mean) * rstd).cast(x.dtype())
+    }
+}

@@ -1,0 +1,138 @@
+//! Analytic gradients against central finite differences in f64: a whole layer and a whole model,
+//! every input and every parameter.
+
+use altiplano_model::activation_checkpoint::{keep, restore};
+use altiplano_model::layer::{LayerContext, layer_backward, layer_forward};
+use altiplano_model::llama::{Llama, TokenBatch};
+use altiplano_model::ops::RopeTable;
+use altiplano_model::params::{ParamMut, Params};
+use altiplano_model::{ActivationCheckpointing, LlamaConfig};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+use super::{random, random_ids, relative_error, tiny_config, uniform, values};
+
+const F64: DType = DType::F64;
+
+/// (f(x + h) − f(x − h)) / 2h along `direction`.
+fn directional<const D: usize>(
+    x: &Tensor<D>,
+    direction: &Tensor<D>,
+    f: impl Fn(Tensor<D>) -> f64,
+) -> f64 {
+    let step = direction.clone() * 1e-5;
+    (f(x.clone() + step.clone()) - f(x.clone() - step)) / 2e-5
+}
+
+fn dot<const D: usize>(x: &Tensor<D>, y: &Tensor<D>) -> f64 {
+    values(x).iter().zip(values(y)).map(|(x, y)| x * y).sum()
+}
+
+/// Parameters that are nowhere zero or one, so that no gradient hides.
+fn parameters(config: &LlamaConfig) -> Params {
+    let mut params = Params::init(config, 5, F64, &Device::flex());
+    for (n, (_, param)) in params.named_mut().into_iter().enumerate() {
+        if let ParamMut::Vector(gain) = param {
+            let noise = random(gain.dims(), 100 + n as u64, F64, &Device::flex());
+            gain.inplace(|gain| gain + noise * 0.3);
+        }
+    }
+    params
+}
+
+#[test]
+fn layer() {
+    let (config, device) = (tiny_config(), Device::flex());
+    let params = parameters(&config).layers.remove(1);
+    for time in [1, 7, 19] {
+        let rope = RopeTable::new(time, config.head_dim(), config.rope_theta, F64, &device);
+        let context = LayerContext { config: &config, rope: &rope, first_visible: None };
+        let x = random([2, time, config.dim], 1, F64, &device);
+        let dy = random([2, time, config.dim], 2, F64, &device);
+        let loss = |x: Tensor<3>| dot(&layer_forward(&params, x, &context).0, &dy);
+
+        for policy in super::POLICIES {
+            let mut grads = Params::zeros(&config, F64, &device).layers.remove(0);
+            let saved = layer_forward(&params, x.clone(), &context).1;
+            let saved = restore(keep(policy, saved), &params, &context);
+            let dx = layer_backward(dy.clone(), &params, saved, &mut grads, &context);
+            for seed in 10..13 {
+                let direction = random(x.dims(), seed, F64, &device);
+                let (ours, numeric) = (dot(&dx, &direction), directional(&x, &direction, loss));
+                assert!((ours - numeric).abs() < 1e-6 * (1.0 + numeric.abs()), "{ours} {numeric}");
+            }
+        }
+    }
+}
+
+/// Every parameter of a whole model, element by element for the small ones and along random
+/// directions for the others, with ignored targets and packed documents.
+#[test]
+fn model() {
+    let (config, device) = (tiny_config(), Device::flex());
+    let (batch, time) = (2, 11);
+    let mut targets: Vec<i32> =
+        random_ids([batch, time], 53, 2, &device).to_data().iter::<i32>().collect();
+    targets[3] = -100;
+    targets[17] = -100;
+    let first: Vec<i32> = (0..batch * time).map(|n| if n % time < 6 { 0 } else { 6 }).collect();
+    let matrix = |values: Vec<i32>| -> Tensor<2, Int> {
+        Tensor::from_data(TensorData::new(values, [batch, time]), (&device, DType::I32))
+    };
+    let tokens = TokenBatch {
+        inputs: random_ids([batch, time], 53, 1, &device),
+        targets: matrix(targets),
+        first_visible: Some(matrix(first)),
+    };
+    let scale = 1.0 / 20.0;
+    let model = |weights: Params| {
+        Llama::new(config.clone(), weights, ActivationCheckpointing::Selective).unwrap()
+    };
+    let mut grads = Params::zeros(&config, F64, &device);
+    let params = parameters(&config);
+    model(params.clone()).loss_and_gradients(&tokens, scale, &mut grads);
+    let gradients: Vec<Vec<f64>> =
+        grads.named().iter().map(|(_, g)| g.to_data().iter::<f64>().collect()).collect();
+
+    for (n, gradient) in gradients.iter().enumerate() {
+        let name = &grads.named()[n].0;
+        assert!(gradient.iter().any(|g| *g != 0.0), "{name} receives no gradient");
+        let loss_along = |direction: &[f64], h: f64| {
+            let mut moved = params.clone();
+            match &mut moved.named_mut()[n].1 {
+                ParamMut::Vector(x) => shift(x, direction, h),
+                ParamMut::Matrix(x) => shift(x, direction, h),
+            }
+            values(&model(moved).losses(&tokens)).iter().sum::<f64>() * scale
+        };
+        let numeric = |direction: &[f64]| {
+            (loss_along(direction, 1e-5) - loss_along(direction, -1e-5)) / 2e-5
+        };
+        if gradient.len() <= 24 {
+            let each: Vec<f64> = (0..gradient.len())
+                .map(|i| {
+                    let mut direction = vec![0.0; gradient.len()];
+                    direction[i] = 1.0;
+                    numeric(&direction)
+                })
+                .collect();
+            let error = relative_error(gradient, &each);
+            assert!(error < 1e-6, "{name}: relative error {error:e}");
+        } else {
+            for seed in 0..2 {
+                let direction = uniform(gradient.len(), 50 + seed);
+                let ours: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+                let numeric = numeric(&direction);
+                let error = (ours - numeric).abs();
+                assert!(error < 1e-7 + 1e-6 * numeric.abs(), "{name}: {ours} {numeric}");
+            }
+        }
+    }
+}
+
+fn shift<const D: usize>(x: &mut Tensor<D>, direction: &[f64], h: f64) {
+    let step = TensorData::new(direction.iter().map(|d| d * h).collect::<Vec<_>>(), x.dims());
+    x.inplace(|x| {
+        let step = Tensor::from_data(step, (&x.device(), F64));
+        x + step
+    });
+}

@@ -1,0 +1,212 @@
+//! The model and AdamW against PyTorch: values made by `scripts/golden/make_golden.py`.
+
+use std::path::PathBuf;
+
+use altiplano_data::Batch;
+use altiplano_model::infer::{Sampler, SamplerConfig, generate};
+use altiplano_model::llama::{Llama, TokenBatch};
+use altiplano_model::params::{Param, ParamMut, Params};
+use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, weights};
+use altiplano_trainer::adamw::AdamW;
+use altiplano_trainer::checkpoint::hugging_face;
+use altiplano_trainer::config::TrainConfig;
+use altiplano_trainer::schedule::Schedule;
+use altiplano_trainer::train_step::Trainer;
+use burn::tensor::{DType, Device};
+use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
+use serde_json::Value;
+
+use super::{POLICIES, relative_error, values};
+
+super::device_test!(logits_losses_and_gradients, packed_documents, bf16, ten_steps, greedy);
+
+/// The model of `tests/golden/llama_tiny` and what PyTorch computes with it.
+struct Golden {
+    config: LlamaConfig,
+    masters: Params,
+    tensors: Vec<u8>,
+    scalars: Value,
+}
+
+impl Golden {
+    fn read(device: &Device) -> Self {
+        let dir = PathBuf::from("tests/golden/llama_tiny");
+        let (config, _) = hugging_face::read(&dir).unwrap();
+        Self {
+            masters: weights::load(&dir.join("model.safetensors"), "", &config, device).unwrap(),
+            config,
+            tensors: std::fs::read(dir.join("expected.safetensors")).unwrap(),
+            scalars: serde_json::from_slice(&std::fs::read(dir.join("expected.json")).unwrap())
+                .unwrap(),
+        }
+    }
+
+    fn floats(&self, name: &str) -> Vec<f64> {
+        let tensors = SafeTensors::deserialize(&self.tensors).unwrap();
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(tensor.dtype(), Dtype::F64, "{name}");
+        tensor.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn ids(&self, name: &str) -> Vec<i32> {
+        let tensors = SafeTensors::deserialize(&self.tensors).unwrap();
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(tensor.dtype(), Dtype::I32, "{name}");
+        tensor.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn batch(&self, packed: bool, device: &Device) -> TokenBatch {
+        let first = self.ids("first_visible");
+        TokenBatch::new(
+            &self.ids("inputs"),
+            &self.ids("targets"),
+            packed.then_some(&first[..]),
+            19,
+            self.config.vocab_size,
+            device,
+        )
+        .unwrap()
+    }
+
+    /// Compares losses and every gradient under the names that begin with `prefix`.
+    fn check(&self, prefix: &str, model: &Llama, packed: bool, tolerance: f64) {
+        let device = model.device();
+        let dtype = model.weights.norm.dtype();
+        let mut grads = Params::zeros(&self.config, dtype, device);
+        let valid = self.ids("targets").iter().filter(|t| **t >= 0).count();
+        let batch = self.batch(packed, device);
+        let losses = model.loss_and_gradients(&batch, 1.0 / valid as f64, &mut grads);
+        let close = |what: &str, x: &[f64], y: &[f64]| {
+            let error = relative_error(x, y);
+            assert!(error < tolerance, "{prefix}{what}: {error:e}, tolerated {tolerance:e}");
+        };
+        close("losses", &values(&losses), &self.floats(&format!("{prefix}losses")));
+        for (name, grad) in grads.named() {
+            let grad: Vec<f64> = grad.to_data().iter().collect();
+            close(&name, &grad, &self.floats(&format!("{prefix}grad.{name}")));
+        }
+    }
+}
+
+fn model(config: &LlamaConfig, weights: Params, policy: ActivationCheckpointing) -> Llama {
+    Llama::new(config.clone(), weights, policy).unwrap()
+}
+
+fn in_f64(params: &Params) -> Params {
+    let mut params = params.clone();
+    for (_, param) in params.named_mut() {
+        match param {
+            ParamMut::Vector(x) => x.inplace(|x| x.cast(DType::F64)),
+            ParamMut::Matrix(x) => x.inplace(|x| x.cast(DType::F64)),
+        }
+    }
+    params
+}
+
+fn logits_losses_and_gradients(device: &Device) {
+    let golden = Golden::read(device);
+    for policy in POLICIES {
+        for (weights, tolerance) in
+            [(golden.masters.clone(), 5e-6), (in_f64(&golden.masters), 1e-12)]
+        {
+            let model = model(&golden.config, weights, policy);
+            let logits = model.logits(&golden.batch(false, device));
+            let error = relative_error(&values(&logits), &golden.floats("logits"));
+            assert!(error < tolerance, "logits: {error:e}");
+            golden.check("", &model, false, tolerance);
+        }
+    }
+}
+
+fn packed_documents(device: &Device) {
+    let golden = Golden::read(device);
+    let f32_model = model(&golden.config, golden.masters.clone(), POLICIES[1]);
+    golden.check("packed.", &f32_model, true, 5e-6);
+    let f64_model = model(&golden.config, in_f64(&golden.masters), POLICIES[1]);
+    golden.check("packed.", &f64_model, true, 1e-12);
+}
+
+/// 8 bits of mantissa in weights and activations.
+fn bf16(device: &Device) {
+    let golden = Golden::read(device);
+    let weights = golden.masters.compute_copy(Precision::Bf16);
+    golden.check("", &model(&golden.config, weights, POLICIES[0]), false, 4e-2);
+}
+
+/// Ten AdamW steps with warm-up and clipping: loss, gradient norm and learning rate of each, and
+/// the weights after the last.
+fn ten_steps(device: &Device) {
+    let golden = Golden::read(device);
+    let schedule = &golden.scalars["schedule"];
+    let config: TrainConfig = serde_json::from_value(serde_json::json!({
+        "name": "golden",
+        "precision": "f32",
+        "model": golden.config,
+        "data": "random",
+        "batch": { "micro_batch": 2, "seq_len": 19 },
+        "steps": schedule["total_steps"],
+        "optimizer": {
+            "lr": schedule["lr"],
+            "min_lr_ratio": schedule["min_lr_ratio"],
+            "warmup_steps": schedule["warmup_steps"],
+            "beta1": golden.scalars["optimizer"]["beta1"],
+            "beta2": golden.scalars["optimizer"]["beta2"],
+            "eps": golden.scalars["optimizer"]["eps"],
+            "weight_decay": golden.scalars["optimizer"]["weight_decay"],
+            "grad_clip": golden.scalars["optimizer"]["grad_clip"],
+        },
+    }))
+    .unwrap();
+    let zeros = || Params::zeros(&golden.config, DType::F32, device);
+    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
+    let mut trainer = Trainer::new(&config, golden.masters.clone(), optimizer, device).unwrap();
+    let schedule = Schedule::new(&config.optimizer, config.total_steps());
+    // One row a micro-batch: the two of a step weigh their targets as PyTorch's single batch does.
+    let rows: Vec<Batch> = (0..2)
+        .map(|row| Batch {
+            batch_size: 1,
+            seq_len: 19,
+            inputs: golden.ids("inputs")[row * 19..][..19].to_vec(),
+            targets: golden.ids("targets")[row * 19..][..19].to_vec(),
+            first_visible: vec![0; 19],
+            origins: Vec::new(),
+        })
+        .collect();
+    for expected in golden.scalars["steps"].as_array().unwrap() {
+        let step = expected["step"].as_u64().unwrap();
+        let lr = schedule.lr(step);
+        let outcome = trainer.step(step, &rows, lr).unwrap();
+        let close = |what: &str, x: f64, tolerance: f64| {
+            let y = expected[what].as_f64().unwrap();
+            assert!((x - y).abs() <= tolerance * y.abs(), "step {step}: {what} {x}, PyTorch {y}");
+        };
+        close("lr", lr, 1e-12);
+        close("loss", outcome.loss, 1e-5);
+        close("grad_norm", outcome.grad_norm, 1e-5);
+    }
+    for (name, param) in trainer.masters.named() {
+        let weights: Vec<f64> = param.to_data().iter().collect();
+        let error = relative_error(&weights, &golden.floats(&format!("final.{name}")));
+        assert!(error < 2e-5, "{name} after ten steps: {error:e}");
+        assert!(matches!(param, Param::Vector(_) | Param::Matrix(_)));
+    }
+}
+
+fn greedy(device: &Device) {
+    let golden = Golden::read(device);
+    let ids = |key: &str| -> Vec<i32> {
+        let list = golden.scalars["greedy"][key].as_array().unwrap();
+        list.iter().map(|id| id.as_i64().unwrap() as i32).collect()
+    };
+    let (prompt, expected) = (ids("prompt"), ids("continuation"));
+    let model = model(&golden.config, golden.masters.clone(), POLICIES[0]);
+    let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..Default::default() });
+    let mut generated = Vec::new();
+    generate(&model, &prompt, expected.len(), None, &mut sampler, |id| {
+        generated.push(id);
+        true
+    })
+    .unwrap();
+    assert_eq!(generated, expected);
+}

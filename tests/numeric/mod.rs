@@ -1,0 +1,97 @@
+//! Numbers: every op against its reference, finite differences, autodiff and PyTorch.
+
+mod attention;
+mod autodiff;
+mod finite_differences;
+mod golden;
+mod kernels;
+mod model;
+
+use altiplano_model::{ActivationCheckpointing, LlamaConfig};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// Instantiates a test body for every device this build knows. A body takes the device.
+macro_rules! device_test {
+    ($($name:ident),+ $(,)?) => {
+        mod flex {
+            $(#[test]
+            fn $name() {
+                super::$name(&altiplano_model::device::select("cpu").unwrap());
+            })+
+        }
+    };
+}
+pub(crate) use device_test;
+
+/// Numbers drawn uniformly from −1 to 1.
+pub fn uniform(count: usize, seed: u64) -> Vec<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// A tensor of [`uniform`] numbers.
+pub fn random<const D: usize>(
+    shape: [usize; D],
+    seed: u64,
+    dtype: DType,
+    device: &Device,
+) -> Tensor<D> {
+    let values = uniform(shape.iter().product(), seed);
+    Tensor::from_data(TensorData::new(values, shape).convert_dtype(dtype), (device, dtype))
+}
+
+/// Integers from `0..below`.
+pub fn random_ids(shape: [usize; 2], below: i32, seed: u64, device: &Device) -> Tensor<2, Int> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let ids: Vec<i32> = (0..shape[0] * shape[1]).map(|_| rng.random_range(0..below)).collect();
+    Tensor::from_data(TensorData::new(ids, shape), (device, DType::I32))
+}
+
+/// The values on the host, in f64.
+pub fn values<const D: usize>(x: &Tensor<D>) -> Vec<f64> {
+    x.to_data().iter::<f64>().collect()
+}
+
+/// ‖x − y‖ / ‖y‖, or ‖x‖ when y is zero.
+pub fn relative_error(x: &[f64], y: &[f64]) -> f64 {
+    assert_eq!(x.len(), y.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut x.iter().zip(y).map(|(x, y)| x - y));
+    let reference = norm(&mut y.iter().copied());
+    if reference == 0.0 { difference } else { difference / reference }
+}
+
+/// Asserts that two tensors agree to `tolerance` of the norm of the second.
+#[track_caller]
+pub fn assert_close<const D: usize>(what: &str, x: &Tensor<D>, y: &Tensor<D>, tolerance: f64) {
+    assert_eq!(x.dims(), y.dims(), "{what}: shapes");
+    let error = relative_error(&values(x), &values(y));
+    assert!(error <= tolerance, "{what}: relative error {error:e}, tolerated {tolerance:e}");
+}
+
+/// A small model with grouped heads and odd sizes.
+pub fn tiny_config() -> LlamaConfig {
+    LlamaConfig {
+        dim: 24,
+        n_layers: 2,
+        n_heads: 6,
+        n_kv_heads: Some(2),
+        hidden_dim: Some(40),
+        multiple_of: 256,
+        vocab_size: 53,
+        max_seq_len: 32,
+        rope_theta: 10_000.0,
+        norm_eps: 1e-6,
+        init_std: 0.15,
+    }
+}
+
+/// All activation-checkpointing policies.
+pub const POLICIES: [ActivationCheckpointing; 3] = [
+    ActivationCheckpointing::None,
+    ActivationCheckpointing::Selective,
+    ActivationCheckpointing::Full,
+];

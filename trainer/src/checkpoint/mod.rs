@@ -1,0 +1,58 @@
+//! Checkpoints: the state of a run on disk, whole or not at all.
+//!
+//! A checkpoint is a Hugging Face model directory plus what a run needs to go on:
+//!
+//! ```text
+//! runs/<name>/checkpoints/step_00001000/
+//!     config.json generation_config.json tokenizer.model tokenizer_config.json …   Hugging Face
+//!     model.safetensors        f32 weights under Hugging Face names
+//!     optimizer.safetensors    AdamW moments: m.<name>, v.<name>
+//!     state.json               step, tokens, position in the data, blake3 of every file
+//!     DONE                     blake3 of state.json; written last
+//! ```
+//!
+//! [`save()`] writes into `.tmp-step_…` beside it, flushes everything to the disk and renames, so
+//! `kill -9` at any moment leaves the previous or the new checkpoint whole. [`verify()`] reads every
+//! byte again before a run trusts it.
+
+mod directory;
+pub mod hugging_face;
+mod save;
+mod verify;
+
+use serde::{Deserialize, Serialize};
+
+pub use directory::{RunLock, latest, list, lock, prune, recover, step_name};
+pub use save::save;
+pub use verify::{is_checkpoint, read_state, verify, verify_files};
+
+use crate::metrics::OutlierWindow;
+
+/// Version of the layout of a checkpoint. A reader refuses every other version.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The weights, f32.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The moments of AdamW, f32.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+const DONE_FILE: &str = "DONE";
+
+/// What a run needs beside the tensors to go on exactly where it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainState {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Position in the data: the loader's own state.
+    pub loader: serde_json::Value,
+    /// [`TrainConfig::numeric_hash`](crate::config::TrainConfig::numeric_hash) of the run.
+    pub config_hash: String,
+    /// Recent losses, for the outlier test.
+    #[serde(default)]
+    pub loss_window: OutlierWindow,
+    /// Recent gradient norms, for the outlier test.
+    #[serde(default)]
+    pub grad_norm_window: OutlierWindow,
+}

@@ -1,0 +1,149 @@
+//! Reading a checkpoint's state back and holding every file to it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use altiplano_data::atomic_file::hash_file;
+use serde::{Deserialize, Serialize};
+
+use super::{DONE_FILE, FORMAT_VERSION, STATE_FILE, TrainState};
+use crate::error::{Result, TrainerError};
+
+/// Length and hash of one file of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileRecord {
+    pub bytes: u64,
+    pub blake3: String,
+}
+
+/// `state.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StateFile {
+    pub format_version: u32,
+    #[serde(flatten)]
+    pub state: TrainState,
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+impl StateFile {
+    pub fn to_json(&self, path: &Path) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self)
+            .map_err(|error| differs(path, format!("cannot be written as JSON: {error}")))?;
+        json.push(b'\n');
+        Ok(json)
+    }
+}
+
+const USE_ANOTHER: &str = "use another checkpoint of the run";
+
+fn differs(path: impl Into<PathBuf>, reason: impl Into<String>) -> TrainerError {
+    TrainerError::Checkpoint {
+        path: path.into(),
+        reason: reason.into(),
+    }
+}
+
+/// Whether the directory has the state of a run in it, finished or not. A Hugging Face directory
+/// from elsewhere has none.
+pub fn is_checkpoint(dir: &Path) -> bool {
+    dir.join(STATE_FILE).exists() || dir.join(DONE_FILE).exists()
+}
+
+/// Checks every file of a checkpoint against its recorded length and hash, and gives the state.
+///
+/// # Errors
+/// [`TrainerError::Checkpoint`] names the first file that is missing, truncated, altered or of
+/// another version, with what was expected and found.
+pub fn verify(dir: &Path) -> Result<TrainState> {
+    let state_file = read_state_file(dir)?;
+    for (name, record) in &state_file.files {
+        verify_file(dir, name, record)?;
+    }
+    Ok(state_file.state)
+}
+
+/// Like [`verify()`], for some of the files only: a reader of the weights need not hash the
+/// moments.
+///
+/// # Errors
+/// As [`verify()`], also when a name is no file of the checkpoint.
+pub fn verify_files(dir: &Path, names: &[&str]) -> Result<TrainState> {
+    let state_file = read_state_file(dir)?;
+    for &name in names {
+        let record = state_file.files.get(name).ok_or_else(|| {
+            differs(
+                dir.join(name),
+                format!("is no file of this checkpoint; {USE_ANOTHER}"),
+            )
+        })?;
+        verify_file(dir, name, record)?;
+    }
+    Ok(state_file.state)
+}
+
+/// The state of a finished checkpoint, without reading the tensors.
+///
+/// # Errors
+/// As [`verify()`], for `DONE` and `state.json`.
+pub fn read_state(dir: &Path) -> Result<TrainState> {
+    Ok(read_state_file(dir)?.state)
+}
+
+fn read_state_file(dir: &Path) -> Result<StateFile> {
+    let done_path = dir.join(DONE_FILE);
+    let done = fs::read_to_string(&done_path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => differs(
+            &done_path,
+            format!("missing: the checkpoint is not finished; {USE_ANOTHER}"),
+        ),
+        _ => TrainerError::io(&done_path)(error),
+    })?;
+    let path = dir.join(STATE_FILE);
+    let json = fs::read(&path).map_err(TrainerError::io(&path))?;
+    let (found, expected) = (blake3::hash(&json).to_hex(), done.trim());
+    if found.as_str() != expected {
+        let reason =
+            format!("altered or truncated: blake3 is {found}, DONE says {expected}; {USE_ANOTHER}");
+        return Err(differs(path, reason));
+    }
+    let value: serde_json::Value = serde_json::from_slice(&json)
+        .map_err(|error| differs(&path, format!("is not JSON: {error}; {USE_ANOTHER}")))?;
+    // The version decides what the rest means, so it comes first.
+    let version = value
+        .get("format_version")
+        .and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(FORMAT_VERSION)) {
+        let found = version.map_or("none".into(), |v| v.to_string());
+        let reason = format!(
+            "checkpoint format version is {found}, this program reads {FORMAT_VERSION}; \
+             use the altiplano that wrote it"
+        );
+        return Err(differs(path, reason));
+    }
+    serde_json::from_value(value).map_err(|error| differs(path, error.to_string()))
+}
+
+fn verify_file(dir: &Path, name: &str, record: &FileRecord) -> Result<()> {
+    let path = dir.join(name);
+    let bytes = match fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(differs(path, format!("missing; {USE_ANOTHER}")));
+        }
+        Err(error) => return Err(TrainerError::io(path)(error)),
+    };
+    if bytes != record.bytes {
+        let expected = record.bytes;
+        let reason =
+            format!("truncated or altered: {bytes} bytes, expected {expected}; {USE_ANOTHER}");
+        return Err(differs(path, reason));
+    }
+    let found = hash_file(&path)?;
+    if found != record.blake3 {
+        let expected = &record.blake3;
+        let reason = format!("altered: blake3 is {found}, expected {expected}; {USE_ANOTHER}");
+        return Err(differs(path, reason));
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! `altiplano generate`.
+
+use std::path::PathBuf;
+
+use altiplano_model::Precision;
+use altiplano_model::infer::{Sampler, SamplerConfig};
+use clap::Args;
+
+use super::output::{print, print_json};
+use super::threads::use_threads;
+use crate::error::{Result, TrainerError};
+use crate::text_generation::generate_text;
+use crate::trained_model::TrainedModel;
+
+/// Continue a text with a trained model.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct GenerateArgs {
+    /// The checkpoint: a Hugging Face directory with tokenizer.model.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// The beginning of the text.
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Most tokens to generate; the context may end before.
+    #[arg(long, default_value_t = 128)]
+    max_tokens: usize,
+    /// Divides the logits; 0 takes the likeliest token.
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// Keep the K likeliest tokens; 0 keeps all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Keep the likeliest tokens up to this share of the probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// End the text before this string; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Number format: bf16 or f32.
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Threads that compute. Default: all cores.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print one JSON object with text, token_ids and finish_reason instead of streaming.
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLE: &str = "\
+Example:
+  altiplano generate --checkpoint runs/quickstart/checkpoints/step_00000500 \\
+      --prompt \"The people\" --max-tokens 64 --temperature 0.7";
+
+/// Runs the command.
+pub fn run(args: GenerateArgs) -> Result<()> {
+    let invalid = |message: String| Err(TrainerError::Usage { message });
+    if !(args.temperature.is_finite() && args.temperature >= 0.0) {
+        return invalid(format!("--temperature {}: must be 0 or more", args.temperature));
+    }
+    if !(0.0..=1.0).contains(&args.top_p) {
+        return invalid(format!("--top-p {}: must be from 0 to 1", args.top_p));
+    }
+    use_threads(args.threads)?;
+    let TrainedModel { model, tokenizer } =
+        TrainedModel::open(&args.checkpoint, "cpu", args.precision)?;
+    let mut sampler = Sampler::new(SamplerConfig {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        seed: args.seed,
+    });
+    let mut streamed = Ok(());
+    if !args.json {
+        print(args.prompt.as_bytes())?;
+    }
+    let generated = generate_text(
+        &model,
+        &tokenizer,
+        &args.prompt,
+        args.max_tokens,
+        &args.stop,
+        &mut sampler,
+        |piece| {
+            if !args.json && streamed.is_ok() {
+                streamed = print(piece.as_bytes());
+            }
+        },
+    )?;
+    streamed?;
+    if args.json { print_json(&generated) } else { print(b"\n") }
+}

@@ -1,0 +1,127 @@
+//! The command line: each command reads its arguments, calls library functions and prints.
+//!
+//! Results go to standard output, progress and log lines to standard error. With `--json` the last
+//! line on standard output is one JSON object.
+
+mod data;
+mod eval;
+mod generate;
+mod output;
+mod threads;
+mod tokenize;
+mod tokenizer;
+mod train;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{DataConfig, nearest};
+use crate::error::{Result, TrainerError};
+
+/// Pretrains LLaMA models: raw text to documents, tokenizer, token shards, training, generation.
+#[derive(Debug, Parser)]
+#[command(name = "altiplano", version, max_term_width = 100, after_help = EXAMPLE)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLE: &str = "\
+From raw text to generated text:
+  altiplano data run        configs/data/quickstart.yaml
+  altiplano tokenizer train configs/data/quickstart.yaml
+  altiplano tokenize        configs/data/quickstart.yaml
+  altiplano train           configs/train/quickstart.yaml
+  altiplano generate --checkpoint runs/quickstart/checkpoints/step_00000500 --prompt \"The people\"
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration.
+Log level: RUST_LOG=debug.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Raw text to documents, and a look at them.
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Train a tokenizer, encode and decode with it.
+    #[command(subcommand)]
+    Tokenizer(tokenizer::TokenizerCommand),
+    Tokenize(tokenize::TokenizeArgs),
+    Train(train::TrainArgs),
+    Eval(eval::EvalArgs),
+    Generate(generate::GenerateArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Whatever the command fails with; see
+    /// [`is_usage`](crate::error::TrainerError::is_usage) and
+    /// [`is_broken_pipe`](crate::error::TrainerError::is_broken_pipe) for the exit status.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Data(command) => data::run(command),
+            Command::Tokenizer(command) => tokenizer::run(command),
+            Command::Tokenize(args) => tokenize::run(args),
+            Command::Train(args) => train::run(args),
+            Command::Eval(args) => eval::run(args),
+            Command::Generate(args) => generate::run(args),
+        }
+    }
+}
+
+/// Checks that `--source` names a source of the configuration.
+fn check_source(config: &DataConfig, source: Option<&str>) -> Result<()> {
+    let names = || config.sources.iter().map(|source| source.name.as_str());
+    let Some(wanted) = source.filter(|wanted| !names().any(|name| name == *wanted)) else {
+        return Ok(());
+    };
+    let near = nearest(wanted, names()).map(|name| format!("; did you mean {name:?}?"));
+    let known: Vec<&str> = names().collect();
+    Err(TrainerError::Usage {
+        message: format!(
+            "--source {wanted:?} is no source of the configuration{} known sources: {}",
+            near.unwrap_or(";".into()),
+            known.join(", ")
+        ),
+    })
+}
+
+/// Sends log lines to standard error; `RUST_LOG` chooses the level, `info` by default.
+pub fn init_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // Fails only when a subscriber is there already, which then gets the lines.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .without_time()
+        .try_init();
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn visit(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_subcommands().next().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("altiplano"), "no example in the help of{path}");
+                assert!(command.get_about().is_some(), "nothing about{path}");
+            }
+            command.get_subcommands().for_each(|sub| visit(sub, &path));
+        }
+        visit(&Cli::command(), "");
+    }
+}

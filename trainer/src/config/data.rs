@@ -1,0 +1,76 @@
+//! The configuration of the data steps, as a file.
+
+use altiplano_data::{DataConfig, DataError};
+
+use super::load::{ConfigFile, Problem};
+
+impl ConfigFile for DataConfig {
+    const PATHS: &'static [&'static str] = &["output", "tokenizer.model", "sources.*.text.paths.*"];
+
+    fn check(&self) -> Result<(), Problem> {
+        match self.validate() {
+            Ok(()) => Ok(()),
+            Err(DataError::Config {
+                key,
+                found,
+                expected,
+            }) => {
+                let message = format!("found {found}, expected {expected}");
+                Err(Problem::new(&by_index(self, &key), message))
+            }
+            Err(other) => Err(Problem::new("sources", other.to_string())),
+        }
+    }
+}
+
+/// `sources.books.text.paths` as `sources.1.text.paths`: the key as it stands in the file.
+fn by_index(config: &DataConfig, key: &str) -> String {
+    let below = key.strip_prefix("sources.").unwrap_or_default();
+    let named = config.sources.iter().enumerate().find_map(|(index, source)| {
+        let rest = below.strip_prefix(source.name.as_str())?;
+        let whole = rest.is_empty() || rest.starts_with('.');
+        whole.then(|| format!("sources.{index}{rest}"))
+    });
+    named.unwrap_or_else(|| key.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    const TEXT: &str = "\
+output: ../out
+sources:
+  - name: speeches
+    text: { paths: [\"../text/*.txt\", /abs/*.txt] }
+  - name: speeches.old
+    text:
+      paths: []
+";
+
+    #[test]
+    fn a_problem_of_a_named_source_is_found_by_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("data.yaml");
+        std::fs::write(&file, TEXT).unwrap();
+        let error = load::<DataConfig>(&file, &[]).unwrap_err();
+        let expected = format!("{}:7:7: sources.1.text.paths: found an empty list", file.display());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        assert!(error.is_usage());
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("configs")).unwrap();
+        let file = dir.path().join("configs/data.yaml");
+        std::fs::write(&file, TEXT.replace("paths: []", "paths: [x]")).unwrap();
+        let config: DataConfig = load(&file, &["holdout.fraction=0.5".into()]).unwrap();
+        assert_eq!(config.output, dir.path().join("out"));
+        assert_eq!(config.tokenizer_model(), dir.path().join("out/tokenizer.model"));
+        let text = config.sources[0].text.as_ref().unwrap();
+        assert_eq!(text.paths, [dir.path().join("text/*.txt"), "/abs/*.txt".into()]);
+    }
+}

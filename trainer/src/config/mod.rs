@@ -1,0 +1,30 @@
+//! Configuration files: YAML in, a checked structure out.
+//!
+//! [`load()`] reads any structure that implements [`ConfigFile`]. It rejects unknown and duplicate
+//! keys with the line and the nearest key, replaces values by `key=value` overrides, reads
+//! mappings that are kept in a file of their own, and resolves relative paths.
+
+mod check;
+mod data;
+mod document;
+mod explain;
+mod load;
+mod locate;
+mod path;
+mod train;
+
+pub use altiplano_data::DataConfig;
+pub(crate) use explain::nearest;
+pub use load::{ConfigFile, Problem, load};
+pub use path::{normalize, relative_to};
+pub use train::{
+    BatchConfig, CheckpointConfig, DataSpec, OptimizerConfig, SampleConfig, SourceSpec,
+    TrainConfig, ValidateConfig,
+};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod shipped;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Every configuration in `configs/` is read and checked, and its comments are complete.
+
+use std::path::{Path, PathBuf};
+
+use altiplano_model::config::{ActivationCheckpointing, LlamaConfig};
+
+use super::*;
+
+fn configs(kind: &str) -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../configs")
+        .join(kind);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+        .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no YAML in {}", dir.display());
+    files
+}
+
+fn shipped<T: ConfigFile>(kind: &str, name: &str) -> T {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../configs")
+        .join(kind)
+        .join(name);
+    load(&path, &[]).unwrap()
+}
+
+#[test]
+fn every_shipped_model_is_valid() {
+    for path in configs("model") {
+        load::<LlamaConfig>(&path, &[]).unwrap();
+    }
+}
+
+#[test]
+fn every_shipped_run_is_valid() {
+    for path in configs("train") {
+        let config: TrainConfig = load(&path, &[]).unwrap();
+        assert_eq!(config.name, path.file_stem().unwrap().to_str().unwrap());
+    }
+}
+
+#[test]
+fn every_shipped_data_configuration_is_valid() {
+    for path in configs("data") {
+        load::<DataConfig>(&path, &[]).unwrap();
+    }
+}
+
+#[test]
+fn the_quickstart_trains_on_what_its_data_configuration_makes() {
+    let data: DataConfig = shipped("data", "quickstart.yaml");
+    let run: TrainConfig = shipped("train", "quickstart.yaml");
+    assert_eq!(run.tokenizer, Some(data.tokenizer_model()));
+    assert_eq!(run.model.vocab_size, data.tokenizer.vocab_size);
+    let DataSpec::Mixture { sources } = &run.data else { panic!("no sources") };
+    let mut found: Vec<_> = sources.iter().map(|s| (s.name.clone(), s.path.clone())).collect();
+    let folder = |name: &str| altiplano_data::shard::tokens_folder(&data.output, name);
+    let mut made: Vec<_> =
+        data.sources.iter().map(|s| (s.name.clone(), folder(&s.name))).collect();
+    found.sort();
+    made.sort();
+    assert_eq!(found, made);
+}
+
+#[test]
+fn the_models_have_the_parameters_their_names_say() {
+    for (name, millions) in [
+        ("15m", 15.0),
+        ("60m", 58.0),
+        ("110m", 112.0),
+        ("1b1", 1100.0),
+        // arXiv 2302.13971, table 2.
+        ("7b", 6700.0),
+        ("13b", 13000.0),
+        ("33b", 32500.0),
+        ("65b", 65200.0),
+    ] {
+        let model: LlamaConfig = shipped("model", &format!("{name}.yaml"));
+        let found = model.parameter_count() as f64 / 1e6;
+        assert!(
+            (found / millions - 1.0).abs() < 0.011,
+            "{name}: {found} million"
+        );
+    }
+}
+
+#[test]
+fn the_recipes_are_those_of_the_paper() {
+    for (name, lr, tokens) in [
+        ("7b", 3e-4, 1_000_000_000_000),
+        ("13b", 3e-4, 1_000_000_000_000),
+        ("33b", 1.5e-4, 1_400_000_000_000),
+        ("65b", 1.5e-4, 1_400_000_000_000),
+    ] {
+        let config: TrainConfig = shipped("train", &format!("llama_{name}.yaml"));
+        assert_eq!(config.model, shipped("model", &format!("{name}.yaml")));
+        assert_eq!(config.tokens_per_step(), 4 << 20, "{name}");
+        assert_eq!(config.tokens, Some(tokens), "{name}");
+        let expected = OptimizerConfig {
+            lr,
+            ..Default::default()
+        };
+        assert_eq!(config.optimizer, expected, "{name}");
+        assert_eq!(config.batch.seq_len, 2048);
+        assert_eq!(
+            config.activation_checkpointing,
+            ActivationCheckpointing::Selective
+        );
+        let DataSpec::Mixture { sources } = &config.data else {
+            panic!("{name} has no sources")
+        };
+        let total: f64 = sources.iter().map(|source| source.weight).sum();
+        assert!(
+            (total - 1.0).abs() < 1e-9 && sources.len() == 7,
+            "{name}: {total}"
+        );
+    }
+}
+
+#[test]
+fn every_shipped_key_has_a_comment() {
+    for path in configs("train").into_iter().chain(configs("model")) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut commented = std::collections::BTreeSet::new();
+        let mut above = "";
+        for line in text.lines() {
+            let has_comment = line.contains('#') || above.trim_start().starts_with('#');
+            let key = line
+                .trim_start()
+                .trim_start_matches("- ")
+                .split(':')
+                .next()
+                .unwrap_or("");
+            above = line;
+            // `sources` is explained with `data`; later sources repeat the keys of the first.
+            if line.trim_start().starts_with('#') || key.is_empty() || key == "sources" {
+                continue;
+            }
+            assert!(
+                has_comment || commented.contains(key),
+                "{}: {line}",
+                path.display()
+            );
+            commented.insert(key);
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! What a user gets for a configuration with a mistake in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use altiplano_model::config::{LlamaConfig, Precision};
+
+use super::*;
+use crate::error::TrainerError;
+
+/// A folder with `train/run.yaml` and `model/small.yaml`.
+struct Files {
+    dir: tempfile::TempDir,
+}
+
+const MODEL: &str = "\
+dim: 64
+n_layers: 2
+n_heads: 4
+vocab_size: 512
+max_seq_len: 128
+";
+
+const RUN: &str = "\
+name: run
+output: ../runs
+model: ../model/small.yaml
+tokenizer: ../tokenizer.model
+data:
+  sources:
+    - name: a
+      path: ../tokens/a
+      weight: 1
+    - name: b
+      path: /abs/b
+      weight: 0.5
+batch:
+  micro_batch: 4
+  seq_len: 128
+steps: 100
+optimizer:
+  lr: 1e-3
+  warmup_steps: 10
+";
+
+impl Files {
+    fn new(run: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("train")).unwrap();
+        fs::create_dir(dir.path().join("model")).unwrap();
+        fs::write(dir.path().join("model/small.yaml"), MODEL).unwrap();
+        fs::write(dir.path().join("train/run.yaml"), run).unwrap();
+        Self { dir }
+    }
+
+    fn run_file(&self) -> PathBuf {
+        self.dir.path().join("train/run.yaml")
+    }
+
+    fn load(&self, overrides: &[&str]) -> Result<TrainConfig, TrainerError> {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        load(&self.run_file(), &overrides)
+    }
+
+    /// The message with the folder's own path cut off.
+    fn message(&self, overrides: &[&str]) -> String {
+        let error = self.load(overrides).unwrap_err();
+        assert!(error.is_usage(), "{error}");
+        error
+            .to_string()
+            .replace(&format!("{}/", self.dir.path().display()), "")
+    }
+}
+
+fn message(run: &str) -> String {
+    Files::new(run).message(&[])
+}
+
+fn message_with(overrides: &[&str]) -> String {
+    Files::new(RUN).message(overrides)
+}
+
+#[test]
+fn a_whole_configuration_is_read() {
+    let files = Files::new(RUN);
+    let config = files.load(&[]).unwrap();
+    let dir = files.dir.path();
+    assert_eq!(config.model.dim, 64);
+    assert_eq!(config.precision, Precision::Bf16);
+    assert_eq!(config.run_dir(), dir.join("runs/run"));
+    assert_eq!(config.tokenizer, Some(dir.join("tokenizer.model")));
+    let DataSpec::Mixture { sources } = &config.data else {
+        panic!("not a mixture")
+    };
+    assert_eq!(sources[0].path, dir.join("tokens/a"));
+    assert_eq!(sources[1].path, Path::new("/abs/b"));
+    assert_eq!(config.tokens_per_step(), 512);
+    let recipe = &config.optimizer;
+    assert_eq!(
+        (recipe.lr, recipe.beta2, recipe.weight_decay),
+        (1e-3, 0.95, 0.1)
+    );
+}
+
+#[test]
+fn an_unknown_key_gives_its_place_and_the_nearest() {
+    let text = message(&RUN.replace("  lr:", "  lrr:"));
+    assert!(
+        text.starts_with("train/run.yaml:18:3: unknown key \"lrr\" in optimizer"),
+        "{text}"
+    );
+    assert!(
+        text.contains("did you mean \"lr\"? known keys: lr, min_lr_ratio"),
+        "{text}"
+    );
+
+    let text = message(&RUN.replace("steps: 100", "stepz: 100"));
+    assert!(
+        text.starts_with("train/run.yaml:16:1: unknown key \"stepz\""),
+        "{text}"
+    );
+    assert!(text.contains("did you mean \"steps\"?"), "{text}");
+
+    let text = message(&RUN.replace("      weight: 0.5", "      wieght: 0.5"));
+    assert!(
+        text.starts_with("train/run.yaml:12:7: unknown key \"wieght\" in data.sources.1"),
+        "{text}"
+    );
+    assert!(text.contains("did you mean \"weight\"?"), "{text}");
+}
+
+#[test]
+fn a_mistake_in_an_included_file_is_found_there() {
+    let files = Files::new(RUN);
+    let model = MODEL.replace("n_heads", "num_heads");
+    fs::write(files.dir.path().join("model/small.yaml"), model).unwrap();
+    let text = files.message(&[]);
+    assert!(
+        text.starts_with("model/small.yaml:3:1: unknown key \"num_heads\" in model"),
+        "{text}"
+    );
+    assert!(text.contains("did you mean \"n_heads\"?"), "{text}");
+
+    fs::write(
+        files.dir.path().join("model/small.yaml"),
+        MODEL.replace("4", "5"),
+    )
+    .unwrap();
+    let text = files.message(&[]);
+    assert!(
+        text.starts_with("model/small.yaml:1:1: model.dim: found 65"),
+        "{text}"
+    );
+
+    let text = message(&RUN.replace("small.yaml", "smal.yaml"));
+    assert!(
+        text.starts_with("train/run.yaml:3:8: model: model/smal.yaml: No such file"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_value_of_another_type_gives_its_place() {
+    let text = message(&RUN.replace("1e-3", "fast"));
+    assert!(
+        text.starts_with("train/run.yaml:18:7: optimizer.lr: invalid type: string \"fast\""),
+        "{text}"
+    );
+    let text = message(&RUN.replace("steps: 100", "steps: -1"));
+    assert!(
+        text.starts_with("train/run.yaml:16:8: steps: invalid value"),
+        "{text}"
+    );
+    let text = message(&format!("{RUN}precision: fp16\n"));
+    assert!(
+        text.starts_with("train/run.yaml:20:12: precision: unknown value \"fp16\""),
+        "{text}"
+    );
+    assert!(text.contains("known values: f32, bf16"), "{text}");
+    let text = message(&RUN.replace("data:\n", "data: some\nx:\n"));
+    assert!(
+        text.contains("train/run.yaml:5:7: data: invalid value: string \"some\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_missing_key_is_named() {
+    let text = message(&RUN.replace("  seq_len: 128\n", ""));
+    assert!(
+        text.starts_with("train/run.yaml:13:1: the key \"seq_len\" is missing in batch"),
+        "{text}"
+    );
+    let text = message(&RUN.replace("name: run\n", ""));
+    assert_eq!(text, "train/run.yaml: the key \"name\" is missing");
+    let text = message("");
+    assert!(text.contains("is missing"), "{text}");
+}
+
+#[test]
+fn a_key_given_twice_is_an_error() {
+    let text = message(&format!("{RUN}  lr: 2e-3\n"));
+    assert_eq!(
+        text,
+        "train/run.yaml:20:3: optimizer: duplicate key \"lr\"; keep one of the two"
+    );
+}
+
+#[test]
+fn what_is_no_yaml_mapping_is_an_error() {
+    assert!(message("- a\n- b\n").contains("expected a mapping"));
+    let text = message("name: [1, 2\nx: y\n");
+    assert!(text.starts_with("train/run.yaml:"), "{text}");
+    let missing = load::<TrainConfig>(Path::new("/nowhere/x.yaml"), &[]).unwrap_err();
+    assert!(
+        missing.is_usage() && missing.to_string().contains("/nowhere/x.yaml"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn contradictions_are_found_at_their_key() {
+    for (from, to, expected) in [
+        (
+            "steps: 100",
+            "steps: 100\ntokens: 5",
+            "train/run.yaml:17:1: tokens: given together with",
+        ),
+        (
+            "steps: 100",
+            "",
+            "train/run.yaml: steps: the length of the run is missing",
+        ),
+        (
+            "steps: 100",
+            "steps: 5",
+            "train/run.yaml:19:3: optimizer.warmup_steps: the warm-up of 10",
+        ),
+        (
+            "seq_len: 128",
+            "seq_len: 129",
+            "train/run.yaml:15:3: batch.seq_len: found 129, expected at most model.max_seq_len, which is 128",
+        ),
+        (
+            "seq_len: 128",
+            "seq_len: 128\n  grad_accum_steps: 0",
+            "batch.grad_accum_steps: found 0",
+        ),
+        (
+            "weight: 0.5",
+            "weight: 0",
+            "train/run.yaml:12:7: data.sources.1.weight: found 0",
+        ),
+        (
+            "name: b",
+            "name: a",
+            "data.sources.1.name: \"a\" is the name of source 0 too",
+        ),
+        ("lr: 1e-3", "lr: .nan", "optimizer.lr: found NaN"),
+        (
+            "lr: 1e-3",
+            "lr: 1e-3\n  beta2: 1",
+            "optimizer.beta2: found 1, expected at least 0 and below 1",
+        ),
+        ("name: run", "name: ../x", "name: found \"../x\""),
+        ("tokenizer: ../tokenizer.model\n", "", "tokenizer: missing"),
+        (
+            "steps: 100",
+            "steps: 100\nsample: {every: 5}",
+            "sample.prompts: empty",
+        ),
+        ("steps: 100", "steps: 100\nthreads: 0", "threads: found 0"),
+    ] {
+        let text = message(&RUN.replacen(from, to, 1));
+        assert!(text.contains(expected), "{to}: {text}");
+    }
+}
+
+#[test]
+fn overrides_replace_values() {
+    let files = Files::new(RUN);
+    let config = files
+        .load(&[
+            "optimizer.lr=5e-4",
+            "model.dim=128",
+            "data.sources.1.weight=3",
+            "sample={every: 2, prompts: [\"a: b\"]}",
+            "skip_outliers=4",
+        ])
+        .unwrap();
+    assert_eq!(config.optimizer.lr, 5e-4);
+    assert_eq!(config.optimizer.warmup_steps, 10);
+    assert_eq!((config.model.dim, config.model.n_layers), (128, 2));
+    let DataSpec::Mixture { sources } = &config.data else {
+        panic!("not a mixture")
+    };
+    assert_eq!(sources[1].weight, 3.0);
+    assert_eq!(config.sample.prompts, ["a: b"]);
+    assert_eq!(config.skip_outliers, Some(4.0));
+
+    let random = files.load(&["data=random", "tokenizer=null"]).unwrap();
+    assert_eq!((random.data, random.tokenizer), (DataSpec::Random, None));
+    // One length replaces the other.
+    let tokens = files.load(&["tokens=1e6"]).unwrap();
+    assert_eq!(
+        (tokens.steps, tokens.tokens, tokens.total_steps()),
+        (None, Some(1_000_000), 1954)
+    );
+    // The last of two wins.
+    assert_eq!(
+        files.load(&["steps=20", "steps=30"]).unwrap().steps,
+        Some(30)
+    );
+}
+
+#[test]
+fn a_wrong_override_is_named() {
+    for (given, expected) in [
+        (
+            "optimizer.lrr=1",
+            "override `optimizer.lrr=1`: unknown key \"lrr\" in optimizer; did you mean \"lr\"?",
+        ),
+        (
+            "optimiser.lr=1",
+            "override `optimiser.lr=1`: unknown key \"optimiser\"; did you mean \"optimizer\"?",
+        ),
+        (
+            "optimizer.lr=fast",
+            "override `optimizer.lr=fast`: optimizer.lr: invalid type",
+        ),
+        ("steps", "override `steps`: expected key=value"),
+        ("steps=[1", "override `steps=[1`: the value is not YAML"),
+        ("optimizer..lr=1", "the key has an empty part"),
+        (
+            "data.sources.7.weight=1",
+            "\"7\" is no index of the list: expected 0 to 1",
+        ),
+        ("steps.x=1", "below a single value"),
+        (
+            "model.dim=66",
+            "override `model.dim=66`: model.dim: found 66, expected a multiple of n_heads",
+        ),
+        (
+            "batch.seq_len=512",
+            "override `batch.seq_len=512`: batch.seq_len: found 512",
+        ),
+        (
+            "precision=fp8",
+            "override `precision=fp8`: precision: unknown value \"fp8\"",
+        ),
+    ] {
+        let text = message_with(&[given]);
+        assert!(text.contains(expected), "{given}: {text}");
+    }
+    let text = message_with(&["steps=1", "tokens=1"]);
+    assert!(
+        text.contains("override `tokens=1`: tokens: given together with steps"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_overridden_path_is_relative_to_the_current_directory() {
+    let config = Files::new(RUN).load(&["output=elsewhere/runs"]).unwrap();
+    assert_eq!(config.run_dir(), Path::new("elsewhere/runs/run"));
+}
+
+#[test]
+fn a_resolved_configuration_moves_with_its_run() {
+    let files = Files::new(RUN);
+    let config = files
+        .load(&["model.rope_theta=5e5", "optimizer.eps=1.5e-9"])
+        .unwrap();
+    fs::create_dir_all(config.run_dir()).unwrap();
+    let yaml = config.resolved_yaml(&config.run_dir()).unwrap();
+    assert!(yaml.contains("path: ../../tokens/a"), "{yaml}");
+    let written = config.run_dir().join("config.yaml");
+    fs::write(&written, &yaml).unwrap();
+    let again: TrainConfig = load(&written, &[]).unwrap();
+    assert_eq!(again, config);
+
+    let moved = tempfile::tempdir().unwrap();
+    let new_run = moved.path().join("runs/run");
+    fs::create_dir_all(&new_run).unwrap();
+    fs::write(new_run.join("config.yaml"), &yaml).unwrap();
+    let config: TrainConfig = load(&new_run.join("config.yaml"), &[]).unwrap();
+    assert_eq!(config.run_dir(), new_run);
+    assert_eq!(config.tokenizer, Some(moved.path().join("tokenizer.model")));
+}
+
+#[test]
+fn the_hash_covers_what_changes_the_numbers() {
+    let files = Files::new(RUN);
+    let config = files.load(&[]).unwrap();
+    for free in [
+        "threads=3",
+        "readers=2",
+        "output=x",
+        "log_every=1",
+        "checkpoint.every=7",
+        "activation_checkpointing=full",
+    ] {
+        let other = files.load(&[free]).unwrap();
+        assert_eq!(other.numeric_hash(), config.numeric_hash(), "{free}");
+        assert!(other.numeric_differences(&config).is_empty(), "{free}");
+    }
+    for (changed, expected) in [
+        ("seed=2", "seed: 2 instead of 1"),
+        ("optimizer.lr=1", "optimizer.lr: 1.0 instead of 0.001"),
+        ("steps=101", "steps: 101 instead of 100"),
+        ("document_mask=true", "document_mask: true instead of false"),
+        (
+            "model.hidden_dim=256",
+            "model.hidden_dim: 256 instead of null",
+        ),
+    ] {
+        let other = files.load(&[changed]).unwrap();
+        assert_ne!(other.numeric_hash(), config.numeric_hash(), "{changed}");
+        assert_eq!(other.numeric_differences(&config), [expected]);
+    }
+}
+
+#[test]
+fn anchors_and_tags_do_no_harm() {
+    let shared = RUN
+        .replace("weight: 1\n", "weight: &w 1\n")
+        .replace("weight: 0.5", "weight: *w");
+    Files::new(&shared).load(&[]).unwrap();
+    let text = message(&RUN.replace("steps: 100", "steps: !x 100"));
+    assert!(text.starts_with("train/run.yaml:16:"), "{text}");
+    // Nine lists, each of nine of the one before: never laid out in memory.
+    let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
+    for i in 1..12 {
+        let items = vec![format!("*a{}", i - 1); 9].join(",");
+        bomb.push_str(&format!("a{i}: &a{i} [{items}]\n"));
+    }
+    let text = message(&bomb);
+    assert!(text.contains("run.yaml"), "{text}");
+}
+
+#[test]
+fn a_model_file_is_a_configuration_of_its_own() {
+    let files = Files::new(RUN);
+    let path = files.dir.path().join("model/small.yaml");
+    let model: LlamaConfig = load(&path, &["n_kv_heads=2".into()]).unwrap();
+    assert_eq!(model.kv_heads(), 2);
+    let error = load::<LlamaConfig>(&path, &["n_kv_heads=3".into()])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("override `n_kv_heads=3`: n_kv_heads: found 3"),
+        "{error}"
+    );
+}

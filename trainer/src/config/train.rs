@@ -1,0 +1,474 @@
+//! The configuration of a training run.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use altiplano_model::config::{ActivationCheckpointing, LlamaConfig, Precision};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::load::ConfigFile;
+use super::path::relative_to;
+use crate::error::{Result, TrainerError};
+
+/// `configs/train/*.yaml`: everything that decides a run.
+///
+/// The defaults of optimizer and schedule are LLaMA's (arXiv 2302.13971, section 2.3 and table 2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Name of the run: its directory is `output/name`.
+    pub name: String,
+    /// Directory of all runs. Default `runs` in the current directory.
+    #[serde(default = "default_output")]
+    pub output: PathBuf,
+    /// Seed of the weights and of the order of the data. Default 1.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Where the tensors live: `cpu`, or what the build offers. Default `cpu`.
+    #[serde(default = "default_device")]
+    pub device: String,
+    /// Number format of matrix products: `bf16` or `f32`. Default `bf16`.
+    #[serde(default = "default_precision")]
+    pub precision: Precision,
+    /// What a layer keeps for its backward pass: `none`, `selective` or `full`; less memory for
+    /// more time, the same gradients. Default `none`.
+    #[serde(default = "default_activation_checkpointing")]
+    pub activation_checkpointing: ActivationCheckpointing,
+    /// Whether a token sees only its own document where several share a sequence. Default false,
+    /// as in LLaMA.
+    #[serde(default)]
+    pub document_mask: bool,
+    /// Threads that compute. Default: all cores. The numbers do not depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Threads that read token shards. Default 1. The batches do not depend on it.
+    #[serde(default = "default_readers")]
+    pub readers: usize,
+    /// Shape of the model: a mapping, or the path of a file that holds it.
+    pub model: LlamaConfig,
+    /// The SentencePiece model that made the shards. Needed unless `data` is `random`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// What is trained on: `random`, or sources with weights.
+    pub data: DataSpec,
+    /// Size of a step.
+    pub batch: BatchConfig,
+    /// Length of the run in optimizer steps. Either this or `tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Length of the run in tokens, rounded up to whole steps. Either this or `steps`.
+    #[serde(
+        default,
+        deserialize_with = "count",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub tokens: Option<u64>,
+    /// AdamW, schedule and clipping.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// Loss on held-out documents.
+    #[serde(default)]
+    pub validate: ValidateConfig,
+    /// When the state is saved and how much of it is kept.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    /// Text written by the model during training.
+    #[serde(default)]
+    pub sample: SampleConfig,
+    /// Skip the update of a step whose loss or gradient norm lies more than this many standard
+    /// deviations above its recent mean. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_outliers: Option<f64>,
+    /// Steps between two lines of progress where there is no terminal. Default 10.
+    #[serde(default = "default_log_every")]
+    pub log_every: u64,
+}
+
+fn default_output() -> PathBuf {
+    PathBuf::from("runs")
+}
+
+fn default_seed() -> u64 {
+    1
+}
+
+fn default_device() -> String {
+    "cpu".into()
+}
+
+fn default_precision() -> Precision {
+    Precision::Bf16
+}
+
+fn default_activation_checkpointing() -> ActivationCheckpointing {
+    ActivationCheckpointing::None
+}
+
+fn default_readers() -> usize {
+    1
+}
+
+fn default_log_every() -> u64 {
+    10
+}
+
+/// What is trained on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DataSpec {
+    /// Uniformly random tokens, to measure speed.
+    Random,
+    /// A mixture of tokenized sources.
+    Mixture {
+        /// The sources; the weights are shares of tokens and need not add up to one.
+        sources: Vec<SourceSpec>,
+    },
+}
+
+/// One tokenized source of a mixture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// Name in reports and plots.
+    pub name: String,
+    /// Directory of its token shards.
+    pub path: PathBuf,
+    /// Share of the tokens, relative to the other weights.
+    pub weight: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mixture {
+    sources: Vec<SourceSpec>,
+}
+
+impl Serialize for DataSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Random => serializer.serialize_str("random"),
+            Self::Mixture { sources } => Mixture {
+                sources: sources.clone(),
+            }
+            .serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DataSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct RandomOrMixture;
+
+        impl<'de> Visitor<'de> for RandomOrMixture {
+            type Value = DataSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("`random` or a mapping with `sources`")
+            }
+
+            fn visit_str<E: serde::de::Error>(
+                self,
+                text: &str,
+            ) -> std::result::Result<DataSpec, E> {
+                match text {
+                    "random" => Ok(DataSpec::Random),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> std::result::Result<DataSpec, A::Error> {
+                let Mixture { sources } = Mixture::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(DataSpec::Mixture { sources })
+            }
+        }
+
+        deserializer.deserialize_any(RandomOrMixture)
+    }
+}
+
+/// A whole number that may be written `1.4e12`.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<u64>, D::Error> {
+    struct Count;
+
+    impl<'de> Visitor<'de> for Count {
+        type Value = Option<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a whole number such as 5000000 or 1.4e12")
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, value: u64) -> std::result::Result<Self::Value, E> {
+            Ok(Some(value))
+        }
+
+        fn visit_f64<E: serde::de::Error>(self, value: f64) -> std::result::Result<Self::Value, E> {
+            // Every whole f64 up to 2^53 is exact.
+            if value.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&value) {
+                return Ok(Some(value as u64));
+            }
+            Err(E::invalid_value(serde::de::Unexpected::Float(value), &self))
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> std::result::Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+
+    deserializer.deserialize_any(Count)
+}
+
+/// Size of one optimizer step: `micro_batch · grad_accum_steps · seq_len` tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchConfig {
+    /// Sequences of one forward and backward pass.
+    pub micro_batch: usize,
+    /// Passes whose gradients make one step. Default 1.
+    #[serde(default = "one")]
+    pub grad_accum_steps: usize,
+    /// Tokens of a sequence; at most `model.max_seq_len`.
+    pub seq_len: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// AdamW, its learning-rate schedule and gradient clipping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Peak learning rate. Default 3e-4.
+    pub lr: f64,
+    /// Learning rate of the last step as a share of the peak. Default 0.1.
+    pub min_lr_ratio: f64,
+    /// Steps of the linear warm-up. Default 2000.
+    pub warmup_steps: u64,
+    /// Decay of the first moment. Default 0.9.
+    pub beta1: f64,
+    /// Decay of the second moment. Default 0.95.
+    pub beta2: f64,
+    /// Added to the root of the second moment. Default 1e-8.
+    pub eps: f64,
+    /// Decoupled weight decay, on matrices only. Default 0.1.
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient; 0 turns clipping off. Default 1.
+    pub grad_clip: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            lr: 3e-4,
+            min_lr_ratio: 0.1,
+            warmup_steps: 2000,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            grad_clip: 1.0,
+        }
+    }
+}
+
+/// Loss on held-out documents during training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ValidateConfig {
+    /// Steps between two validations; 0 means never. Default 1000.
+    pub every: u64,
+    /// Most sequences read from each source. Default 256.
+    pub max_sequences: usize,
+}
+
+impl Default for ValidateConfig {
+    fn default() -> Self {
+        Self {
+            every: 1000,
+            max_sequences: 256,
+        }
+    }
+}
+
+/// When checkpoints are written and which are kept. The last step always writes one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints; 0 means only at the end. Default 1000.
+    pub every: u64,
+    /// How many of the newest are kept. Default 2.
+    pub keep_last: usize,
+    /// Checkpoints at multiples of this step are kept for good; 0 means none. Default 0.
+    pub keep_every: u64,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self {
+            every: 1000,
+            keep_last: 2,
+            keep_every: 0,
+        }
+    }
+}
+
+/// Text written by the model during training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SampleConfig {
+    /// Steps between two samples; 0 means never. Default 0.
+    pub every: u64,
+    /// Beginnings that the model continues. Default: none.
+    pub prompts: Vec<String>,
+    /// Most tokens of a continuation. Default 64.
+    pub max_tokens: usize,
+    /// Sampling temperature; 0 takes the likeliest token. Default 0.8.
+    pub temperature: f64,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self {
+            every: 0,
+            prompts: Vec::new(),
+            max_tokens: 64,
+            temperature: 0.8,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Directory of the run.
+    pub fn run_dir(&self) -> PathBuf {
+        self.output.join(&self.name)
+    }
+
+    /// Tokens of one optimizer step.
+    pub fn tokens_per_step(&self) -> u64 {
+        let BatchConfig {
+            micro_batch,
+            grad_accum_steps,
+            seq_len,
+        } = self.batch;
+        micro_batch as u64 * grad_accum_steps as u64 * seq_len as u64
+    }
+
+    /// Optimizer steps of the whole run: `steps`, or `tokens` rounded up to whole steps.
+    pub fn total_steps(&self) -> u64 {
+        match (self.steps, self.tokens) {
+            (Some(steps), _) => steps,
+            (None, Some(tokens)) => tokens.div_ceil(self.tokens_per_step().max(1)),
+            (None, None) => 0,
+        }
+    }
+
+    /// The configuration with every default written out, as it is kept in `run_dir/config.yaml`.
+    ///
+    /// Paths are written as seen from `run_dir`, so a run can move together with what it points to.
+    ///
+    /// # Errors
+    /// When the current directory is gone or a path is not UTF-8.
+    pub fn resolved_yaml(&self, run_dir: &Path) -> Result<String> {
+        let seen = |path: &Path| relative_to(path, run_dir).map_err(TrainerError::io(path));
+        let mut resolved = self.clone();
+        resolved.output = seen(&self.output)?;
+        resolved.tokenizer = self.tokenizer.as_deref().map(seen).transpose()?;
+        if let DataSpec::Mixture { sources } = &mut resolved.data {
+            for source in sources {
+                source.path = seen(&source.path)?;
+            }
+        }
+        let yaml = serde_yaml::to_string(&resolved).map_err(|error| TrainerError::RunFile {
+            path: run_dir.join("config.yaml"),
+            reason: error.to_string(),
+        })?;
+        Ok(format!(
+            "# Resolved configuration of this run. Paths are relative to this file.\n{yaml}"
+        ))
+    }
+
+    /// The keys whose values differ from `other` and would change the numbers of a run that was
+    /// started with `other`. Names, paths, threads and intervals are free to change.
+    pub fn numeric_differences(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (self.numeric_value(), other.numeric_value());
+        let mut differences = Vec::new();
+        collect_differences(&ours, &theirs, &mut String::new(), &mut differences);
+        differences
+    }
+
+    /// blake3 of everything that decides the numbers of a run, in hexadecimal.
+    pub fn numeric_hash(&self) -> String {
+        // JSON objects are sorted by key, so equal settings give equal bytes.
+        blake3::hash(self.numeric_value().to_string().as_bytes())
+            .to_hex()
+            .to_string()
+    }
+
+    fn numeric_value(&self) -> serde_json::Value {
+        let data = match &self.data {
+            DataSpec::Random => serde_json::json!("random"),
+            DataSpec::Mixture { sources } => sources
+                .iter()
+                .map(|s| serde_json::json!([s.name, s.weight]))
+                .collect(),
+        };
+        serde_json::json!({
+            "seed": self.seed,
+            "precision": self.precision,
+            "document_mask": self.document_mask,
+            "model": self.model,
+            "data": data,
+            "batch": self.batch,
+            "steps": self.total_steps(),
+            "optimizer": self.optimizer,
+            "skip_outliers": self.skip_outliers,
+        })
+    }
+}
+
+fn collect_differences(
+    ours: &serde_json::Value,
+    theirs: &serde_json::Value,
+    key: &mut String,
+    found: &mut Vec<String>,
+) {
+    if let (Some(a), Some(b)) = (ours.as_object(), theirs.as_object()) {
+        let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        for name in names {
+            let length = key.len();
+            if !key.is_empty() {
+                key.push('.');
+            }
+            key.push_str(name);
+            let missing = serde_json::Value::Null;
+            let (a, b) = (
+                a.get(name).unwrap_or(&missing),
+                b.get(name).unwrap_or(&missing),
+            );
+            collect_differences(a, b, key, found);
+            key.truncate(length);
+        }
+    } else if ours != theirs {
+        found.push(format!("{key}: {ours} instead of {theirs}"));
+    }
+}
+
+impl ConfigFile for TrainConfig {
+    const INCLUDES: &'static [&'static str] = &["model"];
+    const PATHS: &'static [&'static str] = &["output", "tokenizer", "data.sources.*.path"];
+    const EXCLUSIVE: &'static [(&'static str, &'static str)] = &[("steps", "tokens")];
+
+    fn check(&self) -> std::result::Result<(), super::Problem> {
+        super::check::check(self)
+    }
+}
+
+impl ConfigFile for LlamaConfig {
+    fn check(&self) -> std::result::Result<(), super::Problem> {
+        super::check::check_model(self, "")
+    }
+}

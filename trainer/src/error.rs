@@ -1,0 +1,149 @@
+//! What can go wrong in the trainer and its commands.
+
+use std::path::{Path, PathBuf};
+
+use altiplano_data::error::DataError;
+use altiplano_model::error::ModelError;
+
+/// Result of the trainer crate.
+pub type Result<T> = std::result::Result<T, TrainerError>;
+
+/// Errors of the trainer crate. Each names where it was found, what was expected and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainerError {
+    // Configuration and usage: exit status 2
+    /// A configuration file or an override does not say what it should.
+    #[error("{place}: {message}")]
+    Config {
+        /// `file:line:column`, `file`, or the override as it was written.
+        place: String,
+        /// Which key, what was found, what was expected.
+        message: String,
+    },
+    /// Arguments of a command that do not fit together.
+    #[error("{message}")]
+    Usage {
+        /// What was given and what to write instead.
+        message: String,
+    },
+
+    // Files
+    /// A file or directory cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// Standard output cannot be written to.
+    #[error("standard output: {0}")]
+    Output(#[source] std::io::Error),
+    /// A file of a run is not what its name says.
+    #[error("{}: {reason}", path.display())]
+    RunFile {
+        /// The file.
+        path: PathBuf,
+        /// What differs and what to do.
+        reason: String,
+    },
+    /// A run directory is used by another process.
+    #[error("{}: another altiplano process is writing this run; wait for it or choose another name", path.display())]
+    RunInUse {
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// A new run would write over one that is there.
+    #[error(
+        "{}: a run of this name is there already; go on with it by --resume, or choose another name",
+        path.display()
+    )]
+    RunExists {
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// A plot cannot be drawn.
+    #[error("{}: cannot draw the plot: {reason}", path.display())]
+    Plot {
+        /// The picture.
+        path: PathBuf,
+        /// What the drawing library says.
+        reason: String,
+    },
+
+    // Checkpoints
+    /// A checkpoint cannot be saved; what was saved before is untouched.
+    #[error(
+        "the checkpoint of step {step} was not saved ({kept}); make room or choose another `output`"
+    )]
+    CheckpointSave {
+        /// The step whose state was to be saved.
+        step: u64,
+        /// What is still there to resume from.
+        kept: String,
+        /// What failed.
+        #[source]
+        source: Box<TrainerError>,
+    },
+    /// A checkpoint is truncated, altered, incomplete or of another version.
+    #[error("{}: {reason}", path.display())]
+    Checkpoint {
+        /// The file that differs.
+        path: PathBuf,
+        /// What was expected, what was found, what to do.
+        reason: String,
+    },
+    /// There is nothing to resume from.
+    #[error("{}: no finished checkpoint here; start the run without --resume", path.display())]
+    NoCheckpoint {
+        /// The directory that was searched.
+        path: PathBuf,
+    },
+
+    // Training
+    /// A loss or gradient is not a finite number; the weights were not updated.
+    #[error("step {step}: {what} is not finite ({found}); the weights were not updated. {hint}")]
+    NonFinite {
+        /// The step that was not taken.
+        step: u64,
+        /// `loss`, or the name of the gradient.
+        what: String,
+        /// The value.
+        found: String,
+        /// Which documents were in the batch and what to try.
+        hint: String,
+    },
+
+    // Other crates
+    /// From the data crate.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// From the model crate.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl TrainerError {
+    /// Attaches the path to an error of the operating system: `.map_err(TrainerError::io(path))`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// Whether the user's arguments or configuration are at fault: exit status 2 instead of 1.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Config { .. }
+                | Self::Usage { .. }
+                | Self::Data(DataError::Config { .. })
+                | Self::Model(ModelError::Config { .. })
+        )
+    }
+
+    /// Whether the reader of standard output went away, as `| head` does: not an error.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(e) if e.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}

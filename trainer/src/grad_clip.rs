@@ -1,0 +1,41 @@
+//! The global norm of the gradient, and clipping by it.
+
+use altiplano_model::ops::sum_of_squares;
+use altiplano_model::params::{Param, Params};
+
+/// √(Σ g²) over all parameters, or the name of the first parameter whose gradient is not finite.
+///
+/// # Errors
+/// The name of that parameter.
+pub fn global_norm(grads: &Params) -> Result<f64, String> {
+    let mut total = 0.0;
+    for (name, grad) in grads.named() {
+        let squares = match grad {
+            Param::Vector(x) => sum_of_squares(x),
+            Param::Matrix(x) => sum_of_squares(x),
+        };
+        if !squares.is_finite() {
+            return Err(name);
+        }
+        total += squares;
+    }
+    Ok(total.sqrt())
+}
+
+/// The factor that brings a gradient of norm `norm` to at most `max_norm`, as PyTorch's
+/// `clip_grad_norm_` computes it; 1 when `max_norm` is 0.
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_gradients_are_shortened() {
+        assert_eq!(clip_factor(0.5, 1.0), 1.0);
+        assert_eq!(clip_factor(50.0, 0.0), 1.0);
+        assert!((clip_factor(4.0, 1.0) * 4.0 - 1.0).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,55 @@
+//! The only crate that sees both text and tensors: configuration, optimizer, checkpoints, the
+//! training loop and the commands of the binary.
+//!
+//! A module uses only the modules listed before it:
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`error`] | what can go wrong |
+//! | [`config`] | YAML files, overrides, checks |
+//! | [`schedule`] | the learning rate of a step |
+//! | [`metrics`] | `metrics.jsonl`, peak memory, outliers |
+//! | [`plot`] | `loss.svg` and `loss.png` |
+//! | [`progress`] | what training shows on the terminal |
+//! | [`checkpoint`] | the state of a run on disk |
+//! | [`adamw`] | the update of all parameters |
+//! | [`grad_clip`] | the global norm of the gradient |
+//! | [`train_step`] | one optimizer step |
+//! | [`validation`] | loss on held-out documents during training |
+//! | [`text_generation`] | prompt to text, stop strings |
+//! | [`train_loop`] | a whole run, also resumed |
+//! | [`trained_model`] | a checkpoint opened for reading |
+//! | [`eval`] | bits per byte on documents |
+//! | [`commands`] | the command line |
+
+pub mod error;
+
+pub mod config;
+
+pub mod schedule;
+
+pub mod metrics;
+
+pub mod plot;
+
+pub mod progress;
+
+pub mod checkpoint;
+
+pub mod adamw;
+
+pub mod grad_clip;
+
+pub mod train_step;
+
+pub mod validation;
+
+pub mod text_generation;
+
+pub mod train_loop;
+
+pub mod trained_model;
+
+pub mod eval;
+
+pub mod commands;

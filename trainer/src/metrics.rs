@@ -1,0 +1,376 @@
+//! `metrics.jsonl`: one JSON object per optimizer step; and when a step is an outlier.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainerError};
+
+/// What is recorded of one optimizer step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// Number of the step, counted from 1.
+    pub step: u64,
+    /// Tokens seen up to and including this step.
+    pub tokens: u64,
+    /// Mean cross entropy over the target tokens of the step, in nats.
+    pub loss: f64,
+    /// Learning rate of the step.
+    pub lr: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Tokens of the step over its time.
+    pub tokens_per_second: f64,
+    /// Model FLOP/s as a share of the device's peak; null where the peak is not known.
+    pub mfu: Option<f64>,
+    /// Time of the step, in seconds.
+    pub step_seconds: f64,
+    /// Part of it spent waiting for data, in seconds.
+    pub data_seconds: f64,
+    /// Most memory the process has held so far, in bytes.
+    pub peak_memory_bytes: u64,
+    /// True when the update was skipped because the step was an outlier.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
+    /// Present when the step was followed by a validation.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationMetrics>,
+}
+
+/// Loss on held-out documents, over all sources and for each.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ValidationMetrics {
+    /// Mean cross entropy over all held-out target tokens read, in nats.
+    pub val_loss: f64,
+    /// The same for each source.
+    pub val_loss_per_source: BTreeMap<String, f64>,
+    /// Bits needed per byte of held-out text.
+    pub bits_per_byte: f64,
+    /// The same for each source.
+    pub bits_per_byte_per_source: BTreeMap<String, f64>,
+}
+
+/// Appends to the `metrics.jsonl` of a run.
+#[derive(Debug)]
+pub struct MetricsLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsLog {
+    /// Opens the file for a run that goes on after `last_step` (0 for a new run). Lines of later
+    /// steps, written between the checkpoint and a crash, are removed, and so is a torn last line.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or a line before `last_step` is not a metrics line.
+    pub fn open(path: &Path, last_step: u64) -> Result<Self> {
+        let keep = match File::open(path) {
+            Ok(file) => kept_bytes(path, file, last_step)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(TrainerError::io(path)(e)),
+        };
+        let mut options = OpenOptions::new();
+        let file = options
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(TrainerError::io(path))?;
+        file.set_len(keep).map_err(TrainerError::io(path))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+        })
+    }
+
+    /// Adds one line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append(&mut self, metrics: &StepMetrics) -> Result<()> {
+        let mut line = serde_json::to_vec(metrics).map_err(|error| TrainerError::RunFile {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        })?;
+        line.push(b'\n');
+        // One write, so a crash tears at most the last line.
+        self.file
+            .write_all(&line)
+            .map_err(TrainerError::io(&self.path))
+    }
+
+    /// Waits until all lines are on the disk.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(TrainerError::io(&self.path))
+    }
+}
+
+/// Length of the leading lines whose step is at most `last_step`.
+fn kept_bytes(path: &Path, file: File, last_step: u64) -> Result<u64> {
+    let mut kept = 0;
+    for_each_line(path, file, |line_bytes, metrics| {
+        let keep = metrics.step <= last_step;
+        kept += if keep { line_bytes } else { 0 };
+        keep
+    })?;
+    Ok(kept)
+}
+
+/// Reads all whole lines of a `metrics.jsonl`; a torn last line is left out.
+///
+/// # Errors
+/// When the file cannot be read, or a line is not a metrics line: its number is named.
+pub fn read_metrics(path: &Path) -> Result<Vec<StepMetrics>> {
+    let file = File::open(path).map_err(TrainerError::io(path))?;
+    let mut all = Vec::new();
+    for_each_line(path, file, |_, metrics| {
+        all.push(metrics);
+        true
+    })?;
+    Ok(all)
+}
+
+/// Calls `visit` with the length and content of each whole line until it returns false.
+fn for_each_line(
+    path: &Path,
+    file: File,
+    mut visit: impl FnMut(u64, StepMetrics) -> bool,
+) -> Result<()> {
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let length = reader
+            .read_until(b'\n', &mut line)
+            .map_err(TrainerError::io(path))?;
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        let metrics = serde_json::from_slice(&line).map_err(|error| TrainerError::RunFile {
+            path: path.to_path_buf(),
+            reason: format!("line {number} is not a metrics object: {error}"),
+        })?;
+        if !visit(length as u64, metrics) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Most memory the process has held so far, in bytes; 0 where the system does not tell.
+pub fn peak_memory_bytes() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to a writable rusage, which the call fills.
+    let status = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+    if status != 0 {
+        return 0;
+    }
+    // SAFETY: rusage holds integers only, and zero is a value of each.
+    let usage = unsafe { usage.assume_init() };
+    // Kilobytes on Linux, bytes on macOS.
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    u64::try_from(usage.ru_maxrss).unwrap_or(0) * unit
+}
+
+/// How far a value lies from the recent ones: a moving window of a loss or a gradient norm.
+///
+/// Its content is part of a checkpoint, so a resumed run skips the same steps.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OutlierWindow {
+    values: VecDeque<f64>,
+}
+
+impl OutlierWindow {
+    /// Values of the window.
+    pub const LENGTH: usize = 128;
+
+    /// The distance of `value` from the mean of the window in standard deviations; `None` until the
+    /// window is full, or when all its values are equal. Then adds `value` to the window, so a
+    /// lasting change stops being an outlier.
+    pub fn z_score(&mut self, value: f64) -> Option<f64> {
+        let z = self.distance(value);
+        if self.values.len() == Self::LENGTH {
+            self.values.pop_front();
+        }
+        self.values.push_back(value);
+        z
+    }
+
+    fn distance(&self, value: f64) -> Option<f64> {
+        if self.values.len() < Self::LENGTH {
+            return None;
+        }
+        let n = self.values.len() as f64;
+        let mean = self.values.iter().sum::<f64>() / n;
+        let variance = self
+            .values
+            .iter()
+            .map(|v| (v - mean) * (v - mean))
+            .sum::<f64>()
+            / n;
+        (variance > 0.0).then(|| (value - mean) / variance.sqrt())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn step(step: u64) -> StepMetrics {
+        StepMetrics {
+            step,
+            tokens: step * 10,
+            loss: 1.0 / step as f64,
+            ..Default::default()
+        }
+    }
+
+    fn written(steps: std::ops::RangeInclusive<u64>) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut log = MetricsLog::open(&path, 0).unwrap();
+        steps.for_each(|s| log.append(&step(s)).unwrap());
+        log.sync().unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn lines_come_back_exactly() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let per_source = BTreeMap::from([("books".to_string(), 0.1 + 0.2)]);
+        let full = StepMetrics {
+            mfu: Some(0.25),
+            skipped: true,
+            validation: Some(ValidationMetrics {
+                val_loss: 1.0 / 3.0,
+                val_loss_per_source: per_source.clone(),
+                bits_per_byte: 2.0 / 3.0,
+                bits_per_byte_per_source: per_source,
+            }),
+            ..step(3)
+        };
+        let mut log = MetricsLog::open(&path, 0).unwrap();
+        log.append(&step(1)).unwrap();
+        log.append(&full).unwrap();
+        assert_eq!(read_metrics(&path).unwrap(), [step(1), full]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        for key in [
+            "step",
+            "tokens",
+            "loss",
+            "lr",
+            "grad_norm",
+            "tokens_per_second",
+            "mfu",
+            "step_seconds",
+            "data_seconds",
+            "peak_memory_bytes",
+        ] {
+            assert!(first.get(key).is_some(), "{key}");
+        }
+        assert!(first.get("val_loss").is_none());
+        assert!(
+            text.lines()
+                .nth(1)
+                .unwrap()
+                .contains("\"bits_per_byte\":0.6")
+        );
+    }
+
+    #[test]
+    fn resuming_drops_the_steps_after_the_checkpoint() {
+        let (_dir, path) = written(1..=9);
+        let mut log = MetricsLog::open(&path, 5).unwrap();
+        log.append(&step(6)).unwrap();
+        let steps: Vec<u64> = read_metrics(&path)
+            .unwrap()
+            .iter()
+            .map(|m| m.step)
+            .collect();
+        assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped() {
+        let (_dir, path) = written(1..=3);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() - 7);
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(read_metrics(&path).unwrap().len(), 2);
+        let mut log = MetricsLog::open(&path, 3).unwrap();
+        log.append(&step(3)).unwrap();
+        assert_eq!(read_metrics(&path).unwrap(), [step(1), step(2), step(3)]);
+    }
+
+    #[test]
+    fn a_new_run_starts_an_empty_file() {
+        let (_dir, path) = written(1..=3);
+        MetricsLog::open(&path, 0).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_line_of_something_else_is_named() {
+        let (_dir, path) = written(1..=2);
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        text.insert_str(0, "not json\n");
+        std::fs::write(&path, text).unwrap();
+        let error = MetricsLog::open(&path, 2).unwrap_err().to_string();
+        assert!(error.contains("line 1"), "{error}");
+        assert_ne!(
+            std::fs::metadata(&path).unwrap().len(),
+            0,
+            "nothing is overwritten"
+        );
+    }
+
+    #[test]
+    fn the_process_has_held_memory() {
+        let before = peak_memory_bytes();
+        assert!(before > 1 << 20, "{before}");
+        let block = vec![1u8; 64 << 20];
+        assert!(
+            std::hint::black_box(&block)
+                .iter()
+                .map(|&b| b as u64)
+                .sum::<u64>()
+                > 0
+        );
+        assert!(peak_memory_bytes() >= 64 << 20);
+    }
+
+    #[test]
+    fn an_outlier_stands_out_of_a_full_window() {
+        let mut window = OutlierWindow::default();
+        for i in 0..OutlierWindow::LENGTH {
+            assert_eq!(window.z_score(if i % 2 == 0 { 1.0 } else { 3.0 }), None);
+        }
+        // Mean 2, standard deviation 1.
+        assert_eq!(window.z_score(7.0), Some(5.0));
+        let json = serde_json::to_string(&window).unwrap();
+        let mut restored: OutlierWindow = serde_json::from_str(&json).unwrap();
+        assert_eq!(restored.z_score(2.5), window.z_score(2.5));
+        // A lasting change is no outlier for ever.
+        let last = (0..OutlierWindow::LENGTH)
+            .map(|i| window.z_score(9.0 + (i % 2) as f64))
+            .last();
+        assert!(last.unwrap().unwrap() < 3.0);
+    }
+
+    #[test]
+    fn equal_values_have_no_score() {
+        let mut window = OutlierWindow::default();
+        for _ in 0..OutlierWindow::LENGTH {
+            assert_eq!(window.z_score(1.0), None);
+        }
+        assert_eq!(window.z_score(2.0), None);
+    }
+}

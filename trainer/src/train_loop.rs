@@ -1,0 +1,364 @@
+//! A whole run: from a configuration, or from its newest checkpoint, to the last step.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use altiplano_data::loader::MixtureTable;
+use altiplano_data::{Batch, Loader, LoaderOptions, Tokenizer, ValidationSet};
+use altiplano_model::infer::{Sampler, SamplerConfig};
+use altiplano_model::params::Params;
+use altiplano_model::{device, weights};
+use burn::tensor::{DType, Device};
+
+use crate::adamw::AdamW;
+use crate::checkpoint::{self, TrainState, hugging_face};
+use crate::config::{DataSpec, TrainConfig};
+use crate::error::{Result, TrainerError};
+use crate::metrics::{MetricsLog, StepMetrics, peak_memory_bytes, read_metrics};
+use crate::plot::draw_loss;
+use crate::progress::TrainProgress;
+use crate::schedule::Schedule;
+use crate::text_generation::generate_text;
+use crate::train_step::Trainer;
+use crate::validation::{summary, validate};
+
+/// Set by a signal: the run saves a checkpoint after the step it is in and ends.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct TrainReport {
+    /// Directory of the run.
+    pub run: PathBuf,
+    /// Its newest checkpoint.
+    pub checkpoint: PathBuf,
+    /// The loss curve.
+    pub loss_curve: PathBuf,
+    /// Steps done.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Loss of the last step, in nats.
+    pub loss: f64,
+    /// Mean over the steps of this process.
+    pub tokens_per_second: f64,
+    /// Most memory held, in bytes.
+    pub peak_memory_bytes: u64,
+    /// Whether the run was interrupted before its last step.
+    pub interrupted: bool,
+}
+
+/// A run in progress.
+struct Run {
+    config: TrainConfig,
+    dir: PathBuf,
+    trainer: Trainer,
+    loader: Loader,
+    validation: Option<ValidationSet>,
+    tokenizer: Option<Tokenizer>,
+    metrics: MetricsLog,
+    history: Vec<StepMetrics>,
+    step: u64,
+    tokens: u64,
+    /// Ends with the process; keeps others out of the directory.
+    _lock: checkpoint::RunLock,
+}
+
+/// Trains from the first step. A run of that name must not exist yet.
+///
+/// # Errors
+/// Whatever a step fails with; what was saved before is intact.
+pub fn train(config: TrainConfig) -> Result<TrainReport> {
+    let dir = config.run_dir();
+    if dir.join("config.yaml").exists() {
+        return Err(TrainerError::RunExists { path: dir });
+    }
+    let lock = checkpoint::lock(&dir)?;
+    let device = device::select(&config.device)?;
+    let masters = Params::init(&config.model, config.seed, DType::F32, &device);
+    let zeros = || Params::zeros(&config.model, DType::F32, &device);
+    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
+    let trainer = Trainer::new(&config, masters, optimizer, &device)?;
+    Run::open(config, dir, trainer, None, lock)?.finish()
+}
+
+/// Goes on from the newest checkpoint of `config`'s run, bit for bit as if it had not stopped.
+///
+/// # Errors
+/// When there is no checkpoint, a file of it is damaged, or the configuration or the corpus is not
+/// the one it was started with.
+pub fn resume(config: TrainConfig) -> Result<TrainReport> {
+    let dir = config.run_dir();
+    let lock = checkpoint::lock(&dir)?;
+    checkpoint::recover(&dir)?;
+    let path = checkpoint::latest(&dir)?;
+    let state = checkpoint::verify(&path)?;
+    if state.config_hash != config.numeric_hash() {
+        return Err(TrainerError::Checkpoint {
+            path,
+            reason: "was written by a run with other settings that decide its numbers; \
+                     resume without overrides, or start a new run"
+                .into(),
+        });
+    }
+    let trainer = restore(&config, &path, &state)?;
+    Run::open(config, dir, trainer, Some(state), lock)?.finish()
+}
+
+/// Weights, moments and windows of a verified checkpoint.
+fn restore(config: &TrainConfig, path: &Path, state: &TrainState) -> Result<Trainer> {
+    let device = device::select(&config.device)?;
+    let read = |file: &str, prefix: &str, device: &Device| {
+        weights::load(&path.join(file), prefix, &config.model, device)
+    };
+    let masters = read(checkpoint::MODEL_FILE, "", &device)?;
+    let m = read(checkpoint::OPTIMIZER_FILE, "m.", &device)?;
+    let v = read(checkpoint::OPTIMIZER_FILE, "v.", &device)?;
+    let optimizer = AdamW::new(config.optimizer.clone(), m, v);
+    let mut trainer = Trainer::new(config, masters, optimizer, &device)?;
+    trainer.loss_window = state.loss_window.clone();
+    trainer.grad_norm_window = state.grad_norm_window.clone();
+    Ok(trainer)
+}
+
+impl Run {
+    fn open(
+        config: TrainConfig,
+        dir: PathBuf,
+        trainer: Trainer,
+        state: Option<TrainState>,
+        lock: checkpoint::RunLock,
+    ) -> Result<Self> {
+        let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+        let options = LoaderOptions {
+            seq_len: config.batch.seq_len,
+            batch_size: config.batch.micro_batch,
+            seed: config.seed,
+            readers: config.readers,
+            tokenizer_fingerprint: tokenizer
+                .as_ref()
+                .map(|tokenizer| tokenizer.fingerprint().to_string())
+                .unwrap_or_default(),
+            vocab_size: config.model.vocab_size,
+        };
+        let validation = (config.validate.every > 0 && config.data != DataSpec::Random)
+            .then(|| ValidationSet::open(&mixture(&config.data), &options))
+            .transpose()?;
+        let mut loader = Loader::open(&mixture(&config.data), options)?;
+        let (mut step, mut tokens) = (0, 0);
+        if let Some(state) = state {
+            let position = serde_json::from_value(state.loader).map_err(|error| {
+                TrainerError::Checkpoint { path: dir.clone(), reason: error.to_string() }
+            })?;
+            loader.restore(&position)?;
+            (step, tokens) = (state.step, state.tokens);
+        }
+        // Nothing is written before everything that can be wrong has been looked at.
+        let resolved = dir.join("config.yaml");
+        altiplano_data::atomic_file::write_atomically(&resolved, config.resolved_yaml(&dir)?.as_bytes())?;
+        let log = dir.join("metrics.jsonl");
+        let metrics = MetricsLog::open(&log, step)?;
+        let history = read_metrics(&log)?;
+        Ok(Self {
+            config,
+            dir,
+            trainer,
+            loader,
+            validation,
+            tokenizer,
+            metrics,
+            history,
+            step,
+            tokens,
+            _lock: lock,
+        })
+    }
+
+    /// The training loop.
+    fn finish(mut self) -> Result<TrainReport> {
+        let config = self.config.clone();
+        let (first_step, last_step) = (self.step, config.total_steps());
+        let schedule = Schedule::new(&config.optimizer, last_step);
+        let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
+        let started = Instant::now();
+        let mut progress = TrainProgress::new(first_step, last_step, config.log_every);
+
+        progress.println(&self.summary());
+        if let Some(set) = &self.validation {
+            // A broken validation shows now, not after the first thousand steps.
+            validate(&self.trainer, set, 1)?;
+        }
+        while self.step < last_step && !INTERRUPTED.load(Ordering::Relaxed) {
+            let step_started = Instant::now();
+            let step = self.step + 1;
+            let batches = self.next_batches()?;
+            let data_seconds = step_started.elapsed().as_secs_f64();
+            let lr = schedule.lr(step);
+            let outcome = self.trainer.step(step, &batches, lr)?;
+            let step_seconds = step_started.elapsed().as_secs_f64();
+
+            self.step = step;
+            self.tokens += config.tokens_per_step();
+            let mut metrics = StepMetrics {
+                step,
+                tokens: self.tokens,
+                loss: outcome.loss,
+                lr,
+                grad_norm: outcome.grad_norm,
+                tokens_per_second: config.tokens_per_step() as f64 / step_seconds,
+                mfu: None,
+                step_seconds,
+                data_seconds,
+                peak_memory_bytes: peak_memory_bytes(),
+                skipped: outcome.skipped,
+                validation: None,
+            };
+            let last = step == last_step;
+            if due(config.checkpoint.every, step) || last {
+                // Before the validation: whatever fails there, the state is saved.
+                self.save()?;
+            }
+            if let Some(set) = &self.validation
+                && (due(config.validate.every, step) || last)
+            {
+                let batches = config.validate.max_sequences.div_ceil(config.batch.micro_batch);
+                let validation = validate(&self.trainer, set, batches)?;
+                progress.println(&summary(&validation));
+                metrics.validation = Some(validation);
+            }
+            self.metrics.append(&metrics)?;
+            progress.step(&metrics);
+            self.history.push(metrics);
+            if due(config.sample.every, step) {
+                self.sample(&progress)?;
+            }
+            if due(config.checkpoint.every, step) || last {
+                self.metrics.sync()?;
+                draw_loss(&self.dir, &config.name, &self.history)?;
+            }
+        }
+        let interrupted = self.step < last_step;
+        if interrupted {
+            self.save()?;
+            draw_loss(&self.dir, &config.name, &self.history)?;
+        }
+        progress.finish();
+        self.report(first_step, started.elapsed().as_secs_f64(), interrupted)
+    }
+
+    /// What is about to be computed, for the user to check before it starts.
+    fn summary(&self) -> String {
+        let config = &self.config;
+        let batch = &config.batch;
+        let budget = config.total_steps() * config.tokens_per_step();
+        let mut text = format!(
+            "{}: {:.1}M parameters, {:?}, checkpointing {:?}, {} threads\n\
+             {} steps of {} x {} x {} = {} tokens, {} in all, {:.3e} FLOPs",
+            config.name,
+            config.model.parameter_count() as f64 / 1e6,
+            config.precision,
+            config.activation_checkpointing,
+            rayon::current_num_threads(),
+            config.total_steps(),
+            batch.grad_accum_steps,
+            batch.micro_batch,
+            batch.seq_len,
+            config.tokens_per_step(),
+            budget,
+            config.model.train_flops_per_token(batch.seq_len) * budget as f64,
+        );
+        if config.data != DataSpec::Random {
+            let table = MixtureTable { sources: &self.loader.report(), token_budget: budget };
+            text.push_str(&format!("\n{table}"));
+        }
+        text
+    }
+
+    /// The micro-batches of one step.
+    fn next_batches(&mut self) -> Result<Vec<Batch>> {
+        (0..self.config.batch.grad_accum_steps).map(|_| Ok(self.loader.next_batch()?)).collect()
+    }
+
+    /// Saves the state after the step just done, and prunes what is no longer kept.
+    fn save(&self) -> Result<()> {
+        let state = TrainState {
+            step: self.step,
+            tokens: self.tokens,
+            loader: serde_json::to_value(self.loader.state()).map_err(|error| {
+                TrainerError::RunFile { path: self.dir.clone(), reason: error.to_string() }
+            })?,
+            config_hash: self.config.numeric_hash(),
+            loss_window: self.trainer.loss_window.clone(),
+            grad_norm_window: self.trainer.grad_norm_window.clone(),
+        };
+        let (trainer, config) = (&self.trainer, &self.config);
+        checkpoint::save(&self.dir, &state, |dir| {
+            weights::save(&dir.join(checkpoint::MODEL_FILE), &[("", &trainer.masters)])?;
+            let moments = [("m.", &trainer.optimizer.m), ("v.", &trainer.optimizer.v)];
+            weights::save(&dir.join(checkpoint::OPTIMIZER_FILE), &moments)?;
+            let special = self.special_tokens();
+            hugging_face::write(dir, &config.model, special, config.tokenizer.as_deref())
+        })?;
+        checkpoint::prune(&self.dir, config.checkpoint.keep_last, config.checkpoint.keep_every)?;
+        Ok(())
+    }
+
+    fn special_tokens(&self) -> hugging_face::SpecialTokens {
+        let mut special = hugging_face::SpecialTokens::default();
+        if let Some(tokenizer) = &self.tokenizer {
+            special.bos = tokenizer.bos_id().unwrap_or(special.bos);
+            special.eos = tokenizer.eos_id().unwrap_or(special.eos);
+        }
+        special
+    }
+
+    /// Prints what the model writes after each prompt.
+    fn sample(&self, progress: &TrainProgress) -> Result<()> {
+        let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
+        let config = &self.config.sample;
+        for prompt in &config.prompts {
+            let mut sampler = Sampler::new(SamplerConfig {
+                temperature: config.temperature as f32,
+                seed: self.config.seed,
+                ..SamplerConfig::default()
+            });
+            let model = &self.trainer.model;
+            let max_tokens = config.max_tokens;
+            let generated =
+                generate_text(model, tokenizer, prompt, max_tokens, &[], &mut sampler, |_| {})?;
+            progress.println(&format!("step {}: {prompt}{}", self.step, generated.text));
+        }
+        Ok(())
+    }
+
+    fn report(self, first_step: u64, seconds: f64, interrupted: bool) -> Result<TrainReport> {
+        let done = (self.step - first_step) * self.config.tokens_per_step();
+        Ok(TrainReport {
+            checkpoint: checkpoint::latest(&self.dir)?,
+            loss_curve: self.dir.join("loss.svg"),
+            step: self.step,
+            tokens: self.tokens,
+            loss: self.history.last().map_or(f64::NAN, |metrics| metrics.loss),
+            tokens_per_second: done as f64 / seconds.max(1e-9),
+            peak_memory_bytes: peak_memory_bytes(),
+            interrupted,
+            run: self.dir,
+        })
+    }
+}
+
+fn mixture(data: &DataSpec) -> altiplano_data::MixtureConfig {
+    match data {
+        DataSpec::Random => altiplano_data::MixtureConfig::random(),
+        DataSpec::Mixture { sources } => altiplano_data::MixtureConfig::of(
+            sources
+                .iter()
+                .map(|s| altiplano_data::mixture::MixtureSource {
+                    path: s.path.clone(),
+                    weight: s.weight,
+                })
+                .collect(),
+        ),
+    }
+}
