@@ -2,4 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
+mod commands;
+mod harness;
 mod numeric;
+mod readme;
+mod resume;
+mod training;

@@ -47,16 +47,13 @@ impl AtomicFile {
         let Some(buffered) = self.file.take() else {
             return Ok(());
         };
-        let file = buffered
-            .into_inner()
-            .map_err(|error| DataError::io(&self.path)(error.into_error()))?;
+        let file =
+            buffered.into_inner().map_err(|error| DataError::io(&self.path)(error.into_error()))?;
         file.sync_all().map_err(DataError::io(&self.path))?;
         drop(file);
         fs::rename(&self.temporary, &self.path).map_err(DataError::io(&self.path))?;
         let folder = folder_of(&self.path);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(DataError::io(folder))
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io(folder))
     }
 }
 

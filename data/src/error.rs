@@ -119,7 +119,9 @@ pub enum DataError {
 
     // Shards
     /// A token shard is truncated, altered or of another version.
-    #[error("{path}: {what}: found {found}, expected {expected}; write the shards again with `altiplano tokenize`")]
+    #[error(
+        "{path}: {what}: found {found}, expected {expected}; write the shards again with `altiplano tokenize`"
+    )]
     Shard {
         /// The shard.
         path: PathBuf,
@@ -183,18 +185,12 @@ pub enum DataError {
 impl DataError {
     /// Attaches `path` to an error of the operating system: `.map_err(DataError::io(path))`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io {
-            path: path.as_ref().to_owned(),
-            source,
-        }
+        move |source| Self::Io { path: path.as_ref().to_owned(), source }
     }
 
     /// A file that is not what its name says.
     pub fn bad_file(path: impl AsRef<Path>, reason: impl ToString) -> Self {
-        Self::BadFile {
-            path: path.as_ref().to_owned(),
-            reason: reason.to_string(),
-        }
+        Self::BadFile { path: path.as_ref().to_owned(), reason: reason.to_string() }
     }
 
     /// A configuration value that does not fit.
@@ -203,10 +199,6 @@ impl DataError {
         found: impl ToString,
         expected: impl Into<String>,
     ) -> Self {
-        Self::Config {
-            key: key.into(),
-            found: found.to_string(),
-            expected: expected.into(),
-        }
+        Self::Config { key: key.into(), found: found.to_string(), expected: expected.into() }
     }
 }

@@ -34,6 +34,8 @@ pub struct Progress {
     bytes: AtomicU64,
     total_files: u64,
     files: AtomicU64,
+    records: AtomicU64,
+    kept: AtomicU64,
 }
 
 impl Progress {
@@ -42,7 +44,8 @@ impl Progress {
     pub fn new(mode: ProgressMode, label: &str, total_bytes: u64, total_files: u64) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = (mode == ProgressMode::Auto && terminal).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
+            let bar =
+                ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
             let template = if total_bytes == 0 {
                 "{prefix:>12} {spinner} {elapsed} {msg}"
             } else {
@@ -66,6 +69,8 @@ impl Progress {
             bytes: AtomicU64::new(0),
             total_files,
             files: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
         }
     }
 
@@ -78,12 +83,28 @@ impl Progress {
         self.line_when_due();
     }
 
-    /// One more file is done; `note` goes behind the bar (kept documents, for example).
-    pub fn file_done(&self, note: &str) {
+    /// One more file is done.
+    pub fn file_done(&self) {
         let files = self.files.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("{files}/{} files {note}", self.total_files));
+            bar.set_message(format!("{files}/{} files{}", self.total_files, self.kept_share()));
         }
+    }
+
+    /// `records` more were looked at and `kept` of them used.
+    pub fn add_records(&self, records: u64, kept: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.kept.fetch_add(kept, Ordering::Relaxed);
+    }
+
+    /// The share of the records that was used, for jobs that count them.
+    fn kept_share(&self) -> String {
+        let records = self.records.load(Ordering::Relaxed);
+        if records == 0 {
+            return String::new();
+        }
+        let kept = self.kept.load(Ordering::Relaxed);
+        format!(", {:.1}% kept", 100.0 * kept as f64 / records as f64)
     }
 
     /// Shows what is being done, for jobs without a known length.
@@ -136,12 +157,13 @@ impl Progress {
         let rate = bytes as f64 / seconds.max(1e-9);
         let left = self.total_bytes.saturating_sub(bytes) as f64 / rate.max(1.0);
         format!(
-            "{}: {files}/{} files, {:.1}/{:.1} MB, {:.1} MB/s, {left:.0} s left",
+            "{}: {files}/{} files, {:.1}/{:.1} MB, {:.1} MB/s{}, {left:.0} s left",
             self.label,
             self.total_files,
             bytes as f64 / 1e6,
             self.total_bytes as f64 / 1e6,
             rate / 1e6,
+            self.kept_share(),
         )
     }
 }
@@ -154,8 +176,10 @@ mod tests {
     fn the_line_counts_files_and_bytes() {
         let progress = Progress::new(ProgressMode::Hidden, "documents", 4_000_000, 2);
         progress.add_bytes(1_000_000);
-        progress.file_done("");
+        progress.file_done();
+        progress.add_records(3, 2);
         let line = progress.line();
         assert!(line.starts_with("documents: 1/2 files, 1.0/4.0 MB"), "{line}");
+        assert!(line.contains("66.7% kept"), "{line}");
     }
 }

@@ -18,7 +18,7 @@ pub enum Kept {
     /// The outputs of the linear layers and of the attention.
     LinearOutputs(Box<LinearOutputs>),
     /// The input of the layer.
-    Input(Tensor<3>),
+    Input(Box<Tensor<3>>),
 }
 
 /// The expensive tensors of [`LayerSaved`]. Queries and keys are kept rotated, which costs no more
@@ -44,7 +44,7 @@ pub fn keep(policy: ActivationCheckpointing, saved: LayerSaved) -> Kept {
             let LayerSaved { x, q, k, v, o, lse, h, gate, up, .. } = saved;
             Kept::LinearOutputs(Box::new(LinearOutputs { x, q, k, v, o, lse, h, gate, up }))
         }
-        ActivationCheckpointing::Full => Kept::Input(saved.x),
+        ActivationCheckpointing::Full => Kept::Input(Box::new(saved.x)),
     }
 }
 
@@ -57,8 +57,7 @@ pub fn restore(kept: Kept, params: &LayerParams, context: &LayerContext) -> Laye
             let eps = context.config.norm_eps;
             let (attention_input, attention_rstd) =
                 rms_norm_forward(&x, &params.input_layernorm, eps);
-            let (ffn_input, ffn_rstd) =
-                rms_norm_forward(&h, &params.post_attention_layernorm, eps);
+            let (ffn_input, ffn_rstd) = rms_norm_forward(&h, &params.post_attention_layernorm, eps);
             let swiglu = swiglu_forward(&gate, &up);
             LayerSaved {
                 x,
@@ -77,7 +76,7 @@ pub fn restore(kept: Kept, params: &LayerParams, context: &LayerContext) -> Laye
                 swiglu,
             }
         }
-        Kept::Input(x) => layer_forward(params, x, context).1,
+        Kept::Input(x) => layer_forward(params, *x, context).1,
     }
 }
 

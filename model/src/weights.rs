@@ -44,7 +44,8 @@ impl View for ParamView<'_> {
 /// model, `("m.", m)` and `("v.", v)` for the AdamW moments.
 ///
 /// # Errors
-/// [`ModelError::WeightFile`] when the file cannot be written, with the operating system's reason.
+/// [`ModelError::Io`] or [`ModelError::WeightFile`] when the file cannot be written, with the
+/// operating system's reason.
 pub fn save(path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
     let views: Vec<(String, ParamView)> = trees
         .iter()
@@ -55,6 +56,8 @@ pub fn save(path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
             })
         })
         .collect();
+    // Made here with the permissions of any other file; safetensors would make it private.
+    File::create(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
     // transformers refuses a file whose metadata does not name a format.
     let metadata = [("format".to_string(), "pt".to_string())].into();
     safetensors::serialize_to_file(views, Some(metadata), path)
@@ -99,9 +102,15 @@ fn read_tensor(
     }
     let bytes = tensor.data();
     let values: Vec<f32> = match tensor.dtype() {
-        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F32 => {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+        Dtype::BF16 => {
+            bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        Dtype::F16 => {
+            bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
         other => return Err(mismatch(format!("{:?} of {other:?}", tensor.shape()))),
     };
     let count = values.len();

@@ -30,8 +30,7 @@ fn check(
     assert_close(&what("o"), &exact(&o), &o64, tolerance);
     assert_close(&what("lse"), &lse.clone().cast(DType::F64), &lse64, tolerance);
 
-    let (dq, dk, dv) =
-        causal_attention_backward(&dout, &q, &key, &value, &o, &lse, first_visible);
+    let (dq, dk, dv) = causal_attention_backward(&dout, &q, &key, &value, &o, &lse, first_visible);
     let (dq64, dk64, dv64) = reference::backward(
         &exact(&dout),
         &exact(&q),

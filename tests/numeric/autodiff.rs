@@ -90,9 +90,8 @@ fn causal_attention() {
     let (dq, dk, dv) =
         gradients!(reference::causal_attention::forward(&q, &k, &v, None).0, dout; q, k, v);
     let (o, lse) = reference::causal_attention::forward(&q_plain, &k_plain, &v_plain, None);
-    let ours = reference::causal_attention::backward(
-        &dout, &q_plain, &k_plain, &v_plain, &o, &lse, None,
-    );
+    let ours =
+        reference::causal_attention::backward(&dout, &q_plain, &k_plain, &v_plain, &o, &lse, None);
     assert_close("dq", &ours.0, &dq, 1e-12);
     assert_close("dk", &ours.1, &dk, 1e-12);
     assert_close("dv", &ours.2, &dv, 1e-12);

@@ -104,9 +104,8 @@ fn model() {
             }
             values(&model(moved).losses(&tokens)).iter().sum::<f64>() * scale
         };
-        let numeric = |direction: &[f64]| {
-            (loss_along(direction, 1e-5) - loss_along(direction, -1e-5)) / 2e-5
-        };
+        let numeric =
+            |direction: &[f64]| (loss_along(direction, 1e-5) - loss_along(direction, -1e-5)) / 2e-5;
         if gradient.len() <= 24 {
             let each: Vec<f64> = (0..gradient.len())
                 .map(|i| {

@@ -127,11 +127,12 @@ fn packed_documents(device: &Device) {
     golden.check("packed.", &f64_model, true, 1e-12);
 }
 
-/// 8 bits of mantissa in weights and activations.
+/// 8 bits of mantissa in weights and activations: PyTorch's own bf16 run is off by up to 5.7% per
+/// gradient.
 fn bf16(device: &Device) {
     let golden = Golden::read(device);
     let weights = golden.masters.compute_copy(Precision::Bf16);
-    golden.check("", &model(&golden.config, weights, POLICIES[0]), false, 4e-2);
+    golden.check("", &model(&golden.config, weights, POLICIES[0]), false, 6e-2);
 }
 
 /// Ten AdamW steps with warm-up and clipping: loss, gradient norm and learning rate of each, and
@@ -160,7 +161,8 @@ fn ten_steps(device: &Device) {
     .unwrap();
     let zeros = || Params::zeros(&golden.config, DType::F32, device);
     let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
-    let mut trainer = Trainer::new(&config, golden.masters.clone(), optimizer, device).unwrap();
+    let mut trainer =
+        Trainer::new(&config, Golden::read(device).masters, optimizer, device).unwrap();
     let schedule = Schedule::new(&config.optimizer, config.total_steps());
     // One row a micro-batch: the two of a step weigh their targets as PyTorch's single batch does.
     let rows: Vec<Batch> = (0..2)

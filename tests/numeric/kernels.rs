@@ -112,7 +112,8 @@ fn swiglu(device: &Device) {
 
 fn residual(device: &Device) {
     for (dtype, tolerance) in FORMATS {
-        let (x, branch) = (random([2, 9, 33], 1, dtype, device), random([2, 9, 33], 2, dtype, device));
+        let (x, branch) =
+            (random([2, 9, 33], 1, dtype, device), random([2, 9, 33], 2, dtype, device));
         let sum = exact(&x) + exact(&branch);
         let shared = ops::residual_forward(x.clone(), &branch);
         check("shared", dtype, &shared, &sum, tolerance);

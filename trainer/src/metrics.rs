@@ -73,16 +73,9 @@ impl MetricsLog {
             Err(e) => return Err(TrainerError::io(path)(e)),
         };
         let mut options = OpenOptions::new();
-        let file = options
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(TrainerError::io(path))?;
+        let file = options.create(true).append(true).open(path).map_err(TrainerError::io(path))?;
         file.set_len(keep).map_err(TrainerError::io(path))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            file,
-        })
+        Ok(Self { path: path.to_path_buf(), file })
     }
 
     /// Adds one line.
@@ -96,9 +89,7 @@ impl MetricsLog {
         })?;
         line.push(b'\n');
         // One write, so a crash tears at most the last line.
-        self.file
-            .write_all(&line)
-            .map_err(TrainerError::io(&self.path))
+        self.file.write_all(&line).map_err(TrainerError::io(&self.path))
     }
 
     /// Waits until all lines are on the disk.
@@ -145,9 +136,7 @@ fn for_each_line(
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let length = reader
-            .read_until(b'\n', &mut line)
-            .map_err(TrainerError::io(path))?;
+        let length = reader.read_until(b'\n', &mut line).map_err(TrainerError::io(path))?;
         if line.last() != Some(&b'\n') {
             break;
         }
@@ -207,12 +196,7 @@ impl OutlierWindow {
         }
         let n = self.values.len() as f64;
         let mean = self.values.iter().sum::<f64>() / n;
-        let variance = self
-            .values
-            .iter()
-            .map(|v| (v - mean) * (v - mean))
-            .sum::<f64>()
-            / n;
+        let variance = self.values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
         (variance > 0.0).then(|| (value - mean) / variance.sqrt())
     }
 }
@@ -223,12 +207,7 @@ mod tests {
     use super::*;
 
     fn step(step: u64) -> StepMetrics {
-        StepMetrics {
-            step,
-            tokens: step * 10,
-            loss: 1.0 / step as f64,
-            ..Default::default()
-        }
+        StepMetrics { step, tokens: step * 10, loss: 1.0 / step as f64, ..Default::default() }
     }
 
     fn written(steps: std::ops::RangeInclusive<u64>) -> (tempfile::TempDir, PathBuf) {
@@ -277,12 +256,7 @@ mod tests {
             assert!(first.get(key).is_some(), "{key}");
         }
         assert!(first.get("val_loss").is_none());
-        assert!(
-            text.lines()
-                .nth(1)
-                .unwrap()
-                .contains("\"bits_per_byte\":0.6")
-        );
+        assert!(text.lines().nth(1).unwrap().contains("\"bits_per_byte\":0.6"));
     }
 
     #[test]
@@ -290,11 +264,7 @@ mod tests {
         let (_dir, path) = written(1..=9);
         let mut log = MetricsLog::open(&path, 5).unwrap();
         log.append(&step(6)).unwrap();
-        let steps: Vec<u64> = read_metrics(&path)
-            .unwrap()
-            .iter()
-            .map(|m| m.step)
-            .collect();
+        let steps: Vec<u64> = read_metrics(&path).unwrap().iter().map(|m| m.step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
     }
 
@@ -325,11 +295,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let error = MetricsLog::open(&path, 2).unwrap_err().to_string();
         assert!(error.contains("line 1"), "{error}");
-        assert_ne!(
-            std::fs::metadata(&path).unwrap().len(),
-            0,
-            "nothing is overwritten"
-        );
+        assert_ne!(std::fs::metadata(&path).unwrap().len(), 0, "nothing is overwritten");
     }
 
     #[test]
@@ -337,13 +303,7 @@ mod tests {
         let before = peak_memory_bytes();
         assert!(before > 1 << 20, "{before}");
         let block = vec![1u8; 64 << 20];
-        assert!(
-            std::hint::black_box(&block)
-                .iter()
-                .map(|&b| b as u64)
-                .sum::<u64>()
-                > 0
-        );
+        assert!(std::hint::black_box(&block).iter().map(|&b| b as u64).sum::<u64>() > 0);
         assert!(peak_memory_bytes() >= 64 << 20);
     }
 
@@ -359,9 +319,7 @@ mod tests {
         let mut restored: OutlierWindow = serde_json::from_str(&json).unwrap();
         assert_eq!(restored.z_score(2.5), window.z_score(2.5));
         // A lasting change is no outlier for ever.
-        let last = (0..OutlierWindow::LENGTH)
-            .map(|i| window.z_score(9.0 + (i % 2) as f64))
-            .last();
+        let last = (0..OutlierWindow::LENGTH).map(|i| window.z_score(9.0 + (i % 2) as f64)).last();
         assert!(last.unwrap().unwrap() < 3.0);
     }
 

@@ -52,24 +52,13 @@ pub fn draw_loss(run_dir: &Path, title: &str, metrics: &[StepMetrics]) -> Result
     }
     for name in ["loss.svg", "loss.png"] {
         let path = run_dir.join(name);
-        let failed = |reason: String| TrainerError::Plot {
-            path: path.clone(),
-            reason,
-        };
+        let failed = |reason: String| TrainerError::Plot { path: path.clone(), reason };
         register().map_err(failed)?;
         let temporary = run_dir.join(format!(".tmp-{name}"));
         let drawn = if name.ends_with("svg") {
-            draw(
-                &SVGBackend::new(&temporary, SIZE).into_drawing_area(),
-                title,
-                &curves,
-            )
+            draw(&SVGBackend::new(&temporary, SIZE).into_drawing_area(), title, &curves)
         } else {
-            draw(
-                &BitMapBackend::new(&temporary, SIZE).into_drawing_area(),
-                title,
-                &curves,
-            )
+            draw(&BitMapBackend::new(&temporary, SIZE).into_drawing_area(), title, &curves)
         };
         if let Err(reason) = drawn {
             let _ = std::fs::remove_file(&temporary);
@@ -86,11 +75,7 @@ fn register() -> std::result::Result<(), String> {
     let bytes = epaint_default_fonts::UBUNTU_LIGHT;
     let registered =
         REGISTERED.get_or_init(|| register_font(FONT, FontStyle::Normal, bytes).is_ok());
-    if *registered {
-        Ok(())
-    } else {
-        Err("the built-in font cannot be read".into())
-    }
+    if *registered { Ok(()) } else { Err("the built-in font cannot be read".into()) }
 }
 
 type Line = Vec<(f64, f64)>;
@@ -114,15 +99,12 @@ impl Curves {
         for step in metrics {
             for (source, &loss) in step.validation.iter().flat_map(|v| &v.val_loss_per_source) {
                 if loss.is_finite() {
-                    validation
-                        .entry(source.clone())
-                        .or_default()
-                        .push((step.step as f64, loss));
+                    validation.entry(source.clone()).or_default().push((step.step as f64, loss));
                 }
             }
         }
         Self {
-            smooth: thin(running_mean(&raw)),
+            smooth: sparse(running_mean(&raw)),
             raw: thin(raw),
             lr: thin(line(|m| m.lr)),
             validation,
@@ -144,9 +126,7 @@ impl Curves {
 }
 
 fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
-        (low.min(v), high.max(v))
-    })
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
 /// Mean over about a fiftieth of the run around each step. At the start, where the loss falls fast,
@@ -184,6 +164,13 @@ fn thin(line: Line) -> Line {
         thinned.extend(pair);
     }
     thinned
+}
+
+/// Keeps every n-th point of a line that is smooth already, and the last.
+fn sparse(line: Line) -> Line {
+    let every = line.len().div_ceil(MOST_POINTS).max(1);
+    let last = line.last().copied().filter(|_| !(line.len() - 1).is_multiple_of(every));
+    line.iter().copied().step_by(every).chain(last).collect()
 }
 
 /// Errors become text: each backend has a type of its own for them.
@@ -228,26 +215,17 @@ fn draw_losses<DB: DrawingBackend>(
         .axis_desc_style((FONT, 20).into_font().color(&INK))
         .draw()?;
     chart
-        .draw_series(LineSeries::new(
-            curves.raw.iter().copied(),
-            TRAIN.mix(0.4).stroke_width(1),
-        ))?
+        .draw_series(LineSeries::new(curves.raw.iter().copied(), TRAIN.mix(0.4).stroke_width(1)))?
         .label("train, every step")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 26, y)], TRAIN.mix(0.5).stroke_width(1)));
     chart
-        .draw_series(LineSeries::new(
-            curves.smooth.iter().copied(),
-            TRAIN.stroke_width(3),
-        ))?
+        .draw_series(LineSeries::new(curves.smooth.iter().copied(), TRAIN.stroke_width(3)))?
         .label("train, running mean")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 26, y)], TRAIN.stroke_width(3)));
     for ((source, line), &color) in curves.validation.iter().zip(SOURCES.iter().cycle()) {
         chart.draw_series(LineSeries::new(line.iter().copied(), color.stroke_width(2)))?;
         chart
-            .draw_series(
-                line.iter()
-                    .map(|&point| Circle::new(point, 4, color.filled())),
-            )?
+            .draw_series(line.iter().map(|&point| Circle::new(point, 4, color.filled())))?
             .label(format!("validation, {source}"))
             .legend(move |(x, y)| {
                 EmptyElement::at((x, y))
@@ -285,21 +263,14 @@ fn draw_lr<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, curves: &Curves) -
         .x_label_formatter(&|step| count(*step))
         .y_labels(4)
         .y_label_formatter(&|lr| {
-            if *lr == 0.0 {
-                "0".into()
-            } else {
-                format!("{lr:.1e}")
-            }
+            if *lr == 0.0 { "0".into() } else { format!("{lr:.1e}") }
         })
         .x_desc("step")
         .y_desc("learning rate")
         .label_style((FONT, 18).into_font().color(&INK))
         .axis_desc_style((FONT, 20).into_font().color(&INK))
         .draw()?;
-    chart.draw_series(LineSeries::new(
-        curves.lr.iter().copied(),
-        INK.stroke_width(2),
-    ))?;
+    chart.draw_series(LineSeries::new(curves.lr.iter().copied(), INK.stroke_width(2)))?;
     Ok(())
 }
 
@@ -322,9 +293,7 @@ mod tests {
     fn run(steps: u64) -> Vec<StepMetrics> {
         let mut noise = 1u64;
         let step = |step: u64| {
-            noise = noise
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            noise = noise.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let shake = (noise >> 40) as f64 / (1u64 << 24) as f64 - 0.5;
             let trend =
                 2.6 + 5.7 * (-(step as f64) / 60.0).exp() + 0.9 / (1.0 + step as f64 / 200.0);
@@ -375,11 +344,7 @@ mod tests {
         assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
         // Letters and lines, not an empty page.
         assert!(png.len() > 20_000, "{}", png.len());
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            2,
-            "nothing else is left"
-        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
         if let Some(out) = std::env::var_os("ALTIPLANO_TEST_PLOT") {
             std::fs::copy(dir.path().join("loss.png"), out).unwrap();
         }
@@ -395,13 +360,8 @@ mod tests {
         odd[7].loss = f64::NAN;
         odd[8].loss = f64::INFINITY;
         draw_loss(dir.path(), "odd & <strange> ü", &odd).unwrap();
-        let flat: Vec<_> = (1..9)
-            .map(|step| StepMetrics {
-                step,
-                loss: 1.0,
-                ..Default::default()
-            })
-            .collect();
+        let flat: Vec<_> =
+            (1..9).map(|step| StepMetrics { step, loss: 1.0, ..Default::default() }).collect();
         draw_loss(dir.path(), "flat", &flat).unwrap();
     }
 
@@ -416,20 +376,24 @@ mod tests {
     }
 
     #[test]
+    fn a_smooth_line_keeps_its_ends() {
+        for length in [0, 1, 2000, 2001, 4001, 99_999] {
+            let line: Line = (0..length).map(|i| (i as f64, 0.0)).collect();
+            let kept = sparse(line.clone());
+            assert!(kept.len() <= MOST_POINTS + 1, "{length}");
+            assert_eq!((kept.first(), kept.last()), (line.first(), line.last()));
+        }
+    }
+
+    #[test]
     fn the_running_mean_follows_a_straight_line_without_lag() {
-        let line: Line = (0..500)
-            .map(|i| (i as f64, 8.0 - 0.01 * i as f64))
-            .collect();
+        let line: Line = (0..500).map(|i| (i as f64, 8.0 - 0.01 * i as f64)).collect();
         for (mean, exact) in running_mean(&line).iter().zip(&line).take(495) {
             assert!((mean.1 - exact.1).abs() < 1e-9 && mean.0 == exact.0);
         }
         let flips: Line = (0..1000).map(|i| (i as f64, (i % 2) as f64)).collect();
         let mean = running_mean(&flips);
-        assert!(
-            mean[20..980]
-                .iter()
-                .all(|point| (point.1 - 0.5).abs() < 0.05)
-        );
+        assert!(mean[20..980].iter().all(|point| (point.1 - 0.5).abs() < 0.05));
         assert_eq!(mean[0], flips[0]);
     }
 }

@@ -23,17 +23,9 @@ impl TrainProgress {
     /// A run of `total_steps` steps of which `done` are done; without a terminal every
     /// `log_every`-th step gives a line.
     pub fn new(done: u64, total_steps: u64, log_every: u64) -> Self {
-        let bar = std::io::stderr()
-            .is_terminal()
-            .then(|| bar(done, total_steps));
+        let bar = std::io::stderr().is_terminal().then(|| bar(done, total_steps));
         let log_every = log_every.max(1);
-        Self {
-            bar,
-            total_steps,
-            log_every,
-            first_step: done + 1,
-            step_seconds: None,
-        }
+        Self { bar, total_steps, log_every, first_step: done + 1, step_seconds: None }
     }
 
     /// One more step is done.
@@ -89,11 +81,7 @@ fn bar(done: u64, total_steps: u64) -> ProgressBar {
 
 fn line(metrics: &StepMetrics, total_steps: u64, seconds_left: f64) -> String {
     let width = total_steps.to_string().len();
-    let skipped = if metrics.skipped {
-        "  skipped (outlier)"
-    } else {
-        ""
-    };
+    let skipped = if metrics.skipped { "  skipped (outlier)" } else { "" };
     format!(
         "step {:>width$}/{total_steps}  loss {:.4}  lr {:.2e}  grad norm {:.3}  {} tokens/s  ETA {}{skipped}",
         metrics.step,
@@ -152,13 +140,9 @@ mod tests {
 
     #[test]
     fn times_have_two_units() {
-        for (seconds, text) in [
-            (0.2, "0s"),
-            (59.0, "59s"),
-            (60.0, "1m 0s"),
-            (7384.0, "2h 3m"),
-            (1.8e6, "20d 20h"),
-        ] {
+        for (seconds, text) in
+            [(0.2, "0s"), (59.0, "59s"), (60.0, "1m 0s"), (7384.0, "2h 3m"), (1.8e6, "20d 20h")]
+        {
             assert_eq!(duration(seconds), text);
         }
         assert_eq!(duration(f64::NAN), "0s");

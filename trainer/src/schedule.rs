@@ -57,12 +57,8 @@ mod tests {
     use super::*;
 
     fn schedule(warmup_steps: u64, total_steps: u64) -> Schedule {
-        let optimizer = OptimizerConfig {
-            lr: 1e-3,
-            min_lr_ratio: 0.1,
-            warmup_steps,
-            ..Default::default()
-        };
+        let optimizer =
+            OptimizerConfig { lr: 1e-3, min_lr_ratio: 0.1, warmup_steps, ..Default::default() };
         Schedule::new(&optimizer, total_steps)
     }
 

@@ -13,7 +13,7 @@ use burn::tensor::{DType, Device};
 
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, TrainState, hugging_face};
-use crate::config::{DataSpec, TrainConfig};
+use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::metrics::{MetricsLog, StepMetrics, peak_memory_bytes, read_metrics};
 use crate::plot::draw_loss;
@@ -91,7 +91,7 @@ pub fn train(config: TrainConfig) -> Result<TrainReport> {
 pub fn resume(config: TrainConfig) -> Result<TrainReport> {
     let dir = config.run_dir();
     let lock = checkpoint::lock(&dir)?;
-    checkpoint::recover(&dir)?;
+    checkpoint::recover(&dir, &lock)?;
     let path = checkpoint::latest(&dir)?;
     let state = checkpoint::verify(&path)?;
     if state.config_hash != config.numeric_hash() {
@@ -142,24 +142,34 @@ impl Run {
                 .unwrap_or_default(),
             vocab_size: config.model.vocab_size,
         };
-        let validation = (config.validate.every > 0 && config.data != DataSpec::Random)
-            .then(|| ValidationSet::open(&mixture(&config.data), &options))
+        let validation = (config.validate.every > 0 && !config.data.random)
+            .then(|| ValidationSet::open(&config.data, &options))
             .transpose()?;
-        let mut loader = Loader::open(&mixture(&config.data), options)?;
-        let (mut step, mut tokens) = (0, 0);
+        let mut loader = Loader::open(&config.data, options)?;
+        let (mut step, mut tokens, mut last_step) = (0, 0, None);
         if let Some(state) = state {
             let position = serde_json::from_value(state.loader).map_err(|error| {
                 TrainerError::Checkpoint { path: dir.clone(), reason: error.to_string() }
             })?;
             loader.restore(&position)?;
-            (step, tokens) = (state.step, state.tokens);
+            (step, tokens, last_step) = (state.step, state.tokens, Some(state.last_step));
         }
         // Nothing is written before everything that can be wrong has been looked at.
         let resolved = dir.join("config.yaml");
-        altiplano_data::atomic_file::write_atomically(&resolved, config.resolved_yaml(&dir)?.as_bytes())?;
+        altiplano_data::atomic_file::write_atomically(
+            &resolved,
+            config.resolved_yaml(&dir)?.as_bytes(),
+        )?;
         let log = dir.join("metrics.jsonl");
-        let metrics = MetricsLog::open(&log, step)?;
-        let history = read_metrics(&log)?;
+        let mut metrics = MetricsLog::open(&log, step)?;
+        let mut history = read_metrics(&log)?;
+        // A checkpoint is saved before its step is logged: a crash in between lost the line.
+        if let Some(last_step) = last_step
+            && history.last().is_none_or(|line| line.step < step)
+        {
+            metrics.append(&last_step)?;
+            history.push(last_step);
+        }
         Ok(Self {
             config,
             dir,
@@ -217,7 +227,7 @@ impl Run {
             let last = step == last_step;
             if due(config.checkpoint.every, step) || last {
                 // Before the validation: whatever fails there, the state is saved.
-                self.save()?;
+                self.save(&metrics)?;
             }
             if let Some(set) = &self.validation
                 && (due(config.validate.every, step) || last)
@@ -239,8 +249,8 @@ impl Run {
             }
         }
         let interrupted = self.step < last_step;
-        if interrupted {
-            self.save()?;
+        if interrupted && let Some(last) = self.history.last() {
+            self.save(last)?;
             draw_loss(&self.dir, &config.name, &self.history)?;
         }
         progress.finish();
@@ -268,7 +278,7 @@ impl Run {
             budget,
             config.model.train_flops_per_token(batch.seq_len) * budget as f64,
         );
-        if config.data != DataSpec::Random {
+        if !config.data.random {
             let table = MixtureTable { sources: &self.loader.report(), token_budget: budget };
             text.push_str(&format!("\n{table}"));
         }
@@ -281,7 +291,7 @@ impl Run {
     }
 
     /// Saves the state after the step just done, and prunes what is no longer kept.
-    fn save(&self) -> Result<()> {
+    fn save(&self, last_step: &StepMetrics) -> Result<()> {
         let state = TrainState {
             step: self.step,
             tokens: self.tokens,
@@ -291,6 +301,7 @@ impl Run {
             config_hash: self.config.numeric_hash(),
             loss_window: self.trainer.loss_window.clone(),
             grad_norm_window: self.trainer.grad_norm_window.clone(),
+            last_step: last_step.clone(),
         };
         let (trainer, config) = (&self.trainer, &self.config);
         checkpoint::save(&self.dir, &state, |dir| {
@@ -345,20 +356,5 @@ impl Run {
             interrupted,
             run: self.dir,
         })
-    }
-}
-
-fn mixture(data: &DataSpec) -> altiplano_data::MixtureConfig {
-    match data {
-        DataSpec::Random => altiplano_data::MixtureConfig::random(),
-        DataSpec::Mixture { sources } => altiplano_data::MixtureConfig::of(
-            sources
-                .iter()
-                .map(|s| altiplano_data::mixture::MixtureSource {
-                    path: s.path.clone(),
-                    weight: s.weight,
-                })
-                .collect(),
-        ),
     }
 }

@@ -98,7 +98,8 @@ mod tests {
         (0..count)
             .map(|index| Document {
                 id: format!("file.txt/{index:08}"),
-                text: format!("Text {index}\nwith a second line, é and 日本.").repeat(1 + index % 5),
+                text: format!("Text {index}\nwith a second line, é and 日本.")
+                    .repeat(1 + index % 5),
                 source: "test".into(),
                 url: (index % 2 == 0).then(|| format!("http://example.org/{index}")),
                 language: Some("en".into()),

@@ -43,7 +43,9 @@ impl DocumentFile {
                 .ok_or_else(|| {
                     DataError::bad_file(
                         path,
-                        format!("no entry {key:?} in the footer: not written by `altiplano data run`"),
+                        format!(
+                            "no entry {key:?} in the footer: not written by `altiplano data run`"
+                        ),
                     )
                 })
         };
@@ -100,10 +102,7 @@ impl Iterator for DocumentReader {
             let path = &self.path;
             let reader = &mut self.reader;
             let batch = without_panic(path, || {
-                reader
-                    .next()
-                    .transpose()
-                    .map_err(|error| DataError::bad_file(path, error))
+                reader.next().transpose().map_err(|error| DataError::bad_file(path, error))
             });
             match batch {
                 Ok(Some(batch)) => self.ready.extend(documents_of(&batch)),
@@ -156,10 +155,7 @@ pub(crate) fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilde
 /// check ends in a panic, which becomes an error here.
 pub(crate) fn without_panic<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
-        Err(DataError::bad_file(
-            path,
-            "the Parquet data is damaged; write or fetch the file again",
-        ))
+        Err(DataError::bad_file(path, "the Parquet data is damaged; write or fetch the file again"))
     })
 }
 

@@ -127,28 +127,16 @@ impl DocumentWriter {
     /// [`DataError::BadFile`] or [`DataError::Io`]; no file appears then.
     pub fn finish(mut self) -> Result<DocumentFileSummary> {
         self.close_row_group()?;
-        for (key, value) in [
-            (DOCUMENTS_KEY, self.documents),
-            (TEXT_BYTES_KEY, self.text_bytes),
-        ] {
+        for (key, value) in [(DOCUMENTS_KEY, self.documents), (TEXT_BYTES_KEY, self.text_bytes)] {
             let entry = KeyValue::new(key.to_owned(), value.to_string());
             self.writer.append_key_value_metadata(entry);
         }
         let path = self.path;
-        let file = self
-            .writer
-            .into_inner()
-            .map_err(|error| DataError::bad_file(&path, error))?;
+        let file = self.writer.into_inner().map_err(|error| DataError::bad_file(&path, error))?;
         file.commit()?;
-        let file_bytes = std::fs::metadata(&path)
-            .map_err(DataError::io(&path))?
-            .len();
+        let file_bytes = std::fs::metadata(&path).map_err(DataError::io(&path))?.len();
         Ok(DocumentFileSummary {
-            file: path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             file_bytes,
             documents: self.documents,
             text_bytes: self.text_bytes,

@@ -28,6 +28,9 @@ use prefetch::Prefetch;
 /// A target that does not count: no loss, no gradient.
 pub const IGNORED_TARGET: i32 = -100;
 
+/// More sequences than any run draws; a state beyond is damaged.
+const MOST_SEQUENCES: u64 = 1 << 56;
+
 /// A micro-batch of `B` sequences of `T` tokens, row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -213,11 +216,7 @@ impl Loader {
     /// length or set of weights; the stream then stays where it was.
     pub fn restore(&mut self, state: &LoaderState) -> Result<()> {
         let mismatch = |what, found: String, expected: String| {
-            Err(DataError::StateMismatch {
-                what,
-                found,
-                expected,
-            })
+            Err(DataError::StateMismatch { what, found, expected })
         };
         if state.corpus != self.corpus {
             return mismatch(
@@ -231,13 +230,11 @@ impl Loader {
             let found = state.per_source.len().to_string();
             return mismatch("number of sources", found, sources.to_string());
         }
-        let sum = state
-            .per_source
-            .iter()
-            .try_fold(0u64, |sum, &count| sum.checked_add(count));
-        if sum != Some(state.sequences) {
+        let sum = state.per_source.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
+        if sum != Some(state.sequences) || state.sequences > MOST_SEQUENCES {
             let found = state.sequences.to_string();
-            return mismatch("sequences", found, format!("{sum:?}, the sum over the sources"));
+            let expected = format!("{sum:?}, the sum over the sources, at most {MOST_SEQUENCES}");
+            return mismatch("sequences", found, expected);
         }
         self.prefetch = None;
         self.planner.restore(&state.per_source);
@@ -291,8 +288,9 @@ fn check_size(corpora: &[Corpus], random: bool, options: &LoaderOptions) -> Resu
             return too_small(format!("source {:?}", corpus.name()), corpus.tokens(), 0, 1);
         }
     }
-    let sequences: u64 = corpora.iter().map(|corpus| corpus.sequences(seq_len)).sum();
-    let tokens = corpora.iter().map(Corpus::tokens).sum();
+    let sequences =
+        corpora.iter().map(|corpus| corpus.sequences(seq_len)).fold(0, u64::saturating_add);
+    let tokens = corpora.iter().map(Corpus::tokens).fold(0, u64::saturating_add);
     if sequences < options.batch_size as u64 {
         return too_small("the corpus".into(), tokens, sequences, options.batch_size as u64);
     }

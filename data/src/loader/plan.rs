@@ -38,11 +38,7 @@ impl Planner {
             drawn: vec![0; sources.len()],
             sources: sources
                 .into_iter()
-                .map(|(name, sequences)| PlannedSource {
-                    name,
-                    sequences,
-                    epoch: None,
-                })
+                .map(|(name, sequences)| PlannedSource { name, sequences, epoch: None })
                 .collect(),
             batch_size: options.batch_size,
             seed: options.seed,
@@ -84,9 +80,6 @@ impl Planner {
                 sequence
             }
         };
-        Row {
-            source: index,
-            sequence,
-        }
+        Row { source: index, sequence }
     }
 }

@@ -56,10 +56,7 @@ impl Prefetch {
             changed: Condvar::new(),
             assembler,
         });
-        let mut prefetch = Self {
-            shared: Arc::clone(&shared),
-            threads: Vec::new(),
-        };
+        let mut prefetch = Self { shared: Arc::clone(&shared), threads: Vec::new() };
         for number in 0..readers {
             let shared = Arc::clone(&shared);
             // On failure the threads started so far are stopped by the drop.
@@ -114,10 +111,7 @@ impl Shared {
     }
 
     fn read_batches(&self) {
-        let mut alarm = Alarm {
-            shared: self,
-            armed: true,
-        };
+        let mut alarm = Alarm { shared: self, armed: true };
         while let Some((number, rows, drawn)) = self.take_work() {
             let batch = self.assembler.batch(&rows).map(|batch| (batch, drawn));
             let mut state = self.lock();

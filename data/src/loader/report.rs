@@ -81,10 +81,7 @@ mod tests {
         assert!((books.epochs(1_400_000) - 2.25).abs() < 1e-9);
         assert!((books.bytes_per_token() - 3.0).abs() < 1e-9);
         let sources = [books];
-        let table = MixtureTable {
-            sources: &sources,
-            token_budget: 1_400_000,
-        };
+        let table = MixtureTable { sources: &sources, token_budget: 1_400_000 };
         let table = table.to_string();
         assert!(table.contains("books") && table.contains("4.50%") && table.contains("2.25"));
     }

@@ -109,9 +109,8 @@ impl ValidationSet {
     ) -> impl Iterator<Item = Result<Batch>> + '_ {
         let batch_size = self.batch_size as u64;
         let all = self.sources.get(source).map_or(0, |source| source.sequences);
-        let wanted = max_batches.map_or(all, |batches| {
-            all.min((batches as u64).saturating_mul(batch_size))
-        });
+        let wanted =
+            max_batches.map_or(all, |batches| all.min((batches as u64).saturating_mul(batch_size)));
         (0..wanted.div_ceil(batch_size)).map(move |batch| {
             let first = batch * batch_size;
             let rows = first..wanted.min(first + batch_size);

@@ -85,12 +85,12 @@ impl Corpus {
 
     /// Documents of all shards.
     pub fn documents(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.header().documents).sum()
+        self.shards.iter().map(|shard| shard.header().documents).fold(0, u64::saturating_add)
     }
 
     /// Bytes of the documents' text.
     pub fn text_bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.header().text_bytes).sum()
+        self.shards.iter().map(|shard| shard.header().text_bytes).fold(0, u64::saturating_add)
     }
 
     /// Whole sequences of `seq_len` inputs and as many targets, each one token further.

@@ -106,20 +106,12 @@ impl<'de> Deserialize<'de> for MixtureConfig {
 impl MixtureConfig {
     /// Tokens drawn uniformly from the seed.
     pub fn random() -> Self {
-        Self {
-            random: true,
-            verify_checksums: true,
-            ..Self::default()
-        }
+        Self { random: true, verify_checksums: true, ..Self::default() }
     }
 
     /// A mixture of shard folders by weight, all else at its default.
     pub fn of(sources: Vec<MixtureSource>) -> Self {
-        Self {
-            sources,
-            verify_checksums: true,
-            ..Self::default()
-        }
+        Self { sources, verify_checksums: true, ..Self::default() }
     }
 
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.

@@ -64,7 +64,8 @@ mod tests {
         let mut drawn = vec![0; weights.len()];
         let mut worst = 0.0f64;
         for turn in 1..=turns {
-            drawn[order.next(&drawn)] += 1;
+            let source = order.next(&drawn);
+            drawn[source] += 1;
             for (source, &count) in drawn.iter().enumerate() {
                 worst = worst.max((count as f64 - order.share(source) * turn as f64).abs());
             }

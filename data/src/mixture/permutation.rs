@@ -30,11 +30,7 @@ impl Permutation {
             *key = u64::from_le_bytes(*chunk);
         }
         let bits = u64::BITS - count.saturating_sub(1).leading_zeros();
-        Self {
-            count,
-            half_bits: bits.div_ceil(2).max(1),
-            keys,
-        }
+        Self { count, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
     /// Where `index`, below `count`, goes.

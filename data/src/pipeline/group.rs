@@ -126,23 +126,20 @@ impl<'a> Group<'a> {
     }
 
     /// Reads the inputs and writes the documents, unless that is already done.
-    pub fn run(&self, cut: &Cut, progress: &Progress) -> Result<GroupResult> {
+    pub fn run(&self, cut: Cut, progress: &Progress) -> Result<GroupResult> {
         let key = self.key(cut);
         if let Some(record) = self.finished(&key) {
             progress.add_bytes(self.bytes());
-            return Ok(GroupResult {
-                record,
-                skipped: true,
-            });
+            self.inputs.iter().for_each(|_| progress.file_done());
+            return Ok(GroupResult { record, skipped: true });
         }
         let mut stats = StepStats::default();
         let mut writers = [None, None];
         for input in &self.inputs {
+            let (records, kept) = (stats.docs_in, stats.docs_out);
             let mut log = RejectionLog::new(input);
-            self.source.read(
-                input,
-                &mut |bytes| progress.add_bytes(bytes),
-                &mut |record| match record {
+            self.source.read(input, &mut |bytes| progress.add_bytes(bytes), &mut |record| {
+                match record {
                     Record::Rejected(rejection) => {
                         log.add(&rejection);
                         stats.reject(rejection.reason, rejection.bytes);
@@ -158,11 +155,14 @@ impl<'a> Group<'a> {
                         }
                         .write(&document)
                     }
-                },
-            )?;
+                }
+            })?;
+            progress.add_records(stats.docs_in - records, stats.docs_out - kept);
+            progress.file_done();
         }
         let [train, validation] = writers;
-        let finish = |writer: Option<DocumentWriter>| writer.map(DocumentWriter::finish).transpose();
+        let finish =
+            |writer: Option<DocumentWriter>| writer.map(DocumentWriter::finish).transpose();
         let record = GroupRecord {
             source: self.source.name.clone(),
             step: self.source.step().0.to_owned(),
@@ -170,10 +170,7 @@ impl<'a> Group<'a> {
             key,
             inputs: self.inputs.iter().map(|input| input.name.clone()).collect(),
             stats,
-            outputs: Outputs {
-                train: finish(train)?,
-                validation: finish(validation)?,
-            },
+            outputs: Outputs { train: finish(train)?, validation: finish(validation)? },
         };
         let path = self.stats_file();
         record.stats.check(&path)?;
@@ -187,14 +184,11 @@ impl<'a> Group<'a> {
             });
         }
         write_json(&path, &record)?;
-        Ok(GroupResult {
-            record,
-            skipped: false,
-        })
+        Ok(GroupResult { record, skipped: false })
     }
 
-    fn key(&self, cut: &Cut) -> String {
-        let cut = serde_json::to_vec(cut).unwrap_or_default();
+    fn key(&self, cut: Cut) -> String {
+        let cut = serde_json::to_vec(&cut).unwrap_or_default();
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.inputs_key().as_bytes());
         hasher.update(&cut);
@@ -232,10 +226,7 @@ struct RejectionLog<'a> {
 
 impl<'a> RejectionLog<'a> {
     fn new(input: &'a Input) -> Self {
-        Self {
-            input,
-            logged: Default::default(),
-        }
+        Self { input, logged: Default::default() }
     }
 
     fn add(&mut self, rejection: &Rejection) {

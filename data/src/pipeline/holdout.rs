@@ -40,11 +40,7 @@ fn default_seed() -> u64 {
 
 impl Default for HoldoutConfig {
     fn default() -> Self {
-        Self {
-            bytes_per_source: None,
-            fraction: None,
-            seed: default_seed(),
-        }
+        Self { bytes_per_source: None, fraction: None, seed: default_seed() }
     }
 }
 
@@ -65,11 +61,9 @@ impl HoldoutConfig {
             return Err(DataError::config("holdout.bytes_per_source", 0, "1 or more"));
         }
         match self.fraction {
-            Some(fraction) if !(fraction > 0.0 && fraction < 1.0) => Err(DataError::config(
-                "holdout.fraction",
-                fraction,
-                "above 0 and below 1",
-            )),
+            Some(fraction) if !(fraction > 0.0 && fraction < 1.0) => {
+                Err(DataError::config("holdout.fraction", fraction, "above 0 and below 1"))
+            }
             _ => Ok(()),
         }
     }
@@ -88,7 +82,7 @@ impl HoldoutConfig {
 }
 
 /// The decision for one source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Cut {
     seed: u64,
     /// Documents whose hash is below are held out.
@@ -97,11 +91,7 @@ pub(super) struct Cut {
 
 impl Cut {
     pub fn split(self, document: &Document) -> Split {
-        if self.hash(&document.id) < self.below {
-            Split::Validation
-        } else {
-            Split::Train
-        }
+        if self.hash(&document.id) < self.below { Split::Validation } else { Split::Train }
     }
 
     fn hash(self, id: &str) -> u64 {
@@ -132,10 +122,7 @@ pub(super) fn cuts(
             (None, Some(fraction)) => (fraction * u64::MAX as f64) as u64,
             (None, None) => 0,
         };
-        let cut = Cut {
-            seed: config.seed,
-            below,
-        };
+        let cut = Cut { seed: config.seed, below };
         cuts.insert((*name).to_owned(), cut);
     }
     Ok(cuts)
@@ -174,10 +161,7 @@ fn bytes_cut(
 
     let total = groups.iter().map(|group| group.bytes()).sum();
     let progress = Progress::new(progress, "holdout", total, groups.len() as u64);
-    let probe = Cut {
-        seed: config.seed,
-        below: 0,
-    };
+    let probe = Cut { seed: config.seed, below: 0 };
     let parts: Vec<Smallest> = groups
         .par_iter()
         .map(|group| {
@@ -224,13 +208,7 @@ struct Smallest {
 
 impl Smallest {
     fn new(target: u64) -> Self {
-        Self {
-            target,
-            kept: Vec::new(),
-            prune_at: 1024,
-            documents: 0,
-            bytes: 0,
-        }
+        Self { target, kept: Vec::new(), prune_at: 1024, documents: 0, bytes: 0 }
     }
 
     fn add(&mut self, hash: u64, bytes: u64) {

@@ -98,13 +98,14 @@ fn run_in_groups(
 
     let cuts = holdout::cuts(output, holdout, &groups, options.progress)?;
     let total_bytes = groups.iter().map(Group::bytes).sum();
-    let progress = Progress::new(options.progress, "documents", total_bytes, groups.len() as u64);
+    let files = groups.iter().map(|group| group.inputs.len() as u64).sum();
+    let progress = Progress::new(options.progress, "documents", total_bytes, files);
     let results: Vec<GroupResult> = groups
         .par_iter()
         .map(|group| {
-            let result = group.run(&cuts[&group.source.name], &progress)?;
-            progress.file_done("");
-            Ok(result)
+            // Every source has a cut.
+            let cut = cuts.get(&group.source.name).copied().unwrap_or_default();
+            group.run(cut, &progress)
         })
         .collect::<Result<_>>()?;
     let skipped = results.iter().filter(|result| result.skipped).count();
@@ -140,10 +141,8 @@ fn chosen<'a>(sources: &'a [SourceConfig], only: Option<&str>) -> Result<Vec<&'a
             ));
         }
     }
-    let chosen: Vec<_> = sources
-        .iter()
-        .filter(|source| only.is_none_or(|name| name == source.name))
-        .collect();
+    let chosen: Vec<_> =
+        sources.iter().filter(|source| only.is_none_or(|name| name == source.name)).collect();
     if chosen.is_empty() {
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         return Err(DataError::config(
@@ -163,13 +162,11 @@ fn finish_source(
     records: &[&GroupRecord],
 ) -> Result<()> {
     let folder = documents_folder(output, &source.name);
-    let files: Vec<&DocumentFileSummary> = records
-        .iter()
-        .flat_map(|record| record.outputs.files())
-        .collect();
+    let files: Vec<&DocumentFileSummary> =
+        records.iter().flat_map(|record| record.outputs.files()).collect();
     let documents = |split: Split| -> u64 {
         let outputs = records.iter().filter_map(|record| record.outputs.of(split));
-        outputs.map(|file| file.documents).sum()
+        outputs.map(|file| file.documents).fold(0, u64::saturating_add)
     };
     let (train, validation) = (documents(Split::Train), documents(Split::Validation));
     if train == 0 || (holdout.is_some() && validation == 0) {
@@ -177,7 +174,7 @@ fn finish_source(
             name: source.name.clone(),
             wanted: holdout.describe(),
             documents: train + validation,
-            bytes: files.iter().map(|file| file.text_bytes).sum(),
+            bytes: files.iter().map(|file| file.text_bytes).fold(0, u64::saturating_add),
         });
     }
     remove_stale(&folder, |name| {

@@ -59,16 +59,14 @@ pub fn report(output: &Path) -> Result<Waterfall> {
         let record: GroupRecord = serde_json::from_slice(&bytes)
             .map_err(|error| DataError::bad_file(&path, format!("no statistics: {error}")))?;
         record.stats.check(&path)?;
-        let row = rows
-            .entry(record.source.clone())
-            .or_insert_with(|| WaterfallRow {
-                source: record.source.clone(),
-                stats: StepStats::default(),
-                train_documents: 0,
-                train_bytes: 0,
-                validation_documents: 0,
-                validation_bytes: 0,
-            });
+        let row = rows.entry(record.source.clone()).or_insert_with(|| WaterfallRow {
+            source: record.source.clone(),
+            stats: StepStats::default(),
+            train_documents: 0,
+            train_bytes: 0,
+            validation_documents: 0,
+            validation_bytes: 0,
+        });
         row.stats.merge(&record.stats);
         for split in Split::ALL {
             let Some(summary) = record.outputs.of(split) else {
@@ -89,12 +87,12 @@ pub fn report(output: &Path) -> Result<Waterfall> {
                 Split::Train => (&mut row.train_documents, &mut row.train_bytes),
                 Split::Validation => (&mut row.validation_documents, &mut row.validation_bytes),
             };
-            *documents += counted.documents;
-            *bytes += counted.text_bytes;
+            *documents = documents.saturating_add(counted.documents);
+            *bytes = bytes.saturating_add(counted.text_bytes);
         }
     }
     for row in rows.values() {
-        let out = row.train_documents + row.validation_documents;
+        let out = row.train_documents.saturating_add(row.validation_documents);
         if out != row.stats.docs_out {
             return Err(DataError::Counters {
                 path: documents_folder(output, &row.source),
@@ -104,9 +102,7 @@ pub fn report(output: &Path) -> Result<Waterfall> {
             });
         }
     }
-    Ok(Waterfall {
-        rows: rows.into_values().collect(),
-    })
+    Ok(Waterfall { rows: rows.into_values().collect() })
 }
 
 impl fmt::Display for Waterfall {

@@ -41,32 +41,31 @@ impl StepStats {
     pub fn reject(&mut self, reason: Reason, bytes_in: u64) {
         self.docs_in += 1;
         self.bytes_in += bytes_in;
-        let counts = if reason.is_error() {
-            &mut self.errors
-        } else {
-            &mut self.dropped_docs
-        };
+        let counts = if reason.is_error() { &mut self.errors } else { &mut self.dropped_docs };
         *counts.entry(reason.name().to_owned()).or_default() += 1;
     }
 
     /// Adds the counts of another part of the same step.
     pub fn merge(&mut self, other: &Self) {
-        self.docs_in += other.docs_in;
-        self.docs_out += other.docs_out;
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
-        self.chars_out += other.chars_out;
+        // The counts may come from a file, so they may be anything.
+        let add = |to: &mut u64, count: u64| *to = to.saturating_add(count);
+        add(&mut self.docs_in, other.docs_in);
+        add(&mut self.docs_out, other.docs_out);
+        add(&mut self.bytes_in, other.bytes_in);
+        add(&mut self.bytes_out, other.bytes_out);
+        add(&mut self.chars_out, other.chars_out);
         for (name, count) in &other.dropped_docs {
-            *self.dropped_docs.entry(name.clone()).or_default() += count;
+            add(self.dropped_docs.entry(name.clone()).or_default(), *count);
         }
         for (name, count) in &other.errors {
-            *self.errors.entry(name.clone()).or_default() += count;
+            add(self.errors.entry(name.clone()).or_default(), *count);
         }
     }
 
     /// Documents that did not leave.
     pub fn dropped(&self) -> u64 {
-        self.dropped_docs.values().chain(self.errors.values()).sum()
+        let counts = self.dropped_docs.values().chain(self.errors.values());
+        counts.fold(0, |sum: u64, &count| sum.saturating_add(count))
     }
 
     /// Checks in = out + dropped.
@@ -74,7 +73,6 @@ impl StepStats {
     /// # Errors
     /// [`DataError::Counters`] naming `path`.
     pub fn check(&self, path: &Path) -> Result<()> {
-        // The counts may come from a file, so they may be anything.
         let sum = self
             .dropped_docs
             .values()

@@ -1,1 +1,256 @@
-// later
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use super::*;
+use crate::document::{Document, list_documents};
+use crate::source::{TextFormat, TextSource};
+
+/// A folder of raw text in three formats.
+fn raw(folder: &Path) -> Vec<SourceConfig> {
+    let raw = folder.join("raw");
+    fs::create_dir_all(&raw).unwrap();
+    for number in 0..12 {
+        let text = format!("Speech {number}.\r\n") + &"Fellow citizens. ".repeat(20 + number);
+        fs::write(raw.join(format!("{number:02}.txt")), text).unwrap();
+    }
+    fs::write(raw.join("12.txt"), b"not \xff text").unwrap();
+    fs::write(raw.join("13.txt"), b" \n").unwrap();
+
+    let mut lines = String::new();
+    for number in 0..40 {
+        lines += &format!("{{\"id\": \"n{number}\", \"text\": \"Note {number} line\\nend\"}}\n");
+    }
+    lines += "\n{\"text\": 7}\n[1]\nbroken\n{\"text\": \"without id\"}";
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(lines.as_bytes()).unwrap();
+    fs::write(raw.join("notes.jsonl.gz"), gzip.finish().unwrap()).unwrap();
+
+    let chapters: Vec<String> = (0..9).map(|n| format!("Chapter {n}\nCall me.")).collect();
+    fs::write(raw.join("book.md"), chapters.join("\n***\n")).unwrap();
+
+    let source = |name: &str, text| SourceConfig { name: name.into(), text: Some(text) };
+    vec![
+        source("speeches", TextSource::files(vec![raw.join("*.txt")])),
+        source(
+            "notes",
+            TextSource {
+                format: TextFormat::Jsonl,
+                ..TextSource::files(vec![raw.join("notes.jsonl.gz")])
+            },
+        ),
+        source(
+            "book",
+            TextSource {
+                document_separator: Some("***".into()),
+                ..TextSource::files(vec![raw.join("book.md")])
+            },
+        ),
+    ]
+}
+
+fn holdout(bytes: u64) -> HoldoutConfig {
+    HoldoutConfig { bytes_per_source: Some(bytes), ..HoldoutConfig::default() }
+}
+
+fn hidden() -> RunOptions {
+    RunOptions { only: None, progress: ProgressMode::Hidden }
+}
+
+fn documents(output: &Path, source: &str, split: Option<Split>) -> Vec<Document> {
+    list_documents(&documents_folder(output, source), split)
+        .unwrap()
+        .iter()
+        .flat_map(|file| file.reader().unwrap())
+        .map(|document| document.unwrap())
+        .collect()
+}
+
+/// The bytes of every file below `folder`.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| (entry.path().to_owned(), fs::read(entry.path()).unwrap()))
+        .collect()
+}
+
+#[test]
+fn every_record_is_a_document_or_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let output = folder.path().join("out");
+    let done = run(&output, &sources, &holdout(30), &hidden()).unwrap();
+    let rows: BTreeMap<_, _> =
+        done.waterfall.rows.iter().map(|row| (row.source.as_str(), row)).collect();
+
+    let speeches = &rows["speeches"].stats;
+    assert_eq!((speeches.docs_in, speeches.docs_out), (14, 12));
+    assert_eq!(speeches.errors, BTreeMap::from([("bad_utf8".to_owned(), 1)]));
+    assert_eq!(speeches.dropped_docs, BTreeMap::from([("empty".to_owned(), 1)]));
+    let notes = &rows["notes"].stats;
+    assert_eq!((notes.docs_in, notes.docs_out), (44, 41));
+    assert_eq!((notes.errors["bad_json"], notes.errors["missing_text"]), (2, 1));
+    assert_eq!(rows["book"].stats.docs_out, 9);
+    for row in rows.values() {
+        assert!(row.validation_documents >= 1 && row.validation_bytes >= 30);
+        assert!(row.validation_bytes < 30 + 800, "{row:?}");
+        assert_eq!(row.train_documents + row.validation_documents, row.stats.docs_out);
+    }
+
+    let mut all = documents(&output, "speeches", None);
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    let ids: Vec<_> = all.iter().map(|document| document.id.clone()).collect();
+    assert_eq!(ids, (0..12).map(|n| format!("{n:02}.txt")).collect::<Vec<_>>());
+    assert!(all[3].text.starts_with("Speech 3.\nFellow"));
+    let notes = documents(&output, "notes", None);
+    assert!(notes.iter().any(|d| d.id == "n7" && d.text == "Note 7 line\nend"));
+    assert!(notes.iter().any(|d| d.id == "notes.jsonl.gz/00000044" && d.text == "without id"));
+    let book = documents(&output, "book", None);
+    assert!(book.iter().any(|d| d.id == "book.md/00000008" && d.text == "Chapter 8\nCall me."));
+    assert!(book.iter().all(|d| !d.text.contains("***")));
+}
+
+#[test]
+fn the_same_bytes_for_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let made: Vec<_> = [1, 2, 7]
+        .map(|threads| {
+            let output = folder.path().join("out");
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            // Small groups: several files per source.
+            pool.install(|| run_in_groups(&output, &sources, &holdout(30), &hidden(), 1000))
+                .unwrap();
+            let made = contents(&output);
+            fs::remove_dir_all(&output).unwrap();
+            made
+        })
+        .into();
+    assert!(made[0].len() > 10);
+    assert!(made[0] == made[1] && made[0] == made[2]);
+}
+
+#[test]
+fn a_rerun_does_only_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let output = folder.path().join("out");
+    let config = HoldoutConfig { fraction: Some(0.3), ..HoldoutConfig::default() };
+    let run = || run_in_groups(&output, &sources, &config, &hidden(), 1000).unwrap();
+    let first = run();
+    assert_eq!(first.groups_skipped, 0);
+    let before = contents(&output);
+    let again = run();
+    assert_eq!((again.groups_done, again.groups_skipped), (0, first.groups_done));
+    assert_eq!(contents(&output), before);
+
+    // A crash in the middle: an output is gone, and an unfinished file lies around.
+    let lost = documents_folder(&output, "speeches").join("train-00000.parquet");
+    fs::remove_file(&lost).unwrap();
+    let leftover = documents_folder(&output, "speeches").join(".train-00000.parquet.tmp.1");
+    fs::write(&leftover, "half").unwrap();
+    assert_eq!(run().groups_done, 1);
+    assert_eq!(contents(&output), before);
+
+    // Inputs that go away take their documents with them.
+    for number in 6..14 {
+        let input = folder.path().join(format!("raw/{number:02}.txt"));
+        fs::remove_file(input).unwrap();
+    }
+    run();
+    assert_eq!(documents(&output, "speeches", None).len(), 6);
+}
+
+#[test]
+fn the_holdout_does_not_move_when_documents_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let output = folder.path().join("out");
+    let config = HoldoutConfig { fraction: Some(0.4), ..HoldoutConfig::default() };
+    let held = || -> Vec<String> {
+        run(&output, &sources[..1], &config, &hidden()).unwrap();
+        let held = documents(&output, "speeches", Some(Split::Validation));
+        held.into_iter().map(|document| document.id).collect()
+    };
+    let before = held();
+    fs::write(folder.path().join("raw/new.txt"), "A new speech.").unwrap();
+    let after = held();
+    assert!(before.iter().all(|id| after.contains(id)), "{before:?} {after:?}");
+}
+
+#[test]
+fn holdouts_that_leave_nothing_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let output = folder.path().join("out");
+    let error = run(&output, &sources, &holdout(1 << 30), &hidden()).unwrap_err();
+    assert!(matches!(error, DataError::Holdout { .. }), "{error}");
+    let both = HoldoutConfig { fraction: Some(0.1), ..holdout(10) };
+    assert!(matches!(run(&output, &sources, &both, &hidden()), Err(DataError::Config { .. })));
+}
+
+#[test]
+fn a_truncated_archive_stops_the_run_and_leaves_no_document() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let output = folder.path().join("out");
+    let archive = folder.path().join("raw/notes.jsonl.gz");
+    let bytes = fs::read(&archive).unwrap();
+    fs::write(&archive, &bytes[..bytes.len() - 4]).unwrap();
+    let error = run(&output, &sources, &HoldoutConfig::default(), &hidden()).unwrap_err();
+    assert!(matches!(error, DataError::Archive { .. }), "{error}");
+    let made = contents(&output);
+    assert!(made.keys().all(|path| !path.to_string_lossy().contains("notes")), "{made:?}");
+}
+
+#[test]
+fn counters_that_were_tampered_with_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let output = folder.path().join("out");
+    run(&output, &sources, &HoldoutConfig::default(), &hidden()).unwrap();
+    let shown = report(&output).unwrap().to_string();
+    assert!(shown.contains("bad_utf8"), "{shown}");
+    let path = stats_folder(&output).join("speeches-00000.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"docs_in\": 14", "\"docs_in\": 15")).unwrap();
+    assert!(matches!(report(&output), Err(DataError::Counters { .. })));
+    assert!(matches!(report(&output.join("nothing")), Err(DataError::NoInput { .. })));
+}
+
+#[test]
+fn source_names_cannot_leave_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["", "..", "a/b", ".hidden", "a b"] {
+        let mut sources = raw(folder.path());
+        sources[0].name = name.into();
+        let result =
+            run(&folder.path().join("out"), &sources, &HoldoutConfig::default(), &hidden());
+        assert!(matches!(result, Err(DataError::Config { .. })), "{name:?}");
+    }
+}
+
+#[test]
+fn parquet_documents_can_be_a_source_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let first = folder.path().join("first");
+    run(&first, &sources, &HoldoutConfig::default(), &hidden()).unwrap();
+    let again = SourceConfig {
+        name: "again".into(),
+        text: Some(TextSource {
+            format: TextFormat::Parquet,
+            ..TextSource::files(vec![first.join("documents/notes/*.parquet")])
+        }),
+    };
+    let second = folder.path().join("second");
+    run(&second, std::slice::from_ref(&again), &HoldoutConfig::default(), &hidden()).unwrap();
+    let of = |output: &Path, source: &str| -> Vec<(String, String)> {
+        let all = documents(output, source, None);
+        all.into_iter().map(|document| (document.id, document.text)).collect()
+    };
+    assert_eq!(of(&first, "notes"), of(&second, "again"));
+}

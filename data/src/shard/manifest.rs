@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, Shard, VERSION};
@@ -96,8 +97,9 @@ impl ShardManifest {
     /// # Errors
     /// [`DataError::Shard`] or [`DataError::TokenizerMismatch`] naming the file.
     pub fn open_shards(&self, folder: &Path, split: Split, checksums: bool) -> Result<Vec<Shard>> {
-        let summaries = self.shards.iter().filter(|shard| shard.split == split);
+        let summaries: Vec<_> = self.shards.iter().filter(|shard| shard.split == split).collect();
         summaries
+            .par_iter()
             .map(|summary| {
                 // Only the name counts: a manifest cannot point outside its folder.
                 let name = Path::new(&summary.file).file_name().unwrap_or_default();

@@ -40,18 +40,8 @@ impl Shard {
         // SAFETY: the mapping is read-only. That no one truncates or writes the file while it is
         // mapped is the caller's part, said at `Shard`.
         let map = unsafe { Mmap::map(&file) }.map_err(DataError::io(path))?;
-        let Layout {
-            header,
-            width,
-            batches,
-        } = layout::read(path, &map)?;
-        Ok(Self {
-            path: path.to_owned(),
-            map,
-            header,
-            width,
-            batches,
-        })
+        let Layout { header, width, batches } = layout::read(path, &map)?;
+        Ok(Self { path: path.to_owned(), map, header, width, batches })
     }
 
     /// The file.
@@ -151,7 +141,9 @@ impl Shard {
                 let from = begin.saturating_sub(batch.first_token);
                 let from = self.partition(batch, |offset| u64::from(offset) < from);
                 (from..batch.documents)
-                    .map(move |document| batch.first_token + u64::from(self.offset(batch, document)))
+                    .map(move |document| {
+                        batch.first_token + u64::from(self.offset(batch, document))
+                    })
                     .take_while(move |&start| start < end)
             })
     }

@@ -45,11 +45,7 @@ fn default_true() -> bool {
 
 impl Default for ShardConfig {
     fn default() -> Self {
-        Self {
-            tokens_per_shard: default_tokens_per_shard(),
-            add_bos: true,
-            add_eos: true,
-        }
+        Self { tokens_per_shard: default_tokens_per_shard(), add_bos: true, add_eos: true }
     }
 }
 
@@ -96,9 +92,9 @@ impl SourceTokens {
         let shards = self.shards.iter().filter(|shard| shard.split == split);
         shards.fold((0, 0, 0), |(tokens, documents, bytes), shard| {
             (
-                tokens + shard.tokens,
-                documents + shard.documents,
-                bytes + shard.text_bytes,
+                tokens.saturating_add(shard.tokens),
+                documents.saturating_add(shard.documents),
+                bytes.saturating_add(shard.text_bytes),
             )
         })
     }
@@ -142,9 +138,7 @@ pub fn tokenize(
     config.validate()?;
     let mut report = TokenizeReport::default();
     for source in sources {
-        report
-            .sources
-            .push(tokenize_source(output, source, tokenizer, config, progress)?);
+        report.sources.push(tokenize_source(output, source, tokenizer, config, progress)?);
     }
     Ok(report)
 }
@@ -176,7 +170,7 @@ fn tokenize_source(
     }
 
     let all = || files.iter().flat_map(|(_, files)| files);
-    let total = all().map(|file| file.text_bytes).sum();
+    let total = all().map(|file| file.text_bytes).fold(0, u64::saturating_add);
     let progress = Progress::new(progress, "tokens", total, all().count() as u64);
     let mut job = Job {
         folder: &folder,
@@ -189,11 +183,7 @@ fn tokenize_source(
     for (split, files) in &files {
         job.write_split(*split, files)?;
     }
-    let Job {
-        shards,
-        byte_tokens,
-        ..
-    } = job;
+    let Job { shards, byte_tokens, .. } = job;
     let manifest = ShardManifest {
         format: FORMAT.to_owned(),
         version: VERSION.to_owned(),
@@ -241,7 +231,7 @@ impl Job<'_> {
                     batch_bytes = 0;
                 }
             }
-            self.progress.file_done("");
+            self.progress.file_done();
         }
         self.encode(split, &mut number, &mut writer, &mut batch)?;
         if writer.documents() > 0 {

@@ -160,7 +160,8 @@ impl ShardWriter {
             let lengths = (first..last).map(|at| self.end_before(at + 1) - self.end_before(at));
             let offsets = OffsetBuffer::from_lengths(lengths);
             let values = self.tokens.array(begin..self.end_before(last));
-            let list = ListArray::try_new(Arc::clone(&item), offsets, values, None).map_err(fail)?;
+            let list =
+                ListArray::try_new(Arc::clone(&item), offsets, values, None).map_err(fail)?;
             let batch =
                 RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(list)]).map_err(fail)?;
             writer.write(&batch).map_err(fail)?;
@@ -168,16 +169,9 @@ impl ShardWriter {
         }
         writer.finish().map_err(fail)?;
         writer.into_inner().map_err(fail)?.commit()?;
-        let file_bytes = std::fs::metadata(&self.path)
-            .map_err(DataError::io(&self.path))?
-            .len();
+        let file_bytes = std::fs::metadata(&self.path).map_err(DataError::io(&self.path))?.len();
         Ok(ShardSummary {
-            file: self
-                .path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            file: self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             split,
             file_bytes,
             file_blake3: hash_file(&self.path)?,

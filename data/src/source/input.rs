@@ -41,10 +41,12 @@ pub fn list_inputs(key: &str, patterns: &[PathBuf]) -> Result<Vec<Input>> {
     for pattern in patterns {
         let mut found = false;
         let (base, matcher) = split_pattern(key, pattern)?;
+        if !base.exists() {
+            return Err(nothing(key, pattern));
+        }
         let walk = walkdir::WalkDir::new(&base).follow_links(true).sort_by_file_name();
         for entry in walk {
-            // A folder that cannot be read shows up as "nothing matches" only if it matters.
-            let Ok(entry) = entry else { continue };
+            let entry = entry.map_err(|error| unreadable(&base, error))?;
             let path = entry.path();
             let matches = match &matcher {
                 Some(matcher) => matcher.is_match(path),
@@ -70,13 +72,19 @@ pub fn list_inputs(key: &str, patterns: &[PathBuf]) -> Result<Vec<Input>> {
             }
         }
         if !found {
-            return Err(DataError::NoInput {
-                key: key.to_owned(),
-                pattern: pattern.display().to_string(),
-            });
+            return Err(nothing(key, pattern));
         }
     }
     Ok(inputs.into_values().collect())
+}
+
+fn nothing(key: &str, pattern: &Path) -> DataError {
+    DataError::NoInput { key: key.to_owned(), pattern: pattern.display().to_string() }
+}
+
+/// A folder that cannot be read must not silently make the corpus smaller.
+fn unreadable(base: &Path, error: walkdir::Error) -> DataError {
+    DataError::io(error.path().unwrap_or(base).to_owned())(error.into())
 }
 
 /// Splits a pattern into its fixed folder and a matcher for whole paths; a path without pattern
@@ -86,24 +94,14 @@ fn split_pattern(key: &str, pattern: &Path) -> Result<(PathBuf, Option<GlobMatch
         let name = component.as_os_str().to_string_lossy();
         name.contains(PATTERN_CHARACTERS)
     };
-    let base: PathBuf = pattern
-        .components()
-        .take_while(|component| !is_pattern(component))
-        .collect();
+    let base: PathBuf =
+        pattern.components().take_while(|component| !is_pattern(component)).collect();
     if base.components().count() == pattern.components().count() {
         return Ok((base, None));
     }
-    let base = if base.as_os_str().is_empty() {
-        PathBuf::from(".")
-    } else {
-        base
-    };
+    let base = if base.as_os_str().is_empty() { PathBuf::from(".") } else { base };
     let rest: PathBuf = pattern.components().skip_while(|c| !is_pattern(c)).collect();
-    let full = format!(
-        "{}/{}",
-        globset::escape(&base.to_string_lossy()),
-        rest.to_string_lossy()
-    );
+    let full = format!("{}/{}", globset::escape(&base.to_string_lossy()), rest.to_string_lossy());
     let matcher = GlobBuilder::new(&full)
         .literal_separator(true)
         .build()
@@ -168,10 +166,7 @@ impl InputReader {
         let consumed = Arc::new(AtomicU64::new(0));
         let counted = BufReader::with_capacity(
             1 << 17,
-            Counted {
-                inner: file,
-                count: Arc::clone(&consumed),
-            },
+            Counted { inner: file, count: Arc::clone(&consumed) },
         );
         let reader: Box<dyn BufRead + Send> = match path.extension().and_then(|e| e.to_str()) {
             Some("gz") => Box::new(BufReader::with_capacity(
@@ -185,19 +180,12 @@ impl InputReader {
             )),
             _ => Box::new(counted),
         };
-        Ok(Self {
-            path: path.to_owned(),
-            reader,
-            consumed,
-            reported: 0,
-        })
+        Ok(Self { path: path.to_owned(), reader, consumed, reported: 0 })
     }
 
     /// The path of the file name without a compression ending, for `name.json.gz` and the like.
     pub fn uncompressed_name(name: &str) -> &str {
-        name.strip_suffix(".gz")
-            .or_else(|| name.strip_suffix(".zst"))
-            .unwrap_or(name)
+        name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(name)
     }
 
     /// The next decompressed bytes; empty at the end.

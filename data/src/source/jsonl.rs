@@ -44,14 +44,8 @@ fn record(
     buffer: &mut Vec<u8>,
 ) -> Record {
     let bytes = buffer.len() as u64;
-    let reject = |reason, detail: String| {
-        Record::Rejected(Rejection {
-            reason,
-            offset,
-            bytes,
-            detail,
-        })
-    };
+    let reject =
+        |reason, detail: String| Record::Rejected(Rejection { reason, offset, bytes, detail });
     let line = match utf8(std::mem::take(buffer), offset) {
         Ok(line) => line,
         Err(rejection) => return Record::Rejected(rejection),
@@ -62,10 +56,7 @@ fn record(
         Err(error) => return reject(Reason::BadJson, error.to_string()),
     };
     let Some(Value::String(text)) = fields.remove(&config.text_field) else {
-        return reject(
-            Reason::MissingText,
-            format!("no string field {:?}", config.text_field),
-        );
+        return reject(Reason::MissingText, format!("no string field {:?}", config.text_field));
     };
     let mut string = |field: &str| match fields.remove(field) {
         Some(Value::String(value)) => Some(value),

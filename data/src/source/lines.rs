@@ -25,12 +25,7 @@ pub(super) struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// Lines of at most `bound` bytes.
     pub fn new(input: &'a mut InputReader, bound: usize) -> Self {
-        Self {
-            input,
-            bound,
-            offset: 0,
-            length: 0,
-        }
+        Self { input, bound, offset: 0, length: 0 }
     }
 
     /// Offset of the last line in the decompressed input.

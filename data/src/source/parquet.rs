@@ -54,10 +54,7 @@ pub(super) fn read(
     let mut reported = 0;
     loop {
         let batch = without_panic(path, || {
-            reader
-                .next()
-                .transpose()
-                .map_err(|error| DataError::bad_file(path, error))
+            reader.next().transpose().map_err(|error| DataError::bad_file(path, error))
         })?;
         let Some(batch) = batch else {
             bytes_read(input.bytes.saturating_sub(reported));
@@ -143,9 +140,7 @@ fn cell(array: &ArrayRef, row: usize) -> Option<String> {
     }
 }
 
-fn column_names<T>(
-    builder: &parquet::arrow::arrow_reader::ArrowReaderBuilder<T>,
-) -> Vec<String> {
+fn column_names<T>(builder: &parquet::arrow::arrow_reader::ArrowReaderBuilder<T>) -> Vec<String> {
     let fields = builder.schema().fields();
     fields.iter().map(|field| field.name().clone()).collect()
 }

@@ -205,12 +205,7 @@ impl TextSource {
             text = text.replace("\r\n", "\n");
         }
         document_or_empty(
-            Document {
-                id,
-                text,
-                source: source.to_owned(),
-                ..Document::default()
-            },
+            Document { id, text, source: source.to_owned(), ..Document::default() },
             offset,
         )
     }

@@ -33,6 +33,7 @@ pub struct Tokenizer {
     processor: SentencePieceProcessor,
     pieces: Vec<Piece>,
     add_dummy_prefix: bool,
+    unknown_surface: String,
     fingerprint: String,
     path: PathBuf,
     bos: Option<u32>,
@@ -69,10 +70,7 @@ impl Tokenizer {
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         train::quiet();
         let model = model_proto::read(path, bytes)?;
-        let fail = |reason: String| DataError::Tokenizer {
-            path: path.to_owned(),
-            reason,
-        };
+        let fail = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
         let processor = SentencePieceProcessor::from_serialized_proto(bytes)
             .map_err(|error| fail(error.to_string()))?;
         if processor.len() != model.pieces.len() {
@@ -97,6 +95,7 @@ impl Tokenizer {
             processor,
             pieces: model.pieces,
             add_dummy_prefix: model.add_dummy_prefix,
+            unknown_surface: model.unknown_surface,
             fingerprint: blake3::hash(bytes).to_hex().to_string(),
             path: path.to_owned(),
             part_prefix,
@@ -191,10 +190,7 @@ impl Tokenizer {
         }
         self.processor
             .decode_piece_ids(ids)
-            .map_err(|error| DataError::Codec {
-                operation: "decode",
-                reason: error.to_string(),
-            })
+            .map_err(|error| DataError::Codec { operation: "decode", reason: error.to_string() })
     }
 
     fn encode_part(&self, part: &str, ids: &mut Vec<u32>, prefix: u32) -> Result<()> {
@@ -221,10 +217,7 @@ impl Tokenizer {
         let pieces = self
             .processor
             .encode(text)
-            .map_err(|error| DataError::Codec {
-                operation: "encode",
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| DataError::Codec { operation: "encode", reason: error.to_string() })?;
         ids.extend(pieces.into_iter().map(|piece| piece.id));
         Ok(())
     }

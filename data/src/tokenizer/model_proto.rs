@@ -42,12 +42,19 @@ pub(super) struct Model {
     pub add_dummy_prefix: bool,
     /// No character is changed before encoding.
     pub identity: bool,
+    /// What the unknown piece decodes to.
+    pub unknown_surface: String,
 }
+
+/// SentencePiece's default for what the unknown piece decodes to.
+const UNKNOWN_SURFACE: &str = " \u{2047} ";
 
 #[derive(Clone, PartialEq, Message)]
 struct ModelProto {
     #[prost(message, repeated, tag = "1")]
     pieces: Vec<PieceProto>,
+    #[prost(message, optional, tag = "2")]
+    trainer: Option<TrainerProto>,
     #[prost(message, optional, tag = "3")]
     normalizer: Option<NormalizerProto>,
 }
@@ -63,6 +70,12 @@ struct PieceProto {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct TrainerProto {
+    #[prost(string, optional, tag = "44")]
+    unk_surface: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct NormalizerProto {
     #[prost(bytes = "vec", optional, tag = "2")]
     precompiled_charsmap: Option<Vec<u8>>,
@@ -74,15 +87,13 @@ struct NormalizerProto {
 
 /// Reads a model and checks what SentencePiece itself takes for granted.
 pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Model> {
-    let fail = |reason: String| DataError::Tokenizer {
-        path: path.to_owned(),
-        reason,
-    };
+    let fail = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
     let proto = ModelProto::decode(bytes).map_err(|error| fail(error.to_string()))?;
     if proto.pieces.is_empty() {
         return Err(fail("it has no pieces".into()));
     }
     let normalizer = proto.normalizer.unwrap_or_default();
+    let unknown_surface = proto.trainer.unwrap_or_default().unk_surface;
     let mut unknown = 0;
     let mut pieces = Vec::with_capacity(proto.pieces.len());
     for (id, piece) in proto.pieces.into_iter().enumerate() {
@@ -103,11 +114,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Model> {
             return Err(fail(format!("piece {id} is empty or has a zero byte")));
         }
         unknown += usize::from(kind == PieceType::Unknown);
-        pieces.push(Piece {
-            text,
-            score: piece.score.unwrap_or(0.0),
-            kind,
-        });
+        pieces.push(Piece { text, score: piece.score.unwrap_or(0.0), kind });
     }
     if unknown != 1 {
         return Err(fail(format!("{unknown} unknown pieces, expected 1")));
@@ -117,6 +124,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Model> {
         add_dummy_prefix: normalizer.add_dummy_prefix.unwrap_or(true),
         identity: normalizer.precompiled_charsmap.unwrap_or_default().is_empty()
             && !normalizer.remove_extra_whitespaces.unwrap_or(true),
+        unknown_surface: unknown_surface.unwrap_or_else(|| UNKNOWN_SURFACE.to_owned()),
     })
 }
 

@@ -29,13 +29,9 @@ pub(super) fn draw(
     seed: u64,
     progress: &Progress,
 ) -> Result<Sample> {
-    let total: u64 = files.iter().map(|file| file.text_bytes).sum();
+    let total = files.iter().map(|file| file.text_bytes).fold(0, u64::saturating_add);
     let share = cap as f64 / total.max(1) as f64;
-    let below = if share >= 1.0 {
-        u64::MAX
-    } else {
-        (share * u64::MAX as f64) as u64
-    };
+    let below = if share >= 1.0 { u64::MAX } else { (share * u64::MAX as f64) as u64 };
     let mut sample = Sample::default();
     for file in files {
         for document in file.reader()? {
@@ -45,7 +41,7 @@ pub(super) fn draw(
                 return Ok(sample);
             }
         }
-        progress.file_done("");
+        progress.file_done();
     }
     Ok(sample)
 }

@@ -19,19 +19,12 @@ pub struct StreamDecoder<'a> {
 impl<'a> StreamDecoder<'a> {
     /// A decoder at the beginning of a text: the dummy prefix is dropped.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self {
-            tokenizer,
-            pending: Vec::new(),
-            at_start: true,
-        }
+        Self { tokenizer, pending: Vec::new(), at_start: true }
     }
 
     /// A decoder behind the ids of a prompt: a leading space is text.
     pub fn after_prompt(tokenizer: &'a Tokenizer) -> Self {
-        Self {
-            at_start: false,
-            ..Self::new(tokenizer)
-        }
+        Self { at_start: false, ..Self::new(tokenizer) }
     }
 
     /// The text that `id` completes; empty for marks and for a part of a character. An id
@@ -48,8 +41,7 @@ impl<'a> StreamDecoder<'a> {
             self.drain(&mut out, true);
             let text = match piece.kind {
                 PieceType::Control => "",
-                // SentencePiece's own surface for what it does not know.
-                PieceType::Unknown => " \u{2047} ",
+                PieceType::Unknown => self.tokenizer.unknown_surface.as_str(),
                 _ => piece.text.as_str(),
             };
             let started = self.at_start && self.tokenizer.add_dummy_prefix && out.is_empty();
@@ -59,11 +51,9 @@ impl<'a> StreamDecoder<'a> {
                 text
             };
             out.push_str(&text.replace(SPACE, " "));
-            if piece.kind == PieceType::Control {
-                return out;
-            }
         }
-        if !matches!(piece.kind, PieceType::Byte(_)) || !out.is_empty() {
+        let silent = matches!(piece.kind, PieceType::Byte(_) | PieceType::Control);
+        if !silent || !out.is_empty() {
             self.at_start = false;
         }
         out

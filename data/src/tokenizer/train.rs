@@ -132,7 +132,7 @@ pub fn train(
     progress: ProgressMode,
 ) -> Result<TrainReport> {
     config.validate()?;
-    let total = files.iter().map(|file| file.text_bytes).sum();
+    let total = files.iter().map(|file| file.text_bytes).fold(0, u64::saturating_add);
     let reading = Progress::new(progress, "sample", total, files.len() as u64);
     let sample = sample::draw(files, config.input_bytes, config.seed, &reading)?;
     reading.finish(&format!(
@@ -227,9 +227,7 @@ fn train_on(config: &TokenizerConfig, sample: &Sample) -> Result<Vec<u8>> {
     };
     drop(guard);
     if result.is_null() {
-        return Err(DataError::TokenizerTraining {
-            message: "out of memory".into(),
-        });
+        return Err(DataError::TokenizerTraining { message: "out of memory".into() });
     }
     // SAFETY: the shim returned `length` bytes at `result`, which it allocated with `malloc`;
     // they are freed once, after the copy.

@@ -26,10 +26,12 @@
 //! summed over them in order.
 
 mod backward;
+mod few_queries;
 mod forward;
 
 use crate::element::Element;
 use crate::micro_kernel::with_micro_kernel;
+use crate::simd::{LANES, sum_lanes};
 
 /// Shapes of causal attention: `q` (B, Tq, H, D), `k` and `v` (B, Tk, K, D).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,9 @@ pub fn causal_attention_forward<E: Element>(
         return;
     }
     let visibility = Visibility { first_visible, shape };
+    if shape.queries <= few_queries::FEW_QUERIES {
+        return few_queries::forward(o, lse, q, k, v, visibility);
+    }
     with_micro_kernel::<E>(forward::Forward { o, lse, q, k, v, visibility, shape });
 }
 
@@ -169,9 +174,28 @@ pub fn causal_attention_backward<E: Element>(
 /// `start`.
 #[inline(always)]
 fn mask_row(row: &mut [f32], start: usize, (first, end): (usize, usize)) {
-    let len = row.len();
-    row[..first.saturating_sub(start).min(len)].fill(f32::NEG_INFINITY);
-    row[end.saturating_sub(start).min(len)..].fill(f32::NEG_INFINITY);
+    let first = first.saturating_sub(start) as u32;
+    let end = end.saturating_sub(start) as u32;
+    for (column, score) in (0u32..).zip(row) {
+        let seen = column >= first && column < end;
+        *score = if seen { *score } else { f32::NEG_INFINITY };
+    }
+}
+
+/// `Σ a_i b_i` in 16 lanes.
+#[inline(always)]
+fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for ((lane, a), b) in lanes.iter_mut().zip(a_runs.remainder()).zip(b_runs.remainder()) {
+        *lane = a.to_f32() * b.to_f32();
+    }
+    for (a, b) in a_runs.zip(b_runs) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = a.to_f32().mul_add(b.to_f32(), *lane);
+        }
+    }
+    sum_lanes(lanes)
 }
 
 #[cfg(test)]

@@ -62,9 +62,9 @@ impl<E: Element> KernelTask for Product<'_, E> {
         let mut packed_b = Scratch::new::<K::Unit>(slab_columns * steps);
         let packed_a = packed_a.as_mut::<K::Unit>();
         let packed_b = packed_b.as_mut::<K::Unit>();
-        let target = Target::<E>::new(c, columns);
+        let target = Target::<E>::new(c);
         // Rounded outputs of several blocks are summed in f32 first.
-        let needs_sums = !one_block && matches!(target.kind, Kind::Assign);
+        let needs_sums = !one_block && matches!(target, Target::Round(_));
         let mut sums = Scratch::new::<f32>(if needs_sums { slab_rows * slab_columns } else { 0 });
         let sums = SharedPointer::new(sums.as_mut::<f32>());
 
@@ -101,12 +101,13 @@ impl<E: Element> KernelTask for Product<'_, E> {
                             slab_column: column,
                             slab_height: height,
                             slab_width: width,
+                            c_row: columns,
                         };
                         // SAFETY: K runs on this CPU; each tile of C belongs to one task.
                         unsafe {
                             K::vectorize(
                                 #[inline(always)]
-                                || multiply_tile::<K, E>(&block, &target, pass, tile),
+                                || multiply_tile::<K, E>(&block, target, pass, tile),
                             )
                         }
                     });
@@ -171,51 +172,21 @@ impl<T> SharedPointer<T> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Assign,
-    AssignF32,
-    AddF32,
-}
-
 /// The output matrix, shared by tasks that write disjoint tiles.
-struct Target<E> {
-    elements: SharedPointer<E>,
-    floats: SharedPointer<f32>,
-    columns: usize,
-    kind: Kind,
+#[derive(Clone, Copy)]
+enum Target<E> {
+    Round(SharedPointer<E>),
+    Float { c: SharedPointer<f32>, add: bool },
 }
 
 impl<E: Element> Target<E> {
-    fn new(c: Output<'_, E>, columns: usize) -> Self {
-        let none = SharedPointer(std::ptr::null_mut());
+    fn new(c: Output<'_, E>) -> Self {
+        let float = |c: &mut [f32], add| Self::Float { c: SharedPointer::new(c), add };
         match c {
-            // f32 elements need no rounding, so they are f32 output.
-            Output::Assign(c) if !E::IS_BF16 => {
-                let floats = SharedPointer(bytemuck::cast_slice_mut::<E, f32>(c).as_mut_ptr());
-                Self {
-                    elements: SharedPointer(std::ptr::null_mut()),
-                    floats,
-                    columns,
-                    kind: Kind::AssignF32,
-                }
-            }
-            Output::Assign(c) => {
-                let elements = SharedPointer::new(c);
-                Self { elements, floats: none, columns, kind: Kind::Assign }
-            }
-            Output::AssignF32(c) => Self {
-                elements: SharedPointer(std::ptr::null_mut()),
-                floats: SharedPointer::new(c),
-                columns,
-                kind: Kind::AssignF32,
-            },
-            Output::AddF32(c) => Self {
-                elements: SharedPointer(std::ptr::null_mut()),
-                floats: SharedPointer::new(c),
-                columns,
-                kind: Kind::AddF32,
-            },
+            Output::Assign(c) if E::IS_BF16 => Self::Round(SharedPointer::new(c)),
+            Output::Assign(c) => float(bytemuck::cast_slice_mut(c), false),
+            Output::AssignF32(c) => float(c, false),
+            Output::AddF32(c) => float(c, true),
         }
     }
 }
@@ -246,6 +217,8 @@ struct Tile {
     slab_column: usize,
     slab_height: usize,
     slab_width: usize,
+    /// Distance of rows of C.
+    c_row: usize,
 }
 
 /// # Safety
@@ -254,7 +227,7 @@ struct Tile {
 #[inline(always)]
 unsafe fn multiply_tile<K: MicroKernel, E: Element>(
     block: &Block<'_, K>,
-    target: &Target<E>,
+    target: Target<E>,
     pass: Pass,
     tile: Tile,
 ) {
@@ -268,39 +241,39 @@ unsafe fn multiply_tile<K: MicroKernel, E: Element>(
         for row in (tile.row..bottom).step_by(MR) {
             let height = MR.min(tile.slab_height - row);
             let a = block.a[row * block.steps..][..MR * block.steps].as_ptr();
-            let at = (tile.slab_row + row) * target.columns + tile.slab_column + column;
+            let at = (tile.slab_row + row) * tile.c_row + tile.slab_column + column;
             // SAFETY: the panels hold `steps` steps; rows and columns are inside C, and C's
             // tile is this task's own.
             unsafe {
-                let whole = height == MR && width == NR;
-                let add = target.kind == Kind::AddF32 || !pass.first;
-                match target.kind {
-                    Kind::Assign => {
-                        // Sums of a 12 x 32 tile are contiguous here.
-                        let panel =
-                            (row / MR * tile.slab_width.div_ceil(NR) + column / NR) * MR * NR;
-                        let sums = pass.sums.map_or(edge, |sums| sums.at(panel));
-                        K::multiply::<{ layout::PACKED }>(block.steps, a, b, sums, NR, add);
+                match target {
+                    Target::Round(c) => {
+                        // The 12 x 32 sums are contiguous here.
+                        let panels = tile.slab_width.div_ceil(NR);
+                        let panel = (row / MR * panels + column / NR) * MR * NR;
+                        let sums = match pass.sums {
+                            Some(sums) => sums.at(panel),
+                            None => edge,
+                        };
+                        K::multiply::<{ layout::PACKED }>(block.steps, a, b, sums, NR, !pass.first);
                         if pass.last {
-                            let c = target.elements.at(at);
-                            round_tile(c, target.columns, sums, height, width);
+                            round_tile(c.at(at), tile.c_row, sums, height, width);
                         }
                     }
-                    _ if whole => {
-                        let c = target.floats.at(at);
-                        K::multiply::<{ layout::PACKED }>(
-                            block.steps,
-                            a,
-                            b,
-                            c,
-                            target.columns,
-                            add,
-                        );
-                    }
-                    _ => {
-                        K::multiply::<{ layout::PACKED }>(block.steps, a, b, edge, NR, false);
-                        let c = target.floats.at(at);
-                        copy_tile(c, target.columns, edge, height, width, add);
+                    Target::Float { c, add } => {
+                        let (c, add) = (c.at(at), add || !pass.first);
+                        if height == MR && width == NR {
+                            K::multiply::<{ layout::PACKED }>(
+                                block.steps,
+                                a,
+                                b,
+                                c,
+                                tile.c_row,
+                                add,
+                            );
+                        } else {
+                            K::multiply::<{ layout::PACKED }>(block.steps, a, b, edge, NR, false);
+                            copy_tile(c, tile.c_row, edge, height, width, add);
+                        }
                     }
                 }
             }
@@ -327,7 +300,10 @@ unsafe fn round_tile<E: Element>(
             let c = c.add(r * c_row);
             let sums = &*sums.add(r * NR).cast::<[f32; NR]>();
             if width == NR {
-                c.cast::<[E; NR]>().write_unaligned(sums.map(E::from_f32));
+                let c = &mut *c.cast::<[E; NR]>();
+                for (c, &sum) in c.iter_mut().zip(sums) {
+                    *c = E::from_f32(sum);
+                }
             } else {
                 for (j, &sum) in sums[..width].iter().enumerate() {
                     c.add(j).write(E::from_f32(sum));

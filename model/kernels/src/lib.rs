@@ -22,6 +22,7 @@ mod simd;
 mod element;
 mod exp;
 mod scratch;
+mod transpose;
 
 mod micro_kernel;
 

@@ -76,6 +76,31 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         add: bool,
     );
 
+    /// `to[s * to_step + i] = from[i][s]` for 16 units of `lanes` (at most 16) rows that are
+    /// `row_bytes` apart and whose elements already lie as units.
+    ///
+    /// # Safety
+    ///
+    /// The units named above must be valid.
+    #[inline(always)]
+    unsafe fn transpose_16(
+        to: *mut Self::Unit,
+        to_step: usize,
+        from: *const u8,
+        row_bytes: usize,
+        lanes: usize,
+    ) {
+        for i in 0..lanes {
+            for s in 0..16 {
+                // SAFETY: unit s of row i.
+                unsafe {
+                    let from = from.add(i * row_bytes).cast::<Self::Unit>().add(s);
+                    to.add(s * to_step + i).write(from.read_unaligned());
+                }
+            }
+        }
+    }
+
     /// Rounds a run of a row of scores to the `16 / DEPTH` units at `to`.
     ///
     /// # Safety
@@ -231,6 +256,7 @@ unsafe impl MicroKernel for PortableF32 {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Element, MR, MicroKernel, NR, RUN, layout, multiply_plain};
+    use crate::transpose::transpose_16;
     use std::arch::x86_64::*;
 
     /// f32 on AVX2 and FMA.
@@ -280,9 +306,8 @@ mod x86 {
     ///
     /// # Safety
     ///
-    /// 12 rows of 32 floats, `c_row` apart, must be writable at `c`.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
+    /// The caller has AVX-512, and 12 rows of 32 floats, `c_row` apart, are writable at `c`.
+    #[inline(always)]
     unsafe fn store(sums: &[[__m512; 2]; MR], c: *mut f32, c_row: usize, add: bool) {
         for (r, [low, high]) in sums.iter().enumerate() {
             // SAFETY: row r of c.
@@ -307,6 +332,19 @@ mod x86 {
         #[inline(always)]
         fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
             at(0).to_f32()
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
+        unsafe fn transpose_16(
+            to: *mut f32,
+            to_step: usize,
+            from: *const u8,
+            row_bytes: usize,
+            lanes: usize,
+        ) {
+            // SAFETY: passed on.
+            unsafe { transpose_16(to.cast(), to_step, from, row_bytes, lanes) }
         }
 
         #[inline]
@@ -353,6 +391,19 @@ mod x86 {
         #[inline(always)]
         fn unit<E: Element>(at: impl Fn(usize) -> E) -> u32 {
             u32::from(at(0).to_bf16_bits()) | (u32::from(at(1).to_bf16_bits()) << 16)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
+        unsafe fn transpose_16(
+            to: *mut u32,
+            to_step: usize,
+            from: *const u8,
+            row_bytes: usize,
+            lanes: usize,
+        ) {
+            // SAFETY: passed on.
+            unsafe { transpose_16(to.cast(), to_step, from, row_bytes, lanes) }
         }
 
         #[inline]

@@ -76,31 +76,40 @@ impl<'a, E: Element> Operand<'a, E> {
         }
     }
 
-    /// Packs lanes that are contiguous along the contraction, a few steps of all lanes at a
-    /// time so that reads and writes both stay within a few cache lines.
+    /// Packs lanes that are contiguous along the contraction: as 16 x 16 blocks of units where
+    /// elements need no conversion, the rest one by one.
     #[inline(always)]
     fn transpose<K: MicroKernel, const W: usize>(&self, panel: &mut [K::Unit], base: usize) {
-        const STEPS: usize = 8;
+        const BLOCK: usize = 16;
         let steps = panel.len() / W;
-        let mut s0 = 0;
-        while s0 < steps {
-            let count = (steps - s0).min(STEPS);
-            let out = &mut panel[s0 * W..(s0 + count) * W];
-            for i in 0..W {
-                let first = base + i * self.lane_stride + s0 * K::DEPTH;
-                let source = &self.data[first..first + count * K::DEPTH];
-                if count == STEPS {
-                    // The same loop with a constant count, which unrolls.
-                    for s in 0..STEPS {
-                        out[s * W + i] = K::unit(|d| source[s * K::DEPTH + d]);
-                    }
-                } else {
-                    for s in 0..count {
-                        out[s * W + i] = K::unit(|d| source[s * K::DEPTH + d]);
-                    }
+        let raw = size_of::<E>() * K::DEPTH == size_of::<K::Unit>();
+        let blocked = if raw { steps / BLOCK * BLOCK } else { 0 };
+        if blocked > 0 {
+            // The last element that the blocks read.
+            let last = base + (W - 1) * self.lane_stride + blocked * K::DEPTH - 1;
+            assert!(last < self.data.len(), "a packed operand is shorter than its shape");
+        }
+        for s in (0..blocked).step_by(BLOCK) {
+            for lane in (0..W).step_by(BLOCK) {
+                let lanes = (W - lane).min(BLOCK);
+                let first = base + lane * self.lane_stride + s * K::DEPTH;
+                // SAFETY: 16 steps of `lanes` lanes, inside the panel and, as checked above,
+                // inside the matrix.
+                unsafe {
+                    let from = self.data.as_ptr().add(first).cast();
+                    let to = panel.as_mut_ptr().add(s * W + lane);
+                    K::transpose_16(to, W, from, self.lane_stride * size_of::<E>(), lanes);
                 }
             }
-            s0 += count;
+        }
+        if blocked == steps {
+            return;
+        }
+        for i in 0..W {
+            let source = &self.data[base + i * self.lane_stride..][..steps * K::DEPTH];
+            for s in blocked..steps {
+                panel[s * W + i] = K::unit(|d| source[s * K::DEPTH + d]);
+            }
         }
     }
 }

@@ -153,7 +153,11 @@ impl TransformerOps for Flex {
         dx
     }
 
-    fn linear_backward_weight(mut dweight: FlexTensor, dy: FlexTensor, x: FlexTensor) -> FlexTensor {
+    fn linear_backward_weight(
+        mut dweight: FlexTensor,
+        dy: FlexTensor,
+        x: FlexTensor,
+    ) -> FlexTensor {
         let (dy, x) = (contiguous(dy), contiguous(x));
         let shape = linear_shape(&x, &dweight);
         with_element!(x.dtype(), E => kernels::linear_backward_weight::<E>(
@@ -229,7 +233,11 @@ impl TransformerOps for Flex {
         y
     }
 
-    fn swiglu_backward(dy: FlexTensor, gate: FlexTensor, up: FlexTensor) -> (FlexTensor, FlexTensor) {
+    fn swiglu_backward(
+        dy: FlexTensor,
+        gate: FlexTensor,
+        up: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
         let (dy, gate, up) = (contiguous(dy), contiguous(gate), contiguous(up));
         let (mut dgate, mut dup) = (new_like(&gate), new_like(&up));
         with_element!(gate.dtype(), E => kernels::swiglu_backward::<E>(

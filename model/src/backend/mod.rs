@@ -40,7 +40,8 @@ pub trait TransformerOps: Backend {
     /// `x` (…, in) · `weight` (out, in)ᵀ: (…, out).
     fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `dy` (…, out) · `weight` (out, in): (…, in).
-    fn linear_backward_input(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn linear_backward_input(dy: FloatTensor<Self>, weight: FloatTensor<Self>)
+    -> FloatTensor<Self>;
     /// `dweight` (out, in) += `dy` (…, out)ᵀ · `x` (…, in).
     fn linear_backward_weight(
         dweight: FloatTensor<Self>,

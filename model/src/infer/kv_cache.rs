@@ -70,10 +70,8 @@ impl Llama {
             return Err(ModelError::PromptTooLong { found: start + time, limit: cache.capacity });
         }
         let rope = self.rope(start, time);
-        let mut x = embedding_forward(
-            &self.weights.embed_tokens,
-            &int_matrix(ids, time, self.device()),
-        );
+        let mut x =
+            embedding_forward(&self.weights.embed_tokens, &int_matrix(ids, time, self.device()));
         for (params, layer) in self.weights.layers.iter().zip(&mut cache.layers) {
             x = self.layer_cached(params, x, layer, start, &rope);
         }

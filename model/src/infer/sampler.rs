@@ -130,9 +130,8 @@ mod tests {
     #[test]
     fn same_seed_same_draws() {
         let logits = [0.1, 0.2, 0.3, 0.4];
-        let draws = |mut sampler: Sampler| {
-            (0..50).map(|_| sampler.sample(&logits)).collect::<Vec<_>>()
-        };
+        let draws =
+            |mut sampler: Sampler| (0..50).map(|_| sampler.sample(&logits)).collect::<Vec<_>>();
         assert_eq!(draws(sampler(1.0, 0, 1.0)), draws(sampler(1.0, 0, 1.0)));
     }
 }

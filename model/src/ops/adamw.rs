@@ -36,7 +36,7 @@ pub fn adamw_step<const D: usize>(
         grad.clone().into_dispatch(),
     );
     let (new_param, new_m, new_v) = match copy {
-        None => Dispatch::adamw_step(p, moments.0, moments.1, grad, hyper.clone()),
+        None => Dispatch::adamw_step(p, moments.0, moments.1, grad, *hyper),
         Some(copy) => {
             let (p, m, v, written) = Dispatch::adamw_step_with_copy(
                 p,
@@ -44,7 +44,7 @@ pub fn adamw_step<const D: usize>(
                 moments.1,
                 grad,
                 copy.extract().into_dispatch(),
-                hyper.clone(),
+                *hyper,
             );
             *copy = Tensor::from_dispatch(written);
             (p, m, v)

@@ -21,11 +21,8 @@ pub fn rms_norm_forward(x: &Tensor<3>, weight: &Tensor<1>, eps: f64) -> (Tensor<
     if !fast(x) {
         return reference::forward(x, weight, eps);
     }
-    let (y, rstd) = Dispatch::rms_norm_forward(
-        x.clone().into_dispatch(),
-        weight.clone().into_dispatch(),
-        eps,
-    );
+    let (y, rstd) =
+        Dispatch::rms_norm_forward(x.clone().into_dispatch(), weight.clone().into_dispatch(), eps);
     (Tensor::from_dispatch(y), Tensor::from_dispatch(rstd))
 }
 

@@ -11,8 +11,7 @@ pub fn sum_of_squares<const D: usize>(x: &Tensor<D>) -> f64 {
     if !fast(x) {
         return x.clone().cast(DType::F64).square().sum().into_scalar::<f64>().elem();
     }
-    let sum: Tensor<1> =
-        Tensor::from_dispatch(Dispatch::sum_of_squares(x.clone().into_dispatch()));
+    let sum: Tensor<1> = Tensor::from_dispatch(Dispatch::sum_of_squares(x.clone().into_dispatch()));
     sum.into_scalar::<f64>()
 }
 

@@ -22,11 +22,7 @@ pub fn swiglu_forward(gate: &Tensor<3>, up: &Tensor<3>) -> Tensor<3> {
 }
 
 /// (dgate, dup), all (B, T, F).
-pub fn swiglu_backward(
-    dy: &Tensor<3>,
-    gate: &Tensor<3>,
-    up: &Tensor<3>,
-) -> (Tensor<3>, Tensor<3>) {
+pub fn swiglu_backward(dy: &Tensor<3>, gate: &Tensor<3>, up: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     if !fast(gate) {
         return reference::backward(dy, gate, up);
     }

@@ -37,9 +37,7 @@ pub(super) fn replaced_path(run_dir: &Path, step: u64) -> PathBuf {
 
 /// Waits until the entries of a directory are on the disk.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(TrainerError::io(dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(TrainerError::io(dir))
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
@@ -64,12 +62,8 @@ fn names(dir: &Path) -> Result<Vec<String>> {
 /// When the directory cannot be read. A run without checkpoints has an empty list.
 pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let dir = checkpoints_dir(run_dir);
-    let steps = names(&dir)?
-        .into_iter()
-        .filter_map(|name| Some((step_of(&name)?, dir.join(name))));
-    let mut found: Vec<_> = steps
-        .filter(|(_, path)| path.join(DONE_FILE).is_file())
-        .collect();
+    let steps = names(&dir)?.into_iter().filter_map(|name| Some((step_of(&name)?, dir.join(name))));
+    let mut found: Vec<_> = steps.filter(|(_, path)| path.join(DONE_FILE).is_file()).collect();
     found.sort();
     Ok(found)
 }
@@ -81,20 +75,22 @@ pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 pub fn latest(run_dir: &Path) -> Result<PathBuf> {
     match list(run_dir)?.pop() {
         Some((_, path)) => Ok(path),
-        None => Err(TrainerError::NoCheckpoint {
-            path: checkpoints_dir(run_dir),
-        }),
+        None => Err(TrainerError::NoCheckpoint { path: checkpoints_dir(run_dir) }),
     }
 }
 
 /// Brings the directory of a run back in order after a crash: removes what was half written or half
-/// deleted, and puts back a checkpoint that was about to be replaced. Call it before the first
-/// [`save`](super::save()), with the [`lock`] held.
+/// deleted, and puts back a checkpoint that was about to be replaced. Call it before looking for the
+/// [`latest`] checkpoint. It takes the lock of the run, because what another process is writing is
+/// no leftover.
 ///
 /// # Errors
 /// When the directory cannot be read or changed.
-pub fn recover(run_dir: &Path) -> Result<()> {
+pub fn recover(run_dir: &Path, _lock: &RunLock) -> Result<()> {
     let dir = checkpoints_dir(run_dir);
+    if !dir.exists() {
+        return Ok(());
+    }
     for name in names(&dir)? {
         let path = dir.join(&name);
         if let Some(kept) = name.strip_prefix(REPLACED) {
@@ -149,9 +145,9 @@ pub fn lock(run_dir: &Path) -> Result<RunLock> {
     let file = File::create(&path).map_err(TrainerError::io(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(RunLock { _file: file }),
-        Err(TryLockError::WouldBlock) => Err(TrainerError::RunInUse {
-            path: run_dir.to_path_buf(),
-        }),
+        Err(TryLockError::WouldBlock) => {
+            Err(TrainerError::RunInUse { path: run_dir.to_path_buf() })
+        }
         // Some network file systems have no locks: better to train than to refuse.
         Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
             Ok(RunLock { _file: file })
@@ -176,11 +172,7 @@ mod tests {
     }
 
     fn steps(run: &tempfile::TempDir) -> Vec<u64> {
-        list(run.path())
-            .unwrap()
-            .into_iter()
-            .map(|(step, _)| step)
-            .collect()
+        list(run.path()).unwrap().into_iter().map(|(step, _)| step).collect()
     }
 
     #[test]
@@ -200,10 +192,7 @@ mod tests {
     fn a_run_without_checkpoints_says_so() {
         let run = tempfile::tempdir().unwrap();
         let error = latest(run.path()).unwrap_err();
-        assert!(
-            matches!(error, TrainerError::NoCheckpoint { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, TrainerError::NoCheckpoint { .. }), "{error}");
     }
 
     #[test]
@@ -217,16 +206,9 @@ mod tests {
         ] {
             let run = run_with(&[10, 20, 30, 40, 50, 60]);
             let gone = prune(run.path(), keep_last, keep_every).unwrap();
-            assert_eq!(
-                steps(&run),
-                left,
-                "keep_last {keep_last}, keep_every {keep_every}"
-            );
+            assert_eq!(steps(&run), left, "keep_last {keep_last}, keep_every {keep_every}");
             assert_eq!(gone.len() + left.len(), 6);
-            assert_eq!(
-                names(&checkpoints_dir(run.path())).unwrap().len(),
-                left.len()
-            );
+            assert_eq!(names(&checkpoints_dir(run.path())).unwrap().len(), left.len());
         }
     }
 
@@ -234,11 +216,10 @@ mod tests {
     fn a_second_writer_is_refused() {
         let run = tempfile::tempdir().unwrap();
         let held = lock(run.path()).unwrap();
-        assert!(matches!(
-            lock(run.path()),
-            Err(TrainerError::RunInUse { .. })
-        ));
+        assert!(matches!(lock(run.path()), Err(TrainerError::RunInUse { .. })));
+        fs::create_dir(checkpoints_dir(run.path())).unwrap();
         drop(held);
+        recover(run.path(), &lock(run.path()).unwrap()).unwrap();
         lock(run.path()).unwrap();
     }
 }

@@ -176,16 +176,10 @@ pub fn read(dir: &Path) -> Result<(LlamaConfig, SpecialTokens)> {
     let path = dir.join(CONFIG_FILE);
     let text = fs::read_to_string(&path).map_err(TrainerError::io(&path))?;
     let hf: HfConfig = serde_json::from_str(&text).map_err(|error| {
-        unfit(
-            &path,
-            format!("not the configuration of a LLaMA model: {error}"),
-        )
+        unfit(&path, format!("not the configuration of a LLaMA model: {error}"))
     })?;
     hf.check(&path)?;
-    let rope_theta = hf
-        .rope_parameters
-        .and_then(|rope| rope.rope_theta)
-        .or(hf.rope_theta);
+    let rope_theta = hf.rope_parameters.and_then(|rope| rope.rope_theta).or(hf.rope_theta);
     let model = LlamaConfig {
         dim: hf.hidden_size,
         n_layers: hf.num_hidden_layers,
@@ -199,38 +193,24 @@ pub fn read(dir: &Path) -> Result<(LlamaConfig, SpecialTokens)> {
         norm_eps: hf.rms_norm_eps,
         init_std: hf.initializer_range.unwrap_or(0.02),
     };
-    model
-        .validate()
-        .map_err(|error| unfit(&path, error.to_string()))?;
+    model.validate().map_err(|error| unfit(&path, error.to_string()))?;
     let default = SpecialTokens::default();
     let eos = hf.eos_token_id.and_then(|eos| match eos {
         OneOrMore::One(id) => Some(id),
         OneOrMore::More(ids) => ids.first().copied(),
     });
     let bos = hf.bos_token_id.unwrap_or(default.bos);
-    Ok((
-        model,
-        SpecialTokens {
-            bos,
-            eos: eos.unwrap_or(default.eos),
-        },
-    ))
+    Ok((model, SpecialTokens { bos, eos: eos.unwrap_or(default.eos) }))
 }
 
 fn unfit(path: &Path, reason: String) -> TrainerError {
-    TrainerError::RunFile {
-        path: PathBuf::from(path),
-        reason,
-    }
+    TrainerError::RunFile { path: PathBuf::from(path), reason }
 }
 
 impl HfConfig {
     fn check(&self, path: &Path) -> Result<()> {
         let refuse = |key: &str, found: &str, expected: &str| {
-            Err(unfit(
-                path,
-                format!("{key}: found {found}, expected {expected}"),
-            ))
+            Err(unfit(path, format!("{key}: found {found}, expected {expected}")))
         };
         if let Some(kind) = self.model_type.as_deref()
             && kind != "llama"
@@ -252,19 +232,12 @@ impl HfConfig {
         if let Some(head_dim) = self.head_dim
             && head_dim.checked_mul(self.num_attention_heads) != Some(self.hidden_size)
         {
-            return refuse(
-                "head_dim",
-                &head_dim.to_string(),
-                "hidden_size / num_attention_heads",
-            );
+            return refuse("head_dim", &head_dim.to_string(), "hidden_size / num_attention_heads");
         }
         if let Some(scaling) = self.rope_scaling.as_ref().filter(|value| !value.is_null()) {
             return refuse("rope_scaling", &scaling.to_string(), "null");
         }
-        let rope_type = self
-            .rope_parameters
-            .as_ref()
-            .and_then(|rope| rope.rope_type.as_deref());
+        let rope_type = self.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref());
         match rope_type {
             None | Some("default") => Ok(()),
             Some(other) => refuse("rope_parameters.rope_type", other, "default"),
@@ -304,36 +277,20 @@ mod tests {
         write(&out, &model(), tokens, Some(&tokenizer)).unwrap();
         assert_eq!(
             read(&out).unwrap(),
-            (
-                LlamaConfig {
-                    hidden_dim: Some(11008),
-                    ..model()
-                },
-                tokens
-            )
+            (LlamaConfig { hidden_dim: Some(11008), ..model() }, tokens)
         );
         assert_eq!(fs::read(out.join(TOKENIZER_FILE)).unwrap(), b"pieces");
-        let names = [
-            "generation_config.json",
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-        ];
+        let names = ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
         for name in names {
             let text = fs::read_to_string(out.join(name)).unwrap();
-            assert!(
-                serde_json::from_str::<Value>(&text).unwrap().is_object(),
-                "{name}"
-            );
+            assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{name}");
         }
     }
 
     #[test]
     fn both_spellings_are_written() {
         let config = config_json(&model(), SpecialTokens::default());
-        assert_eq!(
-            config["rope_theta"],
-            config["rope_parameters"]["rope_theta"]
-        );
+        assert_eq!(config["rope_theta"], config["rope_parameters"]["rope_theta"]);
         assert_eq!(config["torch_dtype"], "float32");
         assert_eq!(config["dtype"], "float32");
         assert_eq!(config["intermediate_size"], 11008);
@@ -349,10 +306,7 @@ mod tests {
             ("attention_bias", json!(true)),
             ("head_dim", json!(64)),
             ("rope_scaling", json!({"type": "linear", "factor": 2.0})),
-            (
-                "rope_parameters",
-                json!({"rope_type": "llama3", "rope_theta": 1e4}),
-            ),
+            ("rope_parameters", json!({"rope_type": "llama3", "rope_theta": 1e4})),
             ("hidden_size", json!(0)),
             ("hidden_size", json!("wide")),
         ] {

@@ -26,7 +26,7 @@ pub use directory::{RunLock, latest, list, lock, prune, recover, step_name};
 pub use save::save;
 pub use verify::{is_checkpoint, read_state, verify, verify_files};
 
-use crate::metrics::OutlierWindow;
+use crate::metrics::{OutlierWindow, StepMetrics};
 
 /// Version of the layout of a checkpoint. A reader refuses every other version.
 pub const FORMAT_VERSION: u32 = 1;
@@ -55,4 +55,7 @@ pub struct TrainState {
     /// Recent gradient norms, for the outlier test.
     #[serde(default)]
     pub grad_norm_window: OutlierWindow,
+    /// Metrics of the step just done, which are logged after the checkpoint is safe.
+    #[serde(default)]
+    pub last_step: StepMetrics,
 }

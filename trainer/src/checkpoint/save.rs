@@ -77,10 +77,7 @@ fn save_observed(
     if temporary.exists() {
         fs::remove_dir_all(&temporary).map_err(TrainerError::io(&temporary))?;
     }
-    let mut unfinished = Unfinished {
-        path: &temporary,
-        armed: true,
-    };
+    let mut unfinished = Unfinished { path: &temporary, armed: true };
     fs::create_dir(&temporary).map_err(TrainerError::io(&temporary))?;
     reached(Stage::DirectoryMade);
 
@@ -88,11 +85,7 @@ fn save_observed(
     reached(Stage::FilesWritten);
 
     let files = record_files(&temporary)?;
-    let state_file = StateFile {
-        format_version: FORMAT_VERSION,
-        state: state.clone(),
-        files,
-    };
+    let state_file = StateFile { format_version: FORMAT_VERSION, state: state.clone(), files };
     let json = state_file.to_json(&temporary.join(STATE_FILE))?;
     write_synced(&temporary.join(STATE_FILE), &json)?;
     reached(Stage::StateWritten);
@@ -140,22 +133,14 @@ fn record_files(dir: &Path) -> Result<BTreeMap<String, FileRecord>> {
                 reason: "a checkpoint holds plain files with UTF-8 names only".into(),
             });
         };
-        files.insert(
-            name,
-            FileRecord {
-                bytes: metadata.len(),
-                blake3: hash_file(&path)?,
-            },
-        );
+        files.insert(name, FileRecord { bytes: metadata.len(), blake3: hash_file(&path)? });
     }
     Ok(files)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(TrainerError::io(path))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(TrainerError::io(path))
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(TrainerError::io(path))
 }
 
 #[cfg(test)]

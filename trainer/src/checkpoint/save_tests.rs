@@ -1,6 +1,6 @@
 //! A save that is killed, that fails, and that is altered afterwards.
 
-use super::super::{latest, recover, verify, verify_files};
+use super::super::{latest, lock, recover, verify, verify_files};
 use super::*;
 
 fn state(step: u64) -> TrainState {
@@ -11,6 +11,7 @@ fn state(step: u64) -> TrainState {
         config_hash: "abc".into(),
         loss_window: Default::default(),
         grad_norm_window: Default::default(),
+        last_step: Default::default(),
     }
 }
 
@@ -82,7 +83,7 @@ fn a_kill_at_any_stage_leaves_the_previous_or_the_new_checkpoint_whole() {
     assert_eq!(taken.len(), 5);
     for (stage, run) in taken {
         let before = latest(run.path()).unwrap();
-        recover(run.path()).unwrap();
+        recover(run.path(), &lock(run.path()).unwrap()).unwrap();
         let newest = latest(run.path()).unwrap();
         assert_eq!(before, newest, "{stage:?}");
         let expected = if stage >= Stage::Renamed { 2 } else { 1 };
@@ -102,15 +103,11 @@ fn a_kill_while_replacing_leaves_one_of_the_two() {
     let taken = snapshots(run.path(), &state(1), write(2));
     assert_eq!(taken.len(), 7);
     for (stage, run) in taken {
-        recover(run.path()).unwrap();
+        recover(run.path(), &lock(run.path()).unwrap()).unwrap();
         let newest = latest(run.path()).unwrap();
         verify(&newest).unwrap();
         let content = fs::read(newest.join("config.json")).unwrap();
-        let expected = if stage >= Stage::Renamed {
-            [2; 20]
-        } else {
-            [1; 20]
-        };
+        let expected = if stage >= Stage::Renamed { [2; 20] } else { [1; 20] };
         assert_eq!(content, expected, "{stage:?}");
         assert_eq!(entries(run.path()), ["step_00000001"], "{stage:?}");
     }
@@ -119,11 +116,7 @@ fn a_kill_while_replacing_leaves_one_of_the_two() {
 #[test]
 fn a_failing_writer_leaves_the_old_checkpoint_and_nothing_else() {
     let run = tempfile::tempdir().unwrap();
-    let first = save(run.path(), &state(1), |_| {
-        Err(TrainerError::Usage {
-            message: "x".into(),
-        })
-    });
+    let first = save(run.path(), &state(1), |_| Err(TrainerError::Usage { message: "x".into() }));
     assert!(first.unwrap_err().to_string().contains("none before"));
     assert!(entries(run.path()).is_empty());
 
@@ -135,10 +128,7 @@ fn a_failing_writer_leaves_the_old_checkpoint_and_nothing_else() {
         fs::write(full, [0; 64]).map_err(TrainerError::io(full))
     })
     .unwrap_err();
-    assert!(
-        error.to_string().contains("step_00000001 is intact"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("step_00000001 is intact"), "{error}");
     assert_eq!(entries(run.path()), ["step_00000001"]);
     verify(&old).unwrap();
 }
@@ -151,10 +141,7 @@ fn limited_process_saves() {
     let Some(run) = std::env::var_os(LIMITED_RUN) else {
         return;
     };
-    let limit = libc::rlimit {
-        rlim_cur: 64,
-        rlim_max: 64,
-    };
+    let limit = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
     // SAFETY: plain system calls on values that outlive them. Ignoring SIGXFSZ turns a write
     // beyond the limit into an error.
     let status = unsafe {
@@ -177,20 +164,11 @@ fn a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint() {
     let run = tempfile::tempdir().unwrap();
     let old = save(run.path(), &state(1), write(1)).unwrap();
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "checkpoint::save::tests::limited_process_saves",
-            "--nocapture",
-        ])
+        .args(["--exact", "checkpoint::save::tests::limited_process_saves", "--nocapture"])
         .env(LIMITED_RUN, run.path())
         .output()
         .unwrap();
-    assert_eq!(
-        child.status.code(),
-        Some(77),
-        "{}",
-        String::from_utf8_lossy(&child.stdout)
-    );
+    assert_eq!(child.status.code(), Some(77), "{}", String::from_utf8_lossy(&child.stdout));
     assert_eq!(entries(run.path()), ["step_00000001"]);
     assert_eq!(latest(run.path()).unwrap(), old);
     verify(&old).unwrap();
@@ -213,10 +191,7 @@ fn every_altered_file_is_named() {
 
         fs::write(&path, &original[..original.len() / 2]).unwrap();
         let found = message(&dir);
-        assert!(
-            found.contains(name) && found.contains("truncated"),
-            "{found}"
-        );
+        assert!(found.contains(name) && found.contains("truncated"), "{found}");
 
         fs::remove_file(&path).unwrap();
         assert!(message(&dir).contains(name));
@@ -234,19 +209,9 @@ fn another_version_is_refused_by_its_number() {
     let dir = save(run.path(), &state(1), write(1)).unwrap();
     let path = dir.join(STATE_FILE);
     let text = fs::read_to_string(&path).unwrap();
-    let text = text.replace(
-        "\"format_version\": 1",
-        "\"format_version\": 99, \"new\": 1",
-    );
+    let text = text.replace("\"format_version\": 1", "\"format_version\": 99, \"new\": 1");
     fs::write(&path, &text).unwrap();
-    fs::write(
-        dir.join(DONE_FILE),
-        blake3::hash(text.as_bytes()).to_hex().as_str(),
-    )
-    .unwrap();
+    fs::write(dir.join(DONE_FILE), blake3::hash(text.as_bytes()).to_hex().as_str()).unwrap();
     let error = verify(&dir).unwrap_err().to_string();
-    assert!(
-        error.contains("version is 99") && error.contains("state.json"),
-        "{error}"
-    );
+    assert!(error.contains("version is 99") && error.contains("state.json"), "{error}");
 }

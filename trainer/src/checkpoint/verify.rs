@@ -38,10 +38,7 @@ impl StateFile {
 const USE_ANOTHER: &str = "use another checkpoint of the run";
 
 fn differs(path: impl Into<PathBuf>, reason: impl Into<String>) -> TrainerError {
-    TrainerError::Checkpoint {
-        path: path.into(),
-        reason: reason.into(),
-    }
+    TrainerError::Checkpoint { path: path.into(), reason: reason.into() }
 }
 
 /// Whether the directory has the state of a run in it, finished or not. A Hugging Face directory
@@ -72,10 +69,7 @@ pub fn verify_files(dir: &Path, names: &[&str]) -> Result<TrainState> {
     let state_file = read_state_file(dir)?;
     for &name in names {
         let record = state_file.files.get(name).ok_or_else(|| {
-            differs(
-                dir.join(name),
-                format!("is no file of this checkpoint; {USE_ANOTHER}"),
-            )
+            differs(dir.join(name), format!("is no file of this checkpoint; {USE_ANOTHER}"))
         })?;
         verify_file(dir, name, record)?;
     }
@@ -93,10 +87,9 @@ pub fn read_state(dir: &Path) -> Result<TrainState> {
 fn read_state_file(dir: &Path) -> Result<StateFile> {
     let done_path = dir.join(DONE_FILE);
     let done = fs::read_to_string(&done_path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => differs(
-            &done_path,
-            format!("missing: the checkpoint is not finished; {USE_ANOTHER}"),
-        ),
+        std::io::ErrorKind::NotFound => {
+            differs(&done_path, format!("missing: the checkpoint is not finished; {USE_ANOTHER}"))
+        }
         _ => TrainerError::io(&done_path)(error),
     })?;
     let path = dir.join(STATE_FILE);
@@ -110,9 +103,7 @@ fn read_state_file(dir: &Path) -> Result<StateFile> {
     let value: serde_json::Value = serde_json::from_slice(&json)
         .map_err(|error| differs(&path, format!("is not JSON: {error}; {USE_ANOTHER}")))?;
     // The version decides what the rest means, so it comes first.
-    let version = value
-        .get("format_version")
-        .and_then(serde_json::Value::as_u64);
+    let version = value.get("format_version").and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(FORMAT_VERSION)) {
         let found = version.map_or("none".into(), |v| v.to_string());
         let reason = format!(

@@ -26,7 +26,7 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
     /// Divides the logits; 0 takes the likeliest token.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f32,
     /// Keep the K likeliest tokens; 0 keeps all.
     #[arg(long, value_name = "K", default_value_t = 0)]

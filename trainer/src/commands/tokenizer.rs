@@ -133,10 +133,7 @@ fn parse_ids(text: &str) -> Result<Vec<u32>> {
 
 fn read_stdin() -> Result<String> {
     let mut bytes = Vec::new();
-    std::io::stdin()
-        .lock()
-        .read_to_end(&mut bytes)
-        .map_err(TrainerError::io("standard input"))?;
+    std::io::stdin().lock().read_to_end(&mut bytes).map_err(TrainerError::io("standard input"))?;
     String::from_utf8(bytes).map_err(|error| TrainerError::RunFile {
         path: "standard input".into(),
         reason: format!("not UTF-8: {error}"),
@@ -151,7 +148,7 @@ mod tests {
     #[test]
     fn ids_are_separated_by_any_white_space() {
         assert_eq!(parse_ids(" 1 22\n333\t4 ").unwrap(), [1, 22, 333, 4]);
-        assert_eq!(parse_ids("").unwrap(), []);
+        assert!(parse_ids("").unwrap().is_empty());
         for wrong in ["1 x", "-1", "4294967296"] {
             assert!(parse_ids(wrong).unwrap_err().is_usage(), "{wrong}");
         }

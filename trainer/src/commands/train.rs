@@ -48,11 +48,10 @@ pub fn run(mut args: TrainArgs) -> Result<()> {
             if let Some(first) = args.config.take() {
                 args.overrides.insert(0, override_of(first)?);
             }
-            let file = run.join("config.yaml");
-            if !file.exists() {
+            if !run.join("config.yaml").exists() {
                 return Err(TrainerError::NoCheckpoint { path: run.clone() });
             }
-            load(&file, &args.overrides)?
+            TrainConfig::load_run(run, &args.overrides)?
         }
     };
     use_threads(config.threads)?;

@@ -4,7 +4,7 @@ use altiplano_model::config::LlamaConfig;
 use altiplano_model::error::ModelError;
 
 use super::load::Problem;
-use super::train::{DataSpec, TrainConfig};
+use super::train::TrainConfig;
 
 type Check = Result<(), Problem>;
 
@@ -27,11 +27,7 @@ pub(super) fn check(config: &TrainConfig) -> Check {
 pub(super) fn check_model(model: &LlamaConfig, prefix: &str) -> Check {
     match model.validate() {
         Ok(()) => Ok(()),
-        Err(ModelError::Config {
-            field,
-            found,
-            expected,
-        }) => Err(Problem::new(
+        Err(ModelError::Config { field, found, expected }) => Err(Problem::new(
             &format!("{prefix}{field}"),
             format!("found {found}, expected {expected}"),
         )),
@@ -40,15 +36,11 @@ pub(super) fn check_model(model: &LlamaConfig, prefix: &str) -> Check {
 }
 
 fn check_name(name: &str) -> Check {
-    let plain = name
-        .chars()
-        .all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    let plain = !name.chars().any(|c| c.is_control() || "/\\".contains(c));
     if name.is_empty() || name.starts_with('.') || !plain || name.len() > 200 {
         return Err(Problem::new(
             "name",
-            format!(
-                "found {name:?}, expected letters, digits, `-`, `_` and `.`: it names a directory"
-            ),
+            format!("found {name:?}, expected the name of a directory: no `/`, no `.` in front"),
         ));
     }
     Ok(())
@@ -62,10 +54,7 @@ fn check_batch(config: &TrainConfig) -> Check {
         ("batch.seq_len", batch.seq_len),
     ] {
         if value == 0 || value > LARGEST_SIZE {
-            return Err(Problem::new(
-                key,
-                format!("found {value}, expected 1 to {LARGEST_SIZE}"),
-            ));
+            return Err(Problem::new(key, format!("found {value}, expected 1 to {LARGEST_SIZE}")));
         }
     }
     let tokens = (batch.micro_batch as u128) * (batch.seq_len as u128);
@@ -92,10 +81,7 @@ fn check_batch(config: &TrainConfig) -> Check {
 fn check_length(config: &TrainConfig) -> Check {
     match (config.steps, config.tokens) {
         (Some(_), Some(_)) => {
-            return Err(Problem::new(
-                "tokens",
-                "given together with steps: keep one of the two",
-            ));
+            return Err(Problem::new("tokens", "given together with steps: keep one of the two"));
         }
         (None, None) => {
             return Err(Problem::new(
@@ -109,15 +95,8 @@ fn check_length(config: &TrainConfig) -> Check {
     }
     let steps = config.total_steps();
     if steps > MOST_STEPS {
-        let key = if config.steps.is_some() {
-            "steps"
-        } else {
-            "tokens"
-        };
-        return Err(Problem::new(
-            key,
-            format!("the run has {steps} steps, expected at most 2^40"),
-        ));
+        let key = if config.steps.is_some() { "steps" } else { "tokens" };
+        return Err(Problem::new(key, format!("the run has {steps} steps, expected at most 2^40")));
     }
     Ok(())
 }
@@ -126,44 +105,16 @@ fn check_optimizer(config: &TrainConfig) -> Check {
     let o = &config.optimizer;
     for (key, value, fits, expected) in [
         ("lr", o.lr, o.lr > 0.0, "a positive number"),
-        (
-            "min_lr_ratio",
-            o.min_lr_ratio,
-            (0.0..=1.0).contains(&o.min_lr_ratio),
-            "0 to 1",
-        ),
-        (
-            "beta1",
-            o.beta1,
-            (0.0..1.0).contains(&o.beta1),
-            "at least 0 and below 1",
-        ),
-        (
-            "beta2",
-            o.beta2,
-            (0.0..1.0).contains(&o.beta2),
-            "at least 0 and below 1",
-        ),
+        ("min_lr_ratio", o.min_lr_ratio, (0.0..=1.0).contains(&o.min_lr_ratio), "0 to 1"),
+        ("beta1", o.beta1, (0.0..1.0).contains(&o.beta1), "at least 0 and below 1"),
+        ("beta2", o.beta2, (0.0..1.0).contains(&o.beta2), "at least 0 and below 1"),
         ("eps", o.eps, o.eps > 0.0, "a positive number"),
-        (
-            "weight_decay",
-            o.weight_decay,
-            o.weight_decay >= 0.0,
-            "0 or a positive number",
-        ),
-        (
-            "grad_clip",
-            o.grad_clip,
-            o.grad_clip >= 0.0,
-            "0 or a positive number",
-        ),
+        ("weight_decay", o.weight_decay, o.weight_decay >= 0.0, "0 or a positive number"),
+        ("grad_clip", o.grad_clip, o.grad_clip >= 0.0, "0 or a positive number"),
     ] {
         if !(value.is_finite() && fits) {
             let key = format!("optimizer.{key}");
-            return Err(Problem::new(
-                &key,
-                format!("found {value}, expected {expected}"),
-            ));
+            return Err(Problem::new(&key, format!("found {value}, expected {expected}")));
         }
     }
     let steps = config.total_steps();
@@ -182,9 +133,14 @@ fn check_optimizer(config: &TrainConfig) -> Check {
 }
 
 fn check_data(config: &TrainConfig) -> Check {
-    let DataSpec::Mixture { sources } = &config.data else {
-        return Ok(());
-    };
+    let sources = &config.data.sources;
+    if config.data.random {
+        return if sources.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::new("data.sources", "given beside `random`: expected one of them"))
+        };
+    }
     if config.tokenizer.is_none() {
         return Err(Problem::new(
             "tokenizer",
@@ -192,30 +148,18 @@ fn check_data(config: &TrainConfig) -> Check {
         ));
     }
     if sources.is_empty() {
-        return Err(Problem::new(
-            "data.sources",
-            "empty: expected at least one source",
-        ));
+        return Err(Problem::new("data.sources", "empty: expected at least one source"));
     }
     for (index, source) in sources.iter().enumerate() {
         if !(source.weight.is_finite() && source.weight > 0.0) {
             let key = format!("data.sources.{index}.weight");
             let found = source.weight;
-            return Err(Problem::new(
-                &key,
-                format!("found {found}, expected a positive number"),
-            ));
+            return Err(Problem::new(&key, format!("found {found}, expected a positive number")));
         }
-        if let Some(first) = sources[..index]
-            .iter()
-            .position(|other| other.name == source.name)
-        {
-            let key = format!("data.sources.{index}.name");
-            let name = &source.name;
-            return Err(Problem::new(
-                &key,
-                format!("{name:?} is the name of source {first} too"),
-            ));
+        if let Some(first) = sources[..index].iter().position(|other| other.path == source.path) {
+            let key = format!("data.sources.{index}.path");
+            let path = source.path.display();
+            return Err(Problem::new(&key, format!("{path} is the path of source {first} too")));
         }
     }
     Ok(())
@@ -229,29 +173,20 @@ fn check_intervals(config: &TrainConfig) -> Check {
         ("sample.max_tokens", config.sample.max_tokens),
     ] {
         if value == 0 || value > LARGEST_SIZE {
-            return Err(Problem::new(
-                key,
-                format!("found {value}, expected 1 to {LARGEST_SIZE}"),
-            ));
+            return Err(Problem::new(key, format!("found {value}, expected 1 to {LARGEST_SIZE}")));
         }
     }
     if config.log_every == 0 {
         return Err(Problem::new("log_every", "found 0, expected at least 1"));
     }
     if config.validate.every > 0 && config.validate.max_sequences == 0 {
-        return Err(Problem::new(
-            "validate.max_sequences",
-            "found 0, expected at least 1",
-        ));
+        return Err(Problem::new("validate.max_sequences", "found 0, expected at least 1"));
     }
     let sample = &config.sample;
     if sample.every > 0 && sample.prompts.is_empty() {
         return Err(Problem::new(
             "sample.prompts",
-            format!(
-                "empty, but sample.every is {}: give a prompt or set every to 0",
-                sample.every
-            ),
+            format!("empty, but sample.every is {}: give a prompt or set every to 0", sample.every),
         ));
     }
     if !(sample.temperature.is_finite() && sample.temperature >= 0.0) {

@@ -10,11 +10,7 @@ impl ConfigFile for DataConfig {
     fn check(&self) -> Result<(), Problem> {
         match self.validate() {
             Ok(()) => Ok(()),
-            Err(DataError::Config {
-                key,
-                found,
-                expected,
-            }) => {
+            Err(DataError::Config { key, found, expected }) => {
                 let message = format!("found {found}, expected {expected}");
                 Err(Problem::new(&by_index(self, &key), message))
             }
@@ -26,11 +22,13 @@ impl ConfigFile for DataConfig {
 /// `sources.books.text.paths` as `sources.1.text.paths`: the key as it stands in the file.
 fn by_index(config: &DataConfig, key: &str) -> String {
     let below = key.strip_prefix("sources.").unwrap_or_default();
-    let named = config.sources.iter().enumerate().find_map(|(index, source)| {
-        let rest = below.strip_prefix(source.name.as_str())?;
-        let whole = rest.is_empty() || rest.starts_with('.');
-        whole.then(|| format!("sources.{index}{rest}"))
-    });
+    let sources = config.sources.iter().enumerate();
+    // A name may contain dots, so the longest one that fits is meant.
+    let named = sources
+        .filter_map(|(index, source)| Some((index, below.strip_prefix(source.name.as_str())?)))
+        .filter(|(_, rest)| rest.is_empty() || rest.starts_with('.'))
+        .min_by_key(|(_, rest)| rest.len())
+        .map(|(index, rest)| format!("sources.{index}{rest}"));
     named.unwrap_or_else(|| key.to_string())
 }
 

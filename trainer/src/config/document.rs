@@ -9,6 +9,9 @@ use super::locate::{Part, Position, check_unique_keys, key_exists, position};
 use super::path::normalize;
 use crate::error::{Result, TrainerError};
 
+/// Most parts of an override's key.
+const DEEPEST: usize = 32;
+
 /// A configuration before it is turned into a structure.
 pub(super) struct Document {
     file: PathBuf,
@@ -42,25 +45,22 @@ impl Document {
         let text = read_text(file)?;
         let value = parse_mapping(file, &text)?;
         let file = file.to_path_buf();
-        Ok(Self {
-            file,
-            text,
-            value,
-            includes: Vec::new(),
-            overrides: Vec::new(),
-        })
+        Ok(Self { file, text, value, includes: Vec::new(), overrides: Vec::new() })
     }
 
     /// Replaces one value: `optimizer.lr=1e-3`, `data.sources.0.weight=2`, `sample=null`.
     pub fn apply(&mut self, written: &str, include_keys: &[&str]) -> Result<()> {
-        let fail = |message: String| TrainerError::Config {
-            place: place_of(written),
-            message,
-        };
+        let fail = |message: String| TrainerError::Config { place: place_of(written), message };
         let Some((key, yaml)) = written.split_once('=') else {
             return Err(fail("expected key=value, such as optimizer.lr=1e-3".into()));
         };
         let key = split(key.trim());
+        if key.len() > DEEPEST {
+            return Err(fail(format!(
+                "the key has {} parts, expected at most {DEEPEST}",
+                key.len()
+            )));
+        }
         if key.iter().any(String::is_empty) {
             return Err(fail("the key has an empty part".into()));
         }
@@ -78,11 +78,7 @@ impl Document {
         // What stood below the key is gone, and so is where it came from.
         self.includes.retain(|old| !old.key.starts_with(&key));
         self.overrides.retain(|old| !old.key.starts_with(&key));
-        self.overrides.push(Override {
-            key,
-            written: written.to_string(),
-            is_null,
-        });
+        self.overrides.push(Override { key, written: written.to_string(), is_null });
         Ok(())
     }
 
@@ -116,15 +112,9 @@ impl Document {
             })
         })?;
         let value = parse_mapping(&file, &text)?;
-        set(&mut self.value, key, value).map_err(|message| TrainerError::Config {
-            place: key.join("."),
-            message,
-        })?;
-        self.includes.push(Include {
-            key: key.to_vec(),
-            file,
-            text,
-        });
+        set(&mut self.value, key, value)
+            .map_err(|message| TrainerError::Config { place: key.join("."), message })?;
+        self.includes.push(Include { key: key.to_vec(), file, text });
         Ok(())
     }
 
@@ -139,17 +129,11 @@ impl Document {
                 let path = normalize(&self.directory(&key).join(written));
                 let Some(path) = path.to_str() else {
                     let message = format!("{}: the path is not UTF-8", key.join("."));
-                    return Err(self.fail(Problem {
-                        key,
-                        part: Part::Value,
-                        message,
-                    }));
+                    return Err(self.fail(Problem { key, part: Part::Value, message }));
                 };
                 let path = Value::String(path.to_string());
-                set(&mut self.value, &key, path).map_err(|message| TrainerError::Config {
-                    place: key.join("."),
-                    message,
-                })?;
+                set(&mut self.value, &key, path)
+                    .map_err(|message| TrainerError::Config { place: key.join("."), message })?;
             }
         }
         Ok(())
@@ -161,9 +145,7 @@ impl Document {
         if self.overridden(key).is_some() {
             return PathBuf::new();
         }
-        let file = self
-            .included(key)
-            .map_or(&self.file, |include| &include.file);
+        let file = self.included(key).map_or(&self.file, |include| &include.file);
         file.parent().map(Path::to_path_buf).unwrap_or_default()
     }
 
@@ -172,9 +154,7 @@ impl Document {
     }
 
     fn included(&self, key: &[String]) -> Option<&Include> {
-        self.includes
-            .iter()
-            .find(|i| key.len() > i.key.len() && key.starts_with(&i.key))
+        self.includes.iter().find(|i| key.len() > i.key.len() && key.starts_with(&i.key))
     }
 
     /// The problem as an error that says where it is.
@@ -232,10 +212,7 @@ fn parse_mapping(file: &Path, text: &str) -> Result<Value> {
             if let Some(cut) = message.rfind(" at line ") {
                 message.truncate(cut);
             }
-            Err(TrainerError::Config {
-                place: place(Position::of(&error)),
-                message,
-            })
+            Err(TrainerError::Config { place: place(Position::of(&error)), message })
         }
     }
 }
@@ -259,29 +236,19 @@ fn set(value: &mut Value, key: &[String], new: Value) -> std::result::Result<(),
     }
     match value {
         Value::Mapping(map) => {
-            let entry = map
-                .entry(Value::String(part.clone()))
-                .or_insert(Value::Null);
+            let entry = map.entry(Value::String(part.clone())).or_insert(Value::Null);
             set(entry, rest, new)
         }
         Value::Sequence(items) => {
             let count = items.len();
-            let item = part
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| items.get_mut(index));
+            let item = part.parse::<usize>().ok().and_then(|index| items.get_mut(index));
             let item = item.ok_or_else(|| match count {
                 0 => format!("{part:?} is no index: the list is empty"),
-                _ => format!(
-                    "{part:?} is no index of the list: expected 0 to {}",
-                    count - 1
-                ),
+                _ => format!("{part:?} is no index of the list: expected 0 to {}", count - 1),
             })?;
             set(item, rest, new)
         }
-        _ => Err(format!(
-            "there are no keys such as {part:?} below a single value"
-        )),
+        _ => Err(format!("there are no keys such as {part:?} below a single value")),
     }
 }
 
@@ -296,18 +263,14 @@ fn matching(value: &Value, pattern: &[String]) -> Vec<Vec<String>> {
             .filter_map(|(key, child)| Some((key.as_str()?.to_string(), child)))
             .filter(|(key, _)| part == "*" || key == part)
             .collect(),
-        Value::Sequence(items) if part == "*" => items
-            .iter()
-            .enumerate()
-            .map(|(index, child)| (index.to_string(), child))
-            .collect(),
+        Value::Sequence(items) if part == "*" => {
+            items.iter().enumerate().map(|(index, child)| (index.to_string(), child)).collect()
+        }
         _ => Vec::new(),
     };
     let below = |(key, child): (String, &Value)| {
         let tails = matching(child, rest).into_iter();
-        tails
-            .map(move |tail| [vec![key.clone()], tail].concat())
-            .collect::<Vec<_>>()
+        tails.map(move |tail| [vec![key.clone()], tail].concat()).collect::<Vec<_>>()
     };
     children.into_iter().flat_map(below).collect()
 }

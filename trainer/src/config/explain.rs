@@ -14,58 +14,25 @@ pub(super) fn explain(error: &serde_path_to_error::Error<serde_yaml::Error>) -> 
         if key.last() == Some(&name) {
             key.pop();
         }
-        let place = if key.is_empty() {
-            String::new()
-        } else {
-            format!(" in {}", key.join("."))
-        };
+        let place = if key.is_empty() { String::new() } else { format!(" in {}", key.join(".")) };
         key.push(name.clone());
-        let message = format!(
-            "unknown key {name:?}{place}{}",
-            suggestion(&name, &known, "keys")
-        );
-        return Problem {
-            key,
-            part: Part::Key,
-            message,
-        };
+        let message = format!("unknown key {name:?}{place}{}", suggestion(&name, &known, "keys"));
+        return Problem { key, part: Part::Key, message };
     }
     if let Some((name, known)) = unknown(&message, "unknown variant ") {
         let place = key.join(".");
-        let message = format!(
-            "{place}: unknown value {name:?}{}",
-            suggestion(&name, &known, "values")
-        );
-        return Problem {
-            key,
-            part: Part::Value,
-            message,
-        };
+        let message =
+            format!("{place}: unknown value {name:?}{}", suggestion(&name, &known, "values"));
+        return Problem { key, part: Part::Value, message };
     }
     if let Some(name) = message.strip_prefix("missing field ") {
         let name = name.trim_matches('`');
-        let place = if key.is_empty() {
-            String::new()
-        } else {
-            format!(" in {}", key.join("."))
-        };
+        let place = if key.is_empty() { String::new() } else { format!(" in {}", key.join(".")) };
         let message = format!("the key {name:?} is missing{place}");
-        return Problem {
-            key,
-            part: Part::Key,
-            message,
-        };
+        return Problem { key, part: Part::Key, message };
     }
-    let message = if key.is_empty() {
-        message
-    } else {
-        format!("{}: {message}", key.join("."))
-    };
-    Problem {
-        key,
-        part: Part::Value,
-        message,
-    }
+    let message = if key.is_empty() { message } else { format!("{}: {message}", key.join(".")) };
+    Problem { key, part: Part::Value, message }
 }
 
 fn parts(path: &Path) -> Vec<String> {
@@ -83,12 +50,7 @@ fn unknown(message: &str, prefix: &str) -> Option<(String, Vec<String>)> {
     let rest = message.strip_prefix(prefix)?.strip_prefix('`')?;
     let (name, rest) = rest.split_once('`')?;
     // Every second piece between backticks is a name.
-    let known = rest
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_string)
-        .collect();
+    let known = rest.split('`').skip(1).step_by(2).map(str::to_string).collect();
     Some((name.to_string(), known))
 }
 
@@ -106,9 +68,7 @@ fn suggestion(name: &str, known: &[String], what: &str) -> String {
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |candidate: &str| {
         let edits = strsim::normalized_damerau_levenshtein(name, candidate);
-        strsim::jaro_winkler(name, candidate)
-            .max(edits)
-            .max(shared_words(name, candidate))
+        strsim::jaro_winkler(name, candidate).max(edits).max(shared_words(name, candidate))
     };
     known
         .map(|candidate| (likeness(candidate), candidate))
@@ -131,13 +91,7 @@ mod tests {
 
     #[test]
     fn the_nearest_key_is_the_one_meant() {
-        let known = [
-            "lr",
-            "min_lr_ratio",
-            "warmup_steps",
-            "weight_decay",
-            "grad_clip",
-        ];
+        let known = ["lr", "min_lr_ratio", "warmup_steps", "weight_decay", "grad_clip"];
         for (typed, meant) in [
             ("lrr", Some("lr")),
             ("warmup", Some("warmup_steps")),
@@ -151,15 +105,9 @@ mod tests {
 
     #[test]
     fn known_names_are_read_from_the_message() {
-        let (name, known) = unknown(
-            "unknown field `a`, expected one of `b`, `c`",
-            "unknown field ",
-        )
-        .unwrap();
-        assert_eq!(
-            (name.as_str(), known),
-            ("a", vec!["b".to_string(), "c".to_string()])
-        );
+        let (name, known) =
+            unknown("unknown field `a`, expected one of `b`, `c`", "unknown field ").unwrap();
+        assert_eq!((name.as_str(), known), ("a", vec!["b".to_string(), "c".to_string()]));
         let (_, known) = unknown("unknown field `a`, expected `b`", "unknown field ").unwrap();
         assert_eq!(known, ["b"]);
         let (_, known) =

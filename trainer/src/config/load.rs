@@ -44,11 +44,7 @@ pub struct Problem {
 impl Problem {
     /// A problem with the value of `key` (`batch.seq_len`): what was found and what is expected.
     pub fn new(key: &str, message: impl AsRef<str>) -> Self {
-        Self {
-            key: split(key),
-            part: Part::Key,
-            message: format!("{key}: {}", message.as_ref()),
-        }
+        Self { key: split(key), part: Part::Key, message: format!("{key}: {}", message.as_ref()) }
     }
 }
 

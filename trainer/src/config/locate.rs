@@ -19,10 +19,7 @@ pub(super) struct Position {
 
 impl Position {
     pub fn of(error: &serde_yaml::Error) -> Option<Self> {
-        error.location().map(|at| Self {
-            line: at.line(),
-            column: at.column(),
-        })
+        error.location().map(|at| Self { line: at.line(), column: at.column() })
     }
 }
 
@@ -37,11 +34,7 @@ pub(super) enum Part {
 pub(super) fn position(text: &str, path: &[String], part: Part) -> Option<Position> {
     let exact = find(text, path, part);
     let parents = (1..path.len()).rev();
-    exact.or_else(|| {
-        parents
-            .into_iter()
-            .find_map(|depth| find(text, &path[..depth], Part::Key))
-    })
+    exact.or_else(|| parents.into_iter().find_map(|depth| find(text, &path[..depth], Part::Key)))
 }
 
 /// Whether the text has a key at `path`.
@@ -78,11 +71,7 @@ impl<'de> DeserializeSeed<'de> for Find<'_> {
 
 impl Find<'_> {
     fn leaf<E: serde::de::Error>(self) -> Result<(), E> {
-        if self.path.is_empty() {
-            Err(E::custom(FOUND))
-        } else {
-            Ok(())
-        }
+        if self.path.is_empty() { Err(E::custom(FOUND)) } else { Ok(()) }
     }
 }
 
@@ -129,10 +118,7 @@ impl<'de> Visitor<'de> for Find<'_> {
         let stop = rest.is_empty() && self.part == Part::Key;
         while let Some(found) = map.next_key_seed(KeyIs { wanted, stop })? {
             if found {
-                return map.next_value_seed(Find {
-                    path: rest,
-                    part: self.part,
-                });
+                return map.next_value_seed(Find { path: rest, part: self.part });
             }
             map.next_value::<IgnoredAny>()?;
         }
@@ -152,11 +138,7 @@ impl<'de> Visitor<'de> for Find<'_> {
             }
         }
         // An element has no key: its own start stands for it.
-        seq.next_element_seed(Find {
-            path: rest,
-            part: self.part,
-        })
-        .map(|_| ())
+        seq.next_element_seed(Find { path: rest, part: self.part }).map(|_| ())
     }
 }
 
@@ -277,9 +259,7 @@ impl<'de> Visitor<'de> for NewKey<'_> {
 
     fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
         if self.seen.contains(key) {
-            return Err(E::custom(format_args!(
-                "duplicate key {key:?}; keep one of the two"
-            )));
+            return Err(E::custom(format_args!("duplicate key {key:?}; keep one of the two")));
         }
         Ok(key.to_string())
     }

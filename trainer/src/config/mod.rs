@@ -18,8 +18,7 @@ pub(crate) use explain::nearest;
 pub use load::{ConfigFile, Problem, load};
 pub use path::{normalize, relative_to};
 pub use train::{
-    BatchConfig, CheckpointConfig, DataSpec, OptimizerConfig, SampleConfig, SourceSpec,
-    TrainConfig, ValidateConfig,
+    BatchConfig, CheckpointConfig, OptimizerConfig, SampleConfig, TrainConfig, ValidateConfig,
 };
 
 #[cfg(test)]

@@ -18,11 +18,7 @@ pub fn normalize(path: &Path) -> PathBuf {
             other => out.push(other),
         }
     }
-    if out.as_os_str().is_empty() {
-        PathBuf::from(".")
-    } else {
-        out
-    }
+    if out.as_os_str().is_empty() { PathBuf::from(".") } else { out }
 }
 
 /// `path` as seen from the directory `base`. Absolute when the two share nothing but the root.
@@ -34,25 +30,14 @@ pub fn normalize(path: &Path) -> PathBuf {
 pub fn relative_to(path: &Path, base: &Path) -> std::io::Result<PathBuf> {
     let path = normalize(&std::path::absolute(path)?);
     let base = normalize(&std::path::absolute(base)?);
-    let shared = path
-        .components()
-        .zip(base.components())
-        .take_while(|(a, b)| a == b)
-        .count();
-    let shares_a_name = path
-        .components()
-        .take(shared)
-        .any(|c| matches!(c, Component::Normal(_)));
+    let shared = path.components().zip(base.components()).take_while(|(a, b)| a == b).count();
+    let shares_a_name = path.components().take(shared).any(|c| matches!(c, Component::Normal(_)));
     if !shares_a_name {
         return Ok(path);
     }
     let up = base.components().skip(shared).map(|_| Component::ParentDir);
     let out: PathBuf = up.chain(path.components().skip(shared)).collect();
-    Ok(if out.as_os_str().is_empty() {
-        PathBuf::from(".")
-    } else {
-        out
-    })
+    Ok(if out.as_os_str().is_empty() { PathBuf::from(".") } else { out })
 }
 
 #[cfg(test)]

@@ -7,16 +7,11 @@ use altiplano_model::config::{ActivationCheckpointing, LlamaConfig};
 use super::*;
 
 fn configs(kind: &str) -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../configs")
-        .join(kind);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(kind);
     let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
         .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "yaml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();
     files.sort();
     assert!(!files.is_empty(), "no YAML in {}", dir.display());
@@ -24,10 +19,7 @@ fn configs(kind: &str) -> Vec<PathBuf> {
 }
 
 fn shipped<T: ConfigFile>(kind: &str, name: &str) -> T {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../configs")
-        .join(kind)
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(kind).join(name);
     load(&path, &[]).unwrap()
 }
 
@@ -59,11 +51,9 @@ fn the_quickstart_trains_on_what_its_data_configuration_makes() {
     let run: TrainConfig = shipped("train", "quickstart.yaml");
     assert_eq!(run.tokenizer, Some(data.tokenizer_model()));
     assert_eq!(run.model.vocab_size, data.tokenizer.vocab_size);
-    let DataSpec::Mixture { sources } = &run.data else { panic!("no sources") };
-    let mut found: Vec<_> = sources.iter().map(|s| (s.name.clone(), s.path.clone())).collect();
+    let mut found: Vec<_> = run.data.sources.iter().map(|s| s.path.clone()).collect();
     let folder = |name: &str| altiplano_data::shard::tokens_folder(&data.output, name);
-    let mut made: Vec<_> =
-        data.sources.iter().map(|s| (s.name.clone(), folder(&s.name))).collect();
+    let mut made: Vec<_> = data.sources.iter().map(|s| folder(&s.name)).collect();
     found.sort();
     made.sort();
     assert_eq!(found, made);
@@ -84,10 +74,7 @@ fn the_models_have_the_parameters_their_names_say() {
     ] {
         let model: LlamaConfig = shipped("model", &format!("{name}.yaml"));
         let found = model.parameter_count() as f64 / 1e6;
-        assert!(
-            (found / millions - 1.0).abs() < 0.011,
-            "{name}: {found} million"
-        );
+        assert!((found / millions - 1.0).abs() < 0.011, "{name}: {found} million");
     }
 }
 
@@ -103,24 +90,13 @@ fn the_recipes_are_those_of_the_paper() {
         assert_eq!(config.model, shipped("model", &format!("{name}.yaml")));
         assert_eq!(config.tokens_per_step(), 4 << 20, "{name}");
         assert_eq!(config.tokens, Some(tokens), "{name}");
-        let expected = OptimizerConfig {
-            lr,
-            ..Default::default()
-        };
+        let expected = OptimizerConfig { lr, ..Default::default() };
         assert_eq!(config.optimizer, expected, "{name}");
         assert_eq!(config.batch.seq_len, 2048);
-        assert_eq!(
-            config.activation_checkpointing,
-            ActivationCheckpointing::Selective
-        );
-        let DataSpec::Mixture { sources } = &config.data else {
-            panic!("{name} has no sources")
-        };
+        assert_eq!(config.activation_checkpointing, ActivationCheckpointing::Selective);
+        let sources = &config.data.sources;
         let total: f64 = sources.iter().map(|source| source.weight).sum();
-        assert!(
-            (total - 1.0).abs() < 1e-9 && sources.len() == 7,
-            "{name}: {total}"
-        );
+        assert!((total - 1.0).abs() < 1e-9 && sources.len() == 7, "{name}: {total}");
     }
 }
 
@@ -132,22 +108,13 @@ fn every_shipped_key_has_a_comment() {
         let mut above = "";
         for line in text.lines() {
             let has_comment = line.contains('#') || above.trim_start().starts_with('#');
-            let key = line
-                .trim_start()
-                .trim_start_matches("- ")
-                .split(':')
-                .next()
-                .unwrap_or("");
+            let key = line.trim_start().trim_start_matches("- ").split(':').next().unwrap_or("");
             above = line;
             // `sources` is explained with `data`; later sources repeat the keys of the first.
             if line.trim_start().starts_with('#') || key.is_empty() || key == "sources" {
                 continue;
             }
-            assert!(
-                has_comment || commented.contains(key),
-                "{}: {line}",
-                path.display()
-            );
+            assert!(has_comment || commented.contains(key), "{}: {line}", path.display());
             commented.insert(key);
         }
     }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use altiplano_data::MixtureConfig;
 use altiplano_model::config::{ActivationCheckpointing, LlamaConfig, Precision};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
 
-use super::load::ConfigFile;
-use super::path::relative_to;
+use super::load::{ConfigFile, load};
+use super::path::{normalize, relative_to};
 use crate::error::{Result, TrainerError};
 
 /// `configs/train/*.yaml`: everything that decides a run.
@@ -52,18 +52,14 @@ pub struct TrainConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
     /// What is trained on: `random`, or sources with weights.
-    pub data: DataSpec,
+    pub data: MixtureConfig,
     /// Size of a step.
     pub batch: BatchConfig,
     /// Length of the run in optimizer steps. Either this or `tokens`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Length of the run in tokens, rounded up to whole steps. Either this or `steps`.
-    #[serde(
-        default,
-        deserialize_with = "count",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "count", skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
     /// AdamW, schedule and clipping.
     #[serde(default)]
@@ -112,82 +108,6 @@ fn default_readers() -> usize {
 
 fn default_log_every() -> u64 {
     10
-}
-
-/// What is trained on.
-#[derive(Debug, Clone, PartialEq)]
-pub enum DataSpec {
-    /// Uniformly random tokens, to measure speed.
-    Random,
-    /// A mixture of tokenized sources.
-    Mixture {
-        /// The sources; the weights are shares of tokens and need not add up to one.
-        sources: Vec<SourceSpec>,
-    },
-}
-
-/// One tokenized source of a mixture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceSpec {
-    /// Name in reports and plots.
-    pub name: String,
-    /// Directory of its token shards.
-    pub path: PathBuf,
-    /// Share of the tokens, relative to the other weights.
-    pub weight: f64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Mixture {
-    sources: Vec<SourceSpec>,
-}
-
-impl Serialize for DataSpec {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match self {
-            Self::Random => serializer.serialize_str("random"),
-            Self::Mixture { sources } => Mixture {
-                sources: sources.clone(),
-            }
-            .serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for DataSpec {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct RandomOrMixture;
-
-        impl<'de> Visitor<'de> for RandomOrMixture {
-            type Value = DataSpec;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("`random` or a mapping with `sources`")
-            }
-
-            fn visit_str<E: serde::de::Error>(
-                self,
-                text: &str,
-            ) -> std::result::Result<DataSpec, E> {
-                match text {
-                    "random" => Ok(DataSpec::Random),
-                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
-                }
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                map: A,
-            ) -> std::result::Result<DataSpec, A::Error> {
-                let Mixture { sources } = Mixture::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(DataSpec::Mixture { sources })
-            }
-        }
-
-        deserializer.deserialize_any(RandomOrMixture)
-    }
 }
 
 /// A whole number that may be written `1.4e12`.
@@ -287,10 +207,7 @@ pub struct ValidateConfig {
 
 impl Default for ValidateConfig {
     fn default() -> Self {
-        Self {
-            every: 1000,
-            max_sequences: 256,
-        }
+        Self { every: 1000, max_sequences: 256 }
     }
 }
 
@@ -308,11 +225,7 @@ pub struct CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self {
-            every: 1000,
-            keep_last: 2,
-            keep_every: 0,
-        }
+        Self { every: 1000, keep_last: 2, keep_every: 0 }
     }
 }
 
@@ -332,16 +245,42 @@ pub struct SampleConfig {
 
 impl Default for SampleConfig {
     fn default() -> Self {
-        Self {
-            every: 0,
-            prompts: Vec::new(),
-            max_tokens: 64,
-            temperature: 0.8,
-        }
+        Self { every: 0, prompts: Vec::new(), max_tokens: 64, temperature: 0.8 }
     }
 }
 
 impl TrainConfig {
+    /// Reads the configuration a run was started with, from the `config.yaml` in its directory. The
+    /// directory may have been moved or renamed since: the run goes on where it lies now.
+    ///
+    /// # Errors
+    /// As [`load()`](super::load()); an override that would change the numbers of the run is an error too.
+    pub fn load_run(run_dir: &Path, overrides: &[String]) -> Result<Self> {
+        let file = run_dir.join("config.yaml");
+        let started: Self = load(&file, &[])?;
+        let mut config: Self = load(&file, overrides)?;
+        let changed = config.numeric_differences(&started);
+        if !changed.is_empty() {
+            return Err(TrainerError::Config {
+                place: overrides.join(" "),
+                message: format!(
+                    "a run goes on with the numbers it was started with, but {}; start a new run",
+                    changed.join(", ")
+                ),
+            });
+        }
+        let dir = normalize(&std::path::absolute(run_dir).map_err(TrainerError::io(run_dir))?);
+        let written =
+            normalize(&std::path::absolute(config.run_dir()).map_err(TrainerError::io(run_dir))?);
+        if dir != written
+            && let (Some(parent), Some(name)) = (dir.parent(), dir.file_name())
+        {
+            config.output = parent.to_path_buf();
+            config.name = name.to_string_lossy().into_owned();
+        }
+        Ok(config)
+    }
+
     /// Directory of the run.
     pub fn run_dir(&self) -> PathBuf {
         self.output.join(&self.name)
@@ -349,11 +288,7 @@ impl TrainConfig {
 
     /// Tokens of one optimizer step.
     pub fn tokens_per_step(&self) -> u64 {
-        let BatchConfig {
-            micro_batch,
-            grad_accum_steps,
-            seq_len,
-        } = self.batch;
+        let BatchConfig { micro_batch, grad_accum_steps, seq_len } = self.batch;
         micro_batch as u64 * grad_accum_steps as u64 * seq_len as u64
     }
 
@@ -377,10 +312,8 @@ impl TrainConfig {
         let mut resolved = self.clone();
         resolved.output = seen(&self.output)?;
         resolved.tokenizer = self.tokenizer.as_deref().map(seen).transpose()?;
-        if let DataSpec::Mixture { sources } = &mut resolved.data {
-            for source in sources {
-                source.path = seen(&source.path)?;
-            }
+        for source in &mut resolved.data.sources {
+            source.path = seen(&source.path)?;
         }
         let yaml = serde_yaml::to_string(&resolved).map_err(|error| TrainerError::RunFile {
             path: run_dir.join("config.yaml"),
@@ -403,25 +336,22 @@ impl TrainConfig {
     /// blake3 of everything that decides the numbers of a run, in hexadecimal.
     pub fn numeric_hash(&self) -> String {
         // JSON objects are sorted by key, so equal settings give equal bytes.
-        blake3::hash(self.numeric_value().to_string().as_bytes())
-            .to_hex()
-            .to_string()
+        blake3::hash(self.numeric_value().to_string().as_bytes()).to_hex().to_string()
     }
 
     fn numeric_value(&self) -> serde_json::Value {
-        let data = match &self.data {
-            DataSpec::Random => serde_json::json!("random"),
-            DataSpec::Mixture { sources } => sources
-                .iter()
-                .map(|s| serde_json::json!([s.name, s.weight]))
-                .collect(),
-        };
+        // The shards themselves are in the loader's state; here are the settings.
+        let weights: Vec<f64> = self.data.sources.iter().map(|source| source.weight).collect();
         serde_json::json!({
             "seed": self.seed,
             "precision": self.precision,
             "document_mask": self.document_mask,
             "model": self.model,
-            "data": data,
+            "data": {
+                "random": self.data.random,
+                "weights": weights,
+                "mask_document_boundary": self.data.mask_document_boundary,
+            },
             "batch": self.batch,
             "steps": self.total_steps(),
             "optimizer": self.optimizer,
@@ -445,10 +375,7 @@ fn collect_differences(
             }
             key.push_str(name);
             let missing = serde_json::Value::Null;
-            let (a, b) = (
-                a.get(name).unwrap_or(&missing),
-                b.get(name).unwrap_or(&missing),
-            );
+            let (a, b) = (a.get(name).unwrap_or(&missing), b.get(name).unwrap_or(&missing));
             collect_differences(a, b, key, found);
             key.truncate(length);
         }

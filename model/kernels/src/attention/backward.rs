@@ -3,14 +3,13 @@
 //! A task goes over its heads, their blocks of keys, and for each the blocks of queries that
 //! see them, always in this order, and sums in f32.
 
-use super::{AttentionShape, Visibility, mask_row};
+use super::{AttentionShape, Visibility, dot, mask_row};
 use crate::element::Element;
 use crate::exp::exp2;
 use crate::gemm::SharedPointer;
 use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, RUN, SCORES, layout};
 use crate::packing::Operand;
 use crate::scratch::Scratch;
-use crate::simd::{LANES, sum_lanes};
 use rayon::prelude::*;
 
 /// Where the gradients go; every task writes heads of its own.
@@ -22,11 +21,7 @@ pub(super) struct Gradients<E> {
 
 impl<E> Gradients<E> {
     pub(super) fn new(dq: &mut [E], dk: &mut [E], dv: &mut [E]) -> Self {
-        Self {
-            dq: SharedPointer::new(dq),
-            dk: SharedPointer::new(dk),
-            dv: SharedPointer::new(dv),
-        }
+        Self { dq: SharedPointer::new(dq), dk: SharedPointer::new(dk), dv: SharedPointer::new(dv) }
     }
 }
 
@@ -75,61 +70,41 @@ struct HeadRows<'a, E> {
 
 impl<'a, E: Element> HeadRows<'a, E> {
     #[inline(always)]
+    fn new(data: &'a [E], start: usize, stride: usize, rows: usize, head_dim: usize) -> Self {
+        Self { data: &data[start..], stride, rows, head_dim }
+    }
+
+    #[inline(always)]
     fn row(&self, i: usize) -> &'a [E] {
         &self.data[i * self.stride..][..self.head_dim]
     }
 
     /// Packs the rows as lanes of width `W`, contraction over channels.
     #[inline(always)]
-    fn pack_rows<K: MicroKernel, const W: usize>(&self, packed: &mut [K::Unit]) {
+    fn pack_rows<K: MicroKernel, const W: usize>(&self) -> Scratch {
         let Self { data, stride, rows, head_dim } = *self;
         let operand =
             Operand { data, lanes: rows, depth: head_dim, lane_stride: stride, depth_stride: 1 };
-        let panel = head_dim.div_ceil(K::DEPTH) * W;
-        for (i, panel) in packed.chunks_exact_mut(panel).enumerate() {
+        let steps = head_dim.div_ceil(K::DEPTH);
+        let mut packed = Scratch::new::<K::Unit>(rows.next_multiple_of(SCORES) * steps);
+        for (i, panel) in packed.as_mut::<K::Unit>().chunks_exact_mut(steps * W).enumerate() {
             operand.pack::<K, W>(panel, i * W, 0, head_dim);
         }
+        packed
     }
 
-    /// Packs the channels as lanes, contraction over `padded` rows.
+    /// Packs the channels as lanes, contraction over rows, padded to whole score blocks.
     #[inline(always)]
-    fn pack_channels<K: MicroKernel>(&self, packed: &mut [K::Unit], padded: usize) {
+    fn pack_channels<K: MicroKernel>(&self) -> Scratch {
         let Self { data, stride, rows, head_dim } = *self;
         let operand =
             Operand { data, lanes: head_dim, depth: rows, lane_stride: 1, depth_stride: stride };
-        for (i, panel) in packed.chunks_exact_mut(padded / K::DEPTH * NR).enumerate() {
+        let steps = rows.next_multiple_of(SCORES) / K::DEPTH;
+        let mut packed = Scratch::new::<K::Unit>(steps * head_dim.next_multiple_of(NR));
+        for (i, panel) in packed.as_mut::<K::Unit>().chunks_exact_mut(steps * NR).enumerate() {
             operand.pack::<K, NR>(panel, i * NR, 0, rows);
         }
-    }
-}
-
-/// A tensor's head packed both ways: rows as lanes and channels as lanes.
-struct Packed<U> {
-    rows: Scratch,
-    channels: Scratch,
-    unit: std::marker::PhantomData<U>,
-}
-
-impl<U: bytemuck::Pod> Packed<U> {
-    #[inline(always)]
-    fn new<K: MicroKernel<Unit = U>, E: Element, const W: usize>(head: HeadRows<'_, E>) -> Self {
-        let padded = head.rows.next_multiple_of(SCORES);
-        let mut rows = Scratch::new::<U>(padded * head.head_dim.div_ceil(K::DEPTH));
-        head.pack_rows::<K, W>(rows.as_mut());
-        let width = head.head_dim.next_multiple_of(NR);
-        let mut channels = Scratch::new::<U>(padded / K::DEPTH * width);
-        head.pack_channels::<K>(channels.as_mut(), padded);
-        Self { rows, channels, unit: std::marker::PhantomData }
-    }
-
-    #[inline(always)]
-    fn rows(&self) -> &[U] {
-        self.rows.as_ref()
-    }
-
-    #[inline(always)]
-    fn channels(&self) -> &[U] {
-        self.channels.as_ref()
+        packed
     }
 }
 
@@ -144,16 +119,11 @@ impl<E: Element> Backward<'_, E> {
         let width = head_dim.next_multiple_of(NR);
         let padded = keys.next_multiple_of(SCORES);
         let kv_start = (b * keys * kv_heads + kv_head) * head_dim;
-        let kv_rows = |data: &'_ [E]| -> Packed<K::Unit> {
-            let data = &data[kv_start..];
-            Packed::new::<K, E, NR>(HeadRows {
-                data,
-                stride: kv_heads * head_dim,
-                rows: keys,
-                head_dim,
-            })
-        };
-        let (k, v) = (kv_rows(self.saved.k), kv_rows(self.saved.v));
+        let kv_stride = kv_heads * head_dim;
+        let k = HeadRows::new(self.saved.k, kv_start, kv_stride, keys, head_dim);
+        let v = HeadRows::new(self.saved.v, kv_start, kv_stride, keys, head_dim);
+        let (k_rows, k_channels) = (k.pack_rows::<K, NR>(), k.pack_channels::<K>());
+        let v_rows = v.pack_rows::<K, NR>();
         let mut sums = Scratch::new::<f32>(3 * padded * width);
         let sums = sums.as_mut::<f32>();
         let (dq, dkv) = sums.split_at_mut(padded * width);
@@ -168,8 +138,10 @@ impl<E: Element> Backward<'_, E> {
 
         for h in kv_head * group..(kv_head + 1) * group {
             let start = (b * keys * heads + h) * head_dim;
-            let head = |data| HeadRows { data, stride: heads * head_dim, rows: keys, head_dim };
-            let (dout, o) = (head(&self.saved.dout[start..]), head(&self.saved.o[start..]));
+            let stride = heads * head_dim;
+            let q = HeadRows::new(self.saved.q, start, stride, keys, head_dim);
+            let o = HeadRows::new(self.saved.o, start, stride, keys, head_dim);
+            let dout = HeadRows::new(self.saved.dout, start, stride, keys, head_dim);
             let lse = &self.saved.lse[(b * heads + h) * keys..][..keys];
             delta.fill(0.0);
             lse2.fill(f32::INFINITY);
@@ -177,14 +149,14 @@ impl<E: Element> Backward<'_, E> {
                 delta[i] = dot(dout.row(i), o.row(i));
                 lse2[i] = lse[i] * std::f32::consts::LOG2_E;
             }
-            let q = Packed::new::<K, E, MR>(head(&self.saved.q[start..]));
-            let dout = Packed::new::<K, E, MR>(dout);
+            let (q_rows, q_channels) = (q.pack_rows::<K, MR>(), q.pack_channels::<K>());
+            let (dout_rows, dout_channels) = (dout.pack_rows::<K, MR>(), dout.pack_channels::<K>());
             dq.fill(0.0);
             let operands = Operands::<K> {
-                q: (q.rows(), q.channels()),
-                dout: (dout.rows(), dout.channels()),
-                k: (k.rows(), k.channels()),
-                v: v.rows(),
+                q: (q_rows.as_ref(), q_channels.as_ref()),
+                dout: (dout_rows.as_ref(), dout_channels.as_ref()),
+                k: (k_rows.as_ref(), k_channels.as_ref()),
+                v: v_rows.as_ref(),
                 delta,
                 lse2,
                 head_dim,
@@ -205,15 +177,12 @@ impl<E: Element> Backward<'_, E> {
                 }
             }
             // SAFETY: head h belongs to this task.
-            unsafe {
-                write_rows(self.gradients.dq.at(start), dq, heads * head_dim, keys, head_dim)
-            };
+            unsafe { write_rows(self.gradients.dq.at(start), dq, stride, keys, head_dim) };
         }
         // SAFETY: the kv head belongs to this task.
         unsafe {
-            let stride = kv_heads * head_dim;
-            write_rows(self.gradients.dk.at(kv_start), dk, stride, keys, head_dim);
-            write_rows(self.gradients.dv.at(kv_start), dv, stride, keys, head_dim);
+            write_rows(self.gradients.dk.at(kv_start), dk, kv_stride, keys, head_dim);
+            write_rows(self.gradients.dv.at(kv_start), dv, kv_stride, keys, head_dim);
         }
     }
 }
@@ -421,18 +390,6 @@ impl<K: MicroKernel> Operands<'_, K> {
 #[inline(always)]
 fn columns_seen(row: usize, key: usize) -> usize {
     (row + MR - key).min(SCORES).next_multiple_of(NR)
-}
-
-/// `Σ a_i b_i` in 16 lanes.
-#[inline(always)]
-fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane = a.to_f32().mul_add(b.to_f32(), *lane);
-        }
-    }
-    sum_lanes(lanes)
 }
 
 /// Rounds the rows of `sums` to rows `stride` apart at `to`.

@@ -14,7 +14,7 @@ const fn shape(
 }
 
 /// Awkward lengths and head dims, grouped heads, and queries that follow a cache of keys.
-const SHAPES: [AttentionShape; 10] = [
+const SHAPES: [AttentionShape; 12] = [
     shape(1, 1, 1, 1, 1, 16),
     shape(2, 17, 17, 2, 2, 48),
     shape(1, 65, 65, 4, 2, 64),
@@ -22,6 +22,8 @@ const SHAPES: [AttentionShape; 10] = [
     shape(2, 97, 97, 3, 1, 20),
     shape(1, 300, 300, 2, 2, 64),
     shape(1, 1, 130, 4, 1, 64),
+    shape(2, 3, 90, 4, 2, 20),
+    shape(1, 4, 4, 2, 1, 16),
     shape(2, 5, 100, 2, 2, 48),
     shape(1, 100, 231, 2, 1, 32),
     shape(1, 33, 34, 1, 1, 6),
@@ -194,6 +196,24 @@ fn f32_same_for_any_threads() {
 #[test]
 fn bf16_same_for_any_threads() {
     same_for_any_threads::<bf16>();
+}
+
+/// A query gets the same from the cache, alone, as among many.
+#[test]
+fn a_query_after_a_cache_agrees_with_the_whole() {
+    let whole = shape(1, 140, 140, 4, 2, 64);
+    let [q, k, v, dout] = inputs::<f32>(whole);
+    let (o, lse, ..) = run(&q, &k, &v, &dout, None, whole);
+    for queries in [1, 3, 20] {
+        let tail = shape(1, queries, 140, 4, 2, 64);
+        let start = (140 - queries) * 256;
+        let (o1, lse1, ..) = run(&q[start..], &k, &v, &dout[start..], None, tail);
+        assert_close("o", &o1, &to_f64(&o[start..]), 1e-5);
+        for h in 0..4 {
+            let want = &lse[(h + 1) * 140 - queries..(h + 1) * 140];
+            assert_close("lse", &lse1[h * queries..][..queries], &to_f64(want), 1e-5);
+        }
+    }
 }
 
 /// Documents in one row give what each gives alone.

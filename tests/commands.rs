@@ -1,0 +1,124 @@
+//! The commands on real input: what they print and what follows from it.
+
+use std::fs;
+
+use crate::harness::{SmallRun, corpus, repository, run};
+
+#[test]
+fn data_cat_gives_the_text_back() {
+    let documents = corpus().join("documents");
+    let cat = run(["data", "cat", documents.join("speeches").to_str().unwrap()]).ok();
+    let original =
+        fs::read_to_string(repository("tests/fixtures/speeches").join("1967_lyndon_b_johnson.txt"))
+            .unwrap();
+    assert!(cat.stdout.contains(original.trim_end()), "the speech of 1967 is missing");
+    let report = run(["data", "report", corpus().to_str().unwrap(), "--json"]).ok();
+    assert!(report.json().is_object());
+}
+
+#[test]
+fn data_run_and_tokenize_skip_what_is_done() {
+    let config = corpus().join("data.yaml");
+    let stamp = |file: &str| fs::metadata(corpus().join(file)).unwrap().modified().unwrap();
+    let files = ["documents/books/train-00000.parquet", "tokens/books/train-00000.arrow"];
+    let before = files.map(stamp);
+    run(["data", "run", config.to_str().unwrap()]).ok();
+    run(["tokenize", config.to_str().unwrap()]).ok();
+    assert_eq!(before, files.map(stamp));
+}
+
+#[test]
+fn encode_and_decode_are_inverse() {
+    let model = corpus().join("tokenizer.model");
+    let model = model.to_str().unwrap();
+    let text = "In 1967 we saw  two spaces, a\ttab, naïve café 日本 and <s> as text.";
+    let encoded = run(["tokenizer", "encode", "--model", model, "--json", text]).ok().json();
+    let ids: Vec<String> =
+        encoded["token_ids"].as_array().unwrap().iter().map(ToString::to_string).collect();
+    assert!(!ids.contains(&"1".to_string()), "<s> in a text is text");
+    let arguments: Vec<&str> = ["tokenizer", "decode", "--model", model]
+        .into_iter()
+        .chain(ids.iter().map(String::as_str))
+        .collect();
+    let decoded = run(arguments).ok();
+    assert_eq!(decoded.stdout.trim_end_matches('\n'), text);
+}
+
+#[test]
+fn generate_repeats_streams_and_stops() {
+    let small = SmallRun::new();
+    small.train(&["steps=60", "checkpoint.every=0", "validate.every=0"]).ok();
+    let checkpoint = small.checkpoint("small", 60);
+    let generate = |arguments: &[&str]| {
+        let common =
+            ["generate", "--checkpoint", checkpoint.to_str().unwrap(), "--prompt", "The whale"];
+        run([&common[..], arguments].concat()).ok()
+    };
+    let json = generate(&["--json", "--max-tokens", "40", "--seed", "5"]).json();
+    let text = json["text"].as_str().unwrap();
+    assert_eq!(json["finish_reason"], "length");
+    assert_eq!(json["token_ids"].as_array().unwrap().len(), 40);
+    let streamed = generate(&["--max-tokens", "40", "--seed", "5"]);
+    assert_eq!(streamed.stdout, format!("The whale{text}\n"));
+    assert_ne!(generate(&["--json", "--max-tokens", "40", "--seed", "6"]).json()["text"], text);
+
+    // Greedy text is the same whatever the seed; a stop string from its middle ends it there.
+    let greedy = generate(&["--json", "--temperature", "0", "--max-tokens", "40"]).json();
+    let again =
+        generate(&["--json", "--temperature", "0", "--max-tokens", "40", "--seed", "9"]).json();
+    assert_eq!(greedy, again);
+    let whole = greedy["text"].as_str().unwrap();
+    let (at, _) = whole.char_indices().nth(whole.chars().count() / 2).unwrap();
+    let stop: String = whole[at..].chars().take(3).collect();
+    let first = whole.find(&stop).unwrap();
+    let stopped =
+        generate(&["--json", "--temperature", "0", "--max-tokens", "40", "--stop", &stop]).json();
+    assert_eq!(stopped["text"].as_str().unwrap(), &whole[..first]);
+    assert_eq!(stopped["finish_reason"], "stop");
+
+    // The model that generates is the model that was validated.
+    let documents = corpus().join("documents/books/validation-00000.parquet");
+    let eval = |precision: &str| {
+        run([
+            "eval",
+            "--checkpoint",
+            checkpoint.to_str().unwrap(),
+            "--documents",
+            documents.to_str().unwrap(),
+            "--precision",
+            precision,
+            "--json",
+        ])
+        .ok()
+        .json()["bits_per_byte"]
+            .as_f64()
+            .unwrap()
+    };
+    let (f32_bits, bf16_bits) = (eval("f32"), eval("bf16"));
+    assert!((f32_bits - bf16_bits).abs() < 0.01 * f32_bits, "{f32_bits} and {bf16_bits}");
+    assert!(f32_bits < 6.0, "{f32_bits}");
+}
+
+/// A checkpoint is a Hugging Face directory.
+#[test]
+fn checkpoint_files() {
+    let small = SmallRun::new();
+    small.train(&["steps=1"]).ok();
+    let dir = small.checkpoint("small", 1);
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"][0], "LlamaForCausalLM");
+    assert_eq!(config["num_key_value_heads"], 2);
+    let weights = fs::read(dir.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    let tensor = tensors.tensor("model.layers.1.self_attn.k_proj.weight").unwrap();
+    assert_eq!(tensor.shape(), [16, 32]);
+    assert!(String::from_utf8_lossy(&weights[..2000]).contains(r#""format":"pt""#));
+    for file in ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"] {
+        assert!(dir.join(file).exists(), "{file}");
+    }
+    assert_eq!(
+        fs::read(dir.join("tokenizer.model")).unwrap(),
+        fs::read(corpus().join("tokenizer.model")).unwrap()
+    );
+}

@@ -1,0 +1,206 @@
+//! The built binary, a small tokenized corpus made once, and small runs on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The binary under test.
+pub fn altiplano() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_altiplano"));
+    command.env("RUST_BACKTRACE", "0").env_remove("RUST_LOG");
+    command
+}
+
+/// Runs to the end; the exit status, stdout and stderr.
+pub fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Finished {
+    altiplano().args(args).output().unwrap().into()
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Finished {
+    /// The command did its work.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The command ended with `code` and said all of `words` on stderr, without a panic.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?} in: {}", self.stderr);
+        }
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+
+    /// The JSON object on the last line of stdout.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(self.stdout.lines().last().unwrap()).unwrap()
+    }
+}
+
+/// A path inside the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Folder of a corpus of two sources (`speeches`, `books`) with a tokenizer of 400 pieces, made
+/// once: `documents/`, `tokenizer.model`, `tokens/`, and `data.yaml` beside them.
+pub fn corpus() -> &'static Path {
+    static CORPUS: OnceLock<PathBuf> = OnceLock::new();
+    CORPUS.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let config = dir.join("data.yaml");
+        fs::write(&config, data_config(400, "19[5-7]*.txt")).unwrap();
+        run(["data", "run", config.to_str().unwrap()]).ok();
+        run(["tokenizer", "train", config.to_str().unwrap()]).ok();
+        run(["tokenize", config.to_str().unwrap()]).ok();
+        dir
+    })
+}
+
+/// A data configuration over fixtures, whose output is its own folder.
+pub fn data_config(vocab_size: usize, speeches: &str) -> String {
+    format!(
+        "output: .\n\
+         sources:\n\
+         - name: speeches\n  text: {{ paths: [{speeches:?}], format: files }}\n\
+         - name: books\n  text: {{ paths: [{books:?}], format: jsonl }}\n\
+         holdout: {{ fraction: 0.2 }}\n\
+         tokenizer: {{ vocab_size: {vocab_size}, input_bytes: 300000 }}\n",
+        speeches = repository("tests/fixtures/speeches").join(speeches),
+        books = repository("tests/fixtures/books/moby-dick.jsonl"),
+    )
+}
+
+/// A folder with a small training configuration on [`corpus`], for one test.
+pub struct SmallRun {
+    pub dir: TempDir,
+}
+
+impl SmallRun {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let corpus = corpus();
+        let tokens = corpus.join("tokens");
+        let config = format!(
+            "name: small\n\
+             output: runs\n\
+             precision: bf16\n\
+             model: {{ dim: 32, n_layers: 2, n_heads: 4, n_kv_heads: 2, hidden_dim: 48,\n\
+             \x20       vocab_size: 400, max_seq_len: 64 }}\n\
+             tokenizer: {tokenizer:?}\n\
+             data:\n\
+             \x20 sources:\n\
+             \x20 - {{ path: {speeches:?}, weight: 0.7 }}\n\
+             \x20 - {{ path: {books:?}, weight: 0.3 }}\n\
+             batch: {{ micro_batch: 4, grad_accum_steps: 2, seq_len: 64 }}\n\
+             steps: 40\n\
+             optimizer: {{ lr: 3.0e-3, warmup_steps: 1 }}\n\
+             validate: {{ every: 20, max_sequences: 8 }}\n\
+             checkpoint: {{ every: 10, keep_last: 2 }}\n\
+             log_every: 20\n",
+            tokenizer = corpus.join("tokenizer.model"),
+            speeches = tokens.join("speeches"),
+            books = tokens.join("books"),
+        );
+        fs::write(dir.path().join("train.yaml"), config).unwrap();
+        Self { dir }
+    }
+
+    /// `altiplano train` on the configuration with overrides.
+    pub fn train(&self, overrides: &[&str]) -> Finished {
+        self.train_command(overrides).output().unwrap().into()
+    }
+
+    pub fn train_command(&self, overrides: &[&str]) -> Command {
+        let mut command = altiplano();
+        command.arg("train").arg(self.config()).args(overrides);
+        command
+    }
+
+    /// `altiplano train --resume` of run `name` with overrides.
+    pub fn resume(&self, name: &str, overrides: &[&str]) -> Finished {
+        self.resume_command(name, overrides).output().unwrap().into()
+    }
+
+    pub fn resume_command(&self, name: &str, overrides: &[&str]) -> Command {
+        let mut command = altiplano();
+        command.arg("train").arg("--resume").arg(self.run_dir(name)).args(overrides);
+        command
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("train.yaml")
+    }
+
+    pub fn run_dir(&self, name: &str) -> PathBuf {
+        self.dir.path().join("runs").join(name)
+    }
+
+    /// Checkpoint directory of a step.
+    pub fn checkpoint(&self, name: &str, step: u64) -> PathBuf {
+        self.run_dir(name).join(format!("checkpoints/step_{step:08}"))
+    }
+
+    /// The parsed lines of `metrics.jsonl`.
+    pub fn metrics(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.run_dir(name).join("metrics.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// What must not depend on time, threads or interruptions: of each step its number, loss,
+    /// gradient norm, learning rate and validation.
+    pub fn numbers(&self, name: &str) -> Vec<Value> {
+        let keys = ["step", "tokens", "loss", "grad_norm", "lr", "val_loss", "bits_per_byte"];
+        let of = |line: Value| keys.iter().map(|key| line[*key].clone()).collect();
+        self.metrics(name).into_iter().map(of).collect()
+    }
+
+    /// The bytes of the tensors of a checkpoint.
+    pub fn tensors(&self, name: &str, step: u64) -> [Vec<u8>; 2] {
+        let dir = self.checkpoint(name, step);
+        ["model.safetensors", "optimizer.safetensors"].map(|file| fs::read(dir.join(file)).unwrap())
+    }
+}
+
+/// Copies a folder with everything in it.
+pub fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Interrupted runs: killed at any moment, resumed, bit for bit the run that was not.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use altiplano_trainer::checkpoint;
+
+use crate::harness::SmallRun;
+
+/// Kills a run again and again, at moments spread over steps and checkpoint writes; every time the
+/// newest checkpoint is whole, and the end is that of a run nobody touched. The corpus is so small
+/// that this crosses epochs, and every resume uses another number of threads and readers.
+#[test]
+fn kill_9_at_any_moment_and_resume() {
+    let run = SmallRun::new();
+    // Small enough to repeat: 0.3 of 8·64·60 tokens is more than one epoch of a 5000-token source.
+    let common = ["steps=60", "checkpoint.every=1", "checkpoint.keep_last=3", "validate.every=30"];
+    run.train(&[&["name=whole"], &common[..]].concat()).ok();
+
+    let overrides = [&["name=killed"], &common[..]].concat();
+    let mut kills = 0;
+    for attempt in 0..40u64 {
+        let threads = format!("threads={}", 1 + attempt % 3);
+        let readers = format!("readers={}", 1 + attempt % 4);
+        let fresh = checkpoint::latest(&run.run_dir("killed")).is_err();
+        let mut command = if fresh {
+            let _ = fs::remove_dir_all(run.run_dir("killed"));
+            run.train_command(&overrides)
+        } else {
+            run.resume_command("killed", &[&threads, &readers])
+        };
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // From the start of the process into its steps, at odd distances.
+        std::thread::sleep(Duration::from_millis(150 + 83 * attempt % 700));
+        let finished = child.try_wait().unwrap();
+        if let Some(status) = finished {
+            assert!(status.success(), "attempt {attempt}");
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        if let Ok(newest) = checkpoint::latest(&run.run_dir("killed")) {
+            checkpoint::verify(&newest).unwrap();
+        }
+    }
+    assert!(kills >= 3, "only {kills} kills: the test shows nothing");
+    if checkpoint::list(&run.run_dir("killed")).unwrap().last().unwrap().0 < 60 {
+        run.resume("killed", &[]).ok();
+    }
+    assert_eq!(run.numbers("killed"), run.numbers("whole"));
+    assert!(run.tensors("killed", 60) == run.tensors("whole", 60), "the weights differ");
+    let epochs = run.metrics("whole").len() * 8 * 3 / 10;
+    assert!(epochs > 5000 / 64, "the small source was never repeated");
+}
+
+/// Ctrl-C saves and ends well; the run goes on from there.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_first() {
+    let run = SmallRun::new();
+    let overrides = ["name=interrupted", "steps=100000", "checkpoint.every=0", "validate.every=0"];
+    let child = run
+        .train_command(&overrides)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let metrics = run.run_dir("interrupted").join("metrics.jsonl");
+    for _ in 0..600 {
+        if fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() > 3) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let finished = crate::harness::Finished::from(child.wait_with_output().unwrap()).ok();
+    assert!(finished.stdout.contains("interrupted at step"), "{}", finished.stdout);
+    let done = run.metrics("interrupted").len() as u64;
+    assert_eq!(checkpoint::list(&run.run_dir("interrupted")).unwrap().last().unwrap().0, done);
+    // A shorter run than the one begun is another run.
+    run.resume("interrupted", &["steps=5"]).fails(2, &["steps", "new run"]);
+}
+
+/// A second process is kept out of a run that is going on.
+#[test]
+fn a_run_has_one_writer() {
+    let run = SmallRun::new();
+    fs::create_dir_all(run.run_dir("busy")).unwrap();
+    let _lock = checkpoint::lock(&run.run_dir("busy")).unwrap();
+    run.train(&["name=busy"]).fails(1, &["another altiplano process"]);
+}
