@@ -101,3 +101,62 @@ pub fn kept_bytes_per_layer(
     };
     batch * time * per_token
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::{DType, Device, Tensor};
+
+    use super::*;
+    use crate::counting_allocator::held_bytes;
+    use crate::ops::RopeTable;
+    use crate::params::Params;
+
+    /// The bytes the allocator holds for a kept layer are those of [`kept_bytes_per_layer`], but
+    /// for the handles of its tensors.
+    #[test]
+    fn the_allocator_agrees() {
+        let config = LlamaConfig {
+            dim: 96,
+            n_layers: 1,
+            n_heads: 6,
+            n_kv_heads: Some(2),
+            hidden_dim: Some(160),
+            multiple_of: 256,
+            vocab_size: 50,
+            max_seq_len: 80,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-6,
+            init_std: 0.02,
+        };
+        let (device, batch, time) = (Device::flex(), 3, 80);
+        let masters = Params::init(&config, 1, DType::F32, &device);
+        let rope = RopeTable::new(time, 16, 10_000.0, DType::F32, &device);
+        let context = LayerContext { config: &config, rope: &rope, first_visible: None };
+        for precision in [Precision::F32, Precision::Bf16] {
+            let weights = masters.compute_copy(precision);
+            let dtype = weights.embed_tokens.dtype();
+            // Scratch of the kernels is allocated once, before anything is counted.
+            let forward = || {
+                let x = Tensor::<3>::ones([batch, time, config.dim], (&device, dtype));
+                layer_forward(&weights.layers[0], x, &context)
+            };
+            drop(forward());
+            for policy in [
+                ActivationCheckpointing::None,
+                ActivationCheckpointing::Selective,
+                ActivationCheckpointing::Full,
+            ] {
+                let before = held_bytes();
+                let (y, saved) = forward();
+                let kept = keep(policy, saved);
+                drop(y);
+                let held = usize::try_from(held_bytes() - before).unwrap();
+                let expected = kept_bytes_per_layer(&config, policy, precision, batch, time);
+                let handles = held - expected;
+                assert!(handles < 8192, "{policy:?} {precision:?}: {held} held, {expected} said");
+                drop(kept);
+            }
+        }
+    }
+}

@@ -23,6 +23,9 @@
 //! Gradients are named `d` + name. Gradients of parameters accumulate (`+=`), so gradient
 //! accumulation is free; gradients of activations are assigned.
 
+#[cfg(test)]
+mod counting_allocator;
+
 pub mod error;
 
 pub mod config;

@@ -264,7 +264,8 @@ mod tests {
         let mut specs = Vec::new();
         Params::build::<()>(&config, |_, spec| {
             specs.push(spec.clone());
-            Ok(Tensor::zeros([spec.shape.iter().product()], &Device::flex()))
+            let count: usize = spec.shape.iter().product();
+            Ok(Tensor::zeros([count], &Device::flex()))
         })
         .unwrap();
         let named: Vec<_> = params
@@ -283,8 +284,8 @@ mod tests {
         let device = Device::flex();
         let values = |seed| {
             let params = Params::init(&config, seed, DType::F32, &device);
-            let embed: Vec<f32> = params.embed_tokens.into_data().to_vec().unwrap();
-            let o: Vec<f32> = params.layers[1].o_proj.clone().into_data().to_vec().unwrap();
+            let values = |matrix: &Tensor<2>| matrix.to_data().iter::<f32>().collect::<Vec<_>>();
+            let (embed, o) = (values(&params.embed_tokens), values(&params.layers[1].o_proj));
             (embed, o)
         };
         let std = |x: &[f32]| {
