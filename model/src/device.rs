@@ -1,7 +1,10 @@
 //! Where tensors live. The device is chosen by name at run time, never by default.
 
+use altiplano_kernels::{CpuLevel, cpu_level};
+use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 
+use crate::config::Precision;
 use crate::error::{ModelError, Result};
 
 /// The device called `name`: `cpu` is the embedded Flex backend.
@@ -22,6 +25,16 @@ pub fn select(name: &str) -> Result<Device> {
         }
         _ => unusable("known devices: cpu"),
     }
+}
+
+/// What a user should know before computing on `device` in `precision`: nothing, or one line.
+pub fn advice(device: &Device, precision: Precision) -> Option<&'static str> {
+    let flex = matches!(device.as_dispatch(), DispatchDevice::Flex(_));
+    let slow = precision == Precision::Bf16 && cpu_level() < CpuLevel::Avx512Bf16;
+    (flex && slow).then_some(
+        "this CPU has no AVX512-BF16: products of bf16 numbers are computed in f32, so \
+         precision bf16 saves memory but no time",
+    )
 }
 
 #[cfg(test)]

@@ -195,6 +195,9 @@ impl Run {
         let mut progress = TrainProgress::new(first_step, last_step, config.log_every);
 
         progress.println(&self.summary());
+        if let Some(advice) = device::advice(self.trainer.model.device(), config.precision) {
+            progress.println(&format!("note: {advice}"));
+        }
         if let Some(set) = &self.validation {
             // A broken validation shows now, not after the first thousand steps.
             validate(&self.trainer, set, 1)?;

@@ -48,7 +48,9 @@ pub use cast::{bf16_to_f32, f32_to_bf16};
 pub use cross_entropy::{head_cross_entropy_backward, head_cross_entropy_forward};
 pub use element::Element;
 pub use embedding::{embedding_backward, embedding_forward};
-pub use linear::{LinearShape, linear_backward_input, linear_backward_weight, linear_forward};
+pub use linear::{
+    LinearShape, head_logits, linear_backward_input, linear_backward_weight, linear_forward,
+};
 pub use reduce::{all_finite, sum_of_squares};
 pub use residual::{residual_add, residual_forward};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};

@@ -48,6 +48,19 @@ pub fn linear_forward<E: Element>(y: &mut [E], x: &[E], weight: &[E], shape: Lin
     gemm(Output::Assign(y), a, b);
 }
 
+/// As [`linear_forward`], with the output in f32 whatever the element: logits to choose from,
+/// neighbours of which round to the same bf16 number.
+pub fn head_logits<E: Element>(logits: &mut [f32], x: &[E], weight: &[E], shape: LinearShape) {
+    let LinearShape { rows, inputs, outputs } = shape;
+    shape.check("head_logits", x.len(), weight.len(), logits.len());
+    if rows <= FEW_ROWS {
+        return few_rows_forward(logits, x, weight, shape);
+    }
+    let a = Operand::rows(x, rows, inputs);
+    let b = Operand::rows(weight, outputs, inputs);
+    gemm(Output::AssignF32(logits), a, b);
+}
+
 /// Rows up to which the weight is read once, as it lies, instead of being packed: generation
 /// takes a few tokens at a time and runs at the speed of memory.
 const FEW_ROWS: usize = 4;
@@ -55,7 +68,12 @@ const FEW_ROWS: usize = 4;
 /// Outputs of one task.
 const OUTPUTS: usize = 64;
 
-fn few_rows_forward<E: Element>(y: &mut [E], x: &[E], weight: &[E], shape: LinearShape) {
+fn few_rows_forward<E: Element, O: Element>(
+    y: &mut [O],
+    x: &[E],
+    weight: &[E],
+    shape: LinearShape,
+) {
     let LinearShape { rows, inputs, outputs } = shape;
     let y = SharedPointer::new(y);
     (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each(|task| {
@@ -64,7 +82,7 @@ fn few_rows_forward<E: Element>(y: &mut [E], x: &[E], weight: &[E], shape: Linea
             for m in 0..rows {
                 let sum = dot(&x[m * inputs..][..inputs], &weight[n * inputs..][..inputs]);
                 // SAFETY: inside y, and column n belongs to this task.
-                unsafe { y.at(m * outputs + n).write(E::from_f32(sum)) };
+                unsafe { y.at(m * outputs + n).write(O::from_f32(sum)) };
             }
         }
     });

@@ -2,11 +2,11 @@
 //!
 //! A panic here is a broken invariant of [`crate::ops`], never something a user can cause.
 
-use std::borrow::Cow;
+mod buffer_pool;
 
 use altiplano_kernels::{self as kernels, AdamWStep, AttentionShape, LinearShape, RopeShape};
 use burn::backend::Flex;
-use burn::backend::flex::FlexTensor;
+use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{DType, Shape};
 use half::bf16;
 
@@ -68,24 +68,18 @@ fn rows_and_width(x: &FlexTensor) -> (usize, usize) {
     (leading.iter().product(), *width)
 }
 
+/// An output to be written: its content is meaningless.
 fn new(dims: &[usize], dtype: DType) -> FlexTensor {
-    FlexTensor::empty(Shape::from(dims.to_vec()), dtype)
+    let shape = Shape::from(dims.to_vec());
+    let bytes = shape.num_elements() * dtype.size();
+    if bytes < buffer_pool::SMALLEST {
+        return FlexTensor::empty(shape, dtype);
+    }
+    FlexTensor::new(buffer_pool::take(bytes), Layout::contiguous(shape), dtype)
 }
 
 fn new_like(x: &FlexTensor) -> FlexTensor {
-    FlexTensor::empty(x.layout().shape().clone(), x.dtype())
-}
-
-/// The elements as f32.
-fn widened(x: &FlexTensor) -> Cow<'_, [f32]> {
-    match x.dtype() {
-        DType::F32 => Cow::Borrowed(slice(x)),
-        _ => {
-            let mut wide = vec![0.0; x.layout().num_elements()];
-            kernels::bf16_to_f32(&mut wide, slice(x));
-            Cow::Owned(wide)
-        }
-    }
+    new(&dims(x), x.dtype())
 }
 
 fn linear_shape(rows: &FlexTensor, weight: &FlexTensor) -> LinearShape {
@@ -373,8 +367,8 @@ impl TransformerOps for Flex {
         let mut logits_dims = dims(&x);
         *logits_dims.last_mut().expect("x has a last dimension") = shape.outputs;
         let mut logits = new(&logits_dims, DType::F32);
-        let (x, weight) = (widened(&x), widened(&weight));
-        kernels::linear_forward(slice_mut(&mut logits, "head_logits"), &x, &weight, shape);
+        with_element!(x.dtype(), E => kernels::head_logits::<E>(
+            slice_mut(&mut logits, "head_logits"), slice(&x), slice(&weight), shape));
         logits
     }
 
