@@ -122,3 +122,44 @@ fn checkpoint_files() {
         fs::read(corpus().join("tokenizer.model")).unwrap()
     );
 }
+
+/// The paper's largest run: 2048 devices of 80 GB, about 380 tokens/s each, 1.4T tokens in about
+/// 21 days (LLaMA, section 2.4).
+#[test]
+fn estimate_of_the_papers_largest_run() {
+    let config = repository("configs/train/llama_65b.yaml");
+    let arguments =
+        ["estimate", config.to_str().unwrap(), "--devices", "2048", "--device-memory", "80GB"];
+    let json = run([&arguments[..], &["--json"]].concat()).ok().json();
+    let number = |key: &str| json[key].as_f64().unwrap();
+    assert!((number("tokens_per_second_per_device") - 380.0).abs() < 3.8);
+    assert!((number("days") - 21.0).abs() < 0.21);
+    assert!((number("parameters") - 65.2e9).abs() < 0.2e9);
+    assert!(json["memory_bytes"]["total"].as_u64().unwrap() < 80_000_000_000);
+    let text = run(arguments).ok().stdout;
+    assert!(text.contains("380") && text.contains("21"), "{text}");
+    run(["estimate", config.to_str().unwrap(), "--device-memory", "80GX"]).fails(2, &["80GX"]);
+}
+
+#[test]
+fn bench_prints_its_figures() {
+    let small = SmallRun::new();
+    let config = small.config();
+    let config = config.to_str().unwrap();
+    let json = run(["bench", "train", config, "--steps", "5", "--json"]).ok().json();
+    for key in [
+        "tokens_per_second",
+        "step_seconds",
+        "model_flops_per_second",
+        "share_of_matmul_peak",
+        "peak_memory_bytes",
+        "threads",
+    ] {
+        assert!(json[key].as_f64().unwrap() > 0.0, "{key}: {json}");
+    }
+    assert_eq!((json["precision"].as_str(), json["policy"].as_str()), (Some("bf16"), Some("none")));
+    assert!(!small.run_dir("small").exists(), "bench leaves no run");
+    run(["bench", "train", config, "--steps", "3"]).fails(2, &["--steps"]);
+    let json = run(["bench", "attention", "--seq-len", "64", "--json"]).ok().json();
+    assert!(json.as_object().unwrap().values().any(|value| value.as_f64().is_some()), "{json}");
+}

@@ -6,7 +6,7 @@
 use burn::tensor::Tensor;
 
 use crate::config::{ActivationCheckpointing, LlamaConfig, Precision};
-use crate::layer::{LayerContext, LayerSaved, layer_forward};
+use crate::layer::{LayerContext, LayerSaved, forward_to_swiglu};
 use crate::ops::{rms_norm_forward, swiglu_forward};
 use crate::params::LayerParams;
 
@@ -76,7 +76,7 @@ pub fn restore(kept: Kept, params: &LayerParams, context: &LayerContext) -> Laye
                 swiglu,
             }
         }
-        Kept::Input(x) => layer_forward(params, *x, context).1,
+        Kept::Input(x) => forward_to_swiglu(params, *x, context),
     }
 }
 
@@ -109,6 +109,7 @@ mod tests {
 
     use super::*;
     use crate::counting_allocator::held_bytes;
+    use crate::layer::layer_forward;
     use crate::ops::RopeTable;
     use crate::params::Params;
 

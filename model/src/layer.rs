@@ -74,6 +74,18 @@ pub fn layer_forward(
     x: Tensor<3>,
     context: &LayerContext,
 ) -> (Tensor<3>, LayerSaved) {
+    let saved = forward_to_swiglu(params, x, context);
+    let branch = linear_forward(&saved.swiglu, &params.down_proj);
+    let y = residual_forward(saved.h.clone(), &branch);
+    (y, saved)
+}
+
+/// The forward pass up to the last projection: all that backward reads. `x` (B, T, C).
+pub(crate) fn forward_to_swiglu(
+    params: &LayerParams,
+    x: Tensor<3>,
+    context: &LayerContext,
+) -> LayerSaved {
     let LayerContext { config, rope, first_visible } = *context;
 
     let (attention_input, attention_rstd) =
@@ -91,10 +103,8 @@ pub fn layer_forward(
     let gate = linear_forward(&ffn_input, &params.gate_proj);
     let up = linear_forward(&ffn_input, &params.up_proj);
     let swiglu = swiglu_forward(&gate, &up);
-    let branch = linear_forward(&swiglu, &params.down_proj);
-    let y = residual_forward(h.clone(), &branch);
 
-    let saved = LayerSaved {
+    LayerSaved {
         x,
         attention_rstd,
         attention_input,
@@ -109,14 +119,14 @@ pub fn layer_forward(
         gate,
         up,
         swiglu,
-    };
-    (y, saved)
+    }
 }
 
 /// `dy` (B, T, C): dx (B, T, C); `grads` accumulates.
 ///
 /// The statements of [`layer_forward`] in reverse order. The stream's gradient passes each branch
-/// unchanged and gains what the branch sends back.
+/// unchanged and gains what the branch sends back. What is no longer read is dropped at once, so
+/// its memory serves the next op.
 pub fn layer_backward(
     dy: Tensor<3>,
     params: &LayerParams,
@@ -128,26 +138,25 @@ pub fn layer_backward(
     let s = saved;
 
     let dswiglu = linear_backward(&dy, &s.swiglu, &params.down_proj, &mut grads.down_proj);
+    drop(s.swiglu);
     let (dgate, dup) = swiglu_backward(&dswiglu, &s.gate, &s.up);
+    drop((dswiglu, s.gate, s.up));
+    let n = &s.ffn_input;
     let dinput = residual_backward(
-        linear_backward(&dgate, &s.ffn_input, &params.gate_proj, &mut grads.gate_proj),
-        &linear_backward(&dup, &s.ffn_input, &params.up_proj, &mut grads.up_proj),
+        linear_backward(&dgate, n, &params.gate_proj, &mut grads.gate_proj),
+        &linear_backward(&dup, n, &params.up_proj, &mut grads.up_proj),
     );
-    let dh = residual_backward(
-        dy,
-        &rms_norm_backward(
-            &dinput,
-            &s.h,
-            &params.post_attention_layernorm,
-            &s.ffn_rstd,
-            &mut grads.post_attention_layernorm,
-        ),
-    );
+    drop((dgate, dup, s.ffn_input));
+    let gain = &params.post_attention_layernorm;
+    let dgain = &mut grads.post_attention_layernorm;
+    let dh = residual_backward(dy, &rms_norm_backward(&dinput, &s.h, gain, &s.ffn_rstd, dgain));
+    drop((dinput, s.h));
 
-    let o = merge_heads(s.o.clone());
-    let dout = linear_backward(&dh, &o, &params.o_proj, &mut grads.o_proj).reshape(s.o.dims());
+    let dout = linear_backward(&dh, &merge_heads(s.o.clone()), &params.o_proj, &mut grads.o_proj)
+        .reshape(s.o.dims());
     let (dq, dk, dv) =
         causal_attention_backward(&dout, &s.q, &s.k, &s.v, &s.o, &s.lse, first_visible);
+    drop((dout, s.q, s.k, s.v, s.o));
     let (dq, dk) = (rope_backward(dq, rope), rope_backward(dk, rope));
     let n = &s.attention_input;
     let dinput = residual_backward(
@@ -157,14 +166,6 @@ pub fn layer_backward(
         ),
         &linear_backward(&merge_heads(dv), n, &params.v_proj, &mut grads.v_proj),
     );
-    residual_backward(
-        dh,
-        &rms_norm_backward(
-            &dinput,
-            &s.x,
-            &params.input_layernorm,
-            &s.attention_rstd,
-            &mut grads.input_layernorm,
-        ),
-    )
+    let (gain, dgain) = (&params.input_layernorm, &mut grads.input_layernorm);
+    residual_backward(dh, &rms_norm_backward(&dinput, &s.x, gain, &s.attention_rstd, dgain))
 }

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
+use crate::backend::HostBytes;
 use crate::config::{LlamaConfig, Precision};
 
 /// Parameters of one layer, named as Hugging Face names them. Matrices are (out, in).
@@ -147,7 +148,7 @@ impl Params {
     pub fn init(config: &LlamaConfig, seed: u64, dtype: DType, device: &Device) -> Self {
         let made = Self::build::<std::convert::Infallible>(config, |index, spec| {
             let count: usize = spec.shape.iter().product();
-            let values = if spec.shape.len() == 1 {
+            let values: Vec<f32> = if spec.shape.len() == 1 {
                 vec![1.0; count]
             } else {
                 let joins = spec.name.contains("o_proj") || spec.name.contains("down_proj");
@@ -202,17 +203,17 @@ impl Params {
 /// A parameter just made, flat; [`Params::build`] gives it its shape.
 pub type MadeParam = Tensor<1>;
 
-fn normal(count: usize, std: f64, seed: u64, stream: u64) -> Vec<f64> {
+fn normal(count: usize, std: f64, seed: u64, stream: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
     // init_std is validated to be finite and not negative, which is all Normal asks for.
-    match Normal::new(0.0, std) {
+    match Normal::new(0.0f32, std as f32) {
         Ok(normal) => (0..count).map(|_| normal.sample(&mut rng)).collect(),
         Err(_) => vec![0.0; count],
     }
 }
 
-fn from_values(values: Vec<f64>, dtype: DType, device: &Device) -> Tensor<1> {
+fn from_values(values: Vec<f32>, dtype: DType, device: &Device) -> Tensor<1> {
     let count = values.len();
     let data = TensorData::new(values, [count]).convert_dtype(dtype);
     Tensor::from_data(data, (device, dtype))
@@ -224,6 +225,14 @@ impl Param<'_> {
         match self {
             Self::Vector(x) => x.dims().to_vec(),
             Self::Matrix(x) => x.dims().to_vec(),
+        }
+    }
+
+    /// The bytes on the host, without a copy on the CPU.
+    pub(crate) fn host_bytes(&self) -> HostBytes {
+        match self {
+            Self::Vector(x) => HostBytes::of(x),
+            Self::Matrix(x) => HostBytes::of(x),
         }
     }
 

@@ -12,14 +12,25 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
+use crate::backend::HostBytes;
 use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
 use crate::params::{Param, ParamSpec, Params};
 
-/// One parameter on its way to a file; its bytes leave the device only when they are written.
+/// One f32 parameter on its way to a file. On the CPU its bytes are written from where they are;
+/// from elsewhere they are copied when their turn comes.
 struct ParamView<'a> {
     param: Param<'a>,
     shape: Vec<usize>,
+    shared: Option<HostBytes>,
+}
+
+impl<'a> ParamView<'a> {
+    fn new(param: Param<'a>) -> Self {
+        let shape = param.shape();
+        let shared = Some(param.host_bytes()).filter(|bytes| matches!(bytes, HostBytes::Shared(_)));
+        Self { param, shape, shared }
+    }
 }
 
 impl View for ParamView<'_> {
@@ -32,7 +43,10 @@ impl View for ParamView<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.param.to_data().convert_dtype(DType::F32).as_bytes().to_vec())
+        match &self.shared {
+            Some(bytes) => Cow::Borrowed(bytes.as_slice()),
+            None => Cow::Owned(self.param.host_bytes().as_slice().to_vec()),
+        }
     }
 
     fn data_len(&self) -> usize {
@@ -40,7 +54,7 @@ impl View for ParamView<'_> {
     }
 }
 
-/// Writes parameter trees in f32 to one file, each name behind its prefix: `("", weights)` for a
+/// Writes f32 parameter trees to one file, each name behind its prefix: `("", weights)` for a
 /// model, `("m.", m)` and `("v.", v)` for the AdamW moments.
 ///
 /// # Errors
@@ -50,10 +64,8 @@ pub fn save(path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
     let views: Vec<(String, ParamView)> = trees
         .iter()
         .flat_map(|(prefix, params)| {
-            params.named().into_iter().map(move |(name, param)| {
-                let shape = param.shape();
-                (format!("{prefix}{name}"), ParamView { param, shape })
-            })
+            let view = |(name, param)| (format!("{prefix}{name}"), ParamView::new(param));
+            params.named().into_iter().map(view).collect::<Vec<_>>()
         })
         .collect();
     // Made here with the permissions of any other file; safetensors would make it private.

@@ -138,7 +138,7 @@ impl TrainerError {
             Self::Config { .. }
                 | Self::Usage { .. }
                 | Self::Data(DataError::Config { .. })
-                | Self::Model(ModelError::Config { .. })
+                | Self::Model(ModelError::Config { .. } | ModelError::Device { .. })
         )
     }
 

@@ -20,6 +20,8 @@
 //! | [`train_loop`] | a whole run, also resumed |
 //! | [`trained_model`] | a checkpoint opened for reading |
 //! | [`eval`] | bits per byte on documents |
+//! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
+//! | [`mod@bench`] | speed and memory of training, attention and generation |
 //! | [`commands`] | the command line |
 
 pub mod error;
@@ -51,5 +53,9 @@ pub mod train_loop;
 pub mod trained_model;
 
 pub mod eval;
+
+pub mod estimate;
+
+pub mod bench;
 
 pub mod commands;

@@ -122,6 +122,20 @@ fn restore(config: &TrainConfig, path: &Path, state: &TrainState) -> Result<Trai
     Ok(trainer)
 }
 
+/// What the loader of a run needs to know of its configuration.
+pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> LoaderOptions {
+    LoaderOptions {
+        seq_len: config.batch.seq_len,
+        batch_size: config.batch.micro_batch,
+        seed: config.seed,
+        readers: config.readers,
+        tokenizer_fingerprint: tokenizer
+            .map(|tokenizer| tokenizer.fingerprint().to_string())
+            .unwrap_or_default(),
+        vocab_size: config.model.vocab_size,
+    }
+}
+
 impl Run {
     fn open(
         config: TrainConfig,
@@ -131,17 +145,7 @@ impl Run {
         lock: checkpoint::RunLock,
     ) -> Result<Self> {
         let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
-        let options = LoaderOptions {
-            seq_len: config.batch.seq_len,
-            batch_size: config.batch.micro_batch,
-            seed: config.seed,
-            readers: config.readers,
-            tokenizer_fingerprint: tokenizer
-                .as_ref()
-                .map(|tokenizer| tokenizer.fingerprint().to_string())
-                .unwrap_or_default(),
-            vocab_size: config.model.vocab_size,
-        };
+        let options = loader_options(&config, tokenizer.as_ref());
         let validation = (config.validate.every > 0 && !config.data.random)
             .then(|| ValidationSet::open(&config.data, &options))
             .transpose()?;

@@ -6,13 +6,18 @@
 
 mod flex;
 
+use burn::backend::flex::FlexTensor;
 use burn::backend::{
-    Backend, DispatchDevice, backend_extension,
+    Backend, DispatchDevice, Flex, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 pub use altiplano_kernels::AdamWStep;
+
+/// Tokens whose logits exist at once in the fused head: 256 rows of a 32000-word vocabulary are
+/// 32 MB of f32.
+pub const HEAD_CHUNK: usize = 256;
 
 /// Whether the ops of [`TransformerOps`] run on `device` for activations of `dtype`.
 ///
@@ -20,6 +25,38 @@ pub use altiplano_kernels::AdamWStep;
 pub fn has_kernels(device: &Device, dtype: DType) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
         && matches!(dtype, DType::F32 | DType::BF16)
+}
+
+/// The bytes of a tensor on the host: the tensor's own on the CPU, a copy from elsewhere.
+pub(crate) enum HostBytes {
+    /// The elements of a CPU tensor, in order.
+    Shared(FlexTensor),
+    /// What was copied from the device.
+    Copied(TensorData),
+}
+
+impl HostBytes {
+    /// The bytes of `x`.
+    pub(crate) fn of<const D: usize>(x: &Tensor<D>) -> Self {
+        match x.clone().try_into_primitive::<Flex>() {
+            Ok(shared)
+                if shared.layout().num_elements() * shared.dtype().size()
+                    == shared.bytes().len()
+                    && shared.is_contiguous() =>
+            {
+                Self::Shared(shared)
+            }
+            _ => Self::Copied(x.to_data()),
+        }
+    }
+
+    /// The bytes.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Shared(tensor) => tensor.bytes(),
+            Self::Copied(data) => data.as_bytes(),
+        }
+    }
 }
 
 /// The ops of a LLaMA training step and of inference.

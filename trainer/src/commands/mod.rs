@@ -3,7 +3,9 @@
 //! Results go to standard output, progress and log lines to standard error. With `--json` the last
 //! line on standard output is one JSON object.
 
+mod bench;
 mod data;
+mod estimate;
 mod eval;
 mod generate;
 mod output;
@@ -49,6 +51,10 @@ enum Command {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
+    Estimate(estimate::EstimateArgs),
+    /// Measure speed and memory of training, attention and generation.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 impl Cli {
@@ -66,6 +72,8 @@ impl Cli {
             Command::Train(args) => train::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Generate(args) => generate::run(args),
+            Command::Estimate(args) => estimate::run(args),
+            Command::Bench(command) => bench::run(command),
         }
     }
 }

@@ -10,11 +10,7 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{DType, Shape};
 use half::bf16;
 
-use super::TransformerOps;
-
-/// Tokens whose logits exist at once in the fused head: 256 rows of a 32000-word vocabulary are
-/// 32 MB of f32.
-const HEAD_CHUNK: usize = 256;
+use super::{HEAD_CHUNK, TransformerOps};
 
 /// Runs `$body` with `$e` the element type of `$dtype`.
 macro_rules! with_element {

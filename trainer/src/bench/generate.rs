@@ -1,0 +1,153 @@
+//! Generation from a checkpoint: the prompt at once, then token by token.
+
+use std::path::Path;
+use std::time::Instant;
+
+use altiplano_model::config::Precision;
+use altiplano_model::infer::{KvCache, Sampler, SamplerConfig};
+use altiplano_model::llama::Llama;
+use serde::Serialize;
+
+use super::median;
+use crate::error::{Result, TrainerError};
+use crate::metrics::peak_memory_bytes;
+use crate::trained_model::TrainedModel;
+
+/// Length of the measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenerateBenchOptions {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated after it, at least 2.
+    pub new_tokens: usize,
+    /// Number format of the weights.
+    pub precision: Precision,
+    /// Generations timed, after one that is not.
+    pub repeats: usize,
+}
+
+/// Speed and memory of generation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GenerateBench {
+    /// Tokens of the prompt over the time of its pass.
+    pub prefill_tokens_per_second: f64,
+    /// Tokens after the first over their time.
+    pub decode_tokens_per_second: f64,
+    /// From the prompt to the first token chosen.
+    pub seconds_to_first_token: f64,
+    /// Most memory the process held.
+    pub peak_memory_bytes: u64,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub new_tokens: usize,
+    /// Number format of the weights.
+    pub precision: Precision,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Parameters of the model.
+    pub parameters: usize,
+}
+
+/// Measures generation with the model of `checkpoint`, taking the likeliest token each time and
+/// stopping at none.
+///
+/// # Errors
+/// When the checkpoint cannot be opened, or its context is too short for prompt and new tokens.
+pub fn bench_generate(checkpoint: &Path, options: &GenerateBenchOptions) -> Result<GenerateBench> {
+    let TrainedModel { model, .. } = TrainedModel::open(checkpoint, "cpu", options.precision)?;
+    measure(&model, options)
+}
+
+fn measure(model: &Llama, options: &GenerateBenchOptions) -> Result<GenerateBench> {
+    let GenerateBenchOptions { prompt_tokens, new_tokens, precision, repeats } = *options;
+    let context = model.config.max_seq_len;
+    let fits = prompt_tokens.checked_add(new_tokens).is_some_and(|length| length <= context);
+    if prompt_tokens == 0 || new_tokens < 2 || repeats == 0 || !fits {
+        return Err(TrainerError::Usage {
+            message: format!(
+                "--prompt-tokens {prompt_tokens} --new-tokens {new_tokens} --repeats {repeats}: \
+                 expected a prompt of at least 1, at least 2 new ones, together at most the \
+                 context, {context}, and at least 1 repeat"
+            ),
+        });
+    }
+    // Any ids do: the time does not depend on them.
+    let vocabulary = model.config.vocab_size;
+    let prompt: Vec<i32> = (0..prompt_tokens).map(|n| (n * 7919 % vocabulary) as i32).collect();
+    let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..SamplerConfig::default() });
+    let (mut prefill, mut first_token, mut decode) = (Vec::new(), Vec::new(), Vec::new());
+    for repeat in 0..=repeats {
+        let started = Instant::now();
+        let mut cache = KvCache::new(model, prompt_tokens + new_tokens);
+        let mut logits = model.forward_cached(&prompt, &mut cache)?;
+        let prefill_seconds = started.elapsed().as_secs_f64();
+        let mut id = sampler.sample(&logits) as i32;
+        let first_seconds = started.elapsed().as_secs_f64();
+        for _ in 1..new_tokens {
+            logits = model.forward_cached(&[id], &mut cache)?;
+            id = sampler.sample(&logits) as i32;
+        }
+        if repeat > 0 {
+            prefill.push(prefill_seconds);
+            first_token.push(first_seconds);
+            decode.push(started.elapsed().as_secs_f64() - first_seconds);
+        }
+    }
+    Ok(GenerateBench {
+        prefill_tokens_per_second: prompt_tokens as f64 / median(&prefill),
+        decode_tokens_per_second: (new_tokens - 1) as f64 / median(&decode),
+        seconds_to_first_token: median(&first_token),
+        peak_memory_bytes: peak_memory_bytes(),
+        prompt_tokens,
+        new_tokens,
+        precision,
+        threads: rayon::current_num_threads(),
+        parameters: model.config.parameter_count(),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use altiplano_model::config::{ActivationCheckpointing, LlamaConfig};
+    use altiplano_model::device;
+    use altiplano_model::params::Params;
+    use burn::tensor::DType;
+
+    use super::*;
+
+    fn model() -> Llama {
+        let yaml = "{dim: 32, n_layers: 1, n_heads: 2, vocab_size: 50, max_seq_len: 20}";
+        let config: LlamaConfig = serde_yaml::from_str(yaml).unwrap();
+        let weights = Params::init(&config, 1, DType::F32, &device::select("cpu").unwrap());
+        Llama::new(config, weights, ActivationCheckpointing::None).unwrap()
+    }
+
+    #[test]
+    fn a_small_model_is_measured() {
+        let options = GenerateBenchOptions {
+            prompt_tokens: 12,
+            new_tokens: 8,
+            precision: Precision::F32,
+            repeats: 3,
+        };
+        let bench = measure(&model(), &options).unwrap();
+        assert!(bench.decode_tokens_per_second > 0.0 && bench.prefill_tokens_per_second > 0.0);
+        assert!(bench.seconds_to_first_token * bench.prefill_tokens_per_second >= 11.0);
+    }
+
+    #[test]
+    fn what_does_not_fit_the_context_is_said() {
+        for (prompt_tokens, new_tokens) in [(13, 8), (0, 8), (4, 1), (usize::MAX, 8)] {
+            let options = GenerateBenchOptions {
+                prompt_tokens,
+                new_tokens,
+                precision: Precision::F32,
+                repeats: 1,
+            };
+            let error = measure(&model(), &options).unwrap_err();
+            assert!(error.is_usage() && error.to_string().contains("20"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Measurements that other programs can be held against: training steps, attention, generation.
+//!
+//! Every figure is the median of several repetitions after a warm-up, in one process that does
+//! nothing else, so that its peak memory is that of the work.
+
+mod attention;
+mod generate;
+mod matmul_peak;
+mod train;
+
+use std::time::Instant;
+
+pub use attention::{AttentionBench, AttentionBenchOptions, attention_flops, bench_attention};
+pub use generate::{GenerateBench, GenerateBenchOptions, bench_generate};
+pub use matmul_peak::matmul_flops_per_second;
+pub use train::{TrainBench, TrainBenchOptions, bench_train};
+
+/// The middle value, or the mean of the two in the middle; 0 of nothing.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[middle],
+        _ => 0.5 * (sorted[middle - 1] + sorted[middle]),
+    }
+}
+
+/// Seconds that `work` takes, and what it returns.
+fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let started = Instant::now();
+    let result = work();
+    (started.elapsed().as_secs_f64(), result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[]), 0.0);
+        assert_eq!(median(&[3.0]), 3.0);
+        assert_eq!(median(&[9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 3.0, 100.0]), 3.5);
+    }
+}

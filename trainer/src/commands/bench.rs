@@ -1,0 +1,204 @@
+//! `altiplano bench`: speed and memory of training, attention and generation.
+
+use std::path::PathBuf;
+
+use altiplano_model::Precision;
+use clap::{Args, Subcommand};
+
+use super::output::{print_json, print_line};
+use super::threads::use_threads;
+use crate::bench::{
+    AttentionBenchOptions, GenerateBenchOptions, TrainBenchOptions, bench_attention,
+    bench_generate, bench_train,
+};
+use crate::config::{TrainConfig, load};
+use crate::error::Result;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    Train(TrainArgs),
+    Attention(AttentionArgs),
+    Generate(GenerateArgs),
+}
+
+/// Measure optimizer steps of a configuration; writes no run.
+#[derive(Debug, Args)]
+#[command(after_help = TRAIN_EXAMPLE)]
+pub(super) struct TrainArgs {
+    /// Configuration of a run.
+    config: PathBuf,
+    /// Values that replace those of the configuration.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Steps timed, of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(5..))]
+    steps: u64,
+    /// Steps before them that are not timed.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    warmup: u64,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+const TRAIN_EXAMPLE: &str = "\
+Examples:
+  altiplano bench train configs/train/bench.yaml
+  altiplano bench train configs/train/bench.yaml precision=f32 activation_checkpointing=full --json";
+
+/// Measure causal attention, forward and backward, on random numbers.
+#[derive(Debug, Args)]
+#[command(after_help = ATTENTION_EXAMPLE)]
+pub(super) struct AttentionArgs {
+    /// Heads, as many for keys and values.
+    #[arg(long, value_name = "H", default_value_t = 8)]
+    heads: usize,
+    /// Width of a head.
+    #[arg(long, value_name = "D", default_value_t = 64)]
+    head_dim: usize,
+    /// Tokens of a sequence.
+    #[arg(long, value_name = "T", default_value_t = 4096)]
+    seq_len: usize,
+    /// Sequences.
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    batch: usize,
+    /// Number format: bf16 or f32.
+    #[arg(long, default_value = "bf16")]
+    precision: Precision,
+    /// Passes timed, of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeats: usize,
+    /// Threads that compute. Default: all cores.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+const ATTENTION_EXAMPLE: &str = "\
+Example:
+  altiplano bench attention --seq-len 4096 --precision f32
+
+FLOP/s count 3.5 · 2BHT²D: 2BHT²D forward, the causal half of two products, and 2.5 times that
+backward.";
+
+/// Measure generation from a checkpoint: the prompt at once, then token by token.
+#[derive(Debug, Args)]
+#[command(after_help = GENERATE_EXAMPLE)]
+pub(super) struct GenerateArgs {
+    /// The checkpoint: a Hugging Face directory with tokenizer.model.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Tokens of the prompt.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    prompt_tokens: usize,
+    /// Tokens generated after it.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    new_tokens: usize,
+    /// Number format: bf16 or f32.
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Generations timed, of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeats: usize,
+    /// Threads that compute. Default: all cores.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+const GENERATE_EXAMPLE: &str = "\
+Example:
+  altiplano bench generate --checkpoint runs/quickstart/checkpoints/step_00000500";
+
+pub(super) fn run(command: BenchCommand) -> Result<()> {
+    match command {
+        BenchCommand::Train(args) => train(&args),
+        BenchCommand::Attention(args) => attention(&args),
+        BenchCommand::Generate(args) => generate(&args),
+    }
+}
+
+fn train(args: &TrainArgs) -> Result<()> {
+    let config: TrainConfig = load(&args.config, &args.overrides)?;
+    use_threads(config.threads)?;
+    let bench = bench_train(&config, TrainBenchOptions { steps: args.steps, warmup: args.warmup })?;
+    print_line(&format!(
+        "{}: {:.1}M parameters, {:?}, checkpointing {:?}, {} threads, {} tokens a step",
+        config.name,
+        bench.parameters as f64 / 1e6,
+        bench.precision,
+        bench.policy,
+        bench.threads,
+        bench.tokens_per_step,
+    ))?;
+    print_line(&format!(
+        "{:.1} tokens/s, {:.3} s a step (median of {})",
+        bench.tokens_per_second, bench.step_seconds, bench.steps
+    ))?;
+    print_line(&format!(
+        "{:.1} model GFLOP/s, {:.0}% of a large matrix product ({:.1} GFLOP/s)",
+        bench.model_flops_per_second / 1e9,
+        100.0 * bench.share_of_matmul_peak,
+        bench.matmul_flops_per_second / 1e9
+    ))?;
+    print_line(&format!("{:.0} MB peak memory", bench.peak_memory_bytes as f64 / 1e6))?;
+    if args.json { print_json(&bench) } else { Ok(()) }
+}
+
+fn attention(args: &AttentionArgs) -> Result<()> {
+    use_threads(args.threads)?;
+    let bench = bench_attention(&AttentionBenchOptions {
+        batch: args.batch,
+        heads: args.heads,
+        head_dim: args.head_dim,
+        seq_len: args.seq_len,
+        precision: args.precision,
+        repeats: args.repeats,
+    })?;
+    print_line(&format!(
+        "B {} H {} D {} T {}, {:?}, {} threads",
+        bench.batch, bench.heads, bench.head_dim, bench.seq_len, bench.precision, bench.threads
+    ))?;
+    print_line(&format!(
+        "forward {:.4} s, backward {:.4} s, {:.1} GFLOP/s, {:.0} MB peak memory",
+        bench.forward_seconds,
+        bench.backward_seconds,
+        bench.flops_per_second / 1e9,
+        bench.peak_memory_bytes as f64 / 1e6
+    ))?;
+    if args.json { print_json(&bench) } else { Ok(()) }
+}
+
+fn generate(args: &GenerateArgs) -> Result<()> {
+    use_threads(args.threads)?;
+    let bench = bench_generate(
+        &args.checkpoint,
+        &GenerateBenchOptions {
+            prompt_tokens: args.prompt_tokens,
+            new_tokens: args.new_tokens,
+            precision: args.precision,
+            repeats: args.repeats,
+        },
+    )?;
+    print_line(&format!(
+        "{:.1}M parameters, {:?}, {} threads: prompt of {} tokens, {} new",
+        bench.parameters as f64 / 1e6,
+        bench.precision,
+        bench.threads,
+        bench.prompt_tokens,
+        bench.new_tokens
+    ))?;
+    print_line(&format!(
+        "prefill {:.1} tokens/s, decode {:.1} tokens/s, {:.4} s to the first token, {:.0} MB peak \
+         memory",
+        bench.prefill_tokens_per_second,
+        bench.decode_tokens_per_second,
+        bench.seconds_to_first_token,
+        bench.peak_memory_bytes as f64 / 1e6
+    ))?;
+    if args.json { print_json(&bench) } else { Ok(()) }
+}
