@@ -74,8 +74,8 @@ pub fn train(config: TrainConfig) -> Result<TrainReport> {
     if dir.join("config.yaml").exists() {
         return Err(TrainerError::RunExists { path: dir });
     }
-    let lock = checkpoint::lock(&dir)?;
     let device = device::select(&config.device)?;
+    let lock = checkpoint::lock(&dir)?;
     let masters = Params::init(&config.model, config.seed, DType::F32, &device);
     let zeros = || Params::zeros(&config.model, DType::F32, &device);
     let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());

@@ -112,7 +112,7 @@ pub(super) struct GenerateArgs {
 
 const GENERATE_EXAMPLE: &str = "\
 Example:
-  altiplano bench generate --checkpoint runs/quickstart/checkpoints/step_00000500";
+  altiplano bench generate --checkpoint runs/quickstart/checkpoints/step_00001000";
 
 pub(super) fn run(command: BenchCommand) -> Result<()> {
     match command {

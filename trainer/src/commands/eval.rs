@@ -46,7 +46,7 @@ pub struct EvalArgs {
 
 const EXAMPLE: &str = "\
 Example:
-  altiplano eval --checkpoint runs/quickstart/checkpoints/step_00000500 \\
+  altiplano eval --checkpoint runs/quickstart/checkpoints/step_00001000 \\
       --documents runs/quickstart/data/documents/*/validation-*.parquet";
 
 /// Runs the command.

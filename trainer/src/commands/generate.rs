@@ -53,7 +53,7 @@ pub struct GenerateArgs {
 
 const EXAMPLE: &str = "\
 Example:
-  altiplano generate --checkpoint runs/quickstart/checkpoints/step_00000500 \\
+  altiplano generate --checkpoint runs/quickstart/checkpoints/step_00001000 \\
       --prompt \"The people\" --max-tokens 64 --temperature 0.7";
 
 /// Runs the command.

@@ -34,7 +34,7 @@ From raw text to generated text:
   altiplano tokenizer train configs/data/quickstart.yaml
   altiplano tokenize        configs/data/quickstart.yaml
   altiplano train           configs/train/quickstart.yaml
-  altiplano generate --checkpoint runs/quickstart/checkpoints/step_00000500 --prompt \"The people\"
+  altiplano generate --checkpoint runs/quickstart/checkpoints/step_00001000 --prompt \"The people\"
 
 Exit status: 0 done, 1 failed, 2 wrong usage or configuration.
 Log level: RUST_LOG=debug.";
