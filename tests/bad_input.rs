@@ -40,7 +40,7 @@ fn configuration_mistakes() {
     let text = fs::read_to_string(run.config()).unwrap();
     fs::write(run.config(), text.replace("warmup_steps", "warmup_step")).unwrap();
     let line = 1 + text.lines().position(|line| line.contains("warmup_steps")).unwrap();
-    run.train(&[]).fails(2, &[&format!("train.yaml:{line}:"), "warmup_step", "`warmup_steps`"]);
+    run.train(&[]).fails(2, &[&format!("train.yaml:{line}:"), "warmup_step", "\"warmup_steps\""]);
     fs::write(run.config(), format!("{text}tokens: 100000\n")).unwrap();
     run.train(&[]).fails(2, &["train.yaml:", "steps", "tokens"]);
     fs::write(run.config(), format!("{text}seed: 1\nseed: 2\n")).unwrap();

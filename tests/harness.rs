@@ -69,8 +69,8 @@ pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Folder of a corpus of two sources (`speeches`, `books`) with a tokenizer of 400 pieces, made
-/// once: `documents/`, `tokenizer.model`, `tokens/`, and `data.yaml` beside them.
+/// Folder of a corpus of three sources (`speeches`, `books` and the small `early`) with a tokenizer
+/// of 400 pieces, made once: `documents/`, `tokenizer.model`, `tokens/`, and `data.yaml` beside them.
 pub fn corpus() -> &'static Path {
     static CORPUS: OnceLock<PathBuf> = OnceLock::new();
     CORPUS.get_or_init(|| {
@@ -93,10 +93,12 @@ pub fn data_config(vocab_size: usize, speeches: &str) -> String {
          sources:\n\
          - name: speeches\n  text: {{ paths: [{speeches:?}], format: files }}\n\
          - name: books\n  text: {{ paths: [{books:?}], format: jsonl }}\n\
-         holdout: {{ fraction: 0.2 }}\n\
+         - name: early\n  text: {{ paths: [{early:?}], format: files }}\n\
+         holdout: {{ bytes_per_source: 8000 }}\n\
          tokenizer: {{ vocab_size: {vocab_size}, input_bytes: 300000 }}\n",
         speeches = repository("tests/fixtures/speeches").join(speeches),
         books = repository("tests/fixtures/books/moby-dick.jsonl"),
+        early = repository("tests/fixtures/speeches/179*.txt"),
     )
 }
 

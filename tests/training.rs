@@ -12,7 +12,7 @@ use altiplano_trainer::train_step::Trainer;
 use burn::tensor::{DType, Device};
 use serde_json::json;
 
-use crate::harness::SmallRun;
+use crate::harness::{SmallRun, corpus};
 use crate::numeric::{tiny_config, uniform};
 
 fn config(precision: Precision, model: &LlamaConfig) -> TrainConfig {
@@ -172,6 +172,30 @@ fn numbers_do_not_depend_on_threads_readers_or_policy() {
     }
     run.train(&["name=other_seed", "steps=12", "seed=2"]).ok();
     assert_ne!(all[0].0, run.numbers("other_seed"));
+}
+
+/// Text written by the model appears while it trains.
+#[test]
+fn samples_are_shown_when_asked() {
+    let run = SmallRun::new();
+    let sample = ["sample.every=6", r#"sample.prompts=["The whale"]"#, "sample.max_tokens=8"];
+    let shown = run.train(&[&["name=samples", "steps=12"], &sample[..]].concat()).ok().stderr;
+    for step in ["step 6: The whale", "step 12: The whale"] {
+        assert!(shown.contains(step), "no {step:?} in: {shown}");
+    }
+}
+
+/// Tokens that see only their own document are predicted differently, and training goes on.
+#[test]
+fn documents_can_be_kept_apart() {
+    let run = SmallRun::new();
+    // A source so small that every place where two documents meet is seen.
+    let early = format!("data.sources.0.path={}", corpus().join("tokens/early").display());
+    run.train(&["name=together", &early]).ok();
+    run.train(&["name=apart", &early, "document_mask=true"]).ok();
+    let loss = |name: &str| run.metrics(name)[39]["loss"].as_f64().unwrap();
+    let (together, apart) = (loss("together"), loss("apart"));
+    assert!(together != apart && (together - apart).abs() < 0.5, "{together} and {apart}");
 }
 
 /// One pass of eight sequences and four passes of two are the same step.

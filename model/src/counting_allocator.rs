@@ -9,7 +9,8 @@ thread_local! {
 
 struct Counting;
 
-fn count(bytes: isize) {
+/// Adds to what the calling thread holds.
+pub(crate) fn count(bytes: isize) {
     // A thread that is ending has no counter left, and nobody to read it.
     let _ = HELD.try_with(|held| held.set(held.get() + bytes));
 }

@@ -219,6 +219,9 @@ mod tests {
 
     fn bench(overrides: &[&str]) -> TrainConfig {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/train/bench.yaml");
+        // The whole batch in one pass, unless a test says otherwise.
+        let one_pass = ["batch.micro_batch=8", "batch.grad_accum_steps=1"];
+        let overrides = [&one_pass[..], overrides].concat();
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
         load(&file, &overrides).unwrap()
     }

@@ -28,9 +28,20 @@ static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 /// when the tensor that owns it is dropped.
 pub(super) fn take(bytes: usize) -> Bytes {
     let buffer = lock().take(bytes);
+    held(bytes as isize);
     // SAFETY: the buffer is `bytes` long and initialised: zeroed when it was allocated.
     unsafe { Bytes::from_controller(Box::new(Pooled { buffer: Some(buffer) }), bytes) }
 }
+
+/// Tells the counting allocator of the unit tests that a tensor holds a buffer, and takes back what
+/// it counted when the pool itself asked for memory.
+#[cfg(test)]
+fn held(bytes: isize) {
+    crate::counting_allocator::count(bytes);
+}
+
+#[cfg(not(test))]
+fn held(_bytes: isize) {}
 
 fn lock() -> MutexGuard<'static, Pool> {
     // The pool's counters and lists are consistent between any two statements.
@@ -126,7 +137,10 @@ impl Buffer {
         // SAFETY: the layout has a size above zero.
         let pointer = unsafe { alloc_zeroed(layout) };
         match NonNull::new(pointer) {
-            Some(pointer) => Self { pointer, bytes },
+            Some(pointer) => {
+                held(-(bytes as isize));
+                Self { pointer, bytes }
+            }
             None => handle_alloc_error(layout),
         }
     }
@@ -134,6 +148,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        held(self.bytes as isize);
         // SAFETY: the memory was allocated with this layout and is dropped once.
         unsafe { dealloc(self.pointer.as_ptr(), Self::layout(self.bytes)) }
     }
@@ -147,6 +162,7 @@ struct Pooled {
 impl Drop for Pooled {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
+            held(-(buffer.bytes as isize));
             lock().put(buffer);
         }
     }
