@@ -84,7 +84,7 @@ impl Trainer {
                 ParamMut::Matrix(grad) => fill_zero(grad),
             }
         }
-        let targets = batches.iter().map(valid_targets).sum::<usize>().max(1);
+        let targets = batches.iter().map(Batch::valid_targets).sum::<usize>().max(1);
         let mut loss = 0.0;
         for batch in batches {
             let tokens = self.token_batch(batch)?;
@@ -152,11 +152,6 @@ impl Trainer {
         let norm_is = beyond(self.grad_norm_window.z_score(grad_norm));
         loss_is || norm_is
     }
-}
-
-/// Targets that take part in the loss.
-pub fn valid_targets(batch: &Batch) -> usize {
-    batch.targets.iter().filter(|target| **target >= 0).count()
 }
 
 /// The files and token offsets of the sequences of a step, shortened.
