@@ -1,12 +1,13 @@
 //! The named parameters of the model. Gradients, AdamW moments and the bf16 copy have the same
 //! tree.
 
+use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
-use crate::backend::HostBytes;
+use crate::backend::f32_storage;
 use crate::config::{LlamaConfig, Precision};
 
 /// Parameters of one layer, named as Hugging Face names them. Matrices are (out, in).
@@ -228,11 +229,11 @@ impl Param<'_> {
         }
     }
 
-    /// The bytes on the host, without a copy on the CPU.
-    pub(crate) fn host_bytes(&self) -> HostBytes {
+    /// The f32 elements where they are, on the CPU.
+    pub(crate) fn f32_storage(&self) -> Option<FlexTensor> {
         match self {
-            Self::Vector(x) => HostBytes::of(x),
-            Self::Matrix(x) => HostBytes::of(x),
+            Self::Vector(x) => f32_storage(x),
+            Self::Matrix(x) => f32_storage(x),
         }
     }
 

@@ -7,29 +7,27 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::path::Path;
 
+use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
-use crate::backend::HostBytes;
 use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
 use crate::params::{Param, ParamSpec, Params};
 
-/// One f32 parameter on its way to a file. On the CPU its bytes are written from where they are;
-/// from elsewhere they are copied when their turn comes.
+/// One parameter on its way to a file, as f32. On the CPU its bytes are written from where they are;
+/// from elsewhere, or in another format, they are copied when their turn comes.
 struct ParamView<'a> {
     param: Param<'a>,
     shape: Vec<usize>,
-    shared: Option<HostBytes>,
+    storage: Option<FlexTensor>,
 }
 
 impl<'a> ParamView<'a> {
     fn new(param: Param<'a>) -> Self {
-        let shape = param.shape();
-        let shared = Some(param.host_bytes()).filter(|bytes| matches!(bytes, HostBytes::Shared(_)));
-        Self { param, shape, shared }
+        Self { shape: param.shape(), storage: param.f32_storage(), param }
     }
 }
 
@@ -43,9 +41,9 @@ impl View for ParamView<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        match &self.shared {
-            Some(bytes) => Cow::Borrowed(bytes.as_slice()),
-            None => Cow::Owned(self.param.host_bytes().as_slice().to_vec()),
+        match &self.storage {
+            Some(storage) => Cow::Borrowed(storage.bytes()),
+            None => Cow::Owned(self.param.to_data().convert_dtype(DType::F32).as_bytes().to_vec()),
         }
     }
 
@@ -54,7 +52,7 @@ impl View for ParamView<'_> {
     }
 }
 
-/// Writes f32 parameter trees to one file, each name behind its prefix: `("", weights)` for a
+/// Writes parameter trees in f32 to one file, each name behind its prefix: `("", weights)` for a
 /// model, `("m.", m)` and `("v.", v)` for the AdamW moments.
 ///
 /// # Errors
@@ -169,6 +167,20 @@ mod tests {
         save(&path, &[("m.", &m), ("v.", &v)]).unwrap();
         assert_eq!(bytes(&load(&path, "m.", &config(), &device).unwrap()), bytes(&m));
         assert_eq!(bytes(&load(&path, "v.", &config(), &device).unwrap()), bytes(&v));
+    }
+
+    /// A tree in another format is written as f32 too.
+    #[test]
+    fn other_formats_become_f32() {
+        let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+        let path = folder.path().join("model.safetensors");
+        let bf16 = Params::init(&config(), 1, DType::BF16, &device);
+        save(&path, &[("", &bf16)]).unwrap();
+        let read = load(&path, "", &config(), &device).unwrap();
+        let widened = |(_, p): &(String, Param)| p.to_data().convert_dtype(DType::F32);
+        let expected: Vec<_> =
+            bf16.named().iter().map(|p| widened(p).as_bytes().to_vec()).collect();
+        assert_eq!(bytes(&read), expected);
     }
 
     #[test]

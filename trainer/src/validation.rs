@@ -1,7 +1,5 @@
 //! Loss on held-out documents during training, over all sources and for each.
 
-use std::collections::BTreeMap;
-
 use altiplano_data::ValidationSet;
 
 use crate::error::Result;
@@ -44,9 +42,8 @@ pub fn validate(
 
 /// One line: the loss over all sources and the bits per byte of each.
 pub fn summary(metrics: &ValidationMetrics) -> String {
-    let per_source: BTreeMap<_, _> = metrics.bits_per_byte_per_source.iter().collect();
-    let parts: Vec<String> =
-        per_source.iter().map(|(name, bits)| format!("{name} {bits:.3}")).collect();
+    let per_source = metrics.bits_per_byte_per_source.iter();
+    let parts: Vec<String> = per_source.map(|(name, bits)| format!("{name} {bits:.3}")).collect();
     format!(
         "validation: loss {:.4}, {:.4} bits per byte ({})",
         metrics.val_loss,

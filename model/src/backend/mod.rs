@@ -11,7 +11,7 @@ use burn::backend::{
     Backend, DispatchDevice, Flex, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 
 pub use altiplano_kernels::AdamWStep;
 
@@ -27,36 +27,11 @@ pub fn has_kernels(device: &Device, dtype: DType) -> bool {
         && matches!(dtype, DType::F32 | DType::BF16)
 }
 
-/// The bytes of a tensor on the host: the tensor's own on the CPU, a copy from elsewhere.
-pub(crate) enum HostBytes {
-    /// The elements of a CPU tensor, in order.
-    Shared(FlexTensor),
-    /// What was copied from the device.
-    Copied(TensorData),
-}
-
-impl HostBytes {
-    /// The bytes of `x`.
-    pub(crate) fn of<const D: usize>(x: &Tensor<D>) -> Self {
-        match x.clone().try_into_primitive::<Flex>() {
-            Ok(shared)
-                if shared.layout().num_elements() * shared.dtype().size()
-                    == shared.bytes().len()
-                    && shared.is_contiguous() =>
-            {
-                Self::Shared(shared)
-            }
-            _ => Self::Copied(x.to_data()),
-        }
-    }
-
-    /// The bytes.
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Shared(tensor) => tensor.bytes(),
-            Self::Copied(data) => data.as_bytes(),
-        }
-    }
+/// The storage of `x` where it holds exactly its f32 elements, in order, on the CPU.
+pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
+    let storage = x.clone().try_into_primitive::<Flex>().ok()?;
+    let whole = storage.layout().num_elements() * size_of::<f32>() == storage.bytes().len();
+    (storage.dtype() == DType::F32 && whole && storage.is_contiguous()).then_some(storage)
 }
 
 /// The ops of a LLaMA training step and of inference.
