@@ -9,7 +9,13 @@
 //! | [`atomic_file`] | files that appear whole or not at all |
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
+//! | [`text`] | character sets, lines, white space, HTML |
+//! | [`language`] | which language a text is in |
+//! | [`ngram`] | the n-gram language model |
+//! | [`classifier`] | the classifier of reference-like pages |
 //! | [`source`] | readers of raw text |
+//! | [`step`] | one document in, one document or a reason out |
+//! | [`dedup`] | what needs all documents in view |
 //! | [`pipeline`] | raw text to documents, with counters, holdout and manifests |
 //! | [`tokenizer`] | SentencePiece: training, encoding, decoding |
 //! | [`shard`] | token files, memory-mapped |
@@ -23,7 +29,15 @@ pub mod atomic_file;
 pub mod progress;
 
 pub mod document;
+pub mod text;
+
+pub mod classifier;
+pub mod language;
+pub mod ngram;
+
+pub mod dedup;
 pub mod source;
+pub mod step;
 
 pub mod pipeline;
 

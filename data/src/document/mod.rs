@@ -5,10 +5,12 @@
 //! Files are compressed with zstd; the footer carries the number of documents and of text bytes.
 
 mod reader;
+mod reason;
 mod writer;
 
 pub use reader::{DocumentFile, DocumentReader, list_documents};
 pub(crate) use reader::{open_parquet, without_panic};
+pub use reason::Reason;
 pub use writer::{DocumentFileSummary, DocumentWriter};
 
 use std::sync::Arc;
@@ -49,6 +51,21 @@ pub struct Document {
     /// What is particular to the source: a JSON object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<String>,
+}
+
+impl Document {
+    /// Sets `key` of the metadata to `value`.
+    pub fn set_metadata(&mut self, key: &str, value: impl Into<serde_json::Value>) {
+        let mut metadata = self.metadata();
+        metadata.insert(key.to_owned(), value.into());
+        self.metadata = Some(serde_json::Value::Object(metadata).to_string());
+    }
+
+    /// The metadata; empty when there is none or it is no JSON object.
+    pub fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
+        let parsed = self.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        parsed.unwrap_or_default()
+    }
 }
 
 /// The two sides of the holdout.

@@ -138,8 +138,10 @@ impl<'a> Group<'a> {
         for input in &self.inputs {
             let (records, kept) = (stats.docs_in, stats.docs_out);
             let mut log = RejectionLog::new(input);
-            self.source.read(input, &mut |bytes| progress.add_bytes(bytes), &mut |record| {
-                match record {
+            self.source.read(
+                input,
+                &|bytes| progress.add_bytes(bytes),
+                &mut |record| match record {
                     Record::Rejected(rejection) => {
                         log.add(&rejection);
                         stats.reject(rejection.reason, rejection.bytes);
@@ -155,8 +157,8 @@ impl<'a> Group<'a> {
                         }
                         .write(&document)
                     }
-                }
-            })?;
+                },
+            )?;
             progress.add_records(stats.docs_in - records, stats.docs_out - kept);
             progress.file_done();
         }
@@ -221,7 +223,7 @@ impl<'a> Group<'a> {
 /// Logs the first few rejected records of each kind of one input file.
 struct RejectionLog<'a> {
     input: &'a Input,
-    logged: std::collections::BTreeMap<&'static str, u64>,
+    logged: std::collections::BTreeMap<String, u64>,
 }
 
 impl<'a> RejectionLog<'a> {
@@ -230,7 +232,7 @@ impl<'a> RejectionLog<'a> {
     }
 
     fn add(&mut self, rejection: &Rejection) {
-        let count = self.logged.entry(rejection.reason.name()).or_default();
+        let count = self.logged.entry(rejection.reason.name().to_owned()).or_default();
         *count += 1;
         if *count <= LOGGED_PER_REASON {
             tracing::warn!(

@@ -167,16 +167,12 @@ fn bytes_cut(
         .map(|group| {
             let mut smallest = Smallest::new(target);
             for input in &group.inputs {
-                group.source.read(
-                    input,
-                    &mut |bytes| progress.add_bytes(bytes),
-                    &mut |record| {
-                        if let Record::Document(document) = record {
-                            smallest.add(probe.hash(&document.id), document.text.len() as u64);
-                        }
-                        Ok(())
-                    },
-                )?;
+                group.source.read(input, &|bytes| progress.add_bytes(bytes), &mut |record| {
+                    if let Record::Document(document) = record {
+                        smallest.add(probe.hash(&document.id), document.text.len() as u64);
+                    }
+                    Ok(())
+                })?;
             }
             Ok(smallest)
         })

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::document::Reason;
 use crate::error::{DataError, Result};
-use crate::source::Reason;
 
 /// What went into a step, what came out and what was dropped, by reason.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -99,10 +99,10 @@ mod tests {
     fn counts_merge_and_add_up() {
         let mut first = StepStats::default();
         first.keep(4, "höh");
-        first.reject(Reason::BadUtf8, 7);
+        first.reject(Reason::BAD_UTF8, 7);
         let mut second = StepStats::default();
-        second.reject(Reason::Empty, 1);
-        second.reject(Reason::BadUtf8, 2);
+        second.reject(Reason::EMPTY, 1);
+        second.reject(Reason::BAD_UTF8, 2);
         first.merge(&second);
         assert_eq!((first.docs_in, first.docs_out, first.dropped()), (4, 1, 3));
         assert_eq!((first.bytes_in, first.bytes_out, first.chars_out), (14, 4, 3));

@@ -5,16 +5,16 @@ use serde_json::Value;
 use super::input::{Input, InputReader};
 use super::lines::{Line, Lines};
 use super::text::{TextSource, document_or_empty, too_long, utf8};
-use super::{Reason, Record, Rejection};
-use crate::document::Document;
+use super::{Record, RecordSink, Rejection};
+use crate::document::{Document, Reason};
 use crate::error::Result;
 
 pub(super) fn read(
     config: &TextSource,
     source: &str,
     input: &Input,
-    bytes_read: &mut dyn FnMut(u64),
-    sink: &mut dyn FnMut(Record) -> Result<()>,
+    bytes_read: &dyn Fn(u64),
+    sink: RecordSink<'_>,
 ) -> Result<()> {
     let mut reader = InputReader::open(&input.path)?;
     let mut lines = Lines::new(&mut reader, config.max_record_bytes);
@@ -52,11 +52,11 @@ fn record(
     };
     let mut fields = match serde_json::from_str(line.trim_start_matches('\u{feff}')) {
         Ok(Value::Object(fields)) => fields,
-        Ok(_) => return reject(Reason::BadJson, "not an object".into()),
-        Err(error) => return reject(Reason::BadJson, error.to_string()),
+        Ok(_) => return reject(Reason::BAD_JSON, "not an object".into()),
+        Err(error) => return reject(Reason::BAD_JSON, error.to_string()),
     };
     let Some(Value::String(text)) = fields.remove(&config.text_field) else {
-        return reject(Reason::MissingText, format!("no string field {:?}", config.text_field));
+        return reject(Reason::MISSING_TEXT, format!("no string field {:?}", config.text_field));
     };
     let mut string = |field: &str| match fields.remove(field) {
         Some(Value::String(value)) => Some(value),

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::Document;
+use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
 
 /// One source of a data configuration.
@@ -66,7 +66,7 @@ impl SourceConfig {
     /// [`DataError::NoInput`] when nothing matches.
     pub fn inputs(&self) -> Result<Vec<Input>> {
         match &self.text {
-            Some(text) => list_inputs(&format!("sources.{}.text.paths", self.name), &text.paths),
+            Some(text) => text.inputs(&format!("sources.{}.text", self.name)),
             None => Ok(Vec::new()),
         }
     }
@@ -80,20 +80,71 @@ impl SourceConfig {
     /// bytes of the (compressed) file were consumed since the last call.
     ///
     /// # Errors
-    /// [`DataError::Io`], [`DataError::Archive`] or [`DataError::BadFile`] when the file itself
-    /// cannot be read, and whatever `sink` returns. A bad record is no error but a
-    /// [`Record::Rejected`].
+    /// As [`SourceOptions::read`].
     pub fn read(
         &self,
         input: &Input,
-        bytes_read: &mut dyn FnMut(u64),
-        sink: &mut dyn FnMut(Record) -> Result<()>,
+        bytes_read: &dyn Fn(u64),
+        sink: RecordSink<'_>,
     ) -> Result<()> {
+        let context = ReadContext {
+            source: &self.name,
+            input,
+            scratch: Path::new(""),
+            memory_bytes: 0,
+            bytes_read,
+        };
         match &self.text {
-            Some(text) => text.read(&self.name, input, bytes_read, sink),
+            Some(text) => text.read(&context, sink),
             None => Ok(()),
         }
     }
+}
+
+/// The configuration of one kind of source: a map in YAML, and the reader it describes.
+pub trait SourceOptions {
+    /// Version of the reader. A new one redoes finished work.
+    fn version(&self) -> u32;
+
+    /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
+    fn resolve(&mut self, base: &Path);
+
+    /// Checks what the types cannot. `key` is the dotted path of the source's kind.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] naming the key.
+    fn validate(&self, key: &str) -> Result<()>;
+
+    /// Lists the input files, sorted.
+    ///
+    /// # Errors
+    /// [`DataError::NoInput`] when nothing matches.
+    fn inputs(&self, key: &str) -> Result<Vec<Input>>;
+
+    /// Reads one input and hands its records to `sink` in file order.
+    ///
+    /// # Errors
+    /// [`DataError::Io`], [`DataError::Archive`] or [`DataError::BadFile`] when the file itself
+    /// cannot be read, and whatever `sink` returns. A bad record is no error but a
+    /// [`Record::Rejected`].
+    fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()>;
+}
+
+/// Receives the records of an input, in order.
+pub type RecordSink<'a> = &'a mut dyn FnMut(Record) -> Result<()>;
+
+/// What a reader is given besides its configuration.
+pub struct ReadContext<'a> {
+    /// Name of the source, for [`Document::source`].
+    pub source: &'a str,
+    /// The file to read.
+    pub input: &'a Input,
+    /// A folder for temporary files; exists, is empty, and is deleted afterwards.
+    pub scratch: &'a Path,
+    /// Most memory to hold, in bytes.
+    pub memory_bytes: u64,
+    /// Hears how many bytes of the (compressed) file were consumed since the last call.
+    pub bytes_read: &'a dyn Fn(u64),
 }
 
 /// What a reader found.
@@ -117,37 +168,4 @@ pub struct Rejection {
     pub bytes: u64,
     /// Detail for the log.
     pub detail: String,
-}
-
-/// Why a record is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// The text is empty or white space only.
-    Empty,
-    /// The bytes are not UTF-8.
-    BadUtf8,
-    /// The line is not a JSON object.
-    BadJson,
-    /// The record has no text, or it is not a string.
-    MissingText,
-    /// The record is longer than `max_record_bytes`.
-    TooLong,
-}
-
-impl Reason {
-    /// The name in statistics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Empty => "empty",
-            Self::BadUtf8 => "bad_utf8",
-            Self::BadJson => "bad_json",
-            Self::MissingText => "missing_text",
-            Self::TooLong => "too_long",
-        }
-    }
-
-    /// Whether the record is broken (an error of the input) rather than merely unwanted.
-    pub fn is_error(self) -> bool {
-        self != Self::Empty
-    }
 }

@@ -8,8 +8,8 @@ use parquet::arrow::ProjectionMask;
 
 use super::input::Input;
 use super::text::{TextSource, document_or_empty, too_long};
-use super::{Reason, Record, Rejection};
-use crate::document::Document;
+use super::{Record, RecordSink, Rejection};
+use crate::document::{Document, Reason};
 use crate::document::{open_parquet, without_panic};
 use crate::error::{DataError, Result};
 
@@ -17,8 +17,8 @@ pub(super) fn read(
     config: &TextSource,
     source: &str,
     input: &Input,
-    bytes_read: &mut dyn FnMut(u64),
-    sink: &mut dyn FnMut(Record) -> Result<()>,
+    bytes_read: &dyn Fn(u64),
+    sink: RecordSink<'_>,
 ) -> Result<()> {
     let path = &input.path;
     let builder = open_parquet(path)?;
@@ -74,7 +74,7 @@ fn read_batch(
     input: &Input,
     batch: &RecordBatch,
     row_number: &mut u64,
-    sink: &mut dyn FnMut(Record) -> Result<()>,
+    sink: RecordSink<'_>,
 ) -> Result<()> {
     let column = |name: &str| batch.column_by_name(name);
     let Some(texts) = column(&config.text_field) else {
@@ -90,7 +90,7 @@ fn read_batch(
             .unwrap_or_else(|| format!("{}/{offset:08}", input.name));
         let record = match cell(texts, row) {
             None => Record::Rejected(Rejection {
-                reason: Reason::MissingText,
+                reason: Reason::MISSING_TEXT,
                 offset,
                 bytes: 0,
                 detail: format!("null in column {:?}", config.text_field),

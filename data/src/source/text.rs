@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::input::{Input, InputReader};
+use super::input::{Input, InputReader, list_inputs};
 use super::lines::{Line, Lines};
-use super::{Reason, Record, Rejection, jsonl, parquet};
-use crate::document::Document;
+use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions, jsonl, parquet};
+use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
 
 /// How the text lies in the files.
@@ -85,14 +85,20 @@ impl TextSource {
             max_record_bytes: default_max_record_bytes(),
         }
     }
+}
 
-    pub(super) fn resolve(&mut self, base: &Path) {
+impl SourceOptions for TextSource {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn resolve(&mut self, base: &Path) {
         for path in &mut self.paths {
             *path = base.join(&*path);
         }
     }
 
-    pub(super) fn validate(&self, key: &str) -> Result<()> {
+    fn validate(&self, key: &str) -> Result<()> {
         if self.paths.is_empty() {
             return Err(DataError::config(
                 format!("{key}.paths"),
@@ -124,26 +130,27 @@ impl TextSource {
         Ok(())
     }
 
-    pub(super) fn read(
-        &self,
-        source: &str,
-        input: &Input,
-        bytes_read: &mut dyn FnMut(u64),
-        sink: &mut dyn FnMut(Record) -> Result<()>,
-    ) -> Result<()> {
+    fn inputs(&self, key: &str) -> Result<Vec<Input>> {
+        list_inputs(&format!("{key}.paths"), &self.paths)
+    }
+
+    fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()> {
+        let ReadContext { source, input, bytes_read, .. } = *context;
         match self.format {
             TextFormat::Files => self.read_files(source, input, bytes_read, sink),
             TextFormat::Jsonl => jsonl::read(self, source, input, bytes_read, sink),
             TextFormat::Parquet => parquet::read(self, source, input, bytes_read, sink),
         }
     }
+}
 
+impl TextSource {
     fn read_files(
         &self,
         source: &str,
         input: &Input,
-        bytes_read: &mut dyn FnMut(u64),
-        sink: &mut dyn FnMut(Record) -> Result<()>,
+        bytes_read: &dyn Fn(u64),
+        sink: RecordSink<'_>,
     ) -> Result<()> {
         let mut reader = InputReader::open(&input.path)?;
         let mut lines = Lines::new(&mut reader, self.max_record_bytes);
@@ -228,7 +235,7 @@ pub(super) fn utf8(bytes: Vec<u8>, offset: u64) -> std::result::Result<String, R
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to() as u64;
         Rejection {
-            reason: Reason::BadUtf8,
+            reason: Reason::BAD_UTF8,
             offset: offset + at,
             bytes: error.as_bytes().len() as u64,
             detail: format!("not UTF-8 at byte {} of the record", at),
@@ -238,7 +245,7 @@ pub(super) fn utf8(bytes: Vec<u8>, offset: u64) -> std::result::Result<String, R
 
 pub(super) fn too_long(offset: u64, bytes: u64, bound: usize) -> Record {
     Record::Rejected(Rejection {
-        reason: Reason::TooLong,
+        reason: Reason::TOO_LONG,
         offset,
         bytes,
         detail: format!("{bytes} bytes, max_record_bytes is {bound}"),
@@ -249,7 +256,7 @@ pub(super) fn too_long(offset: u64, bytes: u64, bound: usize) -> Record {
 pub(super) fn document_or_empty(document: Document, offset: u64) -> Record {
     if document.text.trim().is_empty() {
         return Record::Rejected(Rejection {
-            reason: Reason::Empty,
+            reason: Reason::EMPTY,
             offset,
             bytes: document.text.len() as u64,
             detail: document.id,

@@ -1,0 +1,107 @@
+//! Steps over single documents: one document in, one document or a reason out.
+//!
+//! A step depends on its configuration and the document alone, so the result is the same for any
+//! number of threads and any order. What needs other documents is in [`crate::dedup`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::document::{Document, Reason};
+use crate::error::Result;
+
+/// A step over single documents.
+pub trait Step: Send + Sync {
+    /// Changes `document`, or says why it is dropped. What it takes out of a document that stays
+    /// is counted in `counts`.
+    fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict;
+}
+
+/// The configuration of a step: a map in YAML, every field with a default where there is one.
+pub trait StepOptions {
+    /// Version of the step. A new one redoes finished work.
+    fn version(&self) -> u32;
+
+    /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
+    fn resolve(&mut self, _base: &Path) {}
+
+    /// Files the step reads, models and word lists: a change of one redoes finished work.
+    fn files(&self) -> Vec<&Path> {
+        Vec::new()
+    }
+
+    /// Checks what the types cannot, without reading any file. `key` is the dotted path of the
+    /// step in the configuration.
+    ///
+    /// # Errors
+    /// [`crate::DataError::Config`] naming the key.
+    fn validate(&self, key: &str) -> Result<()>;
+
+    /// Makes the step, reading its files.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its files.
+    fn build(&self, key: &str) -> Result<Box<dyn Step>>;
+}
+
+/// What becomes of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Keep,
+    /// It ends here.
+    Drop {
+        /// Why: a line of the report.
+        reason: Reason,
+        /// Figures for `data explain`: the score and its threshold, for example. May be empty.
+        detail: String,
+    },
+}
+
+impl Verdict {
+    /// The document is whole but not wanted.
+    pub fn unwanted(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self::Drop { reason: Reason::unwanted(reason), detail: detail.into() }
+    }
+
+    /// The document is broken.
+    pub fn broken(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self::Drop { reason: Reason::broken(reason), detail: detail.into() }
+    }
+}
+
+/// What a step took out of documents that stay, and what else it counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepCounts {
+    /// Parts taken out, by reason: lines, templates, comments.
+    pub removed: BTreeMap<&'static str, Removed>,
+    /// Other counts: histogram bins, documents of a language.
+    pub noted: BTreeMap<String, u64>,
+}
+
+/// Parts of documents that were taken out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Removed {
+    /// How many.
+    pub parts: u64,
+    /// Their text in bytes.
+    pub bytes: u64,
+}
+
+impl StepCounts {
+    /// Counts one part of `bytes` bytes taken out of a document because of `reason`.
+    pub fn remove(&mut self, reason: &'static str, bytes: usize) {
+        let removed = self.removed.entry(reason).or_default();
+        removed.parts += 1;
+        removed.bytes += bytes as u64;
+    }
+
+    /// Adds one to the count `name`. There must be few different names.
+    pub fn note(&mut self, name: &str) {
+        match self.noted.get_mut(name) {
+            Some(count) => *count += 1,
+            None => {
+                self.noted.insert(name.to_owned(), 1);
+            }
+        }
+    }
+}
