@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Split, list_documents};
 use crate::error::{DataError, Result};
-use crate::pipeline::{self, HoldoutConfig, RunOptions, RunReport};
+use crate::pipeline::{self, HoldoutConfig, RunOptions, RunReport, SourceConfig};
 use crate::progress::ProgressMode;
 use crate::shard::{ShardConfig, TokenizeReport, tokenize};
-use crate::source::SourceConfig;
 use crate::tokenizer::{self, Tokenizer, TokenizerConfig, TrainReport};
 
 /// A data configuration. Paths in it are relative to its file.
@@ -72,6 +71,15 @@ impl DataConfig {
     pub fn run_pipeline(&self, options: &RunOptions) -> Result<RunReport> {
         self.validate()?;
         pipeline::run(&self.output, &self.sources, &self.holdout, options)
+    }
+
+    /// Makes the decisions over all documents, after every rank has done its part.
+    ///
+    /// # Errors
+    /// As [`pipeline::merge`].
+    pub fn merge_pipeline(&self, options: &RunOptions) -> Result<RunReport> {
+        self.validate()?;
+        pipeline::merge(&self.output, &self.sources, &self.holdout, options)
     }
 
     /// Trains the tokenizer on the training documents of all sources.
@@ -143,9 +151,9 @@ shards: {tokens_per_shard: 500}
     fn raw_text_becomes_batches() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
-        let options = RunOptions { only: None, progress: ProgressMode::Hidden };
+        let options = RunOptions { progress: ProgressMode::Hidden, ..RunOptions::default() };
         let documents = config.run_pipeline(&options).unwrap();
-        assert_eq!(documents.waterfall.rows.len(), 2);
+        assert_eq!(documents.waterfall.as_ref().unwrap().rows.len(), 2);
         let trained = config.train_tokenizer(ProgressMode::Hidden).unwrap();
         assert_eq!(trained.model, folder.path().join("made/tokenizer.model"));
         let tokens = config.tokenize(ProgressMode::Hidden).unwrap();
@@ -180,7 +188,7 @@ shards: {tokens_per_shard: 500}
         let text = tokenizer.decode(&row).unwrap();
         assert!(text.contains("whales") || text.contains("the sea"), "{text:?}");
         let bytes: u64 = loader.report().iter().map(|source| source.bytes).sum();
-        let train: u64 = documents.waterfall.rows.iter().map(|row| row.train_bytes).sum();
+        let train: u64 = documents.waterfall.unwrap().rows.iter().map(|row| row.train_bytes).sum();
         assert_eq!(bytes, train);
 
         let validation = ValidationSet::open(&mixture, &options).unwrap();
@@ -191,7 +199,7 @@ shards: {tokens_per_shard: 500}
     fn shards_are_the_same_bytes_for_any_number_of_threads() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
-        let options = RunOptions { only: None, progress: ProgressMode::Hidden };
+        let options = RunOptions { progress: ProgressMode::Hidden, ..RunOptions::default() };
         config.run_pipeline(&options).unwrap();
         config.train_tokenizer(ProgressMode::Hidden).unwrap();
         let made = [1, 2, 7].map(|threads| {
@@ -211,7 +219,7 @@ shards: {tokens_per_shard: 500}
     fn changed_settings_write_new_shards_and_drop_old_ones() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
-        let options = RunOptions { only: None, progress: ProgressMode::Hidden };
+        let options = RunOptions { progress: ProgressMode::Hidden, ..RunOptions::default() };
         config.run_pipeline(&options).unwrap();
         config.train_tokenizer(ProgressMode::Hidden).unwrap();
         config.tokenize(ProgressMode::Hidden).unwrap();

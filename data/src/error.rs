@@ -79,18 +79,31 @@ pub enum DataError {
     },
     /// The counters of a step do not add up.
     #[error(
-        "{path}: the counters do not add up: {documents_in} documents in, {documents_out} out and \
-         {dropped} dropped; delete the output folder and run the step again"
+        "{path}: the counters do not add up: {counted_in} {unit} in, {counted_out} out, {rest} \
+         dropped or removed; delete the output folder and run the step again"
     )]
     Counters {
         /// The statistics file, or the folder.
         path: PathBuf,
-        /// Documents that entered.
-        documents_in: u64,
-        /// Documents that left.
-        documents_out: u64,
-        /// Documents dropped by reason and by error.
-        dropped: u64,
+        /// What was counted: `documents` or `bytes`.
+        unit: &'static str,
+        /// What entered.
+        counted_in: u64,
+        /// What left.
+        counted_out: u64,
+        /// What was dropped or taken out.
+        rest: u64,
+    },
+    /// No document of that id was read.
+    #[error(
+        "no document {id:?} in {path}: ids are those `altiplano data cat --format jsonl` and the \
+         logs in `dropped` show"
+    )]
+    NoDocument {
+        /// The id asked for.
+        id: String,
+        /// The data folder.
+        path: PathBuf,
     },
 
     // Tokenizer

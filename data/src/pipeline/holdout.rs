@@ -2,21 +2,20 @@
 //!
 //! A document's side depends on the hash of its id and the seed alone, so it does not move when
 //! other documents come or go. The documents with the smallest hashes are held out, up to a cut:
-//! for a fraction the cut is known; for a number of bytes a first pass over the source finds it.
+//! for a fraction the cut is known; for a number of bytes it is decided, like any other global
+//! step, from notes on all documents that reach the end.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::group::Group;
 use super::write_json;
+use crate::atomic_file::AtomicFile;
+use crate::dedup::GroupFiles;
 use crate::document::{Document, Split};
 use crate::error::{DataError, Result};
-use crate::progress::{Progress, ProgressMode};
-use crate::source::Record;
 
 /// Which documents are held out. With neither field none are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +71,12 @@ impl HoldoutConfig {
         self.bytes_per_source.is_some() || self.fraction.is_some()
     }
 
+    /// The cut, where it does not depend on the documents.
+    pub(super) fn known_cut(&self) -> Cut {
+        let below = self.fraction.map_or(0, |fraction| (fraction * u64::MAX as f64) as u64);
+        Cut { seed: self.seed, below }
+    }
+
     pub(super) fn describe(&self) -> String {
         match (self.bytes_per_source, self.fraction) {
             (Some(bytes), _) => format!("{bytes} bytes"),
@@ -98,98 +103,63 @@ impl Cut {
         // The largest value stays free, so that "below" can include every hash.
         xxh3_64_with_seed(id.as_bytes(), self.seed).min(u64::MAX - 1)
     }
-}
 
-/// The cut of every source, by name.
-pub(super) fn cuts(
-    output: &Path,
-    config: &HoldoutConfig,
-    groups: &[Group<'_>],
-    progress: ProgressMode,
-) -> Result<BTreeMap<String, Cut>> {
-    let mut cuts = BTreeMap::new();
-    let names: Vec<&str> = groups.iter().map(|group| group.source.name.as_str()).collect();
-    for (first, name) in names.iter().enumerate() {
-        if names[..first].contains(name) {
-            continue;
-        }
-        let below = match (config.bytes_per_source, config.fraction) {
-            (Some(target), _) => {
-                let groups: Vec<_> =
-                    groups.iter().filter(|group| group.source.name == *name).collect();
-                bytes_cut(output, name, target, config, &groups, progress)?
-            }
-            (None, Some(fraction)) => (fraction * u64::MAX as f64) as u64,
-            (None, None) => 0,
-        };
-        let cut = Cut { seed: config.seed, below };
-        cuts.insert((*name).to_owned(), cut);
+    /// The decision that [`resolve`] wrote.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        serde_json::from_slice(&bytes).map_err(|error| DataError::bad_file(path, error))
     }
-    Ok(cuts)
 }
 
-/// A finished first pass, so that a rerun does not repeat it.
-#[derive(Serialize, Deserialize)]
-struct Remembered {
-    key: String,
-    below: u64,
+/// Notes the hash and length of every document: 16 bytes each.
+pub(super) struct HoldoutNotes {
+    file: AtomicFile,
+    path: PathBuf,
+    probe: Cut,
 }
 
-/// The first pass over a source: where to cut so that `target` bytes are held out.
-fn bytes_cut(
-    output: &Path,
-    name: &str,
-    target: u64,
-    config: &HoldoutConfig,
-    groups: &[&Group<'_>],
-    progress: ProgressMode,
-) -> Result<u64> {
-    let path = output.join("stats").join("holdout").join(format!("{name}.json"));
-    let mut key = blake3::Hasher::new();
-    key.update(&target.to_le_bytes());
-    key.update(&config.seed.to_le_bytes());
+impl HoldoutNotes {
+    pub fn create(path: &Path, seed: u64) -> Result<Self> {
+        let probe = Cut { seed, below: 0 };
+        Ok(Self { file: AtomicFile::create(path)?, path: path.to_owned(), probe })
+    }
+
+    pub fn add(&mut self, document: &Document) -> Result<()> {
+        let numbers = [self.probe.hash(&document.id), document.text.len() as u64];
+        numbers
+            .iter()
+            .try_for_each(|number| self.file.write_all(&number.to_le_bytes()))
+            .map_err(DataError::io(&self.path))
+    }
+
+    pub fn finish(self) -> Result<()> {
+        self.file.commit()
+    }
+}
+
+/// Decides where to cut, for all groups of the source `name`.
+pub(super) fn resolve(name: &str, config: &HoldoutConfig, groups: &[GroupFiles]) -> Result<()> {
+    let mut smallest = Smallest::new(config.bytes_per_source.unwrap_or(0));
     for group in groups {
-        key.update(group.inputs_key().as_bytes());
+        let notes = std::fs::read(&group.notes).map_err(DataError::io(&group.notes))?;
+        let (numbers, rest) = notes.as_chunks::<8>();
+        if !rest.is_empty() || numbers.len() % 2 != 0 {
+            return Err(DataError::bad_file(&group.notes, "cut short; delete it and run again"));
+        }
+        for pair in numbers.chunks_exact(2) {
+            smallest.add(u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1]));
+        }
     }
-    let key = key.finalize().to_hex().to_string();
-    let remembered = std::fs::read(&path)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Remembered>(&bytes).ok());
-    if let Some(remembered) = remembered.filter(|remembered| remembered.key == key) {
-        return Ok(remembered.below);
-    }
-
-    let total = groups.iter().map(|group| group.bytes()).sum();
-    let progress = Progress::new(progress, "holdout", total, groups.len() as u64);
-    let probe = Cut { seed: config.seed, below: 0 };
-    let parts: Vec<Smallest> = groups
-        .par_iter()
-        .map(|group| {
-            let mut smallest = Smallest::new(target);
-            for input in &group.inputs {
-                group.source.read(input, &|bytes| progress.add_bytes(bytes), &mut |record| {
-                    if let Record::Document(document) = record {
-                        smallest.add(probe.hash(&document.id), document.text.len() as u64);
-                    }
-                    Ok(())
-                })?;
-            }
-            Ok(smallest)
-        })
-        .collect::<Result<_>>()?;
-    let mut smallest = Smallest::new(target);
-    for part in parts {
-        smallest.merge(part);
-    }
-    progress.finish(&format!("{name}: cut found"));
     let below = smallest.cut().ok_or_else(|| DataError::Holdout {
         name: name.to_owned(),
         wanted: config.describe(),
         documents: smallest.documents,
         bytes: smallest.bytes,
     })?;
-    write_json(&path, &Remembered { key, below })?;
-    Ok(below)
+    for group in groups {
+        write_json(&group.decisions, &Cut { seed: config.seed, below })?;
+    }
+    Ok(())
 }
 
 /// The documents with the smallest hashes, as many as reach `target` bytes.
@@ -209,7 +179,7 @@ impl Smallest {
 
     fn add(&mut self, hash: u64, bytes: u64) {
         self.documents += 1;
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
         self.kept.push((hash, bytes));
         if self.kept.len() >= self.prune_at {
             self.prune();
@@ -217,18 +187,11 @@ impl Smallest {
         }
     }
 
-    fn merge(&mut self, other: Self) {
-        self.documents += other.documents;
-        self.bytes += other.bytes;
-        self.kept.extend(other.kept);
-        self.prune();
-    }
-
     fn prune(&mut self) {
         self.kept.sort_unstable();
-        let mut sum = 0;
+        let mut sum = 0u64;
         let enough = self.kept.iter().position(|(_, bytes)| {
-            sum += bytes;
+            sum = sum.saturating_add(*bytes);
             sum >= self.target
         });
         if let Some(last) = enough {
@@ -240,7 +203,7 @@ impl Smallest {
     /// the target cannot be reached.
     fn cut(&mut self) -> Option<u64> {
         self.prune();
-        let bytes: u64 = self.kept.iter().map(|(_, bytes)| bytes).sum();
+        let bytes = self.kept.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
         let all = self.kept.len() as u64 == self.documents;
         match self.kept.last() {
             Some(&(hash, _)) if bytes >= self.target && !all => Some(hash + 1),
@@ -259,19 +222,13 @@ mod tests {
         let documents: Vec<(u64, u64)> = (0..5000u64)
             .map(|index| (index.wrapping_mul(0x9e37_79b9_7f4a_7c15), 10 + index % 7))
             .collect();
-        let cut = |parts: usize| {
+        let cut = |documents: &mut dyn Iterator<Item = &(u64, u64)>| {
             let mut all = Smallest::new(1000);
-            for part in documents.chunks(documents.len().div_ceil(parts)) {
-                let mut smallest = Smallest::new(1000);
-                for &(hash, bytes) in part {
-                    smallest.add(hash, bytes);
-                }
-                all.merge(smallest);
-            }
+            documents.for_each(|&(hash, bytes)| all.add(hash, bytes));
             all.cut().unwrap()
         };
-        assert_eq!(cut(1), cut(7));
-        let below = cut(1);
+        let below = cut(&mut documents.iter());
+        assert_eq!(below, cut(&mut documents.iter().rev()));
         let held: u64 = documents.iter().filter(|d| d.0 < below).map(|d| d.1).sum();
         assert!((1000..1020).contains(&held), "{held}");
     }

@@ -1,69 +1,101 @@
-//! Raw text to documents: sources in parallel, output order = input order, every record counted.
+//! Raw text to documents: output order = input order, every record counted.
 //!
 //! ```text
 //! <output>/documents/<source>/{train,validation}-00000.parquet   and manifest.json
-//! <output>/stats/text/<source>-00000.json                        counters, written last
+//! <output>/stats/<source>/stage0-00000.json                      counters, written last
+//! <output>/dropped/<source>/stage0-00000.jsonl.zst               what was dropped, and why
+//! <output>/work/<source>/                                        what passes between stages
 //! ```
 //!
-//! The unit of work is a group of consecutive input files. Its statistics file carries a key made
-//! from the step's version, the configuration and the inputs' names, sizes and times; a rerun
-//! skips a group whose key and outputs are unchanged. A crash leaves only temporary files, which
-//! the next run deletes.
+//! A source's steps are cut into stages at the steps that need all documents. The unit of work is
+//! a stage of a group of consecutive input files. Its statistics file carries a key made from
+//! everything its result depends on; a rerun skips what has the same key and whole outputs. A
+//! crash leaves only temporary files, which the next run deletes.
+//!
+//! On several machines every rank does its groups ([`RunOptions::rank`]) up to the next decision,
+//! and one [`merge`] makes the decision. The files are the same for any number of ranks.
 
-mod group;
+mod batch;
+mod chain;
+mod drop_log;
+mod explain;
+mod finish;
 mod holdout;
+mod layout;
+mod plan;
+mod rank;
 mod report;
+mod source_config;
+mod stage;
 mod stats;
+mod step_config;
 
-pub use group::{GroupRecord, Outputs};
+pub use drop_log::DroppedDocument;
+pub use explain::{Explanation, explain};
 pub use holdout::HoldoutConfig;
-pub use report::{Waterfall, WaterfallRow, report};
+pub use layout::documents_folder;
+pub use rank::Rank;
+pub use report::{StepRow, Waterfall, WaterfallRow, report};
+pub use source_config::SourceConfig;
+pub use stage::{Outputs, StageRecord, StepRecord};
 pub use stats::StepStats;
+pub use step_config::StepConfig;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::atomic_file::{remove_unfinished, write_atomically};
-use crate::document::{DocumentFileSummary, Split};
 use crate::error::{DataError, Result};
 use crate::progress::{Progress, ProgressMode};
-use crate::source::SourceConfig;
-use group::{Group, GroupResult};
+use plan::SourcePlan;
+use stage::StageOptions;
 
 /// Bytes of input after which a group of files is closed.
 const GROUP_BYTES: u64 = 64 << 20;
 
 /// How a run behaves, as opposed to what it makes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Only this source.
     pub only: Option<String>,
     /// Whether progress is shown.
     pub progress: ProgressMode,
+    /// Which share of the groups is done here.
+    pub rank: Rank,
+    /// Most memory that a decision over all documents may hold, in bytes.
+    pub memory_bytes: u64,
+    /// Dropped documents whose text is kept in the drop log, per reason and group.
+    pub dropped_samples: u64,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            only: None,
+            progress: ProgressMode::default(),
+            rank: Rank::default(),
+            memory_bytes: 2 << 30,
+            dropped_samples: 20,
+        }
+    }
 }
 
 /// What a run did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunReport {
-    /// Groups of input files that were read.
+    /// Stages of groups of input files that were done.
     pub groups_done: usize,
-    /// Groups that were already finished.
+    /// Stages of groups that were already finished.
     pub groups_skipped: usize,
-    /// In = out + reasons, per source.
-    pub waterfall: Waterfall,
-}
-
-/// The list of what a source's folder holds, with checksums: `manifest.json`.
-#[derive(Debug, Serialize)]
-struct Manifest<'a> {
-    source: &'a str,
-    step: &'static str,
-    version: u32,
-    files: Vec<&'a DocumentFileSummary>,
-    inputs: Vec<&'a str>,
+    /// Sources whose next step needs `altiplano data merge`.
+    pub waiting: Vec<String>,
+    /// Hash of the manifest of every finished source.
+    pub manifests: BTreeMap<String, String>,
+    /// In = out + reasons, per source; none while a source is waiting.
+    pub waterfall: Option<Waterfall>,
 }
 
 /// Turns raw text into documents below `output`.
@@ -79,6 +111,34 @@ pub fn run(
     run_in_groups(output, sources, holdout, options, GROUP_BYTES)
 }
 
+/// Makes the decisions over all documents for which every rank has done its part, and finishes
+/// the sources that need no other.
+///
+/// # Errors
+/// As [`run`]; [`DataError::BadFile`] when a rank has not done its part.
+pub fn merge(
+    output: &Path,
+    sources: &[SourceConfig],
+    holdout: &HoldoutConfig,
+    options: &RunOptions,
+) -> Result<RunReport> {
+    merge_in_groups(output, sources, holdout, options, GROUP_BYTES)
+}
+
+fn plans<'a>(
+    output: &Path,
+    sources: &'a [SourceConfig],
+    holdout: &'a HoldoutConfig,
+    options: &RunOptions,
+    group_bytes: u64,
+) -> Result<Vec<SourcePlan<'a>>> {
+    holdout.validate()?;
+    chosen(sources, options.only.as_deref())?
+        .into_iter()
+        .map(|source| SourcePlan::new(output, source, holdout, group_bytes))
+        .collect()
+}
+
 fn run_in_groups(
     output: &Path,
     sources: &[SourceConfig],
@@ -86,48 +146,144 @@ fn run_in_groups(
     options: &RunOptions,
     group_bytes: u64,
 ) -> Result<RunReport> {
-    holdout.validate()?;
-    let sources = chosen(sources, options.only.as_deref())?;
-    let mut groups = Vec::new();
-    for source in &sources {
-        let inputs = source.inputs()?;
-        remove_unfinished(&documents_folder(output, &source.name))?;
-        groups.extend(Group::split(output, source, inputs, group_bytes));
+    let plans = plans(output, sources, holdout, options, group_bytes)?;
+    let alone = options.rank.is_alone();
+    // Other ranks may be writing.
+    if alone {
+        plans.iter().try_for_each(remove_leftovers)?;
     }
-    remove_unfinished(&stats_folder(output))?;
-
-    let cuts = holdout::cuts(output, holdout, &groups, options.progress)?;
-    let total_bytes = groups.iter().map(Group::bytes).sum();
-    let files = groups.iter().map(|group| group.inputs.len() as u64).sum();
-    let progress = Progress::new(options.progress, "documents", total_bytes, files);
-    let results: Vec<GroupResult> = groups
-        .par_iter()
-        .map(|group| {
-            // Every source has a cut.
-            let cut = cuts.get(&group.source.name).copied().unwrap_or_default();
-            group.run(cut, &progress)
-        })
-        .collect::<Result<_>>()?;
-    let skipped = results.iter().filter(|result| result.skipped).count();
-    progress.finish(&format!(
-        "{} groups of files read, {skipped} already finished",
-        results.len() - skipped
-    ));
-
-    for source in &sources {
-        let records: Vec<&GroupRecord> = groups
-            .iter()
-            .zip(&results)
-            .filter(|(group, _)| group.source.name == source.name)
-            .map(|(_, result)| &result.record)
-            .collect();
-        finish_source(output, source, holdout, &records)?;
+    let (mut done, mut skipped) = (0, 0);
+    let stages = plans.iter().map(|plan| plan.chain.stages.len()).max().unwrap_or(0);
+    for stage in 0..stages {
+        let open = |plan: &&SourcePlan<'_>| stage < plan.chain.stages.len();
+        if alone {
+            for plan in plans.iter().filter(open) {
+                if !plan.is_resolved(stage) {
+                    plan.resolve(stage, options.memory_bytes)?;
+                }
+            }
+        }
+        let ready: Vec<_> =
+            plans.iter().filter(open).filter(|plan| plan.is_resolved(stage)).collect();
+        let (now_done, now_skipped) = run_stage(&ready, stage, stages, options)?;
+        done += now_done;
+        skipped += now_skipped;
     }
-    Ok(RunReport {
-        groups_done: results.len() - skipped,
+    let mut report = RunReport {
+        groups_done: done,
         groups_skipped: skipped,
-        waterfall: report(output)?,
-    })
+        waiting: Vec::new(),
+        manifests: BTreeMap::new(),
+        waterfall: None,
+    };
+    if alone {
+        finish_sources(output, &plans, &mut report)?;
+    } else {
+        report.waiting = plans.iter().map(|plan| plan.config.name.clone()).collect();
+    }
+    Ok(report)
+}
+
+fn merge_in_groups(
+    output: &Path,
+    sources: &[SourceConfig],
+    holdout: &HoldoutConfig,
+    options: &RunOptions,
+    group_bytes: u64,
+) -> Result<RunReport> {
+    let plans = plans(output, sources, holdout, options, group_bytes)?;
+    plans.iter().try_for_each(remove_leftovers)?;
+    let mut report = RunReport {
+        groups_done: 0,
+        groups_skipped: 0,
+        waiting: Vec::new(),
+        manifests: BTreeMap::new(),
+        waterfall: None,
+    };
+    for plan in &plans {
+        // The first decision that is not made yet, or the end.
+        let stage = (1..plan.chain.stages.len()).find(|&stage| !plan.is_resolved(stage));
+        let before = stage.map_or(plan.last_stage(), |stage| stage - 1);
+        for group in &plan.groups {
+            if plan.finished(before, group.number).is_none() {
+                return Err(plan.unfinished(before, group.number));
+            }
+        }
+        if let Some(stage) = stage {
+            plan.resolve(stage, options.memory_bytes)?;
+            report.waiting.push(plan.config.name.clone());
+        }
+    }
+    if report.waiting.is_empty() {
+        finish_sources(output, &plans, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// Does one stage of all groups of this rank.
+fn run_stage(
+    plans: &[&SourcePlan<'_>],
+    stage: usize,
+    stages: usize,
+    options: &RunOptions,
+) -> Result<(usize, usize)> {
+    let tasks: Vec<_> = plans
+        .iter()
+        .flat_map(|plan| plan.groups.iter().map(move |group| (*plan, group)))
+        .filter(|(_, group)| options.rank.does(group.number))
+        .collect();
+    let (finished, open): (Vec<_>, Vec<_>) =
+        tasks.into_iter().partition(|(plan, group)| plan.finished(stage, group.number).is_some());
+    let bytes = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| match stage.checked_sub(1) {
+        None => group.bytes(),
+        Some(before) => {
+            let record = plan.finished(before, group.number);
+            record.and_then(|record| record.stage_file).map_or(0, |file| file.text_bytes)
+        }
+    };
+    let files = open.iter().map(|(_, group)| group.inputs.len() as u64).sum();
+    let label = match stages {
+        1 => "documents".to_owned(),
+        _ => format!("documents, stage {} of {stages}", stage + 1),
+    };
+    let progress = Progress::new(options.progress, &label, open.iter().map(bytes).sum(), files);
+    let threads = rayon::current_num_threads();
+    let stage_options = StageOptions {
+        progress: &progress,
+        memory_bytes: options.memory_bytes / threads as u64,
+        samples_per_reason: options.dropped_samples,
+        parallel: open.len() < threads,
+    };
+    open.par_iter()
+        .map(|(plan, group)| stage::run(plan, stage, group, &stage_options).map(|_| ()))
+        .collect::<Result<()>>()?;
+    progress.finish(&format!(
+        "{} groups of files done, {} already finished",
+        open.len(),
+        finished.len()
+    ));
+    Ok((open.len(), finished.len()))
+}
+
+fn remove_leftovers(plan: &SourcePlan<'_>) -> Result<()> {
+    let layout = &plan.layout;
+    for folder in [layout.documents(), layout.stats(), layout.dropped(), layout.work()] {
+        remove_unfinished(&folder)?;
+    }
+    Ok(())
+}
+
+fn finish_sources(
+    output: &Path,
+    plans: &[SourcePlan<'_>],
+    report: &mut RunReport,
+) -> Result<()> {
+    for plan in plans {
+        let hash = finish::finish_source(plan)?;
+        report.manifests.insert(plan.config.name.clone(), hash);
+    }
+    report.waterfall = Some(report::report(output)?);
+    Ok(())
 }
 
 fn chosen<'a>(sources: &'a [SourceConfig], only: Option<&str>) -> Result<Vec<&'a SourceConfig>> {
@@ -154,80 +310,12 @@ fn chosen<'a>(sources: &'a [SourceConfig], only: Option<&str>) -> Result<Vec<&'a
     Ok(chosen)
 }
 
-/// Checks the holdout, deletes files of groups that are no more, writes the manifest.
-fn finish_source(
-    output: &Path,
-    source: &SourceConfig,
-    holdout: &HoldoutConfig,
-    records: &[&GroupRecord],
-) -> Result<()> {
-    let folder = documents_folder(output, &source.name);
-    let files: Vec<&DocumentFileSummary> =
-        records.iter().flat_map(|record| record.outputs.files()).collect();
-    let documents = |split: Split| -> u64 {
-        let outputs = records.iter().filter_map(|record| record.outputs.of(split));
-        outputs.map(|file| file.documents).fold(0, u64::saturating_add)
-    };
-    let (train, validation) = (documents(Split::Train), documents(Split::Validation));
-    if train == 0 || (holdout.is_some() && validation == 0) {
-        return Err(DataError::Holdout {
-            name: source.name.clone(),
-            wanted: holdout.describe(),
-            documents: train + validation,
-            bytes: files.iter().map(|file| file.text_bytes).fold(0, u64::saturating_add),
-        });
-    }
-    remove_stale(&folder, |name| {
-        name.ends_with(".parquet") && !files.iter().any(|file| file.file == name)
-    })?;
-    let prefix = format!("{}-", source.name);
-    let last = records.len();
-    remove_stale(&stats_folder(output), |name| {
-        let number = name
-            .strip_prefix(&prefix)
-            .and_then(|rest| rest.strip_suffix(".json"))
-            .filter(|rest| rest.len() >= 5 && rest.bytes().all(|byte| byte.is_ascii_digit()));
-        number.is_some_and(|number| number.parse::<usize>().is_ok_and(|number| number >= last))
-    })?;
-    let (step, version) = source.step();
-    let manifest = Manifest {
-        source: &source.name,
-        step,
-        version,
-        files,
-        inputs: records
-            .iter()
-            .flat_map(|record| record.inputs.iter().map(String::as_str))
-            .collect(),
-    };
-    write_json(&folder.join("manifest.json"), &manifest)
-}
-
-fn remove_stale(folder: &Path, stale: impl Fn(&str) -> bool) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(DataError::io(folder))? {
-        let entry = entry.map_err(DataError::io(folder))?;
-        if stale(&entry.file_name().to_string_lossy()) {
-            fs::remove_file(entry.path()).map_err(DataError::io(entry.path()))?;
-        }
-    }
-    Ok(())
-}
-
 /// Writes `value` as indented JSON, atomically.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text =
         serde_json::to_string_pretty(value).map_err(|error| DataError::bad_file(path, error))?;
     text.push('\n');
     write_atomically(path, text.as_bytes())
-}
-
-/// The folder of a source's documents.
-pub fn documents_folder(output: &Path, source: &str) -> PathBuf {
-    output.join("documents").join(source)
-}
-
-fn stats_folder(output: &Path) -> PathBuf {
-    output.join("stats").join("text")
 }
 
 #[cfg(test)]

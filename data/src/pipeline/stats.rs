@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::Reason;
 use crate::error::{DataError, Result};
+use crate::step::{Removed, StepCounts};
 
-/// What went into a step, what came out and what was dropped, by reason.
+/// What went into a step, what came out, and what became of the rest, by reason.
+///
+/// `docs_in = docs_out + dropped_docs + errors` and
+/// `bytes_in = bytes_out + dropped_bytes + removed bytes + rewritten_bytes`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepStats {
     /// Documents that entered.
@@ -25,24 +29,51 @@ pub struct StepStats {
     pub dropped_docs: BTreeMap<String, u64>,
     /// Broken records, by kind. Each costs one document.
     pub errors: BTreeMap<String, u64>,
+    /// Bytes of the documents in `dropped_docs` and `errors`, by reason.
+    pub dropped_bytes: BTreeMap<String, u64>,
+    /// Parts taken out of documents that stay, by reason.
+    pub removed: BTreeMap<String, Removed>,
+    /// Bytes by which documents that stay became shorter (negative: longer) for other reasons
+    /// than parts taken out: decoded entities, expanded macros.
+    pub rewritten_bytes: i64,
+    /// Other counts: histogram bins, documents of a language.
+    pub noted: BTreeMap<String, u64>,
+    /// Time the processor spent on the step.
+    pub cpu_seconds: f64,
 }
 
 impl StepStats {
-    /// Counts a document that leaves as `text`, `bytes_in` long when it came.
-    pub fn keep(&mut self, bytes_in: u64, text: &str) {
+    /// Counts a document that leaves as `text`, `bytes_in` long when it came, of which
+    /// `removed_bytes` were counted as taken out.
+    pub fn keep(&mut self, bytes_in: u64, removed_bytes: u64, text: &str) {
         self.docs_in += 1;
         self.docs_out += 1;
         self.bytes_in += bytes_in;
         self.bytes_out += text.len() as u64;
-        self.chars_out += text.chars().count() as u64;
+        self.chars_out += count_chars(text);
+        self.rewritten_bytes += bytes_in as i64 - removed_bytes as i64 - text.len() as i64;
     }
 
-    /// Counts a record that does not leave.
-    pub fn reject(&mut self, reason: Reason, bytes_in: u64) {
+    /// Counts a record that does not leave. `bytes_in` is what entered, `removed_bytes` what was
+    /// counted as taken out before it was dropped.
+    pub fn reject(&mut self, reason: &Reason, bytes_in: u64, removed_bytes: u64) {
         self.docs_in += 1;
         self.bytes_in += bytes_in;
         let counts = if reason.is_error() { &mut self.errors } else { &mut self.dropped_docs };
-        *counts.entry(reason.name().to_owned()).or_default() += 1;
+        add_to(counts, reason.name(), 1);
+        let left = bytes_in.saturating_sub(removed_bytes);
+        self.rewritten_bytes += bytes_in as i64 - removed_bytes as i64 - left as i64;
+        add_to(&mut self.dropped_bytes, reason.name(), left);
+    }
+
+    /// Adds what the step itself counted.
+    pub fn add_counts(&mut self, counts: &StepCounts) {
+        for (name, removed) in &counts.removed {
+            add_removed(&mut self.removed, name, removed);
+        }
+        for (name, count) in &counts.noted {
+            add_to(&mut self.noted, name, *count);
+        }
     }
 
     /// Adds the counts of another part of the same step.
@@ -54,12 +85,21 @@ impl StepStats {
         add(&mut self.bytes_in, other.bytes_in);
         add(&mut self.bytes_out, other.bytes_out);
         add(&mut self.chars_out, other.chars_out);
-        for (name, count) in &other.dropped_docs {
-            add(self.dropped_docs.entry(name.clone()).or_default(), *count);
+        for (to, from) in [
+            (&mut self.dropped_docs, &other.dropped_docs),
+            (&mut self.errors, &other.errors),
+            (&mut self.dropped_bytes, &other.dropped_bytes),
+            (&mut self.noted, &other.noted),
+        ] {
+            for (name, count) in from {
+                add_to(to, name, *count);
+            }
         }
-        for (name, count) in &other.errors {
-            add(self.errors.entry(name.clone()).or_default(), *count);
+        for (name, removed) in &other.removed {
+            add_removed(&mut self.removed, name, removed);
         }
+        self.rewritten_bytes = self.rewritten_bytes.saturating_add(other.rewritten_bytes);
+        self.cpu_seconds += other.cpu_seconds;
     }
 
     /// Documents that did not leave.
@@ -68,26 +108,59 @@ impl StepStats {
         counts.fold(0, |sum: u64, &count| sum.saturating_add(count))
     }
 
-    /// Checks in = out + dropped.
+    /// Checks that documents and bytes in = out + what became of the rest.
     ///
     /// # Errors
     /// [`DataError::Counters`] naming `path`.
     pub fn check(&self, path: &Path) -> Result<()> {
-        let sum = self
+        let documents = self
             .dropped_docs
             .values()
             .chain(self.errors.values())
             .try_fold(self.docs_out, |sum, &count| sum.checked_add(count));
-        if sum == Some(self.docs_in) {
-            return Ok(());
+        if documents != Some(self.docs_in) {
+            return Err(DataError::Counters {
+                path: path.to_owned(),
+                unit: "documents",
+                counted_in: self.docs_in,
+                counted_out: self.docs_out,
+                rest: documents.map_or(u64::MAX, |sum| sum - self.docs_out),
+            });
         }
-        Err(DataError::Counters {
-            path: path.to_owned(),
-            documents_in: self.docs_in,
-            documents_out: self.docs_out,
-            dropped: sum.map_or(u64::MAX, |sum| sum - self.docs_out),
-        })
+        let gone: i128 = self.dropped_bytes.values().map(|&bytes| i128::from(bytes)).sum::<i128>()
+            + self.removed.values().map(|removed| i128::from(removed.bytes)).sum::<i128>()
+            + i128::from(self.rewritten_bytes);
+        if i128::from(self.bytes_out) + gone != i128::from(self.bytes_in) {
+            return Err(DataError::Counters {
+                path: path.to_owned(),
+                unit: "bytes",
+                counted_in: self.bytes_in,
+                counted_out: self.bytes_out,
+                rest: u64::try_from(gone).unwrap_or(0),
+            });
+        }
+        Ok(())
     }
+}
+
+fn add_to(counts: &mut BTreeMap<String, u64>, name: &str, count: u64) {
+    match counts.get_mut(name) {
+        Some(known) => *known = known.saturating_add(count),
+        None => {
+            counts.insert(name.to_owned(), count);
+        }
+    }
+}
+
+fn add_removed(counts: &mut BTreeMap<String, Removed>, name: &str, removed: &Removed) {
+    let known = counts.entry(name.to_owned()).or_default();
+    known.parts = known.parts.saturating_add(removed.parts);
+    known.bytes = known.bytes.saturating_add(removed.bytes);
+}
+
+/// Code points of `text`: bytes that do not continue one.
+fn count_chars(text: &str) -> u64 {
+    text.bytes().filter(|&byte| byte & 0xc0 != 0x80).count() as u64
 }
 
 #[cfg(test)]
@@ -98,23 +171,31 @@ mod tests {
     #[test]
     fn counts_merge_and_add_up() {
         let mut first = StepStats::default();
-        first.keep(4, "höh");
-        first.reject(Reason::BAD_UTF8, 7);
+        let mut counts = StepCounts::default();
+        counts.remove("lines", 3);
+        first.add_counts(&counts);
+        first.keep(9, 3, "höh");
+        first.reject(&Reason::BAD_UTF8, 7, 0);
         let mut second = StepStats::default();
-        second.reject(Reason::EMPTY, 1);
-        second.reject(Reason::BAD_UTF8, 2);
+        second.reject(&Reason::EMPTY, 1, 0);
+        second.reject(&Reason::BAD_UTF8, 2, 0);
+        second.keep(1, 0, "longer");
         first.merge(&second);
-        assert_eq!((first.docs_in, first.docs_out, first.dropped()), (4, 1, 3));
-        assert_eq!((first.bytes_in, first.bytes_out, first.chars_out), (14, 4, 3));
-        assert_eq!(first.errors["bad_utf8"], 2);
+        assert_eq!((first.docs_in, first.docs_out, first.dropped()), (5, 2, 3));
+        assert_eq!((first.bytes_in, first.bytes_out, first.chars_out), (20, 10, 9));
+        assert_eq!((first.errors["bad_utf8"], first.dropped_bytes["bad_utf8"]), (2, 9));
+        assert_eq!((first.removed["lines"].bytes, first.rewritten_bytes), (3, 2 - 5));
         first.check(Path::new("stats.json")).unwrap();
     }
 
     #[test]
     fn counts_that_do_not_add_up_are_an_error() {
         let mut stats = StepStats::default();
-        stats.keep(1, "a");
+        stats.keep(1, 0, "a");
         stats.docs_in += 1;
+        assert!(matches!(stats.check(Path::new("x")), Err(DataError::Counters { .. })));
+        stats.docs_in -= 1;
+        stats.bytes_out += 1;
         assert!(matches!(stats.check(Path::new("x")), Err(DataError::Counters { .. })));
         stats.errors.insert("bad_utf8".into(), u64::MAX);
         assert!(matches!(stats.check(Path::new("x")), Err(DataError::Counters { .. })));

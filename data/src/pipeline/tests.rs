@@ -1,10 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 
+use super::layout::stats_folder;
 use super::*;
-use crate::document::{Document, list_documents};
+use crate::document::{Document, Split, list_documents};
 use crate::source::{TextFormat, TextSource};
 
 /// A folder of raw text in three formats.
@@ -30,7 +33,7 @@ fn raw(folder: &Path) -> Vec<SourceConfig> {
     let chapters: Vec<String> = (0..9).map(|n| format!("Chapter {n}\nCall me.")).collect();
     fs::write(raw.join("book.md"), chapters.join("\n***\n")).unwrap();
 
-    let source = |name: &str, text| SourceConfig { name: name.into(), text: Some(text) };
+    let source = SourceConfig::of_text;
     vec![
         source("speeches", TextSource::files(vec![raw.join("*.txt")])),
         source(
@@ -55,7 +58,7 @@ fn holdout(bytes: u64) -> HoldoutConfig {
 }
 
 fn hidden() -> RunOptions {
-    RunOptions { only: None, progress: ProgressMode::Hidden }
+    RunOptions { progress: ProgressMode::Hidden, ..RunOptions::default() }
 }
 
 fn documents(output: &Path, source: &str, split: Option<Split>) -> Vec<Document> {
@@ -67,10 +70,11 @@ fn documents(output: &Path, source: &str, split: Option<Split>) -> Vec<Document>
         .collect()
 }
 
-/// The bytes of every file below `folder`.
+/// The bytes of every file below `folder` except the counters, which hold processor times.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     walkdir::WalkDir::new(folder)
         .into_iter()
+        .filter_entry(|entry| entry.file_name() != "stats")
         .map(|entry| entry.unwrap())
         .filter(|entry| entry.file_type().is_file())
         .map(|entry| (entry.path().to_owned(), fs::read(entry.path()).unwrap()))
@@ -84,20 +88,21 @@ fn every_record_is_a_document_or_counted() {
     let output = folder.path().join("out");
     let done = run(&output, &sources, &holdout(30), &hidden()).unwrap();
     let rows: BTreeMap<_, _> =
-        done.waterfall.rows.iter().map(|row| (row.source.as_str(), row)).collect();
+        done.waterfall.iter().flat_map(|w| &w.rows).map(|row| (row.source.as_str(), row)).collect();
 
-    let speeches = &rows["speeches"].stats;
+    let speeches = &rows["speeches"].total();
     assert_eq!((speeches.docs_in, speeches.docs_out), (14, 12));
     assert_eq!(speeches.errors, BTreeMap::from([("bad_utf8".to_owned(), 1)]));
     assert_eq!(speeches.dropped_docs, BTreeMap::from([("empty".to_owned(), 1)]));
-    let notes = &rows["notes"].stats;
+    assert_eq!(speeches.dropped_bytes["bad_utf8"], 10);
+    let notes = &rows["notes"].total();
     assert_eq!((notes.docs_in, notes.docs_out), (44, 41));
     assert_eq!((notes.errors["bad_json"], notes.errors["missing_text"]), (2, 1));
-    assert_eq!(rows["book"].stats.docs_out, 9);
+    assert_eq!(rows["book"].total().docs_out, 9);
     for row in rows.values() {
         assert!(row.validation_documents >= 1 && row.validation_bytes >= 30);
         assert!(row.validation_bytes < 30 + 800, "{row:?}");
-        assert_eq!(row.train_documents + row.validation_documents, row.stats.docs_out);
+        assert_eq!(row.train_documents + row.validation_documents, row.total().docs_out);
     }
 
     let mut all = documents(&output, "speeches", None);
@@ -131,6 +136,62 @@ fn the_same_bytes_for_any_number_of_threads() {
         .into();
     assert!(made[0].len() > 10);
     assert!(made[0] == made[1] && made[0] == made[2]);
+}
+
+#[test]
+fn the_same_bytes_for_any_number_of_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let alone = folder.path().join("alone");
+    let done = run_in_groups(&alone, &sources, &holdout(30), &hidden(), 1000).unwrap();
+    assert_eq!(done.manifests.len(), 3);
+
+    let shared = folder.path().join("shared");
+    let all_ranks = || {
+        for rank in [2, 0, 1] {
+            let options = RunOptions { rank: Rank::new(rank, 3).unwrap(), ..hidden() };
+            let done = run_in_groups(&shared, &sources, &holdout(30), &options, 1000).unwrap();
+            assert_eq!((done.waiting.len(), done.waterfall), (3, None));
+        }
+    };
+    let merge = || merge_in_groups(&shared, &sources, &holdout(30), &hidden(), 1000);
+    let early = merge().unwrap_err().to_string();
+    assert!(early.contains("for every rank first"), "{early}");
+    all_ranks();
+    // The cut between training and validation is a decision over all documents.
+    assert_eq!(merge().unwrap().waiting, ["speeches", "notes", "book"]);
+    all_ranks();
+    let merged = merge().unwrap();
+    assert_eq!(merged.manifests, done.manifests);
+    assert!(merged.waiting.is_empty() && merged.waterfall.is_some());
+    let files = |output: &Path| -> Vec<_> {
+        contents(output)
+            .into_iter()
+            .map(|(path, bytes)| (path.strip_prefix(output).unwrap().to_owned(), bytes))
+            .collect()
+    };
+    assert_eq!(files(&alone.join("documents")), files(&shared.join("documents")));
+    assert_eq!(files(&alone.join("dropped")), files(&shared.join("dropped")));
+}
+
+#[test]
+fn every_document_can_be_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let output = folder.path().join("out");
+    run(&output, &sources, &holdout(30), &hidden()).unwrap();
+    match explain(&output, "n7", None).unwrap() {
+        Explanation::Kept { document, .. } => assert_eq!(document.text, "Note 7 line\nend"),
+        other => panic!("{other:?}"),
+    }
+    let dropped = explain(&output, "12.txt@4", Some("speeches")).unwrap();
+    let Explanation::Dropped { source, dropped: record, .. } = &dropped else {
+        panic!("{dropped:?}");
+    };
+    assert_eq!((source.as_str(), record.reason.as_str()), ("speeches", "bad_utf8"));
+    assert!(dropped.to_string().contains("bad_utf8"));
+    let error = explain(&output, "nobody", None).unwrap_err();
+    assert!(matches!(error, DataError::NoDocument { .. }), "{error}");
 }
 
 #[test]
@@ -214,7 +275,7 @@ fn counters_that_were_tampered_with_are_noticed() {
     run(&output, &sources, &HoldoutConfig::default(), &hidden()).unwrap();
     let shown = report(&output).unwrap().to_string();
     assert!(shown.contains("bad_utf8"), "{shown}");
-    let path = stats_folder(&output).join("speeches-00000.json");
+    let path = stats_folder(&output).join("speeches/stage0-00000.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"docs_in\": 14", "\"docs_in\": 15")).unwrap();
     assert!(matches!(report(&output), Err(DataError::Counters { .. })));
@@ -239,13 +300,13 @@ fn parquet_documents_can_be_a_source_again() {
     let sources = raw(folder.path());
     let first = folder.path().join("first");
     run(&first, &sources, &HoldoutConfig::default(), &hidden()).unwrap();
-    let again = SourceConfig {
-        name: "again".into(),
-        text: Some(TextSource {
+    let again = SourceConfig::of_text(
+        "again",
+        TextSource {
             format: TextFormat::Parquet,
             ..TextSource::files(vec![first.join("documents/notes/*.parquet")])
-        }),
-    };
+        },
+    );
     let second = folder.path().join("second");
     run(&second, std::slice::from_ref(&again), &HoldoutConfig::default(), &hidden()).unwrap();
     let of = |output: &Path, source: &str| -> Vec<(String, String)> {

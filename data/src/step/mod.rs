@@ -76,6 +76,8 @@ pub struct StepCounts {
     pub removed: BTreeMap<&'static str, Removed>,
     /// Other counts: histogram bins, documents of a language.
     pub noted: BTreeMap<String, u64>,
+    /// Sum of the bytes in `removed`.
+    removed_bytes: u64,
 }
 
 /// Parts of documents that were taken out.
@@ -93,6 +95,12 @@ impl StepCounts {
         let removed = self.removed.entry(reason).or_default();
         removed.parts += 1;
         removed.bytes += bytes as u64;
+        self.removed_bytes += bytes as u64;
+    }
+
+    /// Bytes of all parts taken out.
+    pub fn removed_bytes(&self) -> u64 {
+        self.removed_bytes
     }
 
     /// Adds one to the count `name`. There must be few different names.

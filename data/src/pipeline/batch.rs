@@ -1,0 +1,114 @@
+//! A batch of documents on its way through the steps of a stage.
+
+use rayon::prelude::*;
+
+use super::chain::DocumentStep;
+use super::stats::StepStats;
+use crate::document::{Document, Reason};
+use crate::step::{StepCounts, Verdict};
+
+/// Text bytes and documents at which a batch is full. A batch per thread is in memory.
+const BATCH_BYTES: usize = 4 << 20;
+const BATCH_DOCUMENTS: usize = 4096;
+/// Documents of a batch that go through the steps together. The parts do not depend on the
+/// number of threads.
+const PART_DOCUMENTS: usize = 64;
+
+/// Documents with the input file each came from.
+#[derive(Default)]
+pub(super) struct Batch {
+    items: Vec<Item>,
+    bytes: usize,
+}
+
+/// A document in a batch.
+pub(super) struct Item {
+    pub document: Document,
+    /// Position of its input file in the group.
+    pub input: usize,
+    /// The step that dropped it, why, and its length when it entered that step.
+    pub dropped: Option<(usize, Reason, String, u64)>,
+}
+
+/// Some documents of a batch after the steps.
+pub(super) struct Part {
+    pub items: Vec<Item>,
+    pub stats: Vec<StepStats>,
+}
+
+impl Batch {
+    pub fn push(&mut self, document: Document, input: usize) {
+        self.bytes += document.text.len();
+        self.items.push(Item { document, input, dropped: None });
+    }
+
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES || self.items.len() >= BATCH_DOCUMENTS
+    }
+
+    /// Empties the batch through `steps`. The parts come back in order.
+    pub fn run(&mut self, steps: &[DocumentStep], parallel: bool) -> Vec<Part> {
+        self.bytes = 0;
+        let mut items = std::mem::take(&mut self.items).into_iter();
+        let mut parts: Vec<Vec<Item>> = Vec::new();
+        while items.len() > 0 {
+            parts.push(items.by_ref().take(PART_DOCUMENTS).collect());
+        }
+        if parallel {
+            parts.into_par_iter().map(|items| run_part(items, steps)).collect()
+        } else {
+            parts.into_iter().map(|items| run_part(items, steps)).collect()
+        }
+    }
+}
+
+fn run_part(mut items: Vec<Item>, steps: &[DocumentStep]) -> Part {
+    let mut all = Vec::with_capacity(steps.len());
+    for (index, step) in steps.iter().enumerate() {
+        let clock = Clock::start();
+        let mut stats = StepStats::default();
+        let mut counts = StepCounts::default();
+        for item in items.iter_mut().filter(|item| item.dropped.is_none()) {
+            let bytes = item.document.text.len() as u64;
+            let removed_before = counts.removed_bytes();
+            let verdict = step.step.apply(&mut item.document, &mut counts);
+            let removed = counts.removed_bytes() - removed_before;
+            match verdict {
+                Verdict::Keep => stats.keep(bytes, removed, &item.document.text),
+                Verdict::Drop { reason, detail } => {
+                    stats.reject(&reason, bytes, removed);
+                    item.dropped = Some((index, reason, detail, bytes));
+                }
+            }
+        }
+        stats.add_counts(&counts);
+        clock.stop(&mut stats.cpu_seconds);
+        all.push(stats);
+    }
+    Part { items, stats: all }
+}
+
+/// Processor time of the calling thread.
+pub(super) struct Clock(f64);
+
+impl Clock {
+    pub fn start() -> Self {
+        Self(thread_seconds())
+    }
+
+    /// Adds the time since the start to `seconds`.
+    pub fn stop(&self, seconds: &mut f64) {
+        *seconds += thread_seconds() - self.0;
+    }
+}
+
+fn thread_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one timespec, which `time` is; it keeps no pointer.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } != 0;
+    if failed { 0.0 } else { time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9 }
+}

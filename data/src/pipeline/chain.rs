@@ -1,0 +1,105 @@
+//! What a source's documents go through, cut into stages at the steps that need all documents.
+
+use super::holdout::HoldoutConfig;
+use super::source_config::SourceConfig;
+use super::step_config::BuiltStep;
+use crate::dedup::GlobalStep;
+use crate::error::Result;
+use crate::step::Step;
+
+/// The steps of one source.
+pub(super) struct Chain {
+    /// At least one.
+    pub stages: Vec<Stage>,
+}
+
+/// Steps between two decisions that need all documents.
+pub(super) struct Stage {
+    /// The decision before it; none for the first stage, which reads the raw files.
+    pub opening: Option<Global>,
+    /// Steps over single documents.
+    pub steps: Vec<DocumentStep>,
+    /// What the result depends on, besides the stages before it.
+    pub identity: Vec<u8>,
+}
+
+/// A step over single documents.
+pub(super) struct DocumentStep {
+    pub name: &'static str,
+    pub version: u32,
+    pub step: Box<dyn Step>,
+}
+
+/// A step over all documents.
+pub(super) enum Global {
+    Step { name: &'static str, version: u32, step: Box<dyn GlobalStep> },
+    /// Where to cut between training and validation.
+    Holdout,
+}
+
+impl Chain {
+    /// Makes the steps of `source`, reading their models and lists.
+    pub fn build(source: &SourceConfig, holdout: &HoldoutConfig) -> Result<Self> {
+        let (kind, options) = source.kind()?;
+        let mut identity = Identity::default();
+        identity.add(format!("{kind} {}", options.version()).as_bytes());
+        // The steps have identities of their own.
+        let reader = SourceConfig { steps: Vec::new(), ..source.clone() };
+        identity.add(&serde_json::to_vec(&reader).unwrap_or_default());
+        let mut stages = vec![Stage { opening: None, steps: Vec::new(), identity: Vec::new() }];
+        for (index, config) in source.steps.iter().enumerate() {
+            let (name, version) = config.name()?;
+            let built = config.build(&format!("{}.steps[{index}]", source.key()))?;
+            if let BuiltStep::Global(step) = built {
+                close(&mut stages, &mut identity);
+                let opening = Some(Global::Step { name, version, step });
+                stages.push(Stage { opening, steps: Vec::new(), identity: Vec::new() });
+            } else if let (BuiltStep::Document(step), Some(stage)) = (built, stages.last_mut()) {
+                stage.steps.push(DocumentStep { name, version, step });
+            }
+            identity.add(&config.identity()?);
+        }
+        if holdout.bytes_per_source.is_some() {
+            close(&mut stages, &mut identity);
+            let opening = Some(Global::Holdout);
+            stages.push(Stage { opening, steps: Vec::new(), identity: Vec::new() });
+        }
+        identity.add(&serde_json::to_vec(holdout).unwrap_or_default());
+        close(&mut stages, &mut identity);
+        Ok(Self { stages })
+    }
+
+    /// The decision after `stage`; none after the last.
+    pub fn closing(&self, stage: usize) -> Option<&Global> {
+        self.stages.get(stage + 1)?.opening.as_ref()
+    }
+
+    /// Names and versions of all steps, for the manifest.
+    pub fn steps(&self) -> Vec<(&'static str, u32)> {
+        let mut steps = Vec::new();
+        for stage in &self.stages {
+            if let Some(Global::Step { name, version, .. }) = &stage.opening {
+                steps.push((*name, *version));
+            }
+            steps.extend(stage.steps.iter().map(|step| (step.name, step.version)));
+        }
+        steps
+    }
+}
+
+fn close(stages: &mut [Stage], identity: &mut Identity) {
+    if let Some(stage) = stages.last_mut() {
+        stage.identity = std::mem::take(&mut identity.0);
+    }
+}
+
+/// Parts in a row, each with its length, so that they cannot run into each other.
+#[derive(Default)]
+struct Identity(Vec<u8>);
+
+impl Identity {
+    fn add(&mut self, part: &[u8]) {
+        self.0.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(part);
+    }
+}

@@ -1,0 +1,94 @@
+//! What was dropped, document by document: JSON lines, zstd.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::AtomicFile;
+use crate::document::Reason;
+use crate::error::{DataError, Result};
+
+/// Characters of text kept in a sample.
+const SAMPLE_CHARS: usize = 2000;
+
+/// A document that was dropped, or a record that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedDocument {
+    /// Its id; for a record that never became a document, its file and byte offset.
+    pub id: String,
+    /// The step that dropped it.
+    pub step: String,
+    /// Why.
+    pub reason: String,
+    /// Figures behind the reason.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// Its text in bytes when it entered the step.
+    pub bytes: u64,
+    /// For the first few of a reason: its text as the step left it, cut at 2000 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<String>,
+}
+
+impl DroppedDocument {
+    /// A document dropped by `step`; `text` becomes the sample when the log keeps one.
+    pub fn new(id: String, step: &str, reason: &Reason, detail: String, bytes: u64) -> Self {
+        Self { id, step: step.into(), reason: reason.name().into(), detail, bytes, sample: None }
+    }
+}
+
+/// Writes the dropped documents of one stage of one group.
+pub(super) struct DropLog {
+    path: PathBuf,
+    writer: zstd::stream::write::Encoder<'static, AtomicFile>,
+    samples_per_reason: u64,
+    samples: BTreeMap<(String, String), u64>,
+}
+
+impl DropLog {
+    pub fn create(path: &Path, samples_per_reason: u64) -> Result<Self> {
+        let file = AtomicFile::create(path)?;
+        let writer = zstd::stream::write::Encoder::new(file, 3).map_err(DataError::io(path))?;
+        Ok(Self { path: path.to_owned(), writer, samples_per_reason, samples: BTreeMap::new() })
+    }
+
+    pub fn add(&mut self, mut dropped: DroppedDocument, text: &str) -> Result<()> {
+        let key = (dropped.step.clone(), dropped.reason.clone());
+        let samples = self.samples.entry(key).or_default();
+        if *samples < self.samples_per_reason && !text.is_empty() {
+            *samples += 1;
+            let end = text.char_indices().nth(SAMPLE_CHARS).map_or(text.len(), |(at, _)| at);
+            dropped.sample = Some(text[..end].to_owned());
+        }
+        serde_json::to_writer(&mut self.writer, &dropped)
+            .map_err(std::io::Error::from)
+            .and_then(|()| self.writer.write_all(b"\n"))
+            .map_err(DataError::io(&self.path))
+    }
+
+    pub fn finish(self) -> Result<()> {
+        self.writer.finish().map_err(DataError::io(&self.path))?.commit()
+    }
+}
+
+/// Looks for `id` in the drop log `path`.
+pub(super) fn find_dropped(path: &Path, id: &str) -> Result<Option<DroppedDocument>> {
+    let file = std::fs::File::open(path).map_err(DataError::io(path))?;
+    let decoder = zstd::stream::read::Decoder::new(file).map_err(DataError::io(path))?;
+    // The id comes first in a line, so most lines need not be parsed.
+    let wanted = format!(
+        "{{\"id\":{},",
+        serde_json::to_string(id).map_err(|error| DataError::bad_file(path, error))?
+    );
+    for line in BufReader::new(decoder).lines() {
+        let line = line.map_err(DataError::io(path))?;
+        if line.starts_with(&wanted) {
+            return serde_json::from_str(&line)
+                .map(Some)
+                .map_err(|error| DataError::bad_file(path, error));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,122 @@
+//! What happened to one document.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::drop_log::{DroppedDocument, find_dropped};
+use super::layout::dropped_folder;
+use crate::document::{Document, Split, list_documents};
+use crate::error::{DataError, Result};
+
+/// What happened to one document.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum Explanation {
+    /// A step dropped it.
+    Dropped {
+        /// Name of the source.
+        source: String,
+        /// Stage of the source's steps in which it happened, from 0.
+        stage: usize,
+        /// The step, the reason and the figures behind it.
+        #[serde(flatten)]
+        dropped: DroppedDocument,
+    },
+    /// It is in the corpus.
+    Kept {
+        /// The file it is in.
+        file: PathBuf,
+        /// The side of the holdout.
+        split: Split,
+        /// The document with its metadata.
+        document: Box<Document>,
+    },
+}
+
+/// Finds out what happened to the document `id` in the data folder `output`; `source` narrows
+/// the search.
+///
+/// # Errors
+/// [`DataError::NoDocument`] when no step has seen it, [`DataError::NoInput`] when the folder
+/// holds no finished run.
+pub fn explain(output: &Path, id: &str, source: Option<&str>) -> Result<Explanation> {
+    let wanted = |path: &Path| {
+        let folder = path.parent().and_then(Path::file_name);
+        source.is_none_or(|source| folder.is_some_and(|name| name == source))
+    };
+    let logs = walkdir::WalkDir::new(dropped_folder(output)).sort_by_file_name();
+    for entry in logs.into_iter().flatten() {
+        let path = entry.path();
+        if !entry.file_type().is_file() || !wanted(path) {
+            continue;
+        }
+        if let Some(dropped) = find_dropped(path, id)? {
+            let name = entry.file_name().to_string_lossy();
+            let stage = name.strip_prefix("stage").and_then(|rest| rest.split('-').next());
+            let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+            return Ok(Explanation::Dropped {
+                source: folder.to_string_lossy().into_owned(),
+                stage: stage.and_then(|stage| stage.parse().ok()).unwrap_or(0),
+                dropped,
+            });
+        }
+    }
+    for split in Split::ALL {
+        let files = match list_documents(&output.join("documents"), Some(split)) {
+            Err(DataError::NoInput { .. }) if split == Split::Validation => continue,
+            files => files?,
+        };
+        for file in files.into_iter().filter(|file| wanted(&file.path)) {
+            for document in file.reader()? {
+                let document = document?;
+                if document.id == id {
+                    return Ok(Explanation::Kept {
+                        file: file.path,
+                        split,
+                        document: Box::new(document),
+                    });
+                }
+            }
+        }
+    }
+    Err(DataError::NoDocument { id: id.to_owned(), path: output.to_owned() })
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dropped { source, stage, dropped } => {
+                writeln!(f, "{}: dropped", dropped.id)?;
+                writeln!(f, "  source   {source}, stage {stage}")?;
+                writeln!(f, "  step     {}", dropped.step)?;
+                writeln!(f, "  reason   {}", dropped.reason)?;
+                if !dropped.detail.is_empty() {
+                    writeln!(f, "  detail   {}", dropped.detail)?;
+                }
+                writeln!(f, "  bytes    {} when it entered the step", dropped.bytes)?;
+                if let Some(sample) = &dropped.sample {
+                    writeln!(f, "  text     {sample}")?;
+                }
+                Ok(())
+            }
+            Self::Kept { file, split, document } => {
+                writeln!(f, "{}: kept", document.id)?;
+                writeln!(f, "  file     {}", file.display())?;
+                writeln!(f, "  side     {}", split.name())?;
+                if let Some(url) = &document.url {
+                    writeln!(f, "  url      {url}")?;
+                }
+                if let Some(language) = &document.language {
+                    let score = document.language_score.unwrap_or(f64::NAN);
+                    writeln!(f, "  language {language} ({score:.2})")?;
+                }
+                for (key, value) in document.metadata() {
+                    writeln!(f, "  {key:<8} {value}")?;
+                }
+                writeln!(f, "  bytes    {}", document.text.len())
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The end of a source: stale files go, the manifest is written.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::plan::SourcePlan;
+use super::stage::StageRecord;
+use super::write_json;
+use crate::atomic_file::hash_file;
+use crate::document::{DocumentFileSummary, Split};
+use crate::error::{DataError, Result};
+
+/// What a source's folder holds, with checksums: `manifest.json`. Nothing in it depends on the
+/// time, the machine or where the folder lies.
+#[derive(Debug, Serialize)]
+struct Manifest<'a> {
+    source: &'a str,
+    kind: &'a str,
+    version: u32,
+    steps: Vec<ManifestStep>,
+    documents: u64,
+    text_bytes: u64,
+    files: Vec<&'a DocumentFileSummary>,
+    inputs: Vec<ManifestInput<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ManifestStep {
+    step: &'static str,
+    version: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct ManifestInput<'a> {
+    name: &'a str,
+    bytes: u64,
+}
+
+/// Checks the holdout, deletes files of groups that are no more, writes the manifest and gives
+/// its hash.
+pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
+    let last = plan.last_stage();
+    let records: Vec<StageRecord> = plan
+        .groups
+        .iter()
+        .map(|group| {
+            plan.finished(last, group.number).ok_or_else(|| plan.unfinished(last, group.number))
+        })
+        .collect::<Result<_>>()?;
+    let files: Vec<&DocumentFileSummary> =
+        records.iter().flat_map(|record| record.outputs.files()).collect();
+    let documents = |split: Split| -> u64 {
+        let outputs = records.iter().filter_map(|record| record.outputs.of(split));
+        outputs.map(|file| file.documents).fold(0, u64::saturating_add)
+    };
+    let text_bytes = files.iter().map(|file| file.text_bytes).fold(0, u64::saturating_add);
+    let (train, validation) = (documents(Split::Train), documents(Split::Validation));
+    if train == 0 || (plan.holdout.is_some() && validation == 0) {
+        return Err(DataError::Holdout {
+            name: plan.config.name.clone(),
+            wanted: plan.holdout.describe(),
+            documents: train + validation,
+            bytes: text_bytes,
+        });
+    }
+    remove_stale(plan, &files)?;
+    let manifest = Manifest {
+        source: &plan.config.name,
+        kind: plan.kind,
+        version: plan.reader.version(),
+        steps: plan
+            .chain
+            .steps()
+            .into_iter()
+            .map(|(step, version)| ManifestStep { step, version })
+            .collect(),
+        documents: train + validation,
+        text_bytes,
+        files,
+        inputs: plan
+            .groups
+            .iter()
+            .flat_map(|group| &group.inputs)
+            .map(|input| ManifestInput { name: &input.name, bytes: input.bytes })
+            .collect(),
+    };
+    let path = plan.layout.manifest();
+    write_json(&path, &manifest)?;
+    hash_file(&path)
+}
+
+/// Deletes what earlier configurations left.
+fn remove_stale(plan: &SourcePlan<'_>, files: &[&DocumentFileSummary]) -> Result<()> {
+    let layout = &plan.layout;
+    let mut known: BTreeSet<_> = files.iter().map(|file| layout.documents().join(&file.file)).collect();
+    known.insert(layout.manifest());
+    for stage in 0..plan.chain.stages.len() {
+        known.insert(layout.resolved_file(stage));
+        for group in &plan.groups {
+            known.insert(layout.stats_file(stage, group.number));
+            known.insert(layout.dropped_file(stage, group.number));
+            known.insert(layout.stage_file(stage, group.number));
+            let global = layout.global_files(stage, group.number);
+            known.extend([global.notes, global.decisions]);
+        }
+    }
+    for folder in [layout.documents(), layout.stats(), layout.dropped(), layout.work()] {
+        if folder.exists() {
+            remove_unknown(&folder, &known)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_unknown(folder: &Path, known: &BTreeSet<std::path::PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(DataError::io(folder))? {
+        let path = entry.map_err(DataError::io(folder))?.path();
+        if path.is_file() && !known.contains(&path) {
+            fs::remove_file(&path).map_err(DataError::io(&path))?;
+        }
+    }
+    Ok(())
+}

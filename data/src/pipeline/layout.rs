@@ -1,0 +1,86 @@
+//! Where a source's files lie below the output folder.
+
+use std::path::{Path, PathBuf};
+
+use crate::dedup::GroupFiles;
+use crate::document::Split;
+
+/// The files of one source.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    output: PathBuf,
+    source: String,
+}
+
+impl Layout {
+    pub fn new(output: &Path, source: &str) -> Self {
+        Self { output: output.to_owned(), source: source.to_owned() }
+    }
+
+    /// Finished documents.
+    pub fn documents(&self) -> PathBuf {
+        documents_folder(&self.output, &self.source)
+    }
+
+    pub fn document_file(&self, split: Split, group: usize) -> PathBuf {
+        self.documents().join(format!("{}-{group:05}.parquet", split.name()))
+    }
+
+    pub fn manifest(&self) -> PathBuf {
+        self.documents().join("manifest.json")
+    }
+
+    /// Counters of every stage.
+    pub fn stats(&self) -> PathBuf {
+        stats_folder(&self.output).join(&self.source)
+    }
+
+    pub fn stats_file(&self, stage: usize, group: usize) -> PathBuf {
+        self.stats().join(format!("stage{stage}-{group:05}.json"))
+    }
+
+    /// What was dropped, document by document.
+    pub fn dropped(&self) -> PathBuf {
+        dropped_folder(&self.output).join(&self.source)
+    }
+
+    pub fn dropped_file(&self, stage: usize, group: usize) -> PathBuf {
+        self.dropped().join(format!("stage{stage}-{group:05}.jsonl.zst"))
+    }
+
+    /// What passes from stage to stage.
+    pub fn work(&self) -> PathBuf {
+        self.output.join("work").join(&self.source)
+    }
+
+    /// Documents that left `stage`, which is not the last.
+    pub fn stage_file(&self, stage: usize, group: usize) -> PathBuf {
+        self.work().join(format!("stage{stage}-{group:05}.parquet"))
+    }
+
+    /// What the end of `stage` notes for the global step behind it, and that step's decisions.
+    pub fn global_files(&self, stage: usize, group: usize) -> GroupFiles {
+        GroupFiles {
+            notes: self.work().join(format!("stage{stage}-{group:05}.notes")),
+            decisions: self.work().join(format!("stage{stage}-{group:05}.decisions")),
+        }
+    }
+
+    /// Written when the global step behind `stage` is decided.
+    pub fn resolved_file(&self, stage: usize) -> PathBuf {
+        self.work().join(format!("stage{stage}-resolved.json"))
+    }
+}
+
+/// The folder of a source's documents.
+pub fn documents_folder(output: &Path, source: &str) -> PathBuf {
+    output.join("documents").join(source)
+}
+
+pub(super) fn stats_folder(output: &Path) -> PathBuf {
+    output.join("stats")
+}
+
+pub(super) fn dropped_folder(output: &Path) -> PathBuf {
+    output.join("dropped")
+}
