@@ -94,6 +94,16 @@ pub enum DataError {
         /// What was dropped or taken out.
         rest: u64,
     },
+    /// A record is not what a step needs.
+    #[error("{record}: found {found}, expected {expected}")]
+    Record {
+        /// Id of the record, or its line.
+        record: String,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+    },
     /// No document of that id was read.
     #[error(
         "no document {id:?} in {path}: ids are those `altiplano data cat --format jsonl` and the \

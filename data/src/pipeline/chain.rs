@@ -32,7 +32,11 @@ pub(super) struct DocumentStep {
 
 /// A step over all documents.
 pub(super) enum Global {
-    Step { name: &'static str, version: u32, step: Box<dyn GlobalStep> },
+    Step {
+        name: &'static str,
+        version: u32,
+        step: Box<dyn GlobalStep>,
+    },
     /// Where to cut between training and validation.
     Holdout,
 }
@@ -49,7 +53,7 @@ impl Chain {
         let mut stages = vec![Stage { opening: None, steps: Vec::new(), identity: Vec::new() }];
         for (index, config) in source.steps.iter().enumerate() {
             let (name, version) = config.name()?;
-            let built = config.build(&format!("{}.steps[{index}]", source.key()))?;
+            let built = config.build(&format!("{}.steps.{index}", source.key()))?;
             if let BuiltStep::Global(step) = built {
                 close(&mut stages, &mut identity);
                 let opening = Some(Global::Step { name, version, step });

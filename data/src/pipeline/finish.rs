@@ -95,7 +95,8 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
 /// Deletes what earlier configurations left.
 fn remove_stale(plan: &SourcePlan<'_>, files: &[&DocumentFileSummary]) -> Result<()> {
     let layout = &plan.layout;
-    let mut known: BTreeSet<_> = files.iter().map(|file| layout.documents().join(&file.file)).collect();
+    let mut known: BTreeSet<_> =
+        files.iter().map(|file| layout.documents().join(&file.file)).collect();
     known.insert(layout.manifest());
     for stage in 0..plan.chain.stages.len() {
         known.insert(layout.resolved_file(stage));

@@ -15,6 +15,7 @@
 //! On several machines every rank does its groups ([`RunOptions::rank`]) up to the next decision,
 //! and one [`merge`] makes the decision. The files are the same for any number of ranks.
 
+mod apply;
 mod batch;
 mod chain;
 mod drop_log;
@@ -30,6 +31,7 @@ mod stage;
 mod stats;
 mod step_config;
 
+pub use apply::{apply_step, unreadable};
 pub use drop_log::DroppedDocument;
 pub use explain::{Explanation, explain};
 pub use holdout::HoldoutConfig;
@@ -273,11 +275,7 @@ fn remove_leftovers(plan: &SourcePlan<'_>) -> Result<()> {
     Ok(())
 }
 
-fn finish_sources(
-    output: &Path,
-    plans: &[SourcePlan<'_>],
-    report: &mut RunReport,
-) -> Result<()> {
+fn finish_sources(output: &Path, plans: &[SourcePlan<'_>], report: &mut RunReport) -> Result<()> {
     for plan in plans {
         let hash = finish::finish_source(plan)?;
         report.manifests.insert(plan.config.name.clone(), hash);

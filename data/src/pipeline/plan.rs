@@ -86,12 +86,15 @@ impl<'a> SourcePlan<'a> {
         let mut decision_keys = Vec::new();
         for stage in &chain.stages {
             let decision = keys.last().map_or(String::new(), |before| {
-                hash(std::iter::once(&stage.identity[..]).chain(before.iter().map(|k| k.as_bytes())))
+                hash(
+                    std::iter::once(&stage.identity[..]).chain(before.iter().map(|k| k.as_bytes())),
+                )
             });
             let of_group = |(number, group): (usize, &Group)| match keys.last() {
                 None => first_key(&stage.identity, group),
                 Some(before) => hash(
-                    [&stage.identity[..], decision.as_bytes(), before[number].as_bytes()].into_iter(),
+                    [&stage.identity[..], decision.as_bytes(), before[number].as_bytes()]
+                        .into_iter(),
                 ),
             };
             let of_stage = groups.iter().enumerate().map(of_group).collect();

@@ -89,7 +89,8 @@ pub fn report(output: &Path) -> Result<Waterfall> {
         let record: StageRecord = serde_json::from_slice(&bytes)
             .map_err(|error| DataError::bad_file(path, format!("no statistics: {error}")))?;
         record.check(path)?;
-        let steps = sources.entry(record.source.clone()).or_default().entry(record.stage).or_default();
+        let steps =
+            sources.entry(record.source.clone()).or_default().entry(record.stage).or_default();
         steps.resize_with(record.steps.len().max(steps.len()), StepRow::default);
         for (row, step) in steps.iter_mut().zip(&record.steps) {
             row.step.clone_from(&step.step);
@@ -182,7 +183,9 @@ impl fmt::Display for Waterfall {
                 if index == 0 {
                     line(f, "read", Some(stats.docs_in), Some(stats.bytes_in as i64))?;
                 } else {
-                    writeln!(f, "  {}", step.step)?;
+                    // Speed is of one core: bytes in by processor time.
+                    let speed = stats.bytes_in as f64 / 1e6 / stats.cpu_seconds.max(1e-9);
+                    writeln!(f, "  {:<34} {speed:>39.1} MB/s", step.step)?;
                 }
                 for (reason, count) in stats.dropped_docs.iter().chain(&stats.errors) {
                     let bytes = stats.dropped_bytes.get(reason).map(|&bytes| bytes as i64);

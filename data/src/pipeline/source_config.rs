@@ -110,7 +110,7 @@ impl SourceConfig {
         let (kind, options) = self.kind()?;
         options.validate(&self.kind_key(kind))?;
         for (index, step) in self.steps.iter().enumerate() {
-            step.validate(&format!("{}.steps[{index}]", self.key()))?;
+            step.validate(&format!("{}.steps.{index}", self.key()))?;
         }
         Ok(())
     }

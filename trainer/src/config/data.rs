@@ -5,7 +5,15 @@ use altiplano_data::{DataConfig, DataError};
 use super::load::{ConfigFile, Problem};
 
 impl ConfigFile for DataConfig {
-    const PATHS: &'static [&'static str] = &["output", "tokenizer.model", "sources.*.text.paths.*"];
+    const PATHS: &'static [&'static str] = &[
+        "output",
+        "tokenizer.model",
+        "sources.*.*.paths.*",
+        "sources.*.*.list",
+        "sources.*.steps.*.*.model",
+        "sources.*.steps.*.*.files.*",
+        "sources.*.steps.*.*.bad_words",
+    ];
 
     fn check(&self) -> Result<(), Problem> {
         match self.validate() {

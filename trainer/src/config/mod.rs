@@ -11,12 +11,14 @@ mod explain;
 mod load;
 mod locate;
 mod path;
+mod step;
 mod train;
 
 pub use altiplano_data::DataConfig;
 pub(crate) use explain::nearest;
 pub use load::{ConfigFile, Problem, load};
 pub use path::{normalize, relative_to};
+pub use step::load_step;
 pub use train::{
     BatchConfig, CheckpointConfig, OptimizerConfig, SampleConfig, TrainConfig, ValidateConfig,
 };

@@ -1,0 +1,114 @@
+//! One step alone, over JSON objects.
+
+use serde_json::{Map, Value};
+
+use super::drop_log::DroppedDocument;
+use crate::document::{Document, Reason};
+use crate::error::{DataError, Result};
+use crate::step::{Step, StepCounts, Verdict};
+
+/// Sends one JSON object through `step`.
+///
+/// Of the object, `text` is the text and `id`, `url`, `language`, `language_score`, `created` and
+/// `metadata` are what a document has of that name; all other fields are kept as they are. An
+/// object without an id gets `default_id`.
+///
+/// # Errors
+/// [`DataError::Record`] when the object has no string `text`.
+pub fn apply_step(
+    name: &str,
+    step: &dyn Step,
+    mut object: Map<String, Value>,
+    default_id: impl FnOnce() -> String,
+    counts: &mut StepCounts,
+) -> Result<std::result::Result<Map<String, Value>, DroppedDocument>> {
+    let string = |object: &Map<String, Value>, key: &str| match object.get(key) {
+        Some(Value::String(value)) => Some(value.clone()),
+        Some(Value::Number(value)) => Some(value.to_string()),
+        _ => None,
+    };
+    let Some(Value::String(text)) = object.remove("text") else {
+        return Err(DataError::Record {
+            record: string(&object, "id").unwrap_or_else(default_id),
+            found: "no string field \"text\"".into(),
+            expected: "a JSON object with the fields `id` and `text`",
+        });
+    };
+    let bytes = text.len() as u64;
+    let mut document = Document {
+        id: string(&object, "id").unwrap_or_else(default_id),
+        text,
+        source: string(&object, "source").unwrap_or_default(),
+        url: string(&object, "url"),
+        language: string(&object, "language"),
+        language_score: object.get("language_score").and_then(Value::as_f64),
+        added: string(&object, "added"),
+        created: string(&object, "created"),
+        metadata: object.get("metadata").filter(|value| value.is_object()).map(Value::to_string),
+    };
+    if let Verdict::Drop { reason, detail } = step.apply(&mut document, counts) {
+        return Ok(Err(DroppedDocument::new(document.id, name, &reason, detail, bytes)));
+    }
+    let mut set = |key: &str, value: Option<Value>| {
+        if let Some(value) = value.filter(|value| object.get(key) != Some(value)) {
+            object.insert(key.to_owned(), value);
+        }
+    };
+    let metadata = document.metadata();
+    set("metadata", (!metadata.is_empty()).then_some(Value::Object(metadata)));
+    set("url", document.url.map(Value::from));
+    set("language", document.language.map(Value::from));
+    set("language_score", document.language_score.map(Value::from));
+    set("created", document.created.map(Value::from));
+    if !object.contains_key("id") {
+        object.insert("id".into(), Value::from(document.id));
+    }
+    object.insert("text".into(), Value::from(document.text));
+    Ok(Ok(object))
+}
+
+/// A line that is no JSON object with a text, as a dropped document.
+pub fn unreadable(id: String, error: &impl ToString, bytes: usize) -> DroppedDocument {
+    DroppedDocument::new(id, "read", &Reason::BAD_JSON, error.to_string(), bytes as u64)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    struct Shout;
+
+    impl Step for Shout {
+        fn apply(&self, document: &mut Document, _: &mut StepCounts) -> Verdict {
+            if document.text.is_empty() {
+                return Verdict::unwanted("silent", "0 letters");
+            }
+            document.text.make_ascii_uppercase();
+            document.set_metadata("loud", true);
+            Verdict::Keep
+        }
+    }
+
+    fn apply(line: &str) -> Result<std::result::Result<Value, DroppedDocument>> {
+        let object = serde_json::from_str(line).unwrap();
+        let mut counts = StepCounts::default();
+        let done = apply_step("shout", &Shout, object, || "line 1".into(), &mut counts)?;
+        Ok(done.map(Value::Object))
+    }
+
+    #[test]
+    fn whatever_else_is_there_is_kept() {
+        let out = apply(r#"{"id": 7, "text": "a", "extra": [1], "metadata": {"k": 1}}"#);
+        let expected = serde_json::json!({"id": 7, "text": "A", "extra": [1], "metadata": {"k": 1, "loud": true}});
+        assert_eq!(out.unwrap().unwrap(), expected);
+        assert_eq!(apply(r#"{"text": "a"}"#).unwrap().unwrap()["id"], "line 1");
+    }
+
+    #[test]
+    fn drops_have_a_reason_and_objects_without_text_are_errors() {
+        let dropped = apply(r#"{"id": "x", "text": ""}"#).unwrap().unwrap_err();
+        assert_eq!((dropped.id.as_str(), dropped.reason.as_str()), ("x", "silent"));
+        assert!(matches!(apply(r#"{"id": "x"}"#), Err(DataError::Record { .. })));
+    }
+}

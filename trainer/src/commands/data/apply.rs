@@ -1,0 +1,112 @@
+//! `altiplano data apply`: one step over JSON lines.
+
+use std::io::{BufRead, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use altiplano_data::pipeline::{DroppedDocument, StepConfig, apply_step, unreadable};
+use altiplano_data::step::{Step, StepCounts};
+use clap::Args;
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+
+use crate::config::{load_step, nearest};
+use crate::error::{Result, TrainerError};
+
+/// Lines that go through the step together.
+const BATCH_LINES: usize = 256;
+/// Longest line: more is an error, not a reason to hold it in memory.
+const MAX_LINE_BYTES: u64 = 256 << 20;
+
+/// Send JSON lines from standard input through one step to standard output.
+///
+/// Every line is an object with `text` and, if it has one, `id`; all other fields are kept. A
+/// dropped document leaves a JSON line with its id and reason on standard error.
+#[derive(Debug, Args)]
+#[command(after_help = APPLY_EXAMPLE)]
+pub(in crate::commands) struct ApplyArgs {
+    /// The step, by its name in `steps` of a data configuration.
+    step: String,
+    /// YAML file with the step's options, as they stand below its name in a data configuration.
+    /// Default: every option at its default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+const APPLY_EXAMPLE: &str = "\
+Example:
+  echo '{\"id\": \"a\", \"text\": \"Read More…\"}' | altiplano data apply ccnet_hash";
+
+pub(super) fn run(args: &ApplyArgs) -> Result<()> {
+    let step = build(&args.step, args.config.as_deref())?;
+    let mut stdin = std::io::stdin().lock();
+    let mut stdout = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    let mut first = 1;
+    loop {
+        let lines = read_lines(&mut stdin)?;
+        if lines.is_empty() {
+            return stdout.flush().map_err(TrainerError::Output);
+        }
+        let done: Vec<_> = lines
+            .par_iter()
+            .enumerate()
+            .filter(|(_, line)| !line.trim_ascii().is_empty())
+            .map(|(index, line)| apply(&args.step, &*step, line, first + index))
+            .collect();
+        first += lines.len();
+        for result in done {
+            match result {
+                Ok(object) => serde_json::to_writer(&mut stdout, &object)
+                    .map_err(std::io::Error::from)
+                    .and_then(|()| stdout.write_all(b"\n"))
+                    .map_err(TrainerError::Output)?,
+                Err(dropped) => {
+                    let line = serde_json::to_string(&dropped).unwrap_or_default();
+                    writeln!(std::io::stderr(), "{line}").map_err(TrainerError::Output)?;
+                }
+            }
+        }
+    }
+}
+
+fn build(name: &str, config: Option<&Path>) -> Result<Box<dyn Step>> {
+    if !StepConfig::DOCUMENT_STEPS.contains(&name) {
+        let near = nearest(name, StepConfig::DOCUMENT_STEPS.iter().copied());
+        let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+        let known = StepConfig::DOCUMENT_STEPS.join(", ");
+        let message = format!("{name:?} is no step over single documents{hint} Known: {known}");
+        return Err(TrainerError::Usage { message });
+    }
+    Ok(load_step(name, config)?.build_document_step(name)?)
+}
+
+fn apply(
+    name: &str,
+    step: &dyn Step,
+    line: &[u8],
+    number: usize,
+) -> std::result::Result<Map<String, Value>, DroppedDocument> {
+    let id = || format!("line {number}");
+    let object: Map<String, Value> =
+        serde_json::from_slice(line).map_err(|error| unreadable(id(), &error, line.len()))?;
+    let mut counts = StepCounts::default();
+    apply_step(name, step, object, id, &mut counts)
+        .unwrap_or_else(|error| Err(unreadable(id(), &error, line.len())))
+}
+
+fn read_lines(stdin: &mut impl BufRead) -> Result<Vec<Vec<u8>>> {
+    let io = |source| TrainerError::Io { path: "standard input".into(), source };
+    let mut lines = Vec::new();
+    while lines.len() < BATCH_LINES {
+        let mut line = Vec::new();
+        let mut bounded = std::io::Read::take(&mut *stdin, MAX_LINE_BYTES);
+        if bounded.read_until(b'\n', &mut line).map_err(io)? == 0 {
+            break;
+        }
+        if line.len() as u64 == MAX_LINE_BYTES && !line.ends_with(b"\n") {
+            let message = format!("standard input: a line of more than {MAX_LINE_BYTES} bytes");
+            return Err(TrainerError::Usage { message });
+        }
+        lines.push(line);
+    }
+    Ok(lines)
+}

@@ -1,0 +1,32 @@
+//! `altiplano data`: raw text to documents, and a look at what came of it.
+
+mod apply;
+mod cat;
+mod explain;
+mod report;
+mod run;
+
+use clap::Subcommand;
+
+use crate::error::Result;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DataCommand {
+    Run(run::RunArgs),
+    Merge(run::MergeArgs),
+    Report(report::ReportArgs),
+    Explain(explain::ExplainArgs),
+    Apply(apply::ApplyArgs),
+    Cat(cat::CatArgs),
+}
+
+pub(super) fn run(command: DataCommand) -> Result<()> {
+    match command {
+        DataCommand::Run(args) => run::run(&args),
+        DataCommand::Merge(args) => run::merge(&args),
+        DataCommand::Report(args) => report::run(&args),
+        DataCommand::Explain(args) => explain::run(&args),
+        DataCommand::Apply(args) => apply::run(&args),
+        DataCommand::Cat(args) => cat::run(&args),
+    }
+}
