@@ -286,7 +286,11 @@ impl Run {
             config.model.train_flops_per_token(batch.seq_len) * budget as f64,
         );
         if !config.data.random {
-            let table = MixtureTable { sources: &self.loader.report(), token_budget: budget };
+            let table = MixtureTable {
+                sources: &self.loader.report(),
+                token_budget: budget,
+                max_epochs: config.data.max_epochs,
+            };
             text.push_str(&format!("\n{table}"));
         }
         text

@@ -11,7 +11,7 @@ mod prefetch;
 mod report;
 mod validation;
 
-pub use report::{MixtureTable, SourceReport};
+pub use report::{MixtureTable, SourceReport, mixture_report, single_epoch_tokens};
 pub use validation::{ValidationSet, ValidationSource};
 
 use std::sync::Arc;

@@ -5,6 +5,11 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::document::Split;
+use crate::error::Result;
+use crate::mixture::MixtureConfig;
+use crate::shard::ShardManifest;
+
 /// One source of a mixture.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceReport {
@@ -39,27 +44,73 @@ pub struct MixtureTable<'a> {
     pub sources: &'a [SourceReport],
     /// Tokens the run will draw.
     pub token_budget: u64,
+    /// Sources that are gone through more often get a warning.
+    pub max_epochs: f64,
+}
+
+/// The sources of `config` as their manifests describe them; no shard is opened.
+///
+/// # Errors
+/// [`DataError::Config`](crate::DataError::Config),
+/// [`DataError::NoInput`](crate::DataError::NoInput) when a source has no shards yet, and what is
+/// wrong with a manifest.
+pub fn mixture_report(config: &MixtureConfig) -> Result<Vec<SourceReport>> {
+    config.validate()?;
+    let weights: f64 = config.sources.iter().map(|source| source.weight).sum();
+    let of_source = |source: &crate::mixture::MixtureSource| {
+        let manifest = ShardManifest::read(&source.path)?;
+        let train = || manifest.shards.iter().filter(|shard| shard.split == Split::Train);
+        let sum = |count: fn(&crate::shard::ShardSummary) -> u64| {
+            train().map(count).fold(0, u64::saturating_add)
+        };
+        Ok(SourceReport {
+            documents: sum(|shard| shard.documents),
+            tokens: sum(|shard| shard.tokens),
+            bytes: sum(|shard| shard.text_bytes),
+            share: source.weight / weights,
+            name: manifest.source,
+        })
+    };
+    config.sources.iter().map(of_source).collect()
+}
+
+/// The most tokens that can be drawn with no source repeated.
+pub fn single_epoch_tokens(sources: &[SourceReport]) -> u64 {
+    let of_source = |source: &SourceReport| source.tokens as f64 / source.share;
+    sources.iter().map(of_source).fold(f64::INFINITY, f64::min) as u64
 }
 
 impl fmt::Display for MixtureTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<20} {:>10} {:>14} {:>11} {:>8} {:>14} {:>8}",
-            "source", "documents", "tokens", "bytes/token", "share", "drawn", "epochs"
+            "{:<20} {:>10} {:>14} {:>14} {:>11} {:>8} {:>14} {:>8}",
+            "source", "documents", "bytes", "tokens", "bytes/token", "share", "drawn", "epochs"
         )?;
         for source in self.sources {
             writeln!(
                 f,
-                "{:<20} {:>10} {:>14} {:>11.2} {:>7.2}% {:>14.0} {:>8.2}",
+                "{:<20} {:>10} {:>14} {:>14} {:>11.2} {:>7.2}% {:>14.0} {:>8.2}",
                 source.name,
                 source.documents,
+                source.bytes,
                 source.tokens,
                 source.bytes_per_token(),
                 source.share * 100.0,
                 source.share * self.token_budget as f64,
                 source.epochs(self.token_budget)
             )?;
+        }
+        for source in self.sources {
+            let epochs = source.epochs(self.token_budget);
+            if epochs > self.max_epochs {
+                writeln!(
+                    f,
+                    "warning: {} is gone through {epochs:.2} times, more than max_epochs {}: give \
+                     it less weight, more text, or raise max_epochs",
+                    source.name, self.max_epochs
+                )?;
+            }
         }
         Ok(())
     }
@@ -81,8 +132,9 @@ mod tests {
         assert!((books.epochs(1_400_000) - 2.25).abs() < 1e-9);
         assert!((books.bytes_per_token() - 3.0).abs() < 1e-9);
         let sources = [books];
-        let table = MixtureTable { sources: &sources, token_budget: 1_400_000 };
+        let table = MixtureTable { sources: &sources, token_budget: 1_400_000, max_epochs: 2.0 };
         let table = table.to_string();
+        assert!(table.contains("warning: books is gone through 2.25 times"), "{table}");
         assert!(table.contains("books") && table.contains("4.50%") && table.contains("2.25"));
     }
 }

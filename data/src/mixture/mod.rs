@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{DataError, Result};
 
 /// What a run trains on. In YAML either the word `random` or a map.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MixtureConfig {
     /// Tokens drawn uniformly from the seed instead of text, to measure speed (bool, default
     /// false; `data: random` sets it).
@@ -38,6 +38,13 @@ pub struct MixtureConfig {
     /// Do not ask the model to predict the first token of a document from the document before it
     /// (bool, default false).
     pub mask_document_boundary: bool,
+    /// Warn when a source is gone through more often than this (number, default 4: up to about
+    /// four times repeated text is nearly as good as new, arXiv 2305.16264).
+    pub max_epochs: f64,
+    /// Tokens to draw, for `altiplano data report --mixture` (integer, default: each source once
+    /// at most); a run has its own `tokens` or `steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_budget: Option<u64>,
 }
 
 /// One source of a mixture.
@@ -63,10 +70,31 @@ struct MixtureMap {
     verify_checksums: bool,
     #[serde(default)]
     mask_document_boundary: bool,
+    #[serde(default = "default_max_epochs")]
+    max_epochs: f64,
+    #[serde(default)]
+    token_budget: Option<u64>,
 }
 
 fn default_true() -> bool {
     true
+}
+
+fn default_max_epochs() -> f64 {
+    4.0
+}
+
+impl Default for MixtureConfig {
+    fn default() -> Self {
+        Self {
+            random: false,
+            sources: Vec::new(),
+            verify_checksums: false,
+            mask_document_boundary: false,
+            max_epochs: default_max_epochs(),
+            token_budget: None,
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for MixtureConfig {
@@ -96,6 +124,8 @@ impl<'de> Deserialize<'de> for MixtureConfig {
                     sources: map.sources,
                     verify_checksums: map.verify_checksums,
                     mask_document_boundary: map.mask_document_boundary,
+                    max_epochs: map.max_epochs,
+                    token_budget: map.token_budget,
                 })
             }
         }
@@ -134,6 +164,9 @@ impl MixtureConfig {
                 return Err(DataError::config("data.sources", "an empty list", "at least one"));
             }
             _ => {}
+        }
+        if !(self.max_epochs > 0.0) {
+            return Err(DataError::config("data.max_epochs", self.max_epochs, "above 0"));
         }
         for source in &self.sources {
             if !(source.weight > 0.0 && source.weight.is_finite()) {

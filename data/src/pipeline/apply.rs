@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::batch::Clock;
 use super::drop_log::DroppedDocument;
+use super::stats::StepStats;
 use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
 use crate::step::{Step, StepCounts, Verdict};
@@ -70,6 +72,27 @@ pub fn apply_step(
 /// A line that is no JSON object with a text, as a dropped document.
 pub fn unreadable(id: String, error: &impl ToString, bytes: usize) -> DroppedDocument {
     DroppedDocument::new(id, "read", &Reason::BAD_JSON, error.to_string(), bytes as u64)
+}
+
+/// Sends every document through `step` on the calling thread and counts, with the processor time
+/// it took.
+pub fn measure_step(step: &dyn Step, documents: Vec<Document>) -> StepStats {
+    let mut stats = StepStats::default();
+    let mut counts = StepCounts::default();
+    for mut document in documents {
+        let bytes = document.text.len() as u64;
+        let removed_before = counts.removed_bytes();
+        let clock = Clock::start();
+        let verdict = step.apply(&mut document, &mut counts);
+        clock.stop(&mut stats.cpu_seconds);
+        let removed = counts.removed_bytes() - removed_before;
+        match verdict {
+            Verdict::Keep => stats.keep(bytes, removed, &document.text),
+            Verdict::Drop { reason, .. } => stats.reject(&reason, bytes, removed),
+        }
+    }
+    stats.add_counts(&counts);
+    stats
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! Measurements that other programs can be held against: training steps, attention, generation.
+//! Measurements that other programs can be held against: training steps, attention, generation,
+//! steps of the data pipeline.
 //!
 //! Every figure is the median of several repetitions after a warm-up, in one process that does
 //! nothing else, so that its peak memory is that of the work.
 
 mod attention;
+mod data;
 mod generate;
 mod matmul_peak;
 mod train;
@@ -11,6 +13,7 @@ mod train;
 use std::time::Instant;
 
 pub use attention::{AttentionBench, AttentionBenchOptions, attention_flops, bench_attention};
+pub use data::{DataBench, bench_data};
 pub use generate::{GenerateBench, GenerateBenchOptions, bench_generate};
 pub use matmul_peak::matmul_flops_per_second;
 pub use train::{TrainBench, TrainBenchOptions, bench_train};

@@ -8,10 +8,10 @@ use clap::{Args, Subcommand};
 use super::output::{print_json, print_line};
 use super::threads::use_threads;
 use crate::bench::{
-    AttentionBenchOptions, GenerateBenchOptions, TrainBenchOptions, bench_attention,
+    AttentionBenchOptions, GenerateBenchOptions, TrainBenchOptions, bench_attention, bench_data,
     bench_generate, bench_train,
 };
-use crate::config::{TrainConfig, load};
+use crate::config::{TrainConfig, load, load_step};
 use crate::error::Result;
 
 #[derive(Debug, Subcommand)]
@@ -19,6 +19,7 @@ pub(super) enum BenchCommand {
     Train(TrainArgs),
     Attention(AttentionArgs),
     Generate(GenerateArgs),
+    Data(DataArgs),
 }
 
 /// Measure optimizer steps of a configuration; writes no run.
@@ -45,6 +46,29 @@ const TRAIN_EXAMPLE: &str = "\
 Examples:
   altiplano bench train configs/train/bench.yaml
   altiplano bench train configs/train/bench.yaml precision=f32 activation_checkpointing=full --json";
+
+/// Measure one step of the data pipeline on the text of JSON lines.
+#[derive(Debug, Args)]
+#[command(after_help = DATA_EXAMPLE)]
+pub(super) struct DataArgs {
+    /// The step, by its name in `steps` of a data configuration.
+    step: String,
+    /// JSON lines with `text`; `.gz` and `.zst` are unpacked.
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+    /// YAML file with the step's options. Default: every option at its default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+const DATA_EXAMPLE: &str = "\
+Example:
+  altiplano bench data c4 tests/fixtures/wikipedia/articles-00.jsonl
+
+Speed is of one core: bytes of text by processor time of the thread.";
 
 /// Measure causal attention, forward and backward, on random numbers.
 #[derive(Debug, Args)]
@@ -119,6 +143,7 @@ pub(super) fn run(command: BenchCommand) -> Result<()> {
         BenchCommand::Train(args) => train(&args),
         BenchCommand::Attention(args) => attention(&args),
         BenchCommand::Generate(args) => generate(&args),
+        BenchCommand::Data(args) => data(&args),
     }
 }
 
@@ -199,6 +224,21 @@ fn generate(args: &GenerateArgs) -> Result<()> {
         bench.decode_tokens_per_second,
         bench.seconds_to_first_token,
         bench.peak_memory_bytes as f64 / 1e6
+    ))?;
+    if args.json { print_json(&bench) } else { Ok(()) }
+}
+
+fn data(args: &DataArgs) -> Result<()> {
+    let step = load_step(&args.step, args.config.as_deref())?;
+    let bench = bench_data(&args.step, &step, &args.inputs)?;
+    print_line(&format!(
+        "{}: {:.1} MB/s of one core; {} of {} documents kept, {:.1} of {:.1} MB",
+        bench.step,
+        bench.megabytes_per_second,
+        bench.documents_kept,
+        bench.documents,
+        bench.bytes_kept as f64 / 1e6,
+        bench.bytes as f64 / 1e6,
     ))?;
     if args.json { print_json(&bench) } else { Ok(()) }
 }

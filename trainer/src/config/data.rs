@@ -1,6 +1,6 @@
 //! The configuration of the data steps, as a file.
 
-use altiplano_data::{DataConfig, DataError};
+use altiplano_data::{DataConfig, DataError, MixtureConfig};
 
 use super::load::{ConfigFile, Problem};
 
@@ -21,6 +21,21 @@ impl ConfigFile for DataConfig {
             Err(DataError::Config { key, found, expected }) => {
                 let message = format!("found {found}, expected {expected}");
                 Err(Problem::new(&by_index(self, &key), message))
+            }
+            Err(other) => Err(Problem::new("sources", other.to_string())),
+        }
+    }
+}
+
+impl ConfigFile for MixtureConfig {
+    const PATHS: &'static [&'static str] = &["sources.*.path"];
+
+    fn check(&self) -> Result<(), Problem> {
+        match self.validate() {
+            Ok(()) => Ok(()),
+            Err(DataError::Config { key, found, expected }) => {
+                let key = key.strip_prefix("data.").unwrap_or(&key);
+                Err(Problem::new(key, format!("found {found}, expected {expected}")))
             }
             Err(other) => Err(Problem::new("sources", other.to_string())),
         }

@@ -385,7 +385,7 @@ fn collect_differences(
 }
 
 impl ConfigFile for TrainConfig {
-    const INCLUDES: &'static [&'static str] = &["model"];
+    const INCLUDES: &'static [&'static str] = &["model", "data"];
     const PATHS: &'static [&'static str] = &["output", "tokenizer", "data.sources.*.path"];
     const EXCLUSIVE: &'static [(&'static str, &'static str)] = &[("steps", "tokens")];
 

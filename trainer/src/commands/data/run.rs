@@ -121,14 +121,13 @@ impl JobArgs {
 
 /// `2G`, `512M` or `1000000`.
 fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
-    let (digits, unit) =
-        text.split_at(
-            text.len()
-                - text
-                    .chars()
-                    .next_back()
-                    .map_or(0, |last| if last.is_ascii_alphabetic() { 1 } else { 0 }),
-        );
+    let (digits, unit) = text.split_at(
+        text.len()
+            - text
+                .chars()
+                .next_back()
+                .map_or(0, |last| if last.is_ascii_alphabetic() { 1 } else { 0 }),
+    );
     let factor: u64 = match unit {
         "" => 1,
         "K" | "k" => 1 << 10,
