@@ -77,6 +77,17 @@ pub enum DataError {
         /// Their text in bytes.
         bytes: u64,
     },
+    /// No document of a source is left.
+    #[error(
+        "source {name:?}: no document is left of it; `altiplano data report` on {path} and the \
+         logs in `dropped` tell which step took them"
+    )]
+    NothingLeft {
+        /// Name of the source.
+        name: String,
+        /// The data folder.
+        path: PathBuf,
+    },
     /// The counters of a step do not add up.
     #[error(
         "{path}: the counters do not add up: {counted_in} {unit} in, {counted_out} out, {rest} \

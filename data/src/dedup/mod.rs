@@ -7,6 +7,26 @@
 //! order depend on the input files alone, so the result is the same for any number of threads
 //! and ranks.
 
+mod books;
+mod documents;
+mod lines;
+mod page_lines;
+mod paragraphs;
+mod plan;
+mod spill;
+#[cfg(test)]
+mod tests;
+mod unit_decisions;
+mod unit_notes;
+mod units;
+mod workers;
+
+pub use books::DedupBooks;
+pub use documents::{DedupDocuments, DocumentKey, normalize_url};
+pub use page_lines::DedupLines;
+pub use paragraphs::{DedupParagraphs, ParagraphMode};
+pub use plan::{Estimate, MIN_MEMORY, estimate};
+
 use std::path::{Path, PathBuf};
 
 use crate::document::Document;

@@ -58,6 +58,10 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
     };
     let text_bytes = files.iter().map(|file| file.text_bytes).fold(0, u64::saturating_add);
     let (train, validation) = (documents(Split::Train), documents(Split::Validation));
+    if train + validation == 0 {
+        let path = plan.layout.output().to_owned();
+        return Err(DataError::NothingLeft { name: plan.config.name.clone(), path });
+    }
     if train == 0 || (plan.holdout.is_some() && validation == 0) {
         return Err(DataError::Holdout {
             name: plan.config.name.clone(),

@@ -138,7 +138,12 @@ impl HoldoutNotes {
 }
 
 /// Decides where to cut, for all groups of the source `name`.
-pub(super) fn resolve(name: &str, config: &HoldoutConfig, groups: &[GroupFiles]) -> Result<()> {
+pub(super) fn resolve(
+    output: &Path,
+    name: &str,
+    config: &HoldoutConfig,
+    groups: &[GroupFiles],
+) -> Result<()> {
     let mut smallest = Smallest::new(config.bytes_per_source.unwrap_or(0));
     for group in groups {
         let notes = std::fs::read(&group.notes).map_err(DataError::io(&group.notes))?;
@@ -149,6 +154,10 @@ pub(super) fn resolve(name: &str, config: &HoldoutConfig, groups: &[GroupFiles])
         for pair in numbers.chunks_exact(2) {
             smallest.add(u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1]));
         }
+    }
+    if smallest.documents == 0 {
+        let path = output.to_owned();
+        return Err(DataError::NothingLeft { name: name.to_owned(), path });
     }
     let below = smallest.cut().ok_or_else(|| DataError::Holdout {
         name: name.to_owned(),

@@ -17,6 +17,11 @@ impl Layout {
         Self { output: output.to_owned(), source: source.to_owned() }
     }
 
+    /// The data folder.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
     /// Finished documents.
     pub fn documents(&self) -> PathBuf {
         documents_folder(&self.output, &self.source)

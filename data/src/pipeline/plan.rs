@@ -156,7 +156,9 @@ impl<'a> SourcePlan<'a> {
             .map(|group| self.layout.global_files(stage - 1, group.number))
             .collect();
         match opening {
-            Global::Holdout => holdout::resolve(&self.config.name, self.holdout, &files)?,
+            Global::Holdout => {
+                holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
+            }
             Global::Step { step, .. } => {
                 let spill = super::stage::scratch_folder(&self.layout.work())?;
                 let resources = Resources { memory_bytes, spill: spill.path().to_owned() };

@@ -5,9 +5,11 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dedup::{GlobalStep, GlobalStepOptions};
+use crate::dedup::{
+    DedupBooks, DedupDocuments, DedupLines, DedupParagraphs, GlobalStep, GlobalStepOptions,
+};
 use crate::error::{DataError, Result};
-use crate::step::{Step, StepOptions};
+use crate::step::{CcnetHash, CcnetNormalize, Decontaminate, Step, StepOptions};
 
 /// A step over single documents or over all documents.
 #[derive(Clone, Copy)]
@@ -74,8 +76,22 @@ macro_rules! steps {
 
 steps! {
     documents {
+        /// CCNet's normal form of every line.
+        ccnet_normalize: CcnetNormalize,
+        /// CCNet's hash of every line, into the metadata.
+        ccnet_hash: CcnetHash,
+        /// Word n-grams shared with evaluation files drop or mark a document.
+        decontaminate: Decontaminate,
     }
     global {
+        /// Lines that several documents have, as in cc_net.
+        dedup_paragraphs: DedupParagraphs,
+        /// Documents that are equal in one respect.
+        dedup_documents: DedupDocuments,
+        /// Lines that several pages have, as in C4: the owner keeps it.
+        dedup_lines: DedupLines,
+        /// Books that are almost wholly in longer ones.
+        dedup_books: DedupBooks,
     }
 }
 

@@ -174,6 +174,83 @@ fn the_same_bytes_for_any_number_of_ranks() {
     assert_eq!(files(&alone.join("dropped")), files(&shared.join("dropped")));
 }
 
+/// A source whose documents share lines and texts, with two decisions over all documents.
+fn shared_lines(folder: &Path) -> SourceConfig {
+    let raw = folder.join("pages");
+    fs::create_dir_all(&raw).unwrap();
+    for number in 0..30u8 {
+        // Digits count as equal, so what is particular to a page is letters.
+        let page = char::from(b'a' + number % 25);
+        let own: String = ('p'..'v').map(|line| format!("Line {line} of page {page}.\n")).collect();
+        let text = format!("Home\n{own}All rights reserved.\n");
+        fs::write(raw.join(format!("{number:02}.txt")), text).unwrap();
+    }
+    let steps =
+        "[{dedup_documents: {key: text}}, {ccnet_hash: {}}, {dedup_paragraphs: {mode: global}}]";
+    SourceConfig {
+        steps: serde_yaml::from_str(steps).unwrap(),
+        ..SourceConfig::of_text("pages", TextSource::files(vec![raw.join("*.txt")]))
+    }
+}
+
+#[test]
+fn decisions_over_all_documents_are_the_same_for_threads_ranks_and_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = [shared_lines(folder.path())];
+    let run_with = |name: &str, threads: usize, memory_bytes: u64| {
+        let output = folder.path().join(name);
+        let options = RunOptions { memory_bytes, ..hidden() };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let run = || run_in_groups(&output, &sources, &holdout(200), &options, 400);
+        pool.install(run).unwrap()
+    };
+    let alone = run_with("alone", 1, 1 << 30);
+    for (name, threads, memory) in [("two", 2, 1 << 30), ("seven", 7, 8 << 20)] {
+        assert_eq!(run_with(name, threads, memory).manifests, alone.manifests, "{name}");
+    }
+    let shared = folder.path().join("ranks");
+    for _ in 0..4 {
+        for rank in 0..3 {
+            let options = RunOptions { rank: Rank::new(rank, 3).unwrap(), ..hidden() };
+            run_in_groups(&shared, &sources, &holdout(200), &options, 400).unwrap();
+        }
+        let merged = merge_in_groups(&shared, &sources, &holdout(200), &hidden(), 400).unwrap();
+        if merged.waiting.is_empty() {
+            assert_eq!(merged.manifests, alone.manifests);
+        }
+    }
+    assert!(shared.join("documents/pages/manifest.json").exists());
+
+    let row = &alone.waterfall.unwrap().rows[0];
+    let names: Vec<_> = row.steps.iter().map(|step| step.step.as_str()).collect();
+    assert_eq!(names, ["text", "dedup_documents", "ccnet_hash", "dedup_paragraphs"]);
+    assert_eq!(row.steps[1].stats.dropped(), 5);
+    assert_eq!(row.total().docs_out, 25);
+    let kept = documents(&folder.path().join("alone"), "pages", None);
+    assert!(kept.iter().all(|document| !document.text.contains("rights")));
+    assert!(kept.iter().all(|document| document.text.contains("Line q of")));
+    assert!(kept[0].metadata().contains_key("hashes"));
+}
+
+#[test]
+fn a_changed_step_redoes_what_comes_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sources = [shared_lines(folder.path())];
+    let output = folder.path().join("out");
+    let run = |sources: &[SourceConfig]| {
+        run_in_groups(&output, sources, &HoldoutConfig::default(), &hidden(), 400).unwrap()
+    };
+    let first = run(&sources);
+    assert_eq!(first.groups_skipped, 0);
+    assert_eq!(run(&sources).groups_done, 0);
+    sources[0].steps[2] = serde_yaml::from_str("{dedup_paragraphs: {mode: keep_first}}").unwrap();
+    let changed = run(&sources);
+    assert_eq!(changed.groups_done, first.groups_done / 3, "the last stage of three");
+    assert_eq!(changed.groups_skipped, first.groups_done - changed.groups_done);
+    let kept = documents(&output, "pages", None);
+    assert_eq!(kept.iter().filter(|document| document.text.contains("rights")).count(), 1);
+}
+
 #[test]
 fn every_document_can_be_explained() {
     let folder = tempfile::tempdir().unwrap();

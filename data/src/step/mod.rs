@@ -3,6 +3,12 @@
 //! A step depends on its configuration and the document alone, so the result is the same for any
 //! number of threads and any order. What needs other documents is in [`crate::dedup`].
 
+mod ccnet;
+mod decontaminate;
+
+pub use ccnet::{CcnetHash, CcnetNormalize, NormalForm};
+pub use decontaminate::{Decontaminate, DecontaminateMode};
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

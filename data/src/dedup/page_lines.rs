@@ -1,0 +1,161 @@
+//! Removes lines that several pages have, as C4 does: one page keeps a line.
+//!
+//! Lines are compared by the MD5 of what is left of them stripped and in lower case. The page
+//! whose address has the smallest MD5 keeps the line, which no order of pages changes; lines a
+//! page repeats go too. (tensorflow/datasets, `text/c4_utils.py`, `remove_duplicate_text`; its
+//! counters give the reasons their names.)
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+
+use super::documents::normalize_url;
+use super::lines::{LineReasons, kept_lines, lines_of};
+use super::unit_decisions::UnitDecisions;
+use super::unit_notes::UnitNotesWriter;
+use super::units::{Losers, resolve};
+use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use crate::document::Document;
+use crate::error::Result;
+use crate::step::{StepCounts, Verdict};
+use crate::text::python;
+use crate::text::sentences::count_sentences;
+
+/// Removes lines that several pages have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DedupLines {
+    /// Pages with fewer sentences left are dropped (integer, default 3; 0 keeps all that are not
+    /// empty).
+    #[serde(default = "default_min_sentences")]
+    pub min_sentences: usize,
+}
+
+fn default_min_sentences() -> usize {
+    3
+}
+
+impl Default for DedupLines {
+    fn default() -> Self {
+        Self { min_sentences: default_min_sentences() }
+    }
+}
+
+impl GlobalStepOptions for DedupLines {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn validate(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn build(&self) -> Box<dyn GlobalStep> {
+        Box::new(self.clone())
+    }
+}
+
+impl GlobalStep for DedupLines {
+    fn collector(&self, notes: &Path) -> Result<Box<dyn Collector>> {
+        Ok(Box::new(LineCollector {
+            notes: UnitNotesWriter::create(notes)?,
+            seen: HashSet::new(),
+            keys: Vec::new(),
+            lower: Vec::new(),
+        }))
+    }
+
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+        resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
+    }
+
+    fn applier(&self, decisions: &Path) -> Result<Box<dyn Applier>> {
+        let decisions = UnitDecisions::open(decisions)?;
+        Ok(Box::new(LineApplier { decisions, min_sentences: self.min_sentences }))
+    }
+}
+
+struct LineCollector {
+    notes: UnitNotesWriter<2>,
+    seen: HashSet<[u64; 2]>,
+    keys: Vec<[u64; 2]>,
+    lower: Vec<u8>,
+}
+
+impl Collector for LineCollector {
+    fn add(&mut self, document: &Document, input: u32) -> Result<()> {
+        self.keys.clear();
+        if self.seen.capacity() > 1 << 16 {
+            self.seen = HashSet::new();
+        }
+        self.seen.clear();
+        for line in lines_of(&document.text) {
+            let line = python::strip(line);
+            self.lower.clear();
+            if line.is_ascii() {
+                self.lower.extend(line.bytes().map(|byte| byte.to_ascii_lowercase()));
+            } else {
+                self.lower.extend(line.to_lowercase().as_bytes());
+            }
+            let key = md5(&self.lower);
+            self.keys.push(if self.seen.insert(key) { key } else { [0; 2] });
+        }
+        self.notes.document(input, owner(document), &self.keys)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.notes.finish()
+    }
+}
+
+/// The first half of the MD5 of the page's address, in the order of its hexadecimal digits.
+fn owner(document: &Document) -> u64 {
+    match &document.url {
+        Some(url) => md5(normalize_url(url).as_bytes())[0],
+        None => md5(document.id.as_bytes())[0],
+    }
+}
+
+fn md5(bytes: &[u8]) -> [u64; 2] {
+    let digest: [u8; 16] = Md5::digest(bytes).into();
+    let whole = u128::from_be_bytes(digest);
+    [(whole >> 64) as u64, whole as u64]
+}
+
+const REASONS: LineReasons = LineReasons {
+    duplicate: "filtered-lines-global_duplicate",
+    repeated: "filtered-lines-local_duplicate",
+    empty: None,
+};
+
+struct LineApplier {
+    decisions: UnitDecisions,
+    min_sentences: usize,
+}
+
+impl Applier for LineApplier {
+    fn apply(&mut self, document: &mut Document, counts: &mut StepCounts) -> Result<Verdict> {
+        let kept = kept_lines(&mut self.decisions, document, owner(document), REASONS)?;
+        if kept.text.is_empty() {
+            let detail = format!("{} lines", kept.lines);
+            return Ok(Verdict::unwanted("filtered-deduped_page-empty", detail));
+        }
+        if self.min_sentences > 0 {
+            let sentences = count_sentences(&kept.text);
+            if sentences < self.min_sentences {
+                let detail =
+                    format!("{sentences} sentences left, min_sentences is {}", self.min_sentences);
+                return Ok(Verdict::unwanted("filtered-deduped_page-toofewsentences", detail));
+            }
+        }
+        kept.count(counts);
+        document.text = kept.text;
+        Ok(Verdict::Keep)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.decisions.finish()
+    }
+}

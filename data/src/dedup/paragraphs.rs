@@ -1,0 +1,214 @@
+//! Removes paragraphs that several documents have, as CCNet does.
+//!
+//! A paragraph is a line. Two are the same when their hashes are: the first 8 bytes of the SHA-1
+//! of the normal form (`text::ccnet`). A line that only one document has, however often, is
+//! no duplicate: that document keeps the first one. (facebookresearch/cc_net, `dedup.py`.)
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::lines::{LineReasons, kept_lines, lines_of};
+use super::unit_decisions::UnitDecisions;
+use super::unit_notes::UnitNotesWriter;
+use super::units::{Losers, resolve};
+use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use crate::document::Document;
+use crate::error::{DataError, Result};
+use crate::step::{StepCounts, Verdict};
+use crate::text::ccnet::{EMPTY_PARAGRAPH, ParagraphHasher};
+
+/// Largest table of hashes that is kept from one document to the next.
+const KEPT_HASHES: usize = 1 << 16;
+
+/// Who keeps a paragraph that several documents have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParagraphMode {
+    /// Nobody, but only documents of the same `files_per_group` consecutive files are compared:
+    /// what the CCNet paper did with 50 shards of 1600.
+    #[default]
+    Ccnet,
+    /// Nobody, with all documents of the source compared.
+    Global,
+    /// The document with the smallest hash of its id, with all documents of the source compared.
+    /// Lines of which the normal form leaves nothing go from all of them.
+    KeepFirst,
+}
+
+/// Removes paragraphs that several documents have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DedupParagraphs {
+    /// `ccnet`, `global` or `keep_first` (string, default `ccnet`): who keeps a paragraph that
+    /// several documents have.
+    #[serde(default)]
+    pub mode: ParagraphMode,
+    /// For `ccnet`: consecutive input files whose documents are compared (integer, default 50).
+    #[serde(default = "default_files_per_group")]
+    pub files_per_group: u32,
+    /// Documents of which fewer characters are left are dropped (integer, default 0: only those
+    /// of which no line is left).
+    #[serde(default)]
+    pub min_chars: usize,
+}
+
+fn default_files_per_group() -> u32 {
+    50
+}
+
+impl Default for DedupParagraphs {
+    fn default() -> Self {
+        Self {
+            mode: ParagraphMode::default(),
+            files_per_group: default_files_per_group(),
+            min_chars: 0,
+        }
+    }
+}
+
+impl GlobalStepOptions for DedupParagraphs {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn validate(&self, key: &str) -> Result<()> {
+        if self.files_per_group == 0 {
+            return Err(DataError::config(format!("{key}.files_per_group"), 0, "1 or more"));
+        }
+        Ok(())
+    }
+
+    fn build(&self) -> Box<dyn GlobalStep> {
+        Box::new(self.clone())
+    }
+}
+
+impl GlobalStep for DedupParagraphs {
+    fn collector(&self, notes: &Path) -> Result<Box<dyn Collector>> {
+        Ok(Box::new(ParagraphCollector {
+            notes: UnitNotesWriter::create(notes)?,
+            without_empty: self.mode == ParagraphMode::KeepFirst,
+            hasher: ParagraphHasher::default(),
+            seen: HashSet::new(),
+            keys: Vec::new(),
+        }))
+    }
+
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+        match self.mode {
+            ParagraphMode::Ccnet => {
+                let losers = Losers::All { scope: Some(self.files_per_group) };
+                resolve::<1, 2>(groups, losers, resources)
+            }
+            ParagraphMode::Global => {
+                resolve::<1, 2>(groups, Losers::All { scope: None }, resources)
+            }
+            ParagraphMode::KeepFirst => {
+                resolve::<1, 3>(groups, Losers::AllButSmallestOwner, resources)
+            }
+        }
+    }
+
+    fn applier(&self, decisions: &Path) -> Result<Box<dyn Applier>> {
+        let decisions = UnitDecisions::open(decisions)?;
+        Ok(Box::new(ParagraphApplier { decisions, min_chars: self.min_chars }))
+    }
+}
+
+struct ParagraphCollector {
+    notes: UnitNotesWriter<1>,
+    without_empty: bool,
+    hasher: ParagraphHasher,
+    seen: HashSet<u64>,
+    keys: Vec<[u64; 1]>,
+}
+
+impl Collector for ParagraphCollector {
+    fn add(&mut self, document: &Document, input: u32) -> Result<()> {
+        self.keys.clear();
+        if self.seen.capacity() > KEPT_HASHES {
+            self.seen = HashSet::new();
+        }
+        self.seen.clear();
+        if self.without_empty {
+            self.seen.insert(EMPTY_PARAGRAPH);
+        }
+        for line in lines_of(&document.text) {
+            let hash = self.hasher.hash(line);
+            // Zero: out already. As in CCNet, a paragraph that hashes to zero always is.
+            self.keys.push([if self.seen.insert(hash) { hash } else { 0 }]);
+        }
+        self.notes.document(input, owner(document), &self.keys)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.notes.finish()
+    }
+}
+
+fn owner(document: &Document) -> u64 {
+    xxh3_64(document.id.as_bytes())
+}
+
+const REASONS: LineReasons = LineReasons {
+    duplicate: "duplicate_paragraph",
+    repeated: "repeated_in_document",
+    empty: Some("empty_paragraph"),
+};
+
+struct ParagraphApplier {
+    decisions: UnitDecisions,
+    min_chars: usize,
+}
+
+impl Applier for ParagraphApplier {
+    fn apply(&mut self, document: &mut Document, counts: &mut StepCounts) -> Result<Verdict> {
+        let kept = kept_lines(&mut self.decisions, document, owner(document), REASONS)?;
+        if kept.ids.is_empty() {
+            return Ok(Verdict::unwanted("all_duplicates", format!("{} lines", kept.lines)));
+        }
+        let chars = kept.text.chars().count();
+        if chars < self.min_chars {
+            let detail = format!("{chars} characters left, min_chars is {}", self.min_chars);
+            return Ok(Verdict::unwanted("too_short", detail));
+        }
+        kept.count(counts);
+
+        let mut metadata = document.metadata();
+        let number = |metadata: &serde_json::Map<String, Value>, key: &str| {
+            metadata.get(key).filter(|value| value.is_u64()).cloned()
+        };
+        let original_lines = number(&metadata, "original_nlines")
+            .or_else(|| number(&metadata, "nlines"))
+            .unwrap_or_else(|| kept.lines.into());
+        let original_length = number(&metadata, "original_length")
+            .or_else(|| number(&metadata, "length"))
+            .unwrap_or_else(|| document.text.chars().count().into());
+        // The numbers of an earlier step count the lines of the input, and go on doing so.
+        let earlier = match metadata.get("line_ids") {
+            Some(Value::Array(ids)) if ids.len() == kept.lines => Some(ids),
+            _ => None,
+        };
+        let line_ids: Vec<Value> = kept
+            .ids
+            .iter()
+            .map(|&id| earlier.map_or_else(|| id.into(), |ids| ids[id].clone()))
+            .collect();
+        metadata.insert("original_nlines".into(), original_lines);
+        metadata.insert("original_length".into(), original_length);
+        metadata.insert("nlines".into(), line_ids.len().into());
+        metadata.insert("length".into(), chars.into());
+        metadata.insert("line_ids".into(), line_ids.into());
+        document.metadata = Some(Value::Object(metadata).to_string());
+        document.text = kept.text;
+        Ok(Verdict::Keep)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.decisions.finish()
+    }
+}
