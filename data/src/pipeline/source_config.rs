@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::step_config::StepConfig;
 use crate::error::{DataError, Result};
-use crate::source::{SourceOptions, TextSource};
+use crate::source::{SourceOptions, StackExchangeSource, TextSource, WebArchiveSource};
 
 /// Declares the kinds of source once: the field, its type and its meaning.
 macro_rules! source_kinds {
@@ -58,6 +58,10 @@ macro_rules! source_kinds {
 source_kinds! {
     /// Plain text: files, JSON lines or Parquet.
     text: TextSource,
+    /// Web archives of CommonCrawl: WET and WARC.
+    web_archive: WebArchiveSource,
+    /// Dumps of StackExchange sites.
+    stack_exchange: StackExchangeSource,
 }
 
 impl SourceConfig {

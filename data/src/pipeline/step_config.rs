@@ -9,7 +9,10 @@ use crate::dedup::{
     DedupBooks, DedupDocuments, DedupLines, DedupParagraphs, GlobalStep, GlobalStepOptions,
 };
 use crate::error::{DataError, Result};
-use crate::step::{CcnetHash, CcnetNormalize, Decontaminate, Step, StepOptions};
+use crate::step::{
+    CcnetHash, CcnetNormalize, Decontaminate, MinLength, StackExchangeHtml, Step, StepOptions,
+};
+use crate::text::html::HtmlOptions;
 
 /// A step over single documents or over all documents.
 #[derive(Clone, Copy)]
@@ -76,6 +79,12 @@ macro_rules! steps {
 
 steps! {
     documents {
+        /// HTML to text.
+        html: HtmlOptions,
+        /// HTML of StackExchange posts to text, code blocks as they are.
+        stack_exchange_html: StackExchangeHtml,
+        /// Short documents go.
+        min_length: MinLength,
         /// CCNet's normal form of every line.
         ccnet_normalize: CcnetNormalize,
         /// CCNet's hash of every line, into the metadata.

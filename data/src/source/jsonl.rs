@@ -70,6 +70,7 @@ fn record(
         text,
         source: source.to_owned(),
         url: string(&config.url_field),
+        created: string(&config.created_field),
         ..Document::default()
     };
     document_or_empty(document, offset)

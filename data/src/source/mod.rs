@@ -8,10 +8,14 @@ mod input;
 mod jsonl;
 mod lines;
 mod parquet;
+mod stack_exchange;
 mod text;
+mod web_archive;
 
 pub use input::{Input, InputReader, list_inputs};
+pub use stack_exchange::{LARGEST_SITES, SitePosts, StackExchangeSource, ThreadLayout};
 pub use text::{TextFormat, TextSource};
+pub use web_archive::{WebArchiveFormat, WebArchiveSource};
 
 use std::path::Path;
 
@@ -78,8 +82,8 @@ pub enum Record {
 pub struct Rejection {
     /// Why.
     pub reason: Reason,
-    /// Where the record begins: a byte offset into the decompressed file, or a row number of a
-    /// Parquet file.
+    /// Where the record begins: a byte offset into the decompressed file, a row number of a
+    /// Parquet file, or for a web archive the offset of its member in the compressed file.
     pub offset: u64,
     /// Length of the record in bytes.
     pub bytes: u64,

@@ -22,7 +22,7 @@ pub(super) fn read(
 ) -> Result<()> {
     let path = &input.path;
     let builder = open_parquet(path)?;
-    let wanted = [&config.text_field, &config.id_field, &config.url_field];
+    let wanted = [&config.text_field, &config.id_field, &config.url_field, &config.created_field];
     let columns: Vec<usize> = builder
         .schema()
         .fields()
@@ -104,6 +104,7 @@ fn read_batch(
                     text,
                     source: source.to_owned(),
                     url: column(&config.url_field).and_then(|array| cell(array, row)),
+                    created: column(&config.created_field).and_then(|array| cell(array, row)),
                     ..Document::default()
                 },
                 offset,

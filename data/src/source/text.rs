@@ -50,6 +50,14 @@ pub struct TextSource {
     /// For `jsonl` and `parquet`: the field with the address (string, default `url`).
     #[serde(default = "default_url_field")]
     pub url_field: String,
+    /// For `jsonl` and `parquet`: the field with the time the text was written, `timestamp` for
+    /// C4 (string, default `created`).
+    #[serde(default = "default_created_field")]
+    pub created_field: String,
+    /// Least and most records of a file; a file with fewer or more is an error (list of two
+    /// integers, default none). C4's training files have 356317 or 356318.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records_per_file: Option<[u64; 2]>,
     /// Longest record in bytes; longer ones are counted and skipped (integer, default 64 MiB).
     #[serde(default = "default_max_record_bytes")]
     pub max_record_bytes: usize,
@@ -67,6 +75,9 @@ fn default_id_field() -> String {
 fn default_url_field() -> String {
     "url".into()
 }
+fn default_created_field() -> String {
+    "created".into()
+}
 fn default_max_record_bytes() -> usize {
     64 << 20
 }
@@ -82,6 +93,8 @@ impl TextSource {
             text_field: default_text_field(),
             id_field: default_id_field(),
             url_field: default_url_field(),
+            created_field: default_created_field(),
+            records_per_file: None,
             max_record_bytes: default_max_record_bytes(),
         }
     }
@@ -113,6 +126,15 @@ impl SourceOptions for TextSource {
                 "1 to 1073741824",
             ));
         }
+        if let Some([least, most]) = self.records_per_file
+            && least > most
+        {
+            return Err(DataError::config(
+                format!("{key}.records_per_file"),
+                format!("[{least}, {most}]"),
+                "the least first",
+            ));
+        }
         if self.format != TextFormat::Files && self.document_separator.is_some() {
             return Err(DataError::config(
                 format!("{key}.document_separator"),
@@ -136,10 +158,25 @@ impl SourceOptions for TextSource {
 
     fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()> {
         let ReadContext { source, input, bytes_read, .. } = *context;
+        let mut records = 0;
+        let sink: RecordSink<'_> = &mut |record| {
+            records += 1;
+            sink(record)
+        };
         match self.format {
             TextFormat::Files => self.read_files(source, input, bytes_read, sink),
             TextFormat::Jsonl => jsonl::read(self, source, input, bytes_read, sink),
             TextFormat::Parquet => parquet::read(self, source, input, bytes_read, sink),
+        }?;
+        match self.records_per_file {
+            Some([least, most]) if !(least..=most).contains(&records) => Err(DataError::bad_file(
+                &input.path,
+                format!(
+                    "it has {records} records, `records_per_file` expects {least} to {most}; \
+                         fetch the file again"
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 }
@@ -263,4 +300,84 @@ pub(super) fn document_or_empty(document: Document, offset: u64) -> Record {
         });
     }
     Record::Document(document)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn read(source: &TextSource) -> Result<Vec<Vec<Record>>> {
+        let read = |input: &Input| {
+            let mut records = Vec::new();
+            let context = ReadContext {
+                source: "c4",
+                input,
+                scratch: Path::new(""),
+                memory_bytes: 0,
+                bytes_read: &|_| {},
+            };
+            source.read(&context, &mut |record| {
+                records.push(record);
+                Ok(())
+            })?;
+            Ok(records)
+        };
+        source.inputs("sources.c4.text")?.iter().map(read).collect()
+    }
+
+    #[test]
+    fn the_files_of_c4_are_read_and_verified() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |n: usize| {
+            format!(
+                "{{\"text\":\"Page {n}\\nwith é.\",\"timestamp\":\"2019-04-25T12:57:5{n}Z\",\
+                 \"url\":\"https://example.org/{n}\"}}\n"
+            )
+        };
+        let gzip = |name: &str, lines: &str| {
+            let path = folder.path().join(name);
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(lines.as_bytes()).unwrap();
+            std::fs::write(path, encoder.finish().unwrap()).unwrap();
+        };
+        gzip("c4-train.00000-of-00002.json.gz", &(line(0) + &line(1)));
+        gzip("c4-train.00001-of-00002.json.gz", &(line(2) + "{\"text\": \"\"}\n" + &line(3)));
+        let yaml = format!(
+            "{{paths: [\"{}/c4-train.*.json.gz\"], format: jsonl, created_field: timestamp}}",
+            folder.path().display()
+        );
+        let mut source: TextSource = serde_yaml::from_str(&yaml).unwrap();
+        source.validate("text").unwrap();
+        let files = read(&source).unwrap();
+        assert_eq!(files.iter().map(Vec::len).collect::<Vec<_>>(), [2, 3]);
+        let Record::Document(document) = &files[0][1] else { panic!("{files:?}") };
+        assert_eq!(document.id, "c4-train.00000-of-00002.json.gz/00000001");
+        assert_eq!(document.text, "Page 1\nwith é.");
+        assert_eq!(document.created.as_deref(), Some("2019-04-25T12:57:51Z"));
+        assert_eq!(document.url.as_deref(), Some("https://example.org/1"));
+        let Record::Rejected(rejection) = &files[1][1] else { panic!("{files:?}") };
+        assert_eq!(rejection.reason, Reason::EMPTY);
+
+        source.records_per_file = Some([2, 3]);
+        assert_eq!(read(&source).unwrap(), files);
+        source.records_per_file = Some([2, 2]);
+        let error = read(&source).unwrap_err().to_string();
+        assert!(error.contains("00001-of-00002") && error.contains("3 records"), "{error}");
+        source.records_per_file = Some([3, 2]);
+        assert!(source.validate("text").unwrap_err().to_string().contains("records_per_file"));
+
+        // A line that is no JSON is counted, a cut file is an error.
+        gzip("c4-train.00001-of-00002.json.gz", &(line(2) + "{\"text\": \n"));
+        source.records_per_file = None;
+        let files = read(&source).unwrap();
+        assert!(matches!(&files[1][1], Record::Rejected(r) if r.reason == Reason::BAD_JSON));
+        let path = folder.path().join("c4-train.00000-of-00002.json.gz");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+        assert!(matches!(read(&source), Err(DataError::Archive { .. })));
+    }
 }

@@ -5,9 +5,13 @@
 
 mod ccnet;
 mod decontaminate;
+mod html;
+mod min_length;
 
 pub use ccnet::{CcnetHash, CcnetNormalize, NormalForm};
 pub use decontaminate::{Decontaminate, DecontaminateMode};
+pub use html::StackExchangeHtml;
+pub use min_length::MinLength;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,142 @@
+//! Pages as they were served: `response` and `resource` records of WARC files.
+
+use serde_json::{Map, Value};
+
+use super::http::{Response, parse_content_type};
+use super::records::{Headers, WarcRecord};
+use crate::document::{Document, Reason};
+use crate::source::text::document_or_empty;
+use crate::source::{Input, Record, Rejection};
+use crate::text::charset;
+use crate::text::html::{HtmlOptions, declared_charset, web_page};
+
+/// Where a record comes from.
+pub(super) struct Origin<'a> {
+    /// Name of the source.
+    pub source: &'a str,
+    /// The file.
+    pub input: &'a Input,
+    /// How HTML becomes text.
+    pub html: &'a HtmlOptions,
+    /// Most bytes of a decompressed page.
+    pub most_bytes: usize,
+}
+
+/// The document of a `response` (with HTTP headers) or `resource` record (without).
+pub(super) fn read(record: WarcRecord, is_response: bool, origin: &Origin<'_>) -> Record {
+    let WarcRecord { headers, block, offset, number } = record;
+    let bytes = block.len() as u64;
+    let reject =
+        |reason, detail: String| Record::Rejected(Rejection { reason, offset, bytes, detail });
+    let response = if is_response {
+        match Response::parse(&block, origin.most_bytes) {
+            Ok(response) => response,
+            Err((reason, detail)) => return reject(reason, detail),
+        }
+    } else {
+        let content_type = headers.get("Content-Type").unwrap_or_default().to_owned();
+        Response { status: 200, content_type, body: block.into() }
+    };
+    if !(200..300).contains(&response.status) {
+        return reject(Reason::unwanted("http_status"), response.status.to_string());
+    }
+    let (kind, declared) = parse_content_type(&response.content_type);
+    let is_html = match kind.as_str() {
+        "text/html" | "application/xhtml+xml" => true,
+        "text/plain" => false,
+        // A server that says nothing: a browser would look at the page.
+        "" if looks_like_html(&response.body) => true,
+        _ => return reject(Reason::unwanted("content_type"), response.content_type),
+    };
+    let in_page = if is_html { declared_charset(&response.body) } else { None };
+    let labels: Vec<&str> = declared.iter().chain(&in_page).map(String::as_str).collect();
+    let decoded = charset::decode(&response.body, &labels);
+    let (title, text) = if is_html {
+        let page = web_page(&decoded.text, origin.html);
+        (page.title, page.text)
+    } else {
+        (None, decoded.text.replace("\r\n", "\n").replace(['\r'], "\n").replace('\0', ""))
+    };
+    let digest = headers.get("WARC-Payload-Digest").or(headers.get("WARC-Block-Digest"));
+    let digest = digest.map(str::to_owned);
+    let truncated = headers.get("WARC-Truncated").map(str::to_owned);
+    document(origin, &headers, offset, number, bytes, |metadata| {
+        let mut insert = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                metadata.insert(key.to_owned(), value.into());
+            }
+        };
+        insert("title", title);
+        insert("digest", digest);
+        insert("truncated", truncated);
+        insert("charset", Some(decoded.encoding.to_owned()));
+        text
+    })
+}
+
+fn looks_like_html(body: &[u8]) -> bool {
+    let start = body[..body.len().min(512)].to_ascii_lowercase();
+    let start = start.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&start).trim_ascii_start();
+    [&b"<!doctype html"[..], b"<html", b"<head", b"<body", b"<title", b"<!--"]
+        .iter()
+        .any(|begin| start.starts_with(begin))
+}
+
+/// The document of a page, with the metadata of A.1.1. `fill` adds its own and returns the text.
+pub(super) fn document(
+    origin: &Origin<'_>,
+    headers: &Headers,
+    offset: u64,
+    number: u64,
+    bytes: u64,
+    fill: impl FnOnce(&mut Map<String, Value>) -> String,
+) -> Record {
+    let url = headers
+        .get("WARC-Target-URI")
+        // Some crawlers write `<http://…>`.
+        .map(|url| url.trim_start_matches('<').trim_end_matches('>').to_owned());
+    let date = headers.get("WARC-Date").map(str::to_owned);
+    let mut metadata = Map::new();
+    let text = fill(&mut metadata);
+    metadata.insert("cc_segment".into(), origin.input.name.as_str().into());
+    metadata.insert("length".into(), text.chars().count().into());
+    metadata
+        .insert("nlines".into(), (memchr::memchr_iter(b'\n', text.as_bytes()).count() + 1).into());
+    if let Some(date) = &date {
+        metadata.insert("date_download".into(), date.as_str().into());
+    }
+    if let Some(url) = &url {
+        metadata.insert("source_domain".into(), domain(url).into());
+    }
+    let document = Document {
+        id: format!("{}/{number:06}", origin.input.name),
+        text,
+        source: origin.source.to_owned(),
+        url,
+        created: date,
+        metadata: Some(Value::Object(metadata).to_string()),
+        ..Document::default()
+    };
+    match document_or_empty(document, offset) {
+        Record::Rejected(rejection) => Record::Rejected(Rejection { bytes, ..rejection }),
+        document => document,
+    }
+}
+
+/// The part of an address between `//` and the path, as Python's `urlparse(url).netloc`.
+fn domain(url: &str) -> &str {
+    let rest = url.split_once("//").map_or("", |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_are_pythons() {
+        assert_eq!(domain("http://user@Example.org:80/a//b?c#d"), "user@Example.org:80");
+        assert_eq!(domain("https://example.org?x"), "example.org");
+        assert_eq!(domain("example.org/a"), "");
+    }
+}
