@@ -10,6 +10,7 @@
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
 //! | [`text`] | character sets, lines, white space, HTML |
+//! | [`fasttext_model`] | fastText models: reading, scoring, training |
 //! | [`language`] | which language a text is in |
 //! | [`ngram`] | the n-gram language model |
 //! | [`classifier`] | the classifier of reference-like pages |
@@ -30,6 +31,8 @@ pub mod progress;
 
 pub mod document;
 pub mod text;
+
+pub mod fasttext_model;
 
 pub mod classifier;
 pub mod language;

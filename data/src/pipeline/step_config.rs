@@ -10,7 +10,8 @@ use crate::dedup::{
 };
 use crate::error::{DataError, Result};
 use crate::step::{
-    CcnetHash, CcnetNormalize, Decontaminate, MinLength, StackExchangeHtml, Step, StepOptions,
+    C4Options, CcnetHash, CcnetNormalize, Decontaminate, LanguageOptions, MinLength,
+    ReferenceClassifierOptions, StackExchangeHtml, Step, StepOptions,
 };
 use crate::text::html::HtmlOptions;
 
@@ -85,6 +86,12 @@ steps! {
         stack_exchange_html: StackExchangeHtml,
         /// Short documents go.
         min_length: MinLength,
+        /// The rules of C4 over lines and pages.
+        c4: C4Options,
+        /// Which language a document is in, and which ones stay.
+        language: LanguageOptions,
+        /// Pages like those that Wikipedia cites stay.
+        reference_classifier: ReferenceClassifierOptions,
         /// CCNet's normal form of every line.
         ccnet_normalize: CcnetNormalize,
         /// CCNet's hash of every line, into the metadata.

@@ -3,15 +3,21 @@
 //! A step depends on its configuration and the document alone, so the result is the same for any
 //! number of threads and any order. What needs other documents is in [`crate::dedup`].
 
+mod c4;
 mod ccnet;
 mod decontaminate;
 mod html;
+mod language;
 mod min_length;
+mod reference_classifier;
 
+pub use c4::{C4Options, C4Preset};
 pub use ccnet::{CcnetHash, CcnetNormalize, NormalForm};
 pub use decontaminate::{Decontaminate, DecontaminateMode};
 pub use html::StackExchangeHtml;
+pub use language::LanguageOptions;
 pub use min_length::MinLength;
+pub use reference_classifier::{ReferenceClassifierOptions, ReferencePreset};
 
 use std::collections::BTreeMap;
 use std::path::Path;
