@@ -1,5 +1,7 @@
 //! The configuration of the data steps, as a file.
 
+use altiplano_data::classifier::TrainClassifierOptions;
+use altiplano_data::language::TrainLanguageOptions;
 use altiplano_data::{DataConfig, DataError, MixtureConfig};
 
 use super::load::{ConfigFile, Problem};
@@ -10,6 +12,7 @@ impl ConfigFile for DataConfig {
         "tokenizer.model",
         "sources.*.*.paths.*",
         "sources.*.*.list",
+        "sources.*.*.root",
         "sources.*.steps.*.*.model",
         "sources.*.steps.*.*.files.*",
         "sources.*.steps.*.*.bad_words",
@@ -40,6 +43,14 @@ impl ConfigFile for MixtureConfig {
             Err(other) => Err(Problem::new("sources", other.to_string())),
         }
     }
+}
+
+impl ConfigFile for TrainLanguageOptions {
+    const PATHS: &'static [&'static str] = &["inputs.*", "output"];
+}
+
+impl ConfigFile for TrainClassifierOptions {
+    const PATHS: &'static [&'static str] = &["references.*", "random.*", "output"];
 }
 
 /// `sources.books.text.paths` as `sources.1.text.paths`: the key as it stands in the file.

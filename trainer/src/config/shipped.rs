@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use altiplano_data::MixtureConfig;
+use altiplano_data::classifier::TrainClassifierOptions;
+use altiplano_data::language::TrainLanguageOptions;
 use altiplano_model::config::{ActivationCheckpointing, LlamaConfig};
 
 use super::*;
@@ -48,6 +50,16 @@ fn every_shipped_data_configuration_is_valid() {
             load::<DataConfig>(&path, &[]).unwrap();
         }
     }
+}
+
+#[test]
+fn every_shipped_model_of_the_data_side_is_valid() {
+    let file = |name: &str| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/data/models").join(name)
+    };
+    let language: TrainLanguageOptions = load(&file("language.yaml"), &[]).unwrap();
+    assert!(language.output.ends_with("runs/llama/models/language.bin"));
+    load::<TrainClassifierOptions>(&file("classifier.yaml"), &[]).unwrap();
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod cat;
 mod explain;
 mod report;
 mod run;
+mod train;
 
 use clap::Subcommand;
 
@@ -18,6 +19,8 @@ pub(super) enum DataCommand {
     Explain(explain::ExplainArgs),
     Apply(apply::ApplyArgs),
     Cat(cat::CatArgs),
+    TrainLid(train::TrainLidArgs),
+    TrainClassifier(train::TrainClassifierArgs),
 }
 
 pub(super) fn run(command: DataCommand) -> Result<()> {
@@ -28,5 +31,7 @@ pub(super) fn run(command: DataCommand) -> Result<()> {
         DataCommand::Explain(args) => explain::run(&args),
         DataCommand::Apply(args) => apply::run(&args),
         DataCommand::Cat(args) => cat::run(&args),
+        DataCommand::TrainLid(args) => train::train_lid(&args),
+        DataCommand::TrainClassifier(args) => train::train_classifier(&args),
     }
 }
