@@ -8,9 +8,10 @@ use crate::harness::{SmallRun, corpus, repository, run};
 fn data_cat_gives_the_text_back() {
     let documents = corpus().join("documents");
     let cat = run(["data", "cat", documents.join("speeches").to_str().unwrap()]).ok();
-    let original =
-        fs::read_to_string(repository("tests/fixtures/speeches").join("1967_lyndon_b_johnson.txt"))
-            .unwrap();
+    let original = fs::read_to_string(
+        repository("tests/fixtures/plain/speeches").join("1967_lyndon_b_johnson.txt"),
+    )
+    .unwrap();
     assert!(cat.stdout.contains(original.trim_end()), "the speech of 1967 is missing");
     let report = run(["data", "report", corpus().to_str().unwrap(), "--json"]).ok();
     assert!(report.json().is_object());

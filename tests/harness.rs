@@ -96,9 +96,9 @@ pub fn data_config(vocab_size: usize, speeches: &str) -> String {
          - name: early\n  text: {{ paths: [{early:?}], format: files }}\n\
          holdout: {{ bytes_per_source: 8000 }}\n\
          tokenizer: {{ vocab_size: {vocab_size}, input_bytes: 300000 }}\n",
-        speeches = repository("tests/fixtures/speeches").join(speeches),
-        books = repository("tests/fixtures/books/moby-dick.jsonl"),
-        early = repository("tests/fixtures/speeches/179*.txt"),
+        speeches = repository("tests/fixtures/plain/speeches").join(speeches),
+        books = repository("tests/fixtures/plain/moby-dick.jsonl"),
+        early = repository("tests/fixtures/plain/speeches/179*.txt"),
     )
 }
 

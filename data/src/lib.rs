@@ -9,7 +9,7 @@
 //! | [`atomic_file`] | files that appear whole or not at all |
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
-//! | [`text`] | character sets, lines, white space, HTML |
+//! | [`text`] | character sets, lines, white space, HTML, TeX |
 //! | [`fasttext_model`] | fastText models: reading, scoring, training |
 //! | [`language`] | which language a text is in |
 //! | [`ngram`] | the n-gram language model |

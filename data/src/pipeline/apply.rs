@@ -7,13 +7,15 @@ use super::drop_log::DroppedDocument;
 use super::stats::StepStats;
 use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
+use crate::source::splice_tex;
 use crate::step::{Step, StepCounts, Verdict};
 
 /// Sends one JSON object through `step`.
 ///
 /// Of the object, `text` is the text and `id`, `url`, `language`, `language_score`, `created` and
 /// `metadata` are what a document has of that name; all other fields are kept as they are. An
-/// object without an id gets `default_id`.
+/// object without an id gets `default_id`. For the step `latex` a map `files` of names and contents
+/// may stand for the text.
 ///
 /// # Errors
 /// [`DataError::Record`] when the object has no string `text`.
@@ -29,6 +31,21 @@ pub fn apply_step(
         Some(Value::Number(value)) => Some(value.to_string()),
         _ => None,
     };
+    // A paper may come as its files.
+    if let (false, "latex", Some(Value::Object(files))) =
+        (object.contains_key("text"), name, object.get("files"))
+    {
+        let files = files
+            .iter()
+            .filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned())))
+            .collect();
+        let Some(project) = splice_tex(&files) else {
+            let id = string(&object, "id").unwrap_or_else(default_id);
+            let reason = Reason::unwanted("no_root");
+            return Ok(Err(DroppedDocument::new(id, name, &reason, String::new(), 0)));
+        };
+        object.insert("text".into(), Value::from(project.text));
+    }
     let Some(Value::String(text)) = object.remove("text") else {
         return Err(DataError::Record {
             record: string(&object, "id").unwrap_or_else(default_id),

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::step_config::StepConfig;
 use crate::error::{DataError, Result};
-use crate::source::{SourceOptions, StackExchangeSource, TextSource, WebArchiveSource};
+use crate::source::{
+    ArxivSource, GithubSource, SourceOptions, StackExchangeSource, TextSource, WebArchiveSource,
+};
 
 /// Declares the kinds of source once: the field, its type and its meaning.
 macro_rules! source_kinds {
@@ -60,6 +62,10 @@ source_kinds! {
     text: TextSource,
     /// Web archives of CommonCrawl: WET and WARC.
     web_archive: WebArchiveSource,
+    /// Source code: BigQuery exports and archives of repositories.
+    github: GithubSource,
+    /// LaTeX sources of papers.
+    arxiv: ArxivSource,
     /// Dumps of StackExchange sites.
     stack_exchange: StackExchangeSource,
 }

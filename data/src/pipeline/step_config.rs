@@ -10,8 +10,9 @@ use crate::dedup::{
 };
 use crate::error::{DataError, Result};
 use crate::step::{
-    C4Options, CcnetHash, CcnetNormalize, Decontaminate, LanguageOptions, MinLength,
-    ReferenceClassifierOptions, StackExchangeHtml, Step, StepOptions,
+    C4Options, CcnetHash, CcnetNormalize, Decontaminate, GithubFilterOptions, GithubHeaderOptions,
+    LanguageOptions, LatexOptions, MinLength, ReferenceClassifierOptions, StackExchangeHtml, Step,
+    StepOptions,
 };
 use crate::text::html::HtmlOptions;
 
@@ -92,6 +93,12 @@ steps! {
         language: LanguageOptions,
         /// Pages like those that Wikipedia cites stay.
         reference_classifier: ReferenceClassifierOptions,
+        /// Licence notices at the top of source code.
+        github_header: GithubHeaderOptions,
+        /// Licences, extensions, line lengths and shares of letters of source code.
+        github_filter: GithubFilterOptions,
+        /// LaTeX without comments, macros, preamble and bibliography.
+        latex: LatexOptions,
         /// CCNet's normal form of every line.
         ccnet_normalize: CcnetNormalize,
         /// CCNet's hash of every line, into the metadata.

@@ -157,7 +157,7 @@ impl<R: Read> Read for Counted<R> {
 }
 
 impl InputReader {
-    /// Opens `path`; the ending `.gz` or `.zst` says how it is compressed.
+    /// Opens `path`; the ending `.gz`, `.tgz` or `.zst` says how it is compressed.
     ///
     /// # Errors
     /// [`DataError::Io`] when it cannot be opened.
@@ -169,7 +169,7 @@ impl InputReader {
             Counted { inner: file, count: Arc::clone(&consumed) },
         );
         let reader: Box<dyn BufRead + Send> = match path.extension().and_then(|e| e.to_str()) {
-            Some("gz") => Box::new(BufReader::with_capacity(
+            Some("gz" | "tgz") => Box::new(BufReader::with_capacity(
                 1 << 17,
                 // Many members: archives of web text are one member per record.
                 MultiGzDecoder::new(counted),

@@ -4,6 +4,9 @@
 //! a document or a rejection with its reason; nothing disappears without being counted. Inputs
 //! may be compressed (`.gz`, also with many members, and `.zst`).
 
+mod archive;
+mod arxiv;
+mod github;
 mod input;
 mod jsonl;
 mod lines;
@@ -12,6 +15,8 @@ mod stack_exchange;
 mod text;
 mod web_archive;
 
+pub use arxiv::{ArxivFormat, ArxivSource, SplicedTex, splice_tex};
+pub use github::{GithubFormat, GithubSource, licence};
 pub use input::{Input, InputReader, list_inputs};
 pub use stack_exchange::{LARGEST_SITES, SitePosts, StackExchangeSource, ThreadLayout};
 pub use text::{TextFormat, TextSource};

@@ -126,7 +126,7 @@ fn check_text_type(path: &Path, name: &str, array: &ArrayRef) -> Result<()> {
 }
 
 /// A cell as text; other types than text and whole numbers are treated as absent.
-fn cell(array: &ArrayRef, row: usize) -> Option<String> {
+pub(super) fn cell(array: &ArrayRef, row: usize) -> Option<String> {
     if array.is_null(row) {
         return None;
     }

@@ -6,16 +6,22 @@
 mod c4;
 mod ccnet;
 mod decontaminate;
+mod github_filter;
+mod github_header;
 mod html;
 mod language;
+mod latex;
 mod min_length;
 mod reference_classifier;
 
 pub use c4::{C4Options, C4Preset};
 pub use ccnet::{CcnetHash, CcnetNormalize, NormalForm};
 pub use decontaminate::{Decontaminate, DecontaminateMode};
+pub use github_filter::GithubFilterOptions;
+pub use github_header::{GithubHeaderOptions, HeaderCompat};
 pub use html::StackExchangeHtml;
 pub use language::LanguageOptions;
+pub use latex::LatexOptions;
 pub use min_length::MinLength;
 pub use reference_classifier::{ReferenceClassifierOptions, ReferencePreset};
 

@@ -1,8 +1,9 @@
-//! Text as such: character sets, lines and white space, normal forms, words.
+//! Text as such: character sets, lines, white space, normal forms, words, HTML, TeX.
 
 pub mod ccnet;
 pub mod charset;
 pub mod html;
 pub mod python;
 pub mod sentences;
+pub mod tex;
 pub mod word_ngrams;

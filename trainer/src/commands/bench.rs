@@ -66,7 +66,7 @@ pub(super) struct DataArgs {
 
 const DATA_EXAMPLE: &str = "\
 Example:
-  altiplano bench data c4 tests/fixtures/wikipedia/articles-00.jsonl
+  altiplano bench data c4 tests/fixtures/plain/moby-dick.jsonl
 
 Speed is of one core: bytes of text by processor time of the thread.";
 

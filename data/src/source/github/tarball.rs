@@ -1,0 +1,210 @@
+//! Repositories in tar archives.
+//!
+//! An archive is read twice: first for the licences, which may lie after the files they cover,
+//! then for the files. Memory holds one file at a time.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use super::licence::{UNKNOWN, detect_licence, is_licence_file, manifest_licence, spdx_tag};
+use super::{CodeFile, GithubSource, is_binary};
+use crate::document::Reason;
+use crate::error::{DataError, Result};
+use crate::source::archive::{
+    ArchiveError, Capped, MemberVisitor, Stream, inner_path, read_members,
+};
+use crate::source::input::InputReader;
+use crate::source::text::too_long;
+use crate::source::{ReadContext, Record, RecordSink, Rejection};
+use crate::text::charset::decode;
+
+/// Bytes of a licence file that are read.
+const LICENCE_BYTES: u64 = 256 << 10;
+/// Folders with licences of their own in one repository.
+const MOST_LICENCES: usize = 10_000;
+
+/// What the first reading finds.
+#[derive(Debug, Default)]
+struct Repository {
+    name: String,
+    commit: Option<String>,
+    /// The folder around everything, with its slash; empty when there is none.
+    top: String,
+    /// Licence by folder below `top`, from texts and manifests.
+    licences: BTreeMap<String, String>,
+}
+
+pub(super) fn read(
+    config: &GithubSource,
+    context: &ReadContext<'_>,
+    sink: RecordSink<'_>,
+) -> Result<()> {
+    let input = context.input;
+    let half = |bytes| (context.bytes_read)(bytes / 2);
+    let repository = match survey(config, context, &half)? {
+        Ok(repository) => repository,
+        Err(detail) => {
+            return sink(Record::Rejected(Rejection {
+                reason: Reason::broken("expands_too_far"),
+                offset: 0,
+                bytes: input.bytes,
+                detail: format!("{}: {detail}", input.name),
+            }));
+        }
+    };
+    let second = |bytes: u64| (context.bytes_read)(bytes - bytes / 2);
+    walk(config, context, &second, &mut |member, body| {
+        let reject = |reason, detail: String| {
+            let (offset, bytes) = (member.offset, member.bytes);
+            let detail = format!("{}: {detail}", member.path);
+            Record::Rejected(Rejection { reason, offset, bytes, detail })
+        };
+        let Some(path) = inner_path(&member.path) else {
+            let detail = "the path leaves the repository".to_owned();
+            return Ok(sink(reject(Reason::broken("unsafe_path"), detail))?);
+        };
+        if member.bytes > config.max_record_bytes as u64 {
+            return Ok(sink(too_long(member.offset, member.bytes, config.max_record_bytes))?);
+        }
+        let mut content = Vec::new();
+        body.read_to_end(&mut content)?;
+        let decoded = decode(&content, &[]);
+        if is_binary(&content) || decoded.lossy {
+            let detail = "not text".to_owned();
+            return Ok(sink(reject(Reason::unwanted("binary"), detail))?);
+        }
+        let path = path.strip_prefix(&repository.top).unwrap_or(&path).to_owned();
+        let licence = spdx_tag(&decoded.text).or_else(|| repository.licence_of(&path));
+        let file = CodeFile {
+            content: decoded.text,
+            licence,
+            path: Some(path),
+            repo_name: Some(repository.name.clone()),
+            commit: repository.commit.clone(),
+            offset: member.offset,
+            ..CodeFile::default()
+        };
+        Ok(sink(file.into_record(context.source, config.max_record_bytes))?)
+    })?
+    .map_err(|detail| DataError::bad_file(&input.path, detail))?;
+    Ok(())
+}
+
+/// First reading; the inner error says that the repository expands too far.
+fn survey(
+    config: &GithubSource,
+    context: &ReadContext<'_>,
+    bytes_read: &dyn Fn(u64),
+) -> Result<std::result::Result<Repository, String>> {
+    let mut licences: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
+    let mut manifests: BTreeMap<String, String> = BTreeMap::new();
+    let mut top: Option<String> = None;
+    let walked = walk(config, context, bytes_read, &mut |member, body| {
+        let Some(path) = inner_path(&member.path) else { return Ok(()) };
+        let first = path.split_once('/').map_or("", |(first, _)| first);
+        match &top {
+            None => top = Some(first.to_owned()),
+            Some(known) if known != first => top = Some(String::new()),
+            Some(_) => {}
+        }
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let is_manifest = matches!(name, "Cargo.toml" | "pyproject.toml" | "package.json");
+        if !is_manifest && !is_licence_file(name) || licences.len() >= MOST_LICENCES {
+            return Ok(());
+        }
+        let mut content = Vec::new();
+        body.take(LICENCE_BYTES).read_to_end(&mut content)?;
+        let text = String::from_utf8_lossy(&content);
+        let names = licences.entry(folder.to_owned()).or_default();
+        if is_manifest {
+            let found = manifest_licence(name, &text);
+            found.map(|found| manifests.entry(folder.to_owned()).or_insert(found));
+        } else {
+            names.push(detect_licence(&text));
+        }
+        Ok(())
+    })?;
+    let comment = match walked {
+        Ok(comment) => comment,
+        Err(detail) => return Ok(Err(detail)),
+    };
+    let top = top.filter(|top| !top.is_empty()).map(|top| top + "/").unwrap_or_default();
+    let is_commit = |text: &String| text.len() >= 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    Ok(Ok(Repository {
+        name: repository_name(&context.input.name),
+        commit: comment.filter(is_commit),
+        licences: licences
+            .into_iter()
+            .filter_map(|(folder, found)| {
+                let licence = joined(found, manifests.remove(&folder))?;
+                let folder = format!("{folder}/");
+                let below = folder.strip_prefix(&top).unwrap_or(&folder);
+                Some((below.trim_matches('/').to_owned(), licence))
+            })
+            .collect(),
+        top,
+    }))
+}
+
+/// The licence of a folder. One text that is known counts; where there are several or none, the
+/// manifest says how they join. Without it all that are known count together.
+fn joined(mut names: Vec<&'static str>, manifest: Option<String>) -> Option<String> {
+    names.sort_unstable();
+    names.dedup();
+    let known = names.iter().filter(|&&name| name != UNKNOWN).count();
+    if known > 0 {
+        names.retain(|&name| name != UNKNOWN);
+    }
+    match manifest {
+        Some(manifest) if known != 1 => Some(manifest),
+        _ => (!names.is_empty()).then(|| names.join(" and ")),
+    }
+}
+
+impl Repository {
+    /// The licence of the nearest folder around `path` that has one.
+    fn licence_of(&self, path: &str) -> Option<String> {
+        let mut folder = path;
+        while !folder.is_empty() {
+            folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
+            if let Some(licence) = self.licences.get(folder) {
+                return Some(licence.clone());
+            }
+        }
+        None
+    }
+}
+
+/// `owner/name` from a file name like `owner/name.tar.gz`.
+fn repository_name(input: &str) -> String {
+    let mut name = InputReader::uncompressed_name(input);
+    for ending in [".tgz", ".tar"] {
+        name = name.strip_suffix(ending).unwrap_or(name);
+    }
+    name.to_owned()
+}
+
+/// Reads the archive once. Returns git's comment, or what expands too far.
+fn walk(
+    config: &GithubSource,
+    context: &ReadContext<'_>,
+    bytes_read: &dyn Fn(u64),
+    visit: MemberVisitor<'_>,
+) -> Result<std::result::Result<Option<String>, String>> {
+    let path = &context.input.path;
+    let mut reader = InputReader::open(path)?;
+    let stream = Stream::new(&mut reader, bytes_read);
+    let mut capped = Capped::new(stream, config.max_expanded_bytes);
+    let result = read_members(&mut capped, visit);
+    match result {
+        Ok(comment) => Ok(Ok(comment)),
+        Err(_) if capped.exceeded => Ok(Err(format!(
+            "more than {} bytes, see max_expanded_bytes",
+            config.max_expanded_bytes
+        ))),
+        Err(ArchiveError::Other(error)) => Err(error),
+        Err(ArchiveError::Damaged { offset, reason }) => {
+            Err(DataError::Archive { path: path.clone(), offset, reason })
+        }
+    }
+}
