@@ -151,6 +151,14 @@ pub enum DataError {
         reason: String,
     },
 
+    // Language model
+    /// An n-gram model cannot be estimated or written.
+    #[error("n-gram model: {reason}")]
+    LanguageModel {
+        /// Why, and what to do.
+        reason: String,
+    },
+
     // Shards
     /// A token shard is truncated, altered or of another version.
     #[error(

@@ -10,6 +10,7 @@
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
 //! | [`text`] | character sets, lines, white space, HTML, TeX |
+//! | [`tokenizer`] | SentencePiece: training, encoding, decoding |
 //! | [`fasttext_model`] | fastText models: reading, scoring, training |
 //! | [`language`] | which language a text is in |
 //! | [`ngram`] | the n-gram language model |
@@ -18,7 +19,6 @@
 //! | [`step`] | one document in, one document or a reason out |
 //! | [`dedup`] | what needs all documents in view |
 //! | [`pipeline`] | raw text to documents, with counters, holdout and manifests |
-//! | [`tokenizer`] | SentencePiece: training, encoding, decoding |
 //! | [`shard`] | token files, memory-mapped |
 //! | [`mixture`] | shares of tokens, source order, epoch permutations |
 //! | [`loader`] | batches, resumable from a handful of integers |
@@ -33,6 +33,7 @@ pub mod document;
 pub mod text;
 
 pub mod fasttext_model;
+pub mod tokenizer;
 
 pub mod classifier;
 pub mod language;
@@ -43,8 +44,6 @@ pub mod source;
 pub mod step;
 
 pub mod pipeline;
-
-pub mod tokenizer;
 
 pub mod shard;
 

@@ -11,8 +11,8 @@ use crate::dedup::{
 use crate::error::{DataError, Result};
 use crate::step::{
     C4Options, CcnetHash, CcnetNormalize, Decontaminate, GithubFilterOptions, GithubHeaderOptions,
-    LanguageOptions, LatexOptions, MinLength, ReferenceClassifierOptions, StackExchangeHtml, Step,
-    StepOptions,
+    LanguageOptions, LatexOptions, MinLength, PerplexityOptions, ReferenceClassifierOptions,
+    StackExchangeHtml, Step, StepOptions,
 };
 use crate::text::html::HtmlOptions;
 
@@ -91,6 +91,8 @@ steps! {
         c4: C4Options,
         /// Which language a document is in, and which ones stay.
         language: LanguageOptions,
+        /// How usual a document is to an n-gram language model.
+        perplexity: PerplexityOptions,
         /// Pages like those that Wikipedia cites stay.
         reference_classifier: ReferenceClassifierOptions,
         /// Licence notices at the top of source code.

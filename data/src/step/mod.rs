@@ -12,6 +12,7 @@ mod html;
 mod language;
 mod latex;
 mod min_length;
+mod perplexity;
 mod reference_classifier;
 
 pub use c4::{C4Options, C4Preset};
@@ -23,6 +24,7 @@ pub use html::StackExchangeHtml;
 pub use language::LanguageOptions;
 pub use latex::LatexOptions;
 pub use min_length::MinLength;
+pub use perplexity::PerplexityOptions;
 pub use reference_classifier::{ReferenceClassifierOptions, ReferencePreset};
 
 use std::collections::BTreeMap;

@@ -1,15 +1,18 @@
-//! SentencePiece BPE: training with SentencePiece's own trainer in this process, encoding and
-//! decoding with the `sentencepiece` crate.
+//! SentencePiece BPE: training with SentencePiece's own trainer in this process, decoding with the
+//! `sentencepiece` crate, and encoding word by word with an encoder that gives SentencePiece's
+//! ids. Models that cannot be encoded word by word are encoded by the `sentencepiece` crate.
 //!
 //! A tokenizer made here is LLaMA's kind: digits one by one, bytes for characters outside the
 //! vocabulary, no normalization, a space put before the text. A line feed is the byte piece
 //! `<0x0A>`. Decoding gives back the encoded text exactly, with one exception that SentencePiece
 //! has by design: the character `▁` (U+2581) comes back as a space.
 
-mod model_proto;
-mod sample;
+mod bpe;
+pub(crate) mod model_proto;
+pub(crate) mod sample;
 mod stream;
-mod train;
+pub(crate) mod train;
+pub(crate) mod word_cache;
 
 pub use model_proto::{Piece, PieceType};
 pub use stream::StreamDecoder;
@@ -19,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use sentencepiece::SentencePieceProcessor;
 
+use self::bpe::BpeEncoder;
 use crate::error::{DataError, Result};
 
 /// Texts longer than this are encoded in parts, to bound memory. SentencePiece needs some hundred
@@ -26,11 +30,13 @@ use crate::error::{DataError, Result};
 const PART_BYTES: usize = 256 << 10;
 
 /// The character that stands for a space inside pieces.
-const SPACE: &str = "\u{2581}";
+pub(crate) const SPACE: &str = "\u{2581}";
 
 /// A tokenizer. Cheap to share between threads by reference.
 pub struct Tokenizer {
     processor: SentencePieceProcessor,
+    /// Encodes word by word, if the model allows it.
+    encoder: Option<BpeEncoder>,
     pieces: Vec<Piece>,
     add_dummy_prefix: bool,
     unknown_surface: String,
@@ -88,7 +94,13 @@ impl Tokenizer {
         let part_prefix = lone_space
             .filter(|_| feedless && model.identity && model.add_dummy_prefix)
             .map(|id| id as u32);
+        let encoder = BpeEncoder::new(&model)
+            .inspect_err(|reason| {
+                tracing::debug!(path = %path.display(), reason, "SentencePiece itself encodes");
+            })
+            .ok();
         Ok(Self {
+            encoder,
             bos: processor.bos_id(),
             eos: processor.eos_id(),
             unk: processor.unk_id(),
@@ -143,20 +155,43 @@ impl Tokenizer {
     /// [`DataError::Codec`] when SentencePiece fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3);
+        match &self.encoder {
+            Some(encoder) => encoder.encode(text, &mut ids),
+            None => self.encode_with_sentencepiece(text, &mut ids)?,
+        }
+        Ok(ids)
+    }
+
+    /// As [`Tokenizer::encode`], but always by the `sentencepiece` crate: what ours is compared
+    /// with.
+    ///
+    /// # Errors
+    /// [`DataError::Codec`] when SentencePiece fails.
+    pub fn encode_by_sentencepiece(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        self.encode_with_sentencepiece(text, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Whether texts are encoded word by word, not by the `sentencepiece` crate.
+    pub fn encodes_by_words(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    fn encode_with_sentencepiece(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         let mut rest = text;
         if let Some(prefix) = self.part_prefix {
             while rest.len() > PART_BYTES {
                 let Some(cut) = cut_before_line_feed(rest, PART_BYTES) else {
                     break;
                 };
-                self.encode_part(&rest[..cut], &mut ids, prefix)?;
+                self.encode_part(&rest[..cut], ids, prefix)?;
                 rest = &rest[cut..];
             }
-            self.encode_part(rest, &mut ids, prefix)?;
+            self.encode_part(rest, ids, prefix)
         } else {
-            self.encode_whole(rest, &mut ids)?;
+            self.encode_whole(rest, ids)
         }
-        Ok(ids)
     }
 
     /// The ids of `text` with the marks asked for. A mark the tokenizer lacks is left out.

@@ -1,5 +1,5 @@
-//! The part of SentencePiece's model file that is read here: the pieces and two switches of the
-//! normalizer. Field numbers are those of `sentencepiece_model.proto`.
+//! The part of SentencePiece's model file that is read here: the pieces and what decides how a
+//! text is encoded. Field numbers are those of `sentencepiece_model.proto`.
 
 use prost::Message;
 
@@ -35,13 +35,31 @@ pub struct Piece {
     pub kind: PieceType,
 }
 
+/// How a model encodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ModelType {
+    /// Merging pairs.
+    Bpe,
+    /// Another way.
+    Other,
+}
+
 /// What is read of a model.
-pub(super) struct Model {
+pub(crate) struct Model {
     pub pieces: Vec<Piece>,
+    pub model_type: ModelType,
+    /// Characters outside the vocabulary are written as bytes.
+    pub byte_fallback: bool,
+    /// Spaces belong to the word before them.
+    pub whitespace_as_suffix: bool,
+    /// Spaces become `▁`.
+    pub escape_whitespaces: bool,
     /// A space is put before the text.
     pub add_dummy_prefix: bool,
     /// No character is changed before encoding.
     pub identity: bool,
+    /// Of several spaces one is left, and none at the ends.
+    pub remove_extra_whitespaces: bool,
     /// What the unknown piece decodes to.
     pub unknown_surface: String,
 }
@@ -71,6 +89,12 @@ struct PieceProto {
 
 #[derive(Clone, PartialEq, Message)]
 struct TrainerProto {
+    #[prost(int32, optional, tag = "3")]
+    model_type: Option<i32>,
+    #[prost(bool, optional, tag = "24")]
+    treat_whitespace_as_suffix: Option<bool>,
+    #[prost(bool, optional, tag = "35")]
+    byte_fallback: Option<bool>,
     #[prost(string, optional, tag = "44")]
     unk_surface: Option<String>,
 }
@@ -83,17 +107,25 @@ struct NormalizerProto {
     add_dummy_prefix: Option<bool>,
     #[prost(bool, optional, tag = "4")]
     remove_extra_whitespaces: Option<bool>,
+    #[prost(bool, optional, tag = "5")]
+    escape_whitespaces: Option<bool>,
 }
 
 /// Reads a model and checks what SentencePiece itself takes for granted.
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Model> {
+pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Model> {
     let fail = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
     let proto = ModelProto::decode(bytes).map_err(|error| fail(error.to_string()))?;
     if proto.pieces.is_empty() {
         return Err(fail("it has no pieces".into()));
     }
     let normalizer = proto.normalizer.unwrap_or_default();
-    let unknown_surface = proto.trainer.unwrap_or_default().unk_surface;
+    let trainer = proto.trainer.unwrap_or_default();
+    // Type 2 is BPE, type 1 (unigram) the default.
+    let model_type = match trainer.model_type {
+        Some(2) => ModelType::Bpe,
+        _ => ModelType::Other,
+    };
+    let remove_extra_whitespaces = normalizer.remove_extra_whitespaces.unwrap_or(true);
     let mut unknown = 0;
     let mut pieces = Vec::with_capacity(proto.pieces.len());
     for (id, piece) in proto.pieces.into_iter().enumerate() {
@@ -121,10 +153,15 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Model> {
     }
     Ok(Model {
         pieces,
+        model_type,
+        byte_fallback: trainer.byte_fallback.unwrap_or(false),
+        whitespace_as_suffix: trainer.treat_whitespace_as_suffix.unwrap_or(false),
+        escape_whitespaces: normalizer.escape_whitespaces.unwrap_or(true),
         add_dummy_prefix: normalizer.add_dummy_prefix.unwrap_or(true),
         identity: normalizer.precompiled_charsmap.unwrap_or_default().is_empty()
-            && !normalizer.remove_extra_whitespaces.unwrap_or(true),
-        unknown_surface: unknown_surface.unwrap_or_else(|| UNKNOWN_SURFACE.to_owned()),
+            && !remove_extra_whitespaces,
+        remove_extra_whitespaces,
+        unknown_surface: trainer.unk_surface.unwrap_or_else(|| UNKNOWN_SURFACE.to_owned()),
     })
 }
 
@@ -132,6 +169,38 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Model> {
 fn byte_of(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// A BPE model of these pieces with byte fallback and without normalization.
+#[cfg(test)]
+pub(crate) fn write_bpe(pieces: &[Piece], add_dummy_prefix: bool) -> Vec<u8> {
+    let kind = |piece: &Piece| match piece.kind {
+        PieceType::Normal => 1,
+        PieceType::Unknown => 2,
+        PieceType::Control => 3,
+        PieceType::UserDefined => 4,
+        PieceType::Unused => 5,
+        PieceType::Byte(_) => 6,
+    };
+    let pieces = pieces.iter().map(|piece| PieceProto {
+        piece: Some(piece.text.clone()),
+        score: Some(piece.score),
+        kind: Some(kind(piece)),
+    });
+    let proto = ModelProto {
+        pieces: pieces.collect(),
+        trainer: Some(TrainerProto {
+            model_type: Some(2),
+            byte_fallback: Some(true),
+            ..TrainerProto::default()
+        }),
+        normalizer: Some(NormalizerProto {
+            add_dummy_prefix: Some(add_dummy_prefix),
+            remove_extra_whitespaces: Some(false),
+            ..NormalizerProto::default()
+        }),
+    };
+    proto.encode_to_vec()
 }
 
 #[cfg(test)]

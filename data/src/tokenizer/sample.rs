@@ -8,10 +8,10 @@ use crate::progress::Progress;
 
 /// Longest sentence in bytes. The trainer skips longer ones, and a word of more than 65535
 /// characters would stop the process, so longer lines are cut.
-pub(super) const SENTENCE_BYTES: usize = 4096;
+pub(crate) const SENTENCE_BYTES: usize = 4096;
 
 /// Character that SentencePiece keeps for itself: it skips sentences that have it.
-const RESERVED: char = '\u{2585}';
+pub(crate) const RESERVED: char = '\u{2585}';
 
 /// Sentences, laid end to end.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ impl Sample {
 }
 
 /// `line` in parts of at most [`SENTENCE_BYTES`], cut before a space where there is one.
-fn sentences(line: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn sentences(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = line;
     std::iter::from_fn(move || {
         if rest.is_empty() {

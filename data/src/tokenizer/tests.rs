@@ -179,12 +179,14 @@ fn encoding_in_parts_changes_nothing() {
     let whole = tokenizer.processor.encode(&long).unwrap();
     let whole: Vec<u32> = whole.into_iter().map(|piece| piece.id).collect();
     assert!(tokenizer.part_prefix.is_some());
+    assert!(tokenizer.encode_by_sentencepiece(&long).unwrap() == whole);
     assert!(tokenizer.encode(&long).unwrap() == whole);
     // No line feed near the bound, and none at all.
     let lineless = "word ".repeat(PART_BYTES / 4);
     for text in [format!("{lineless}\n{lineless}"), lineless] {
-        let ids = tokenizer.encode(&text).unwrap();
+        let ids = tokenizer.encode_by_sentencepiece(&text).unwrap();
         assert!(tokenizer.decode(&ids).unwrap() == text);
+        assert!(tokenizer.encode(&text).unwrap() == ids);
     }
 }
 

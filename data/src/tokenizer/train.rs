@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Tokenizer;
-use super::sample::{self, SENTENCE_BYTES, Sample};
+use super::sample::{self, SENTENCE_BYTES};
 use crate::atomic_file::write_atomically;
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
@@ -147,7 +147,8 @@ pub fn train(
     }
     let training = Progress::new(progress, "tokenizer", 0, 0);
     training.phase(&format!("training {} pieces", config.vocab_size));
-    let bytes = in_background(&training, || train_on(config, &sample))?;
+    let bytes =
+        in_background(&training, || train_with(&arguments(config), &sample.text, &sample.ends))?;
     let tokenizer = Tokenizer::from_bytes(model, &bytes)?;
     write_atomically(model, &bytes)?;
     training.finish(&format!("{} pieces", tokenizer.vocab_size()));
@@ -163,7 +164,7 @@ pub fn train(
 }
 
 /// Runs `work` on a thread of its own and keeps the progress alive meanwhile.
-fn in_background<T: Send>(progress: &Progress, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn in_background<T: Send>(progress: &Progress, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let (done, finished) = mpsc::channel::<()>();
         let thread = scope.spawn(move || {
@@ -186,9 +187,9 @@ fn in_background<T: Send>(progress: &Progress, work: impl FnOnce() -> T + Send) 
 /// SentencePiece's trainer keeps some state in globals.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn train_on(config: &TokenizerConfig, sample: &Sample) -> Result<Vec<u8>> {
-    quiet();
-    let arguments = [
+/// The arguments of the trainer for a tokenizer of this program's kind.
+pub(super) fn arguments(config: &TokenizerConfig) -> Vec<String> {
+    vec![
         "--model_type=bpe".to_owned(),
         format!("--vocab_size={}", config.vocab_size),
         format!("--character_coverage={}", config.character_coverage),
@@ -204,23 +205,36 @@ fn train_on(config: &TokenizerConfig, sample: &Sample) -> Result<Vec<u8>> {
         "--pad_id=-1".into(),
         "--num_threads=1".into(),
         format!("--max_sentence_length={SENTENCE_BYTES}"),
-        "--minloglevel=3".into(),
     ]
-    .join(" ");
+}
+
+/// Trains a model of any kind. Sentence `i` ends before byte `ends[i]` of `text` and begins where
+/// the one before it ends; `ends` ascend and are at most `text.len()`. The model's bytes.
+///
+/// # Errors
+/// [`DataError::TokenizerTraining`] with SentencePiece's message.
+pub(crate) fn train_with(arguments: &[String], text: &[u8], ends: &[usize]) -> Result<Vec<u8>> {
+    quiet();
+    if !ends.is_sorted() || ends.last().is_some_and(|end| *end > text.len()) {
+        return Err(DataError::TokenizerTraining {
+            message: "the sentences do not lie in the text".into(),
+        });
+    }
+    let arguments = format!("{} --minloglevel=3", arguments.join(" "));
     let arguments = CString::new(arguments).map_err(|_| DataError::TokenizerTraining {
         message: "a zero byte in the arguments".into(),
     })?;
     let guard = ONE_AT_A_TIME.lock();
     let mut result: *mut c_char = std::ptr::null_mut();
     let mut length = 0;
-    // SAFETY: `ends` are ascending offsets into `text`, which outlives the call; the shim copies
-    // both and writes the two results.
+    // SAFETY: `ends` are ascending offsets into `text`, as checked above, and both outlive the
+    // call; the shim copies both and writes the two results.
     let failed = unsafe {
         altiplano_spm_train(
             arguments.as_ptr(),
-            sample.text.as_ptr().cast(),
-            sample.ends.as_ptr(),
-            sample.ends.len(),
+            text.as_ptr().cast(),
+            ends.as_ptr(),
+            ends.len(),
             &mut result,
             &mut length,
         )
@@ -245,7 +259,7 @@ fn train_on(config: &TokenizerConfig, sample: &Sample) -> Result<Vec<u8>> {
 }
 
 /// Stops SentencePiece from writing to stderr: its failures come back as errors.
-pub(super) fn quiet() {
+pub(crate) fn quiet() {
     static QUIET: Once = Once::new();
     // SAFETY: sets a global integer.
     QUIET.call_once(|| unsafe { altiplano_spm_quiet() });

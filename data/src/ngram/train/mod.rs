@@ -1,0 +1,243 @@
+//! Training the language model of a language.
+
+mod lines;
+mod options;
+mod sample;
+
+pub use options::TrainOptions;
+pub use sample::compute_cutoffs;
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use self::lines::Lines;
+use self::sample::{perplexities, write_cutoffs};
+use super::NGrams;
+use super::cutoffs::{Cutoffs, percentiles};
+use super::estimate::{EstimateReport, Estimator};
+use super::perplexity::{Description, ModelFiles};
+use super::pieces::{PieceCache, Pieces};
+use super::vocabulary::is_plain;
+use crate::atomic_file::write_atomically;
+use crate::document::DocumentFile;
+use crate::error::{DataError, Result};
+use crate::progress::{Progress, ProgressMode};
+use crate::text::ccnet;
+use crate::tokenizer::sample::{RESERVED, SENTENCE_BYTES, sentences};
+use crate::tokenizer::train::{in_background, train_with};
+
+/// Of so many documents one is held out when there is no sample for the cut-offs.
+const HELD_OUT: u64 = 100;
+
+/// Hears the text of a document and whether the next one is wanted.
+pub type TextSink<'a> = &'a mut dyn FnMut(&str) -> Result<bool>;
+
+/// Hands the texts of documents over in order, until it hears `false`.
+pub type Documents<'a> = &'a dyn Fn(TextSink<'_>) -> Result<()>;
+
+/// What a training did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainReport {
+    /// The language.
+    pub language: String,
+    /// Folder of the model.
+    pub folder: PathBuf,
+    /// Documents trained on.
+    pub documents: u64,
+    /// Bytes of their text, normalized.
+    pub text_bytes: u64,
+    /// What was counted and estimated.
+    pub estimate: EstimateReport,
+    /// Documents the cut-offs come from.
+    pub sample_documents: u64,
+    /// The cut-offs, if the sample had documents.
+    pub cutoffs: Option<Cutoffs>,
+    /// Wall time in seconds.
+    pub seconds: f64,
+}
+
+/// Texts of document files.
+pub fn texts_of(files: &[DocumentFile]) -> impl Fn(TextSink<'_>) -> Result<()> {
+    move |sink| {
+        for file in files {
+            for document in file.reader()? {
+                if !sink(&document?.text)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Trains the language model of a language on `documents`: SentencePiece pieces, n-grams of them,
+/// and cut-offs from the perplexity of `sample`, which should be the kind of documents that will
+/// be sorted: web pages. Without a sample every hundredth document is held out and taken for it.
+/// Each document is one sentence, normalized by [`ccnet::normalize`]. Writes the files
+/// [`crate::ngram::PerplexityModel`] reads, and `cutoffs.csv` with the percentiles of all languages in the
+/// folder. The same documents and options give the same bytes.
+///
+/// # Errors
+/// [`DataError::Config`], an error of the documents, [`DataError::TokenizerTraining`],
+/// [`DataError::LanguageModel`], or [`DataError::Io`].
+pub fn train(
+    options: &TrainOptions,
+    documents: Documents<'_>,
+    sample: Option<Documents<'_>>,
+    progress: ProgressMode,
+) -> Result<TrainReport> {
+    options.validate("language_model")?;
+    let folder = &options.output;
+    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
+    let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
+    let files = ModelFiles::new(folder, &options.language);
+
+    let reading = Progress::new(progress, "text", 0, 0);
+    let mut text = Lines::create(scratch.path())?;
+    let mut held_out = Lines::create(scratch.path())?;
+    let mut number = 0;
+    documents(&mut |document| {
+        reading.line_when_due();
+        let to = if sample.is_none() && number % HELD_OUT == HELD_OUT - 1 {
+            &mut held_out
+        } else {
+            &mut text
+        };
+        to.write(&ccnet::normalize(document))?;
+        number += 1;
+        Ok(number < options.documents)
+    })?;
+    reading.finish(&format!("{} documents, {:.1} MB", text.lines, text.bytes as f64 / 1e6));
+
+    let training = Progress::new(progress, "pieces", 0, 0);
+    training.phase(&format!("training {} pieces", options.vocab_size));
+    let model = train_pieces(options, &mut text, &training)?;
+    let pieces = Pieces::from_bytes(&files.pieces, &model)?;
+    write_atomically(&files.pieces, &model)?;
+    training.finish("done");
+
+    let counting = Progress::new(progress, "n-grams", text.bytes, 1);
+    let mut estimator =
+        Estimator::new(options.ngrams.clone(), scratch.path(), options.memory_bytes)?;
+    let (mut cache, mut ids) = (PieceCache::default(), Vec::new());
+    text.read(&mut |line| {
+        ids.clear();
+        pieces.ids(line, &mut cache, &mut ids, |word| {
+            is_plain(word).then(|| estimator.word(word)).transpose()
+        })?;
+        counting.add_bytes(line.len() as u64 + 1);
+        estimator.add_ids(&ids)?;
+        Ok(true)
+    })?;
+    let (mut ngrams, estimate) = estimator.finish()?;
+    if options.arpa {
+        ngrams.write_arpa(&files.arpa)?;
+    }
+    ngrams.write_binary(&files.ngrams)?;
+    drop(ngrams);
+    counting.finish(&format!("{} n-grams", estimate.ngrams.iter().sum::<u64>()));
+
+    // Without cut-offs of an older model.
+    write_description(
+        &files,
+        &Description { language: options.language.clone(), ..Default::default() },
+    )?;
+    let scoring = Progress::new(progress, "cut-offs", 0, 0);
+    let mut perplexities = match sample {
+        Some(sample) => perplexities(options, sample, &scoring)?,
+        None => {
+            let held_out = RefCell::new(held_out);
+            let lines = |sink: TextSink<'_>| held_out.borrow_mut().read(sink);
+            perplexities(options, &lines, &scoring)?
+        }
+    };
+    let description = Description {
+        language: options.language.clone(),
+        estimate: Some(estimate.clone()),
+        sample_documents: perplexities.len() as u64,
+        percentiles: percentiles(&mut perplexities),
+    };
+    write_description(&files, &description)?;
+    write_cutoffs(folder)?;
+    scoring.finish(&format!("{} documents", description.sample_documents));
+    Ok(TrainReport {
+        language: options.language.clone(),
+        folder: folder.clone(),
+        documents: text.lines,
+        text_bytes: text.bytes,
+        estimate,
+        sample_documents: description.sample_documents,
+        cutoffs: Cutoffs::from_percentiles(&description.percentiles),
+        seconds: reading.elapsed_seconds(),
+    })
+}
+
+/// Puts a model of other tools into a folder of models: an ARPA file over the pieces of a
+/// SentencePiece model, as CCNet's `<language>.sp.model` and the ARPA its models were built from.
+///
+/// # Errors
+/// [`DataError::BadFile`] or [`DataError::Tokenizer`] when a file is damaged, [`DataError::Io`].
+pub fn import(
+    arpa: &Path,
+    sentencepiece: &Path,
+    folder: &Path,
+    language: &str,
+    memory_bytes: u64,
+) -> Result<()> {
+    TrainOptions::new(language, folder).validate("language_model")?;
+    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
+    let files = ModelFiles::new(folder, language);
+    let bytes = std::fs::read(sentencepiece).map_err(DataError::io(sentencepiece))?;
+    Pieces::from_bytes(sentencepiece, &bytes)?;
+    let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
+    NGrams::read_arpa(arpa, scratch.path(), memory_bytes)?.write_binary(&files.ngrams)?;
+    write_atomically(&files.pieces, &bytes)?;
+    let description = Description { language: language.to_owned(), ..Description::default() };
+    write_description(&files, &description)
+}
+
+fn write_description(files: &ModelFiles, description: &Description) -> Result<()> {
+    let json = serde_json::to_vec_pretty(description).unwrap_or_default();
+    write_atomically(&files.description, &json)
+}
+
+/// Trains the pieces on lines drawn by the hash of their number.
+fn train_pieces(options: &TrainOptions, lines: &mut Lines, progress: &Progress) -> Result<Vec<u8>> {
+    let share = options.input_bytes as f64 / lines.bytes.max(1) as f64;
+    let below = if share >= 1.0 { u64::MAX } else { (share * u64::MAX as f64) as u64 };
+    let (mut text, mut ends, mut number) = (Vec::new(), Vec::new(), 0u64);
+    lines.read(&mut |line| {
+        let drawn = xxh3_64_with_seed(&number.to_le_bytes(), options.seed) <= below;
+        number += 1;
+        let usable = |sentence: &&str| !sentence.contains(RESERVED);
+        for sentence in sentences(line).filter(usable).take_while(|_| drawn) {
+            if text.len() + sentence.len() > options.input_bytes {
+                return Ok(false);
+            }
+            text.extend_from_slice(sentence.as_bytes());
+            ends.push(text.len());
+        }
+        Ok(true)
+    })?;
+    if ends.is_empty() {
+        return Err(DataError::LanguageModel {
+            reason: "the documents have no text to train on".into(),
+        });
+    }
+    let arguments = [
+        "--model_type=unigram".to_owned(),
+        format!("--vocab_size={}", options.vocab_size),
+        "--hard_vocab_limit=false".into(),
+        format!("--character_coverage={}", options.character_coverage),
+        format!("--max_sentence_length={SENTENCE_BYTES}"),
+        // How the work is shared out decides the rounding of sums, so this is a constant.
+        "--num_threads=16".into(),
+    ];
+    in_background(progress, || train_with(&arguments, &text, &ends))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
