@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::step_config::StepConfig;
 use crate::error::{DataError, Result};
 use crate::source::{
-    ArxivSource, GithubSource, SourceOptions, StackExchangeSource, TextSource, WebArchiveSource,
+    ArxivSource, BooksSource, GithubSource, SourceOptions, StackExchangeSource, TextSource,
+    WebArchiveSource, WikipediaSource,
 };
 
 /// Declares the kinds of source once: the field, its type and its meaning.
@@ -64,6 +65,10 @@ source_kinds! {
     web_archive: WebArchiveSource,
     /// Source code: BigQuery exports and archives of repositories.
     github: GithubSource,
+    /// Dumps of Wikipedia.
+    wikipedia: WikipediaSource,
+    /// Books: Project Gutenberg, PG-19, collections of one's own.
+    books: BooksSource,
     /// LaTeX sources of papers.
     arxiv: ArxivSource,
     /// Dumps of StackExchange sites.

@@ -11,8 +11,8 @@ use crate::dedup::{
 use crate::error::{DataError, Result};
 use crate::step::{
     C4Options, CcnetHash, CcnetNormalize, Decontaminate, GithubFilterOptions, GithubHeaderOptions,
-    LanguageOptions, LatexOptions, MinLength, PerplexityOptions, ReferenceClassifierOptions,
-    StackExchangeHtml, Step, StepOptions,
+    GutenbergStep, LanguageOptions, LatexOptions, MinLength, PerplexityOptions,
+    ReferenceClassifierOptions, StackExchangeHtml, Step, StepOptions, WikitextStep,
 };
 use crate::text::html::HtmlOptions;
 
@@ -99,6 +99,10 @@ steps! {
         github_header: GithubHeaderOptions,
         /// Licences, extensions, line lengths and shares of letters of source code.
         github_filter: GithubFilterOptions,
+        /// Wiki markup to plain text.
+        wikitext: WikitextStep,
+        /// Books without the headers and footers of Project Gutenberg.
+        gutenberg: GutenbergStep,
         /// LaTeX without comments, macros, preamble and bibliography.
         latex: LatexOptions,
         /// CCNet's normal form of every line.
@@ -169,7 +173,7 @@ impl StepConfig {
         // Serializing plain structs of strings and numbers does not fail.
         let options = serde_json::to_string(self).unwrap_or_default();
         let mut identity = format!("{name} {version} {options}");
-        for file in files {
+        for file in &files {
             let metadata = std::fs::metadata(file).map_err(DataError::io(file))?;
             let modified = metadata.modified().ok();
             let age = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());

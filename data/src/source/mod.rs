@@ -6,6 +6,7 @@
 
 mod archive;
 mod arxiv;
+mod books;
 mod github;
 mod input;
 mod jsonl;
@@ -14,13 +15,16 @@ mod parquet;
 mod stack_exchange;
 mod text;
 mod web_archive;
+mod wikipedia;
 
 pub use arxiv::{ArxivFormat, ArxivSource, SplicedTex, splice_tex};
+pub use books::{BooksLayout, BooksSource};
 pub use github::{GithubFormat, GithubSource, licence};
 pub use input::{Input, InputReader, list_inputs};
 pub use stack_exchange::{LARGEST_SITES, SitePosts, StackExchangeSource, ThreadLayout};
 pub use text::{TextFormat, TextSource};
 pub use web_archive::{WebArchiveFormat, WebArchiveSource};
+pub use wikipedia::WikipediaSource;
 
 use std::path::Path;
 

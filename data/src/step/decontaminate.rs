@@ -82,8 +82,8 @@ impl StepOptions for Decontaminate {
         }
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.files.iter().map(PathBuf::as_path).collect()
+    fn files(&self) -> Vec<PathBuf> {
+        self.files.clone()
     }
 
     fn validate(&self, key: &str) -> Result<()> {

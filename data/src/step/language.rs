@@ -65,8 +65,8 @@ impl StepOptions for LanguageOptions {
         }
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.model.as_deref().into_iter().collect()
+    fn files(&self) -> Vec<PathBuf> {
+        self.model.iter().cloned().collect()
     }
 
     fn validate(&self, key: &str) -> Result<()> {

@@ -8,27 +8,31 @@ mod ccnet;
 mod decontaminate;
 mod github_filter;
 mod github_header;
+mod gutenberg;
 mod html;
 mod language;
 mod latex;
 mod min_length;
 mod perplexity;
 mod reference_classifier;
+mod wikitext;
 
 pub use c4::{C4Options, C4Preset};
 pub use ccnet::{CcnetHash, CcnetNormalize, NormalForm};
 pub use decontaminate::{Decontaminate, DecontaminateMode};
 pub use github_filter::GithubFilterOptions;
 pub use github_header::{GithubHeaderOptions, HeaderCompat};
+pub use gutenberg::GutenbergStep;
 pub use html::StackExchangeHtml;
 pub use language::LanguageOptions;
 pub use latex::LatexOptions;
 pub use min_length::MinLength;
 pub use perplexity::PerplexityOptions;
 pub use reference_classifier::{ReferenceClassifierOptions, ReferencePreset};
+pub use wikitext::WikitextStep;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::document::{Document, Reason};
 use crate::error::Result;
@@ -49,7 +53,7 @@ pub trait StepOptions {
     fn resolve(&mut self, _base: &Path) {}
 
     /// Files the step reads, models and word lists: a change of one redoes finished work.
-    fn files(&self) -> Vec<&Path> {
+    fn files(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 

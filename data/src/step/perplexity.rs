@@ -30,9 +30,6 @@ pub struct PerplexityOptions {
     /// only one).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// The files of the folder, once it is known where that is.
-    #[serde(skip)]
-    files: Vec<PathBuf>,
 }
 
 fn default_keep() -> Vec<Bucket> {
@@ -42,13 +39,7 @@ fn default_keep() -> Vec<Bucket> {
 impl PerplexityOptions {
     /// The models of a folder, all else at its default.
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Self {
-            model: model.into(),
-            keep: default_keep(),
-            cutoffs: None,
-            language: None,
-            files: Vec::new(),
-        }
+        Self { model: model.into(), keep: default_keep(), cutoffs: None, language: None }
     }
 }
 
@@ -59,12 +50,11 @@ impl StepOptions for PerplexityOptions {
 
     fn resolve(&mut self, base: &Path) {
         self.model = base.join(&self.model);
-        // A folder that is missing is an error of `build`.
-        self.files = PerplexityModel::files(&self.model).unwrap_or_default();
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.files.iter().map(PathBuf::as_path).collect()
+    fn files(&self) -> Vec<PathBuf> {
+        // A folder that is missing is an error of `build`.
+        PerplexityModel::files(&self.model).unwrap_or_default()
     }
 
     fn validate(&self, key: &str) -> Result<()> {

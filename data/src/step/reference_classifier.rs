@@ -55,8 +55,8 @@ impl StepOptions for ReferenceClassifierOptions {
         self.model = base.join(&self.model);
     }
 
-    fn files(&self) -> Vec<&Path> {
-        vec![&self.model]
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.model.clone()]
     }
 
     fn validate(&self, key: &str) -> Result<()> {

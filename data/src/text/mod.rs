@@ -1,4 +1,5 @@
-//! Text as such: character sets, lines, white space, normal forms, words, HTML, TeX.
+//! Text as such: character sets, lines, white space, normal forms, words, HTML, TeX, names of the
+//! Wikipedias.
 
 pub mod ccnet;
 pub mod charset;
@@ -6,4 +7,5 @@ pub mod html;
 pub mod python;
 pub mod sentences;
 pub mod tex;
+pub mod wikipedia;
 pub mod word_ngrams;

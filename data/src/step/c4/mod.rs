@@ -174,8 +174,8 @@ impl StepOptions for C4Options {
         }
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.bad_words.as_deref().into_iter().collect()
+    fn files(&self) -> Vec<PathBuf> {
+        self.bad_words.iter().cloned().collect()
     }
 
     fn validate(&self, key: &str) -> Result<()> {

@@ -20,6 +20,7 @@ pub(super) enum DataCommand {
     Apply(apply::ApplyArgs),
     Cat(cat::CatArgs),
     TrainLid(train::TrainLidArgs),
+    TrainLm(train::TrainLmArgs),
     TrainClassifier(train::TrainClassifierArgs),
 }
 
@@ -32,6 +33,7 @@ pub(super) fn run(command: DataCommand) -> Result<()> {
         DataCommand::Apply(args) => apply::run(&args),
         DataCommand::Cat(args) => cat::run(&args),
         DataCommand::TrainLid(args) => train::train_lid(&args),
+        DataCommand::TrainLm(args) => train::train_lm(&args),
         DataCommand::TrainClassifier(args) => train::train_classifier(&args),
     }
 }

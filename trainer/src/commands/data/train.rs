@@ -1,11 +1,14 @@
-//! `altiplano data train-lid` and `data train-classifier`: the models that web text is sorted by.
+//! `altiplano data train-lid`, `train-lm` and `train-classifier`: the models that web text is
+//! sorted by.
 
 use std::path::PathBuf;
 
 use altiplano_data::classifier::{self, TrainClassifierOptions};
+use altiplano_data::document::{DocumentFile, list_documents};
 use altiplano_data::language::{self, TrainLanguageOptions};
+use altiplano_data::{ProgressMode, ngram};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::commands::output::{print, print_json};
 use crate::config::{ConfigFile, load};
@@ -34,6 +37,59 @@ pub(in crate::commands) struct TrainClassifierArgs {
 const CLASSIFIER_EXAMPLE: &str = "\
 Example:
   altiplano data train-classifier configs/data/models/classifier.yaml output=references.bin";
+
+/// Train an n-gram language model with its perplexity cut-offs, for the step `perplexity`.
+#[derive(Debug, Args)]
+#[command(after_help = LM_EXAMPLE)]
+pub(in crate::commands) struct TrainLmArgs {
+    #[command(flatten)]
+    job: TrainArgs,
+}
+
+const LM_EXAMPLE: &str = "\
+Example:
+  altiplano data train-lm configs/data/models/language_model.yaml model.language=en";
+
+/// What `data train-lm` trains on.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TrainLmConfig {
+    /// Documents to train on: files of `data run`, or folders of them (list of paths).
+    pub documents: Vec<PathBuf>,
+    /// Documents the cut-offs are computed on, of the kind that will be sorted (list of paths,
+    /// default every hundredth of `documents`).
+    #[serde(default)]
+    pub sample: Vec<PathBuf>,
+    /// The model (map).
+    pub model: ngram::TrainOptions,
+}
+
+impl ConfigFile for TrainLmConfig {
+    const PATHS: &'static [&'static str] = &["documents.*", "sample.*", "model.output"];
+}
+
+pub(super) fn train_lm(args: &TrainLmArgs) -> Result<()> {
+    args.job.run(|config: &TrainLmConfig| {
+        let documents = list(&config.documents)?;
+        let sample = list(&config.sample)?;
+        let sample = (!sample.is_empty()).then_some(&sample);
+        let sample = sample.map(|files| ngram::texts_of(files));
+        ngram::train(
+            &config.model,
+            &ngram::texts_of(&documents),
+            sample.as_ref().map(|texts| texts as ngram::Documents<'_>),
+            ProgressMode::Auto,
+        )
+    })
+}
+
+fn list(paths: &[PathBuf]) -> altiplano_data::Result<Vec<DocumentFile>> {
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(list_documents(path, None)?);
+    }
+    Ok(files)
+}
 
 #[derive(Debug, Args)]
 struct TrainArgs {

@@ -1,0 +1,138 @@
+//! Wikitext to text.
+//!
+//! The order of things follows the behaviour that pipelines of Wikipedia dumps agree on:
+//! comments, templates, tables, links, magic words, character references, tags, quotes,
+//! headings, lists, white space. Templates go, but for a few that stand for words of their
+//! sentence. Markup that does not close stays as text and is noted, never guessed at for long:
+//! time and memory are linear in the page.
+
+mod inline;
+mod markup;
+mod parts;
+mod quotes;
+mod sections;
+mod tags;
+mod templates;
+
+use serde::{Deserialize, Serialize};
+
+use self::markup::{Settings, unmark};
+use self::sections::assemble;
+use super::{Step, StepCounts, StepOptions, Verdict};
+use crate::document::{Document, Reason};
+use crate::error::Result;
+use crate::text::python;
+use crate::text::wikipedia::WikiNames;
+
+/// Languages whose pages protect text from conversion between scripts by `-{…}-`.
+const CONVERTED_LANGUAGES: [&str; 3] = ["sr", "zh", "kk"];
+
+/// Takes the markup out of wikitext. The document's `language` says which names of files,
+/// categories and sections are in use; without one, those of all 20 languages are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WikitextStep {
+    /// Put the page's title, from the metadata, before the text (bool, default true).
+    #[serde(default = "default_true")]
+    pub title: bool,
+    /// Keep formulas as `$…$` (bool, default true). Otherwise they are taken out.
+    #[serde(default = "default_true")]
+    pub math: bool,
+    /// Take out the sections of references, links and literature (bool, default true).
+    #[serde(default = "default_true")]
+    pub drop_tail_sections: bool,
+    /// Drop pages that only tell similar titles apart (bool, default false).
+    #[serde(default)]
+    pub drop_disambiguation: bool,
+    /// Fewest words a page may have, its title not counted (integer, default 50).
+    #[serde(default = "default_min_words")]
+    pub min_words: usize,
+}
+
+fn default_true() -> bool {
+    true
+}
+fn default_min_words() -> usize {
+    50
+}
+
+impl Default for WikitextStep {
+    fn default() -> Self {
+        Self {
+            title: true,
+            math: true,
+            drop_tail_sections: true,
+            drop_disambiguation: false,
+            min_words: default_min_words(),
+        }
+    }
+}
+
+impl StepOptions for WikitextStep {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn validate(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn build(&self, _key: &str) -> Result<Box<dyn Step>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Step for WikitextStep {
+    fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict {
+        let language = document.language.as_deref();
+        let names = WikiNames::of(language);
+        if names.is_redirect(&document.text) {
+            return Verdict::unwanted("redirect", "");
+        }
+        let mut page = unmark(
+            &document.text,
+            Settings {
+                names,
+                formulas: self.math,
+                disambiguation: self.drop_disambiguation,
+                converter: language.is_some_and(|code| CONVERTED_LANGUAGES.contains(&code)),
+            },
+        );
+        if page.disambiguation {
+            return Verdict::unwanted("disambiguation", "");
+        }
+        let body = assemble(&page.text, names, self.drop_tail_sections, &mut page.removals);
+        if body.is_empty() {
+            return Verdict::Drop { reason: Reason::EMPTY, detail: String::new() };
+        }
+        let words = python::split(&body).take(self.min_words).count();
+        if words < self.min_words {
+            let detail = format!("{words} words, min_words is {}", self.min_words);
+            return Verdict::unwanted("stub", detail);
+        }
+        page.removals.add_to(counts);
+        if page.unbalanced {
+            counts.note("unbalanced");
+        }
+        document.text = match self.page_title(document) {
+            Some(title) => format!("{title}\n\n{body}"),
+            None => body,
+        };
+        Verdict::Keep
+    }
+}
+
+impl WikitextStep {
+    fn page_title(&self, document: &Document) -> Option<String> {
+        if !self.title {
+            return None;
+        }
+        match document.metadata().remove("title") {
+            Some(serde_json::Value::String(title)) if !title.is_empty() => Some(title),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
