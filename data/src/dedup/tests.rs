@@ -53,12 +53,12 @@ fn run_with(
             let mut counts = StepCounts::default();
             fates.push(match applier.apply(&mut document, &mut counts).unwrap() {
                 Verdict::Keep => {
-                    let removed: u64 = counts.removed.values().map(|part| part.bytes).sum();
+                    let removed: u64 = counts.removed().values().map(|part| part.bytes).sum();
                     assert_eq!(before, document.text.len() as u64 + removed);
                     Ok(document)
                 }
                 Verdict::Drop { reason, .. } => {
-                    assert!(counts.removed.is_empty());
+                    assert!(counts.removed().is_empty());
                     Err(reason.name().to_owned())
                 }
             });

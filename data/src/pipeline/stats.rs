@@ -68,7 +68,7 @@ impl StepStats {
 
     /// Adds what the step itself counted.
     pub fn add_counts(&mut self, counts: &StepCounts) {
-        for (name, removed) in &counts.removed {
+        for (name, removed) in counts.removed() {
             add_removed(&mut self.removed, name, removed);
         }
         for (name, count) in &counts.noted {

@@ -305,7 +305,7 @@ mod tests {
         let mut counts = StepCounts::default();
         let step = GithubHeaderOptions { compat }.build("").unwrap();
         assert_eq!(step.apply(&mut document, &mut counts), Verdict::Keep);
-        let removed: u64 = counts.removed.values().map(|removed| removed.bytes).sum();
+        let removed: u64 = counts.removed().values().map(|removed| removed.bytes).sum();
         assert_eq!(removed as usize + document.text.len(), text.len());
         document.text
     }

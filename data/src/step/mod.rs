@@ -101,7 +101,7 @@ impl Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepCounts {
     /// Parts taken out, by reason: lines, templates, comments.
-    pub removed: BTreeMap<&'static str, Removed>,
+    removed: BTreeMap<&'static str, Removed>,
     /// Other counts: histogram bins, documents of a language.
     pub noted: BTreeMap<String, u64>,
     /// Sum of the bytes in `removed`.
@@ -120,10 +120,30 @@ pub struct Removed {
 impl StepCounts {
     /// Counts one part of `bytes` bytes taken out of a document because of `reason`.
     pub fn remove(&mut self, reason: &'static str, bytes: usize) {
+        self.remove_parts(reason, Removed { parts: 1, bytes: bytes as u64 });
+    }
+
+    /// Counts several parts taken out of a document because of `reason`.
+    pub fn remove_parts(&mut self, reason: &'static str, parts: Removed) {
         let removed = self.removed.entry(reason).or_default();
-        removed.parts += 1;
-        removed.bytes += bytes as u64;
-        self.removed_bytes += bytes as u64;
+        removed.parts += parts.parts;
+        removed.bytes += parts.bytes;
+        self.removed_bytes += parts.bytes;
+    }
+
+    /// Parts taken out, by reason.
+    pub fn removed(&self) -> &BTreeMap<&'static str, Removed> {
+        &self.removed
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn merge(&mut self, other: &Self) {
+        for (reason, parts) in &other.removed {
+            self.remove_parts(reason, *parts);
+        }
+        for (name, count) in &other.noted {
+            *self.noted.entry(name.clone()).or_default() += count;
+        }
     }
 
     /// Bytes of all parts taken out.

@@ -147,9 +147,7 @@ impl Step for C4Step {
         }
         // What is taken out of a page that goes is no longer a part of anything.
         for (reason, removed) in page.removed {
-            let total = counts.removed.entry(reason).or_default();
-            total.parts += removed.parts;
-            total.bytes += removed.bytes;
+            counts.remove_parts(reason, removed);
         }
         *counts.noted.entry(VALID.to_owned()).or_default() += valid;
         Verdict::Keep

@@ -168,7 +168,7 @@ mod tests {
             "a\n[Illustration: a [b]\nc]\n\nd [Illustration] e [Illustration: open".to_owned();
         let made = drop_illustrations(text, &mut counts);
         assert_eq!(made, "a\n\nd  e [Illustration: open");
-        assert_eq!(counts.removed["illustrations"].parts, 2);
+        assert_eq!(counts.removed()["illustrations"].parts, 2);
         let hostile = "[Illustration".repeat(20_000);
         assert_eq!(drop_illustrations(hostile.clone(), &mut counts), hostile);
     }
@@ -178,7 +178,7 @@ mod tests {
         let mut counts = StepCounts::default();
         let text = "a {12}b [Pg 3] c [4] {x}\n\n- 12 -\n\nd\n13\ne\n\n14".to_owned();
         assert_eq!(drop_page_numbers(text, &mut counts), "a b  c [4] {x}\n\n\nd\n13\ne\n");
-        assert_eq!(counts.removed["page_numbers"].parts, 4);
+        assert_eq!(counts.removed()["page_numbers"].parts, 4);
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Step for GutenbergStep {
         }
         add_metadata(document, &header, bounds.start, python::split(text).count());
         document.text = text.to_owned();
-        merge(own, counts);
+        counts.merge(&own);
         Verdict::Keep
     }
 }
@@ -186,17 +186,6 @@ fn add_metadata(
     document.metadata = Some(serde_json::Value::Object(metadata).to_string());
     if document.language.is_none() {
         document.language = header.language.map(str::to_owned);
-    }
-}
-
-fn merge(own: StepCounts, counts: &mut StepCounts) {
-    for (reason, removed) in own.removed {
-        let total = counts.removed.entry(reason).or_default();
-        total.parts += removed.parts;
-        total.bytes += removed.bytes;
-    }
-    for (name, count) in own.noted {
-        *counts.noted.entry(name).or_default() += count;
     }
 }
 

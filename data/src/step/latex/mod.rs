@@ -12,7 +12,7 @@ mod macros;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, StepCounts, StepOptions, Verdict};
+use super::{Removed, Step, StepCounts, StepOptions, Verdict};
 use crate::document::Document;
 use crate::error::{DataError, Result};
 use crate::text::tex::is_tex;
@@ -143,9 +143,8 @@ impl Step for Latex {
             ("after_end", after_end),
         ] {
             if part.parts > 0 {
-                let removed = counts.removed.entry(reason).or_default();
-                removed.parts += part.parts;
-                removed.bytes += part.bytes;
+                let Part { parts, bytes } = part;
+                counts.remove_parts(reason, Removed { parts, bytes });
             }
         }
         for (name, count) in [
@@ -229,10 +228,10 @@ The end.
         );
         assert_eq!(document.metadata()["n_macros_expanded"], 5);
         assert_eq!(counts.noted["macros_found"], 4);
-        assert_eq!(counts.removed["comments"].parts, 4);
-        let removed: u64 = counts.removed.values().map(|removed| removed.bytes).sum();
+        assert_eq!(counts.removed()["comments"].parts, 4);
+        let removed: u64 = counts.removed().values().map(|removed| removed.bytes).sum();
         assert!(removed > 400 && removed < PAPER.len() as u64, "{removed}");
-        assert_eq!(counts.removed["bibliography"].parts, 1);
+        assert_eq!(counts.removed()["bibliography"].parts, 1);
     }
 
     #[test]

@@ -68,9 +68,7 @@ impl Removals {
         for (part, name) in Part::ALL {
             let removed = self.parts[part as usize];
             if removed.parts > 0 {
-                let total = counts.removed.entry(name).or_default();
-                total.parts += removed.parts;
-                total.bytes += removed.bytes;
+                counts.remove_parts(name, removed);
             }
         }
     }

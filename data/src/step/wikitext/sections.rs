@@ -163,8 +163,8 @@ mod tests {
         assert_eq!(made, "x\n\nFull\ny\n\nLast\nw");
         let mut counts = crate::step::StepCounts::default();
         removals.add_to(&mut counts);
-        assert_eq!(counts.removed["tail_sections"].parts, 2);
-        assert_eq!(counts.removed["empty_sections"].parts, 2);
+        assert_eq!(counts.removed()["tail_sections"].parts, 2);
+        assert_eq!(counts.removed()["empty_sections"].parts, 2);
         let kept = assemble(text, WikiNames::of(Some("en")), false, &mut removals);
         assert_eq!(kept, "x\n\nFull\ny\n\nSee also\nz\n\nNotes\nn\n\nLast\nw\n\nReferences\nr");
     }

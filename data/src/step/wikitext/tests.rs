@@ -156,7 +156,7 @@ fn the_step_counts_titles_and_drops() {
     let (verdict, counts) = apply(&step, &mut document);
     assert_eq!(verdict, Verdict::Keep);
     assert_eq!(document.text, "Title\n\nOne two three four five.");
-    let removed = |name| (counts.removed[name].parts, counts.removed[name].bytes);
+    let removed = |name| (counts.removed()[name].parts, counts.removed()[name].bytes);
     assert_eq!(removed("templates"), (2, 11));
     assert_eq!(removed("references"), (1, 12));
     assert_eq!(removed("files"), (1, 10));
