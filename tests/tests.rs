@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod commands;
+mod devices;
 mod harness;
 mod numeric;
 mod readme;

@@ -7,24 +7,77 @@ mod golden;
 mod kernels;
 mod model;
 
-use altiplano_model::{ActivationCheckpointing, LlamaConfig};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, device};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// Instantiates a test body for every device this build knows. A body takes the device.
+/// Instantiates test bodies for every device altiplano knows. A body takes the device.
 macro_rules! device_test {
     ($($name:ident),+ $(,)?) => {
-        mod flex {
+        crate::numeric::device_test!(@module flex "cpu" $($name)+);
+        crate::numeric::device_test!(@module tch "tch" $($name)+);
+        crate::numeric::device_test!(@module tch_cuda "tch:cuda" $($name)+);
+        crate::numeric::device_test!(@module wgpu "wgpu" $($name)+);
+        crate::numeric::device_test!(@module cuda "cuda" $($name)+);
+    };
+    (@module $module:ident $device:literal $($name:ident)+) => {
+        mod $module {
             $(#[test]
             fn $name() {
-                super::$name(&altiplano_model::device::select("cpu").unwrap());
+                crate::numeric::on_device($device, super::$name);
             })+
         }
     };
 }
 pub(crate) use device_test;
+
+/// Runs a test body on the device called `name`. Where it is absent, says so once, past the
+/// capture of the test harness, and passes; or fails, if `ALTIPLANO_REQUIRED_DEVICES` (names with
+/// commas between them) has it.
+pub fn on_device(name: &str, body: impl FnOnce(&Device)) {
+    static SKIPPED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let error = match device::select(name) {
+        Ok(device) => return body(&device),
+        Err(error) => error,
+    };
+    let required = std::env::var("ALTIPLANO_REQUIRED_DEVICES").unwrap_or_default();
+    assert!(!required.split(',').any(|required| required == name), "{error}");
+    if SKIPPED.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string()) {
+        let line = format!("skipped on {name}, here and in all other tests: {error}\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+}
+
+/// Those of `formats`, number formats with the error each allows, that `device` computes in.
+pub fn supported<const N: usize>(
+    formats: [(DType, f64); N],
+    device: &Device,
+) -> impl Iterator<Item = (DType, f64)> {
+    formats.into_iter().filter(|(dtype, _)| device.supports_dtype(*dtype))
+}
+
+/// The precisions `device` can train in.
+pub fn precisions(device: &Device) -> impl Iterator<Item = Precision> {
+    let all = [(Precision::F32, DType::F32), (Precision::Bf16, DType::BF16)];
+    let supported = all.into_iter().filter(|(_, dtype)| device.supports_dtype(*dtype));
+    supported.map(|(precision, _)| precision)
+}
+
+/// The same numbers in f64 on the CPU, where the references run for every device.
+pub fn exact<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+    Tensor::from_data(x.to_data().convert_dtype(DType::F64), (&Device::flex(), DType::F64))
+}
+
+/// The same integers on the CPU.
+pub fn exact_ids(ids: &Tensor<2, Int>) -> Tensor<2, Int> {
+    Tensor::from_data(ids.to_data().convert_dtype(DType::I32), (&Device::flex(), DType::I32))
+}
 
 /// Numbers drawn uniformly from −1 to 1.
 pub fn uniform(count: usize, seed: u64) -> Vec<f64> {

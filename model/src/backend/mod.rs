@@ -4,7 +4,12 @@
 //! tensor operations. An op that works in place takes its tensor by value and hands it back: it
 //! panics when the storage is shared, because a silent copy would be a hidden cost.
 
+// burn means to drop LibTorch and says so at every mention.
+#![cfg_attr(feature = "tch", allow(deprecated))]
+
 mod flex;
+#[cfg(feature = "tch")]
+mod tch;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{
@@ -23,8 +28,13 @@ pub const HEAD_CHUNK: usize = 256;
 ///
 /// f64 (gradient checks) and autodiff devices (the oracle of the tests) take the reference.
 pub fn has_kernels(device: &Device, dtype: DType) -> bool {
-    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
-        && matches!(dtype, DType::F32 | DType::BF16)
+    let implemented = match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "tch")]
+        DispatchDevice::LibTorch(_) => true,
+        _ => false,
+    };
+    implemented && matches!(dtype, DType::F32 | DType::BF16)
 }
 
 /// The storage of `x` where it holds exactly its f32 elements, in order, on the CPU.
@@ -38,7 +48,7 @@ pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
 ///
 /// Activations `E` are f32 or bf16; norm weights, parameter gradients, moments, losses, `rstd` and
 /// `lse` are f32; ids, targets and document starts are i32. A negative target is ignored.
-#[backend_extension(Flex)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "tch"))]
 pub trait TransformerOps: Backend {
     /// Rows of `weight` (V, C) picked by `ids` (B, T): (B, T, C).
     fn embedding_forward(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;

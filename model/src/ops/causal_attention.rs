@@ -14,7 +14,7 @@
 //! With grouped heads (K < H) each k, v head serves H/K query heads and sums their gradients.
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::fast;
 use crate::backend::TransformerOps;
@@ -45,7 +45,10 @@ pub fn causal_attention_forward(
 fn bound(first_visible: Option<&Tensor<2, Int>>, q: &Tensor<4>) -> Tensor<2, Int> {
     match first_visible {
         Some(first) => first.clone(),
-        None => Tensor::empty([0, 0], (&q.device(), DType::I32)),
+        // Made from data, because not every backend makes tensors of this type otherwise.
+        None => {
+            Tensor::from_data(TensorData::new(Vec::<i32>::new(), [0, 0]), (&q.device(), DType::I32))
+        }
     }
 }
 

@@ -33,6 +33,9 @@ pub struct EvalArgs {
     /// Windows computed at once.
     #[arg(long, default_value_t = 8)]
     batch: usize,
+    /// Where the model computes: a name that `altiplano devices` lists as usable.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    device: String,
     /// Number format: bf16 or f32.
     #[arg(long, default_value = "f32")]
     precision: Precision,
@@ -52,7 +55,7 @@ Example:
 /// Runs the command.
 pub fn run(args: EvalArgs) -> Result<()> {
     use_threads(args.threads)?;
-    let trained = TrainedModel::open(&args.checkpoint, "cpu", args.precision)?;
+    let trained = TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
     let limit = trained.model.config.max_seq_len;
     let context = args.context.unwrap_or(limit);
     if context == 0 || context > limit {

@@ -40,6 +40,9 @@ pub struct GenerateArgs {
     /// End the text before this string; may be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Where the model computes: a name that `altiplano devices` lists as usable.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    device: String,
     /// Number format: bf16 or f32.
     #[arg(long, default_value = "f32")]
     precision: Precision,
@@ -67,7 +70,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     }
     use_threads(args.threads)?;
     let TrainedModel { model, tokenizer } =
-        TrainedModel::open(&args.checkpoint, "cpu", args.precision)?;
+        TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
     let mut sampler = Sampler::new(SamplerConfig {
         temperature: args.temperature,
         top_k: args.top_k,

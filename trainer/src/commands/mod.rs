@@ -5,6 +5,7 @@
 
 mod bench;
 mod data;
+mod devices;
 mod estimate;
 mod eval;
 mod generate;
@@ -52,6 +53,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Estimate(estimate::EstimateArgs),
+    Devices(devices::DevicesArgs),
     /// Measure speed and memory of training, attention and generation.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -73,6 +75,7 @@ impl Cli {
             Command::Eval(args) => eval::run(args),
             Command::Generate(args) => generate::run(args),
             Command::Estimate(args) => estimate::run(args),
+            Command::Devices(args) => devices::run(args),
             Command::Bench(command) => bench::run(command),
         }
     }

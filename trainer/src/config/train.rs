@@ -26,7 +26,7 @@ pub struct TrainConfig {
     /// Seed of the weights and of the order of the data. Default 1.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// Where the tensors live: `cpu`, or what the build offers. Default `cpu`.
+    /// Where the tensors live: a name that `altiplano devices` lists as usable. Default `cpu`.
     #[serde(default = "default_device")]
     pub device: String,
     /// Number format of matrix products: `bf16` or `f32`. Default `bf16`.
@@ -40,7 +40,7 @@ pub struct TrainConfig {
     /// as in LLaMA.
     #[serde(default)]
     pub document_mask: bool,
-    /// Threads that compute. Default: all cores. The numbers do not depend on it.
+    /// Threads that compute. Default: all cores. On `cpu` the numbers do not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
     /// Threads that read token shards. Default 1. The batches do not depend on it.
