@@ -9,7 +9,7 @@ use crate::ngram::{Bucket, NGramModel, PerplexityModel};
 
 /// Paragraphs of speeches.
 pub(crate) fn paragraphs() -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/speeches");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/plain/speeches");
     let mut paths: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
