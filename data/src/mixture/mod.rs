@@ -165,7 +165,7 @@ impl MixtureConfig {
             }
             _ => {}
         }
-        if !(self.max_epochs > 0.0) {
+        if self.max_epochs.is_nan() || self.max_epochs <= 0.0 {
             return Err(DataError::config("data.max_epochs", self.max_epochs, "above 0"));
         }
         for source in &self.sources {

@@ -10,6 +10,15 @@ use crate::error::{DataError, Result};
 use crate::source::splice_tex;
 use crate::step::{Step, StepCounts, Verdict};
 
+/// What became of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Applied {
+    /// It goes on.
+    Kept(Map<String, Value>),
+    /// The step dropped it, or it could not be read.
+    Dropped(DroppedDocument),
+}
+
 /// Sends one JSON object through `step`.
 ///
 /// Of the object, `text` is the text and `id`, `url`, `language`, `language_score`, `created` and
@@ -25,7 +34,7 @@ pub fn apply_step(
     mut object: Map<String, Value>,
     default_id: impl FnOnce() -> String,
     counts: &mut StepCounts,
-) -> Result<std::result::Result<Map<String, Value>, DroppedDocument>> {
+) -> Result<Applied> {
     let string = |object: &Map<String, Value>, key: &str| match object.get(key) {
         Some(Value::String(value)) => Some(value.clone()),
         Some(Value::Number(value)) => Some(value.to_string()),
@@ -42,7 +51,8 @@ pub fn apply_step(
         let Some(project) = splice_tex(&files) else {
             let id = string(&object, "id").unwrap_or_else(default_id);
             let reason = Reason::unwanted("no_root");
-            return Ok(Err(DroppedDocument::new(id, name, &reason, String::new(), 0)));
+            let dropped = DroppedDocument::new(id, name, &reason, String::new(), 0);
+            return Ok(Applied::Dropped(dropped));
         };
         object.insert("text".into(), Value::from(project.text));
     }
@@ -66,7 +76,8 @@ pub fn apply_step(
         metadata: object.get("metadata").filter(|value| value.is_object()).map(Value::to_string),
     };
     if let Verdict::Drop { reason, detail } = step.apply(&mut document, counts) {
-        return Ok(Err(DroppedDocument::new(document.id, name, &reason, detail, bytes)));
+        let dropped = DroppedDocument::new(document.id, name, &reason, detail, bytes);
+        return Ok(Applied::Dropped(dropped));
     }
     let mut set = |key: &str, value: Option<Value>| {
         if let Some(value) = value.filter(|value| object.get(key) != Some(value)) {
@@ -83,12 +94,13 @@ pub fn apply_step(
         object.insert("id".into(), Value::from(document.id));
     }
     object.insert("text".into(), Value::from(document.text));
-    Ok(Ok(object))
+    Ok(Applied::Kept(object))
 }
 
 /// A line that is no JSON object with a text, as a dropped document.
-pub fn unreadable(id: String, error: &impl ToString, bytes: usize) -> DroppedDocument {
-    DroppedDocument::new(id, "read", &Reason::BAD_JSON, error.to_string(), bytes as u64)
+pub fn unreadable(id: String, error: &impl ToString, bytes: usize) -> Applied {
+    let reason = Reason::BAD_JSON;
+    Applied::Dropped(DroppedDocument::new(id, "read", &reason, error.to_string(), bytes as u64))
 }
 
 /// Sends every document through `step` on the calling thread and counts, with the processor time
@@ -130,24 +142,34 @@ mod tests {
         }
     }
 
-    fn apply(line: &str) -> Result<std::result::Result<Value, DroppedDocument>> {
+    fn apply(line: &str) -> Result<Applied> {
         let object = serde_json::from_str(line).unwrap();
         let mut counts = StepCounts::default();
-        let done = apply_step("shout", &Shout, object, || "line 1".into(), &mut counts)?;
-        Ok(done.map(Value::Object))
+        apply_step("shout", &Shout, object, || "line 1".into(), &mut counts)
+    }
+
+    fn kept(line: &str) -> Value {
+        match apply(line).unwrap() {
+            Applied::Kept(object) => Value::Object(object),
+            Applied::Dropped(dropped) => panic!("{dropped:?}"),
+        }
     }
 
     #[test]
     fn whatever_else_is_there_is_kept() {
-        let out = apply(r#"{"id": 7, "text": "a", "extra": [1], "metadata": {"k": 1}}"#);
-        let expected = serde_json::json!({"id": 7, "text": "A", "extra": [1], "metadata": {"k": 1, "loud": true}});
-        assert_eq!(out.unwrap().unwrap(), expected);
-        assert_eq!(apply(r#"{"text": "a"}"#).unwrap().unwrap()["id"], "line 1");
+        let out = kept(r#"{"id": 7, "text": "a", "extra": [1], "metadata": {"k": 1}}"#);
+        let metadata = serde_json::json!({"k": 1, "loud": true});
+        let expected =
+            serde_json::json!({"id": 7, "text": "A", "extra": [1], "metadata": metadata});
+        assert_eq!(out, expected);
+        assert_eq!(kept(r#"{"text": "a"}"#)["id"], "line 1");
     }
 
     #[test]
     fn drops_have_a_reason_and_objects_without_text_are_errors() {
-        let dropped = apply(r#"{"id": "x", "text": ""}"#).unwrap().unwrap_err();
+        let Applied::Dropped(dropped) = apply(r#"{"id": "x", "text": ""}"#).unwrap() else {
+            panic!("kept");
+        };
         assert_eq!((dropped.id.as_str(), dropped.reason.as_str()), ("x", "silent"));
         assert!(matches!(apply(r#"{"id": "x"}"#), Err(DataError::Record { .. })));
     }

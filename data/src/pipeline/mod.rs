@@ -31,7 +31,7 @@ mod stage;
 mod stats;
 mod step_config;
 
-pub use apply::{apply_step, measure_step, unreadable};
+pub use apply::{Applied, apply_step, measure_step, unreadable};
 pub use drop_log::DroppedDocument;
 pub use explain::{Explanation, explain};
 pub use holdout::HoldoutConfig;

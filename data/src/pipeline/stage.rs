@@ -226,9 +226,9 @@ fn read_stage(
 /// Where the documents of a stage go.
 enum Sink {
     /// To the next stage, with notes for the decision in between.
-    Stage { writer: DocumentWriter, notes: Notes },
+    Stage { writer: Box<DocumentWriter>, notes: Notes },
     /// To the finished documents.
-    Documents { cut: Cut, writers: [Option<DocumentWriter>; 2] },
+    Documents { cut: Cut, writers: Box<[Option<DocumentWriter>; 2]> },
 }
 
 /// Notes for the decision behind a stage.
@@ -265,10 +265,12 @@ impl<'a> Output<'a> {
                 } else {
                     plan.holdout.known_cut()
                 };
-                Sink::Documents { cut, writers: [None, None] }
+                Sink::Documents { cut, writers: Box::new([None, None]) }
             }
             Some(closing) => Sink::Stage {
-                writer: DocumentWriter::create(&plan.layout.stage_file(stage, group.number))?,
+                writer: Box::new(DocumentWriter::create(
+                    &plan.layout.stage_file(stage, group.number),
+                )?),
                 notes: match closing {
                     Global::Step { step, .. } => Notes::Step(step.collector(&files.notes)?),
                     Global::Holdout => {
@@ -358,7 +360,8 @@ impl<'a> Output<'a> {
                 }
                 stage_file = Some(writer.finish()?);
             }
-            Sink::Documents { writers: [train, validation], .. } => {
+            Sink::Documents { writers, .. } => {
+                let [train, validation] = *writers;
                 outputs.train = train.map(DocumentWriter::finish).transpose()?;
                 outputs.validation = validation.map(DocumentWriter::finish).transpose()?;
             }

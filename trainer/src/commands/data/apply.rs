@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use altiplano_data::pipeline::{DroppedDocument, StepConfig, apply_step, unreadable};
+use altiplano_data::pipeline::{Applied, StepConfig, apply_step, unreadable};
 use altiplano_data::step::{Step, StepCounts};
 use clap::Args;
 use rayon::prelude::*;
@@ -55,11 +55,11 @@ pub(super) fn run(args: &ApplyArgs) -> Result<()> {
         first += lines.len();
         for result in done {
             match result {
-                Ok(object) => serde_json::to_writer(&mut stdout, &object)
+                Applied::Kept(object) => serde_json::to_writer(&mut stdout, &object)
                     .map_err(std::io::Error::from)
                     .and_then(|()| stdout.write_all(b"\n"))
                     .map_err(TrainerError::Output)?,
-                Err(dropped) => {
+                Applied::Dropped(dropped) => {
                     let line = serde_json::to_string(&dropped).unwrap_or_default();
                     writeln!(std::io::stderr(), "{line}").map_err(TrainerError::Output)?;
                 }
@@ -79,18 +79,15 @@ fn build(name: &str, config: Option<&Path>) -> Result<Box<dyn Step>> {
     Ok(load_step(name, config)?.build_document_step(name)?)
 }
 
-fn apply(
-    name: &str,
-    step: &dyn Step,
-    line: &[u8],
-    number: usize,
-) -> std::result::Result<Map<String, Value>, DroppedDocument> {
+fn apply(name: &str, step: &dyn Step, line: &[u8], number: usize) -> Applied {
     let id = || format!("line {number}");
-    let object: Map<String, Value> =
-        serde_json::from_slice(line).map_err(|error| unreadable(id(), &error, line.len()))?;
+    let object: Map<String, Value> = match serde_json::from_slice(line) {
+        Ok(object) => object,
+        Err(error) => return unreadable(id(), &error, line.len()),
+    };
     let mut counts = StepCounts::default();
     apply_step(name, step, object, id, &mut counts)
-        .unwrap_or_else(|error| Err(unreadable(id(), &error, line.len())))
+        .unwrap_or_else(|error| unreadable(id(), &error, line.len()))
 }
 
 fn read_lines(stdin: &mut impl BufRead) -> Result<Vec<Vec<u8>>> {

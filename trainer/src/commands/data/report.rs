@@ -86,7 +86,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<()> {
 /// `1e12` or `1000000000000`.
 fn parse_tokens(text: &str) -> std::result::Result<u64, String> {
     let tokens: f64 = text.parse().map_err(|_| format!("expected a number, found {text:?}"))?;
-    let whole = tokens >= 1.0 && tokens <= 1e18 && tokens.fract() == 0.0;
+    let whole = (1.0..=1e18).contains(&tokens) && tokens.fract() == 0.0;
     whole.then_some(tokens as u64).ok_or_else(|| {
         TrainerError::Usage { message: format!("expected 1 to 1e18, found {text}") }.to_string()
     })
