@@ -109,8 +109,8 @@ impl fmt::Display for Explanation {
                     writeln!(f, "  url      {url}")?;
                 }
                 if let Some(language) = &document.language {
-                    let score = document.language_score.unwrap_or(f64::NAN);
-                    writeln!(f, "  language {language} ({score:.2})")?;
+                    let score = document.language_score.map(|score| format!(" ({score:.2})"));
+                    writeln!(f, "  language {language}{}", score.unwrap_or_default())?;
                 }
                 for (key, value) in document.metadata() {
                     writeln!(f, "  {key:<8} {value}")?;
