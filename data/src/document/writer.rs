@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, Float64Builder, RecordBatch, StringBuilder};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::{DOCUMENTS_KEY, Document, TEXT_BYTES_KEY, schema};
@@ -49,6 +49,14 @@ pub struct DocumentWriter {
     last_id: Option<String>,
 }
 
+/// Compression with Zstandard at `level`.
+fn properties(path: &Path, level: i32) -> Result<WriterPropertiesBuilder> {
+    let level = ZstdLevel::try_new(level).map_err(|error| DataError::bad_file(path, error))?;
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_created_by("altiplano".to_owned()))
+}
+
 #[derive(Default)]
 struct Columns {
     id: StringBuilder,
@@ -71,12 +79,27 @@ impl DocumentWriter {
         Self::create_with_row_group(path, ROW_GROUP_BYTES)
     }
 
+    /// As [`create`](Self::create), for a file that is read once and then of no more use: written
+    /// with less effort, and larger.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_intermediate(path: &Path) -> Result<Self> {
+        let properties = properties(path, 1)?
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None);
+        Self::with_properties(path, properties.build(), ROW_GROUP_BYTES)
+    }
+
     pub(super) fn create_with_row_group(path: &Path, row_group_bytes: usize) -> Result<Self> {
-        let level = ZstdLevel::try_new(3).map_err(|error| DataError::bad_file(path, error))?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_created_by("altiplano".to_owned())
-            .build();
+        Self::with_properties(path, properties(path, 3)?.build(), row_group_bytes)
+    }
+
+    fn with_properties(
+        path: &Path,
+        properties: WriterProperties,
+        row_group_bytes: usize,
+    ) -> Result<Self> {
         let file = AtomicFile::create(path)?;
         let writer = ArrowWriter::try_new(file, schema(), Some(properties))
             .map_err(|error| DataError::bad_file(path, error))?;

@@ -5,9 +5,11 @@
 //! and the list of inputs alone, so every rank computes the same ones.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::Clock;
 use super::chain::{Chain, Global};
 use super::holdout::{self, HoldoutConfig};
 use super::layout::Layout;
@@ -64,6 +66,8 @@ pub(super) struct SourcePlan<'a> {
     keys: Vec<Vec<String>>,
     /// By stage: the key of the decision before it; empty for the first.
     decision_keys: Vec<String>,
+    /// By stage: the time of the decision before it, once it is made.
+    decision_seconds: Vec<OnceLock<f64>>,
 }
 
 /// Written when a decision is made.
@@ -102,7 +106,19 @@ impl<'a> SourcePlan<'a> {
             decision_keys.push(decision);
         }
         let layout = Layout::new(output, &config.name);
-        Ok(Self { config, kind, reader, holdout, chain, groups, layout, keys, decision_keys })
+        let decision_seconds = vec![OnceLock::new(); chain.stages.len()];
+        Ok(Self {
+            config,
+            kind,
+            reader,
+            holdout,
+            chain,
+            groups,
+            layout,
+            keys,
+            decision_keys,
+            decision_seconds,
+        })
     }
 
     pub fn key(&self, stage: usize, group: usize) -> &str {
@@ -145,6 +161,13 @@ impl<'a> SourcePlan<'a> {
                 .all(|group| self.layout.global_files(stage - 1, group.number).decisions.exists())
     }
 
+    /// Time the processor spent on the decision before `stage`, if it was made by this process;
+    /// it counts for the first group.
+    pub fn decision_seconds(&self, stage: usize, group: usize) -> f64 {
+        let seconds = self.decision_seconds[stage].get().filter(|_| group == 0);
+        seconds.copied().unwrap_or(0.0)
+    }
+
     /// Makes the decision before `stage`, for which the stage before it must be finished.
     pub fn resolve(&self, stage: usize, memory_bytes: u64) -> Result<()> {
         let Some(opening) = &self.chain.stages[stage].opening else {
@@ -155,6 +178,8 @@ impl<'a> SourcePlan<'a> {
             .iter()
             .map(|group| self.layout.global_files(stage - 1, group.number))
             .collect();
+        // No other work goes on in this process meanwhile; workers of the decision count.
+        let clock = Clock::start_of_process();
         match opening {
             Global::Holdout => {
                 holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
@@ -165,6 +190,9 @@ impl<'a> SourcePlan<'a> {
                 step.resolve(&files, &resources)?;
             }
         }
+        let mut seconds = 0.0;
+        clock.stop(&mut seconds);
+        let _ = self.decision_seconds[stage].set(seconds);
         let resolved = Resolved { key: self.decision_keys[stage].clone() };
         write_json(&self.layout.resolved_file(stage - 1), &resolved)
     }

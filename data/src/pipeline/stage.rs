@@ -74,6 +74,10 @@ pub struct StageRecord {
     pub input_documents: Vec<u64>,
     /// Counters of the steps, in order.
     pub steps: Vec<StepRecord>,
+    /// Time the processor spent on the notes for the decision behind the stage; it counts for that
+    /// step.
+    #[serde(default)]
+    pub notes_cpu_seconds: f64,
     /// What the next stage reads; none after the last.
     pub stage_file: Option<DocumentFileSummary>,
     /// Finished documents; none before the last stage.
@@ -179,7 +183,11 @@ fn read_stage(
         .ok_or_else(|| plan.unfinished(stage - 1, group.number))?;
     let decisions = plan.layout.global_files(stage - 1, group.number).decisions;
     let mut applier = match &plan.chain.stages[stage].opening {
-        Some(Global::Step { step, .. }) => Some(step.applier(&decisions)?),
+        Some(Global::Step { step, .. }) => {
+            let spent = &mut output.steps[0].stats.cpu_seconds;
+            *spent += before.notes_cpu_seconds + plan.decision_seconds(stage, group.number);
+            Some(step.applier(&decisions)?)
+        }
         _ => None,
     };
     let path = plan.layout.stage_file(stage - 1, group.number);
@@ -226,7 +234,7 @@ fn read_stage(
 /// Where the documents of a stage go.
 enum Sink {
     /// To the next stage, with notes for the decision in between.
-    Stage { writer: Box<DocumentWriter>, notes: Notes },
+    Stage { writer: Box<DocumentWriter>, notes: Notes, notes_cpu_seconds: f64 },
     /// To the finished documents.
     Documents { cut: Cut, writers: Box<[Option<DocumentWriter>; 2]> },
 }
@@ -268,7 +276,7 @@ impl<'a> Output<'a> {
                 Sink::Documents { cut, writers: Box::new([None, None]) }
             }
             Some(closing) => Sink::Stage {
-                writer: Box::new(DocumentWriter::create(
+                writer: Box::new(DocumentWriter::create_intermediate(
                     &plan.layout.stage_file(stage, group.number),
                 )?),
                 notes: match closing {
@@ -277,6 +285,7 @@ impl<'a> Output<'a> {
                         Notes::Holdout(HoldoutNotes::create(&files.notes, plan.holdout.seed)?)
                     }
                 },
+                notes_cpu_seconds: 0.0,
             },
         };
         let record = |step: &str, version| StepRecord {
@@ -352,12 +361,16 @@ impl<'a> Output<'a> {
         self.dropped.finish()?;
         let mut outputs = Outputs::default();
         let mut stage_file = None;
+        let mut notes_seconds = 0.0;
         match self.sink {
-            Sink::Stage { writer, notes } => {
+            Sink::Stage { writer, notes, notes_cpu_seconds } => {
+                let clock = batch::Clock::start();
                 match notes {
                     Notes::Step(collector) => collector.finish()?,
                     Notes::Holdout(notes) => notes.finish()?,
                 }
+                notes_seconds = notes_cpu_seconds;
+                clock.stop(&mut notes_seconds);
                 stage_file = Some(writer.finish()?);
             }
             Sink::Documents { writers, .. } => {
@@ -373,6 +386,7 @@ impl<'a> Output<'a> {
             inputs: self.group.inputs.iter().map(|input| input.name.clone()).collect(),
             input_documents: self.input_documents,
             steps: self.steps,
+            notes_cpu_seconds: notes_seconds,
             stage_file,
             outputs,
         };
@@ -391,11 +405,13 @@ fn write(
     input: u32,
 ) -> Result<()> {
     match sink {
-        Sink::Stage { writer, notes } => {
+        Sink::Stage { writer, notes, notes_cpu_seconds } => {
+            let clock = batch::Clock::start();
             match notes {
                 Notes::Step(collector) => collector.add(document, input)?,
                 Notes::Holdout(notes) => notes.add(document)?,
             }
+            clock.stop(notes_cpu_seconds);
             writer.write(document)
         }
         Sink::Documents { cut, writers } => {

@@ -226,6 +226,11 @@ fn decisions_over_all_documents_are_the_same_for_threads_ranks_and_memory() {
     assert_eq!(names, ["text", "dedup_documents", "ccnet_hash", "dedup_paragraphs"]);
     assert_eq!(row.steps[1].stats.dropped(), 5);
     assert_eq!(row.total().docs_out, 25);
+    // What its notes took counts for the step too.
+    let stats = stats_folder(&folder.path().join("alone")).join("pages/stage0-00000.json");
+    let first: StageRecord = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
+    assert!(first.notes_cpu_seconds > 0.0);
+    assert!(row.steps[1].stats.cpu_seconds > first.notes_cpu_seconds);
     let kept = documents(&folder.path().join("alone"), "pages", None);
     assert!(kept.iter().all(|document| !document.text.contains("rights")));
     assert!(kept.iter().all(|document| document.text.contains("Line q of")));
