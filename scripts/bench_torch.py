@@ -1,12 +1,14 @@
-"""PyTorch's side of scripts/bench_vs_torch: LLaMA training steps and causal attention.
+"""PyTorch's side of scripts/bench_vs_torch and scripts/bench_gpu: LLaMA training steps, causal
+attention, a large matrix product.
 
     bench_torch.py train --dim 512 --layers 8 --heads 8 --hidden 1376 --vocab 32000 \\
         --seq-len 512 --batch 8 --precision bf16 --compile --checkpoint
     bench_torch.py attention --heads 8 --head-dim 64 --seq-len 4096 --precision f32
+    bench_torch.py matmul --device cuda
     bench_torch.py table RESULTS.jsonl
 
-`train` and `attention` measure in a process of their own and print one JSON object with the keys
-of `altiplano bench`. `table` prints the comparison in Markdown from lines
+`train`, `attention` and `matmul` measure in a process of their own and print one JSON object with
+the keys of `altiplano bench`; `--device cuda` measures on the first GPU. `table` prints the comparison in Markdown from lines
 {"case", "engine", "precision", "checkpointing", "result"}; it needs no PyTorch.
 
 The model is the one of altiplano: pre-norm RMSNorm, RoPE with rotated halves, SwiGLU, no biases,
@@ -14,6 +16,7 @@ an untied head. A step is forward, backward, clipping of the global norm, and Ad
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
@@ -25,6 +28,14 @@ def peak_memory_bytes():
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def wait(args):
+    """Until the GPU has done what it was given."""
+    if args.device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def build_model(args):
@@ -97,7 +108,7 @@ def train(args):
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    model = build_model(args)
+    model = build_model(args).to(args.device)
     parameters = list(model.parameters())
     decayed = [p for p in parameters if p.dim() == 2]
     gains = [p for p in parameters if p.dim() < 2]
@@ -113,9 +124,9 @@ def train(args):
     shape = (args.batch, args.seq_len)
 
     def step():
-        inputs = torch.randint(args.vocab, shape)
-        targets = torch.randint(args.vocab, shape)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        inputs = torch.randint(args.vocab, shape, device=args.device)
+        targets = torch.randint(args.vocab, shape, device=args.device)
+        with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
             loss = forward(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
@@ -127,6 +138,7 @@ def train(args):
     for n in range(args.warmup + args.steps):
         start = time.perf_counter()
         loss = step()
+        wait(args)
         if n >= args.warmup:
             seconds.append(time.perf_counter() - start)
     count = sum(p.numel() for p in parameters)
@@ -158,14 +170,25 @@ def attention(args):
     torch.manual_seed(1)
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
     shape = (args.batch, args.heads, args.seq_len, args.head_dim)
-    q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
-    dout = torch.randn(shape, dtype=dtype)
+    options = {"dtype": dtype, "device": args.device}
+    q, k, v = (torch.randn(shape, requires_grad=True, **options) for _ in range(3))
+    dout = torch.randn(shape, **options)
+    kernel = contextlib.nullcontext
+    if args.device != "cpu" and dtype == torch.bfloat16:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        # FlashAttention-2, not cuDNN's.
+        kernel = lambda: sdpa_kernel(SDPBackend.FLASH_ATTENTION)
     forward, backward = [], []
     for n in range(args.warmup + args.steps):
+        wait(args)
         start = time.perf_counter()
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        with kernel():
+            o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        wait(args)
         middle = time.perf_counter()
         torch.autograd.grad(o, (q, k, v), dout)
+        wait(args)
         end = time.perf_counter()
         if n >= args.warmup:
             forward.append(middle - start)
@@ -184,6 +207,23 @@ def attention(args):
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def matmul(args):
+    import torch
+
+    size = 8192 if args.device != "cpu" else 2048
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    x, weight = (torch.randn(size, size, dtype=dtype, device=args.device) for _ in range(2))
+    seconds = []
+    for n in range(args.warmup + args.steps):
+        wait(args)
+        start = time.perf_counter()
+        x @ weight.T
+        wait(args)
+        if n >= args.warmup:
+            seconds.append(time.perf_counter() - start)
+    return {"flops_per_second": 2 * size**3 / min(seconds), "torch": torch.__version__}
 
 
 def read_results(path):
@@ -211,8 +251,13 @@ def table(args):
     results = read_results(args.results)
     for case in dict.fromkeys(key[0] for key in results):
         rows = {key[1:]: result for key, result in results.items() if key[0] == case}
-        training = any("tokens_per_second" in result for result in rows.values())
-        lines = training_rows(rows) if training else attention_rows(rows)
+        has = lambda name: any(name in result for result in rows.values())
+        if has("tokens_per_second"):
+            lines = training_rows(rows)
+        elif has("forward_seconds"):
+            lines = attention_rows(rows)
+        else:
+            lines = matmul_rows(rows)
         print(f"\n### {case}\n")
         for n, cells in enumerate(lines):
             print("| " + " | ".join(cells) + " |")
@@ -262,11 +307,20 @@ def attention_rows(rows):
         ]
 
 
+def matmul_rows(rows):
+    yield ["precision", "engine", "", "TFLOP/s", "speed ÷ PyTorch"]
+    for (precision, engine, _), result in sorted(rows.items(), key=lambda row: row[0][0]):
+        base = rows.get((precision, "torch", "none"), {})
+        rate = result["flops_per_second"]
+        yield [precision, engine, "", f"{rate / 1e12:.1f}", ratio(rate, base.get("flops_per_second"))]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("train", "attention"):
+    for name in ("train", "attention", "matmul"):
         command = commands.add_parser(name)
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         command.add_argument("--heads", type=int, default=8)
         command.add_argument("--seq-len", type=int, default=512 if name == "train" else 4096)
         command.add_argument("--batch", type=int, default=8 if name == "train" else 1)
@@ -281,13 +335,14 @@ def main():
             command.add_argument("--vocab", type=int, default=32000)
             command.add_argument("--compile", action="store_true")
             command.add_argument("--checkpoint", action="store_true")
-        else:
+        elif name == "attention":
             command.add_argument("--head-dim", type=int, default=64)
     commands.add_parser("table").add_argument("results")
     args = parser.parse_args()
     if args.command == "table":
         return table(args)
-    print(json.dumps(train(args) if args.command == "train" else attention(args)))
+    measure = {"train": train, "attention": attention, "matmul": matmul}[args.command]
+    print(json.dumps(measure(args)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod commands;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod devices;
 mod harness;
 mod numeric;

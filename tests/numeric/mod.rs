@@ -2,6 +2,8 @@
 
 mod attention;
 mod autodiff;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod cube;
 mod finite_differences;
 mod golden;
 mod kernels;

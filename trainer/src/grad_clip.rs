@@ -1,6 +1,6 @@
 //! The global norm of the gradient, and clipping by it.
 
-use altiplano_model::ops::sum_of_squares;
+use altiplano_model::ops::{sum_of_squares, totals};
 use altiplano_model::params::{Param, Params};
 
 /// √(Σ g²) over all parameters, or the name of the first parameter whose gradient is not finite.
@@ -8,12 +8,16 @@ use altiplano_model::params::{Param, Params};
 /// # Errors
 /// The name of that parameter.
 pub fn global_norm(grads: &Params) -> Result<f64, String> {
+    let (names, sums): (Vec<_>, Vec<_>) = grads
+        .named()
+        .into_iter()
+        .map(|(name, grad)| match grad {
+            Param::Vector(x) => (name, sum_of_squares(x)),
+            Param::Matrix(x) => (name, sum_of_squares(x)),
+        })
+        .unzip();
     let mut total = 0.0;
-    for (name, grad) in grads.named() {
-        let squares = match grad {
-            Param::Vector(x) => sum_of_squares(x),
-            Param::Matrix(x) => sum_of_squares(x),
-        };
+    for (name, squares) in names.into_iter().zip(totals(sums)) {
         if !squares.is_finite() {
             return Err(name);
         }

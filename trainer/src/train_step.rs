@@ -85,14 +85,15 @@ impl Trainer {
             }
         }
         let targets = batches.iter().map(Batch::valid_targets).sum::<usize>().max(1);
-        let mut loss = 0.0;
+        // Read after the last micro-batch: a GPU has all of them to work on before the host waits.
+        let mut losses = Vec::with_capacity(batches.len());
         for batch in batches {
             let tokens = self.token_batch(batch)?;
-            let losses =
-                self.model.loss_and_gradients(&tokens, 1.0 / targets as f64, &mut self.grads);
-            loss += losses.to_data().iter::<f64>().sum::<f64>();
+            let scale = 1.0 / targets as f64;
+            losses.push(self.model.loss_and_gradients(&tokens, scale, &mut self.grads));
         }
-        loss /= targets as f64;
+        let sums = losses.into_iter().map(|losses| losses.into_data().iter::<f64>().sum::<f64>());
+        let loss = sums.sum::<f64>() / targets as f64;
 
         let not_finite = |what: String, found: String| TrainerError::NonFinite {
             step,

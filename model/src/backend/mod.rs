@@ -7,6 +7,8 @@
 // burn means to drop LibTorch and says so at every mention.
 #![cfg_attr(feature = "tch", allow(deprecated))]
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod flex;
 #[cfg(feature = "tch")]
 mod tch;
@@ -28,13 +30,15 @@ pub const HEAD_CHUNK: usize = 256;
 ///
 /// f64 (gradient checks) and autodiff devices (the oracle of the tests) take the reference.
 pub fn has_kernels(device: &Device, dtype: DType) -> bool {
-    let implemented = match device.as_dispatch() {
-        DispatchDevice::Flex(_) => true,
+    match device.as_dispatch() {
+        DispatchDevice::Flex(_) => matches!(dtype, DType::F32 | DType::BF16),
         #[cfg(feature = "tch")]
-        DispatchDevice::LibTorch(_) => true,
+        DispatchDevice::LibTorch(_) => matches!(dtype, DType::F32 | DType::BF16),
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(device) => cube::has_kernels(device, dtype),
+        #[allow(unreachable_patterns)]
         _ => false,
-    };
-    implemented && matches!(dtype, DType::F32 | DType::BF16)
+    }
 }
 
 /// The storage of `x` where it holds exactly its f32 elements, in order, on the CPU.
@@ -48,7 +52,11 @@ pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
 ///
 /// Activations `E` are f32 or bf16; norm weights, parameter gradients, moments, losses, `rstd` and
 /// `lse` are f32; ids, targets and document starts are i32. A negative target is ignored.
-#[backend_extension(Flex, LibTorch: cfg(feature = "tch"))]
+#[backend_extension(
+    Flex,
+    Cube: cfg(feature = "cube"),
+    LibTorch: cfg(feature = "tch")
+)]
 pub trait TransformerOps: Backend {
     /// Rows of `weight` (V, C) picked by `ids` (B, T): (B, T, C).
     fn embedding_forward(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
@@ -164,7 +172,7 @@ pub trait TransformerOps: Backend {
         hyper: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Σ x² as one f64: (1).
+    /// Σ x² as numbers to be added in f64: one f64, (1), or f32 and its rounding error, (2).
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Sets every element to zero, in place.
     fn fill_zero(x: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -49,6 +49,8 @@ pub fn select(name: &str) -> Result<Device> {
     match (backend, place) {
         ("cpu", None) => Ok(Device::flex()),
         ("cuda", place) => cuda::select(name, place),
+        #[cfg(feature = "wgpu")]
+        ("wgpu", None) => crate::backend::cube::wgpu::select(),
         ("tch", place) => tch::select(name, place),
         _ => Err(unknown(name)),
     }

@@ -31,7 +31,7 @@ pub use linear::{linear_backward, linear_forward};
 pub use residual::{residual_backward, residual_forward};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rope::{RopeTable, rope_backward, rope_forward};
-pub use sum_of_squares::{fill_zero, sum_of_squares};
+pub use sum_of_squares::{fill_zero, sum_of_squares, totals};
 pub use swiglu::{swiglu_backward, swiglu_forward};
 
 /// The references, for tests and for reading.

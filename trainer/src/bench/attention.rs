@@ -6,13 +6,15 @@ use altiplano_model::ops::{causal_attention_backward, causal_attention_forward};
 use burn::tensor::{DType, Distribution, Tensor};
 use serde::Serialize;
 
-use super::{median, timed};
+use super::{median, timed_on};
 use crate::error::{Result, TrainerError};
 use crate::metrics::peak_memory_bytes;
 
 /// Shape and length of the measurement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttentionBenchOptions {
+    /// Where, as in a configuration: `cpu`, `cuda`.
+    pub device: String,
     /// Sequences, B.
     pub batch: usize,
     /// Heads, H; as many for keys and values.
@@ -68,7 +70,8 @@ pub fn attention_flops(batch: usize, heads: usize, seq_len: usize, head_dim: usi
 /// # Errors
 /// When a size is 0 or the tensors are larger than any memory.
 pub fn bench_attention(options: &AttentionBenchOptions) -> Result<AttentionBench> {
-    let AttentionBenchOptions { batch, heads, head_dim, seq_len, precision, repeats } = *options;
+    let AttentionBenchOptions { batch, heads, head_dim, seq_len, precision, repeats, .. } =
+        *options;
     let sizes = [batch, heads, head_dim, seq_len, repeats];
     let elements = sizes[..4].iter().try_fold(1usize, |n, size| n.checked_mul(*size));
     if sizes.contains(&0) || elements.is_none_or(|n| n > 1 << 36) {
@@ -79,7 +82,7 @@ pub fn bench_attention(options: &AttentionBenchOptions) -> Result<AttentionBench
             ),
         });
     }
-    let device = device::select("cpu")?;
+    let device = device::select(&options.device)?;
     let dtype = match precision {
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
@@ -92,9 +95,10 @@ pub fn bench_attention(options: &AttentionBenchOptions) -> Result<AttentionBench
     let (q, k, v, dout) = (random(), random(), random(), random());
     let (mut forward, mut backward) = (Vec::new(), Vec::new());
     for repeat in 0..=repeats {
-        let (forward_seconds, (o, lse)) = timed(|| causal_attention_forward(&q, &k, &v, None));
+        let (forward_seconds, (o, lse)) =
+            timed_on(&device, || causal_attention_forward(&q, &k, &v, None));
         let (backward_seconds, _) =
-            timed(|| causal_attention_backward(&dout, &q, &k, &v, &o, &lse, None));
+            timed_on(&device, || causal_attention_backward(&dout, &q, &k, &v, &o, &lse, None));
         if repeat > 0 {
             forward.push(forward_seconds);
             backward.push(backward_seconds);
@@ -132,6 +136,7 @@ mod tests {
     #[test]
     fn a_small_shape_is_measured_and_nothing_is_refused() {
         let options = AttentionBenchOptions {
+            device: "cpu".to_string(),
             batch: 1,
             heads: 2,
             head_dim: 16,
@@ -143,7 +148,7 @@ mod tests {
         assert!(bench.forward_seconds > 0.0 && bench.backward_seconds > 0.0);
         let flops = bench.flops_per_second * bench.seconds;
         assert!((flops / attention_flops(1, 2, 65, 16) - 1.0).abs() < 1e-9);
-        assert!(bench_attention(&AttentionBenchOptions { heads: 0, ..options }).is_err());
+        assert!(bench_attention(&AttentionBenchOptions { heads: 0, ..options.clone() }).is_err());
         let huge = AttentionBenchOptions { seq_len: usize::MAX, ..options };
         assert!(bench_attention(&huge).unwrap_err().is_usage());
     }

@@ -12,6 +12,8 @@ mod train;
 
 use std::time::Instant;
 
+use burn::tensor::Device;
+
 pub use attention::{AttentionBench, AttentionBenchOptions, attention_flops, bench_attention};
 pub use data::{DataBench, bench_data};
 pub use generate::{GenerateBench, GenerateBenchOptions, bench_generate};
@@ -35,6 +37,17 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let started = Instant::now();
     let result = work();
     (started.elapsed().as_secs_f64(), result)
+}
+
+/// [`timed`], until `device` has done the work.
+fn timed_on<T>(device: &Device, work: impl FnOnce() -> T) -> (f64, T) {
+    let wait = || device.sync().unwrap_or_else(|error| panic!("{device:?}: {error}"));
+    wait();
+    timed(|| {
+        let result = work();
+        wait();
+        result
+    })
 }
 
 #[cfg(test)]

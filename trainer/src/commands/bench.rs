@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use altiplano_model::Precision;
+use altiplano_model::{Precision, device};
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use super::output::{print_json, print_line};
 use super::threads::use_threads;
 use crate::bench::{
     AttentionBenchOptions, GenerateBenchOptions, TrainBenchOptions, bench_attention, bench_data,
-    bench_generate, bench_train,
+    bench_generate, bench_train, matmul_flops_per_second,
 };
 use crate::config::{TrainConfig, load, load_step};
 use crate::error::Result;
@@ -18,6 +19,7 @@ use crate::error::Result;
 pub(super) enum BenchCommand {
     Train(TrainArgs),
     Attention(AttentionArgs),
+    Matmul(MatmulArgs),
     Generate(GenerateArgs),
     Data(DataArgs),
 }
@@ -86,6 +88,9 @@ pub(super) struct AttentionArgs {
     /// Sequences.
     #[arg(long, value_name = "B", default_value_t = 1)]
     batch: usize,
+    /// Where: cpu, or a device of this build as in `device:` of a run.
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// Number format: bf16 or f32.
     #[arg(long, default_value = "bf16")]
     precision: Precision,
@@ -106,6 +111,31 @@ Example:
 
 FLOP/s count 3.5 · 2BHT²D: 2BHT²D forward, the causal half of two products, and 2.5 times that
 backward.";
+
+/// Measure a large matrix product: the ceiling of everything else on the same machine.
+#[derive(Debug, Args)]
+#[command(after_help = MATMUL_EXAMPLE)]
+pub(super) struct MatmulArgs {
+    /// Where: cpu, or a device of this build as in `device:` of a run.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Number format: bf16 or f32.
+    #[arg(long, default_value = "bf16")]
+    precision: Precision,
+    /// Threads that compute. Default: all cores.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+const MATMUL_EXAMPLE: &str = "\
+Example:
+  altiplano bench matmul --precision f32
+
+On NVIDIA GPUs the product is cuBLASLt's; with ALTIPLANO_PRODUCTS=cubek in the environment it is
+that of the kernels used where cuBLASLt is missing.";
 
 /// Measure generation from a checkpoint: the prompt at once, then token by token.
 #[derive(Debug, Args)]
@@ -142,6 +172,7 @@ pub(super) fn run(command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Train(args) => train(&args),
         BenchCommand::Attention(args) => attention(&args),
+        BenchCommand::Matmul(args) => matmul(&args),
         BenchCommand::Generate(args) => generate(&args),
         BenchCommand::Data(args) => data(&args),
     }
@@ -177,6 +208,7 @@ fn train(args: &TrainArgs) -> Result<()> {
 fn attention(args: &AttentionArgs) -> Result<()> {
     use_threads(args.threads)?;
     let bench = bench_attention(&AttentionBenchOptions {
+        device: args.device.clone(),
         batch: args.batch,
         heads: args.heads,
         head_dim: args.head_dim,
@@ -196,6 +228,18 @@ fn attention(args: &AttentionArgs) -> Result<()> {
         bench.peak_memory_bytes as f64 / 1e6
     ))?;
     if args.json { print_json(&bench) } else { Ok(()) }
+}
+
+fn matmul(args: &MatmulArgs) -> Result<()> {
+    use_threads(args.threads)?;
+    let rate = matmul_flops_per_second(args.precision, &device::select(&args.device)?);
+    print_line(&format!("{:.1} GFLOP/s, {:?}, {}", rate / 1e9, args.precision, args.device))?;
+    let figures = json!({
+        "flops_per_second": rate,
+        "precision": args.precision,
+        "device": args.device,
+    });
+    if args.json { print_json(&figures) } else { Ok(()) }
 }
 
 fn generate(args: &GenerateArgs) -> Result<()> {

@@ -1,0 +1,102 @@
+//! The fused output head and cross entropy, in chunks of tokens.
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::kernels::cross_entropy;
+use super::product::{Operand, add_product, product};
+use super::tensor::{
+    accumulator, contiguous, cubes, dims, element, elements, new, new_like, rows_and_width, vector,
+};
+use super::{threads, write_at};
+
+/// Tokens whose logits exist at once in the fused head: 2048 rows of a 32000-word vocabulary are
+/// 262 MB of f32, enough rows to keep a product at its rate.
+const HEAD_CHUNK: usize = 2048;
+
+/// The pieces of `rows` the fused head works on: first row and count.
+fn chunks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).step_by(HEAD_CHUNK).map(move |first| (first, HEAD_CHUNK.min(rows - first)))
+}
+
+/// Rows `first..first + count` of `x`, all leading dimensions taken together, as a view.
+fn row_range(x: &CubeTensor, first: usize, count: usize) -> CubeTensor {
+    let (_, width) = rows_and_width(x);
+    let rows = Operand::rows(x).tensor;
+    burn_cubecl::kernel::slice(rows, &[first..first + count, 0..width])
+}
+
+/// Losses (B, T) of `x` (B, T, C), `weight` (V, C), `targets` (B, T).
+pub(super) fn forward(x: CubeTensor, weight: CubeTensor, targets: CubeTensor) -> CubeTensor {
+    let (x, weight, targets) = (contiguous(x), contiguous(weight), contiguous(targets));
+    let (vocabulary, _) = rows_and_width(&weight);
+    let size = vector(vocabulary, DType::F32);
+    let losses = new(&x, &dims(&targets), DType::F32);
+    for (first, rows) in chunks(elements(&targets)) {
+        let chunk = contiguous(row_range(&x, first, rows));
+        let (chunk, weight) = (Operand::rows(&chunk), Operand::columns(&weight));
+        let logits = product(&chunk, &weight, &[rows, vocabulary], DType::F32);
+        // SAFETY: a cube reads its row of V logits and writes the loss of its row; targets
+        // are below V, as `TokenBatch` checked.
+        unsafe {
+            cross_entropy::forward::launch_unchecked(
+                &x.client.clone(),
+                cubes(rows),
+                threads(),
+                size,
+                logits.into_buffer_arg(),
+                targets.clone().into_buffer_arg(),
+                losses.clone().into_buffer_arg(),
+                first,
+                rows,
+                vocabulary / size,
+            );
+        }
+    }
+    losses
+}
+
+/// (losses, dx, dweight) of `scale` · Σ losses.
+pub(super) fn backward(
+    x: CubeTensor,
+    weight: CubeTensor,
+    targets: CubeTensor,
+    scale: f32,
+    dweight: CubeTensor,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let mut dweight = accumulator(dweight, "head_cross_entropy_backward");
+    let (x, weight, targets) = (contiguous(x), contiguous(weight), contiguous(targets));
+    let (vocabulary, channels) = rows_and_width(&weight);
+    let size = vector(vocabulary, DType::F32);
+    let losses = new(&x, &dims(&targets), DType::F32);
+    let dx = new_like(&x);
+    for (first, rows) in chunks(elements(&targets)) {
+        let chunk = contiguous(row_range(&x, first, rows));
+        let chunk = Operand::rows(&chunk);
+        let logits = product(&chunk, &Operand::columns(&weight), &[rows, vocabulary], DType::F32);
+        let dlogits = new(&x, &[rows, vocabulary], x.dtype);
+        // SAFETY: as forward; `dlogits` has the shape of `logits`.
+        unsafe {
+            cross_entropy::backward::launch_unchecked(
+                &x.client.clone(),
+                cubes(rows),
+                threads(),
+                size,
+                logits.into_buffer_arg(),
+                targets.clone().into_buffer_arg(),
+                losses.clone().into_buffer_arg(),
+                dlogits.clone().into_buffer_arg(),
+                first,
+                rows,
+                vocabulary / size,
+                scale,
+                element(x.dtype),
+            );
+        }
+        dweight = add_product(dweight, &Operand::columns(&dlogits), &chunk);
+        let weight = Operand::rows(&weight);
+        let dchunk = product(&Operand::rows(&dlogits), &weight, &[rows, channels], x.dtype);
+        write_at(&dchunk, &dx, first * channels);
+    }
+    (losses, dx, dweight)
+}
