@@ -6,6 +6,7 @@ mod bad_input;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod data;
 mod devices;
 mod harness;
 mod numeric;

@@ -105,7 +105,13 @@ pub fn remove_unfinished(folder: &Path) -> Result<()> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with('.') && name.contains(UNFINISHED) {
-            fs::remove_file(entry.path()).map_err(DataError::io(entry.path()))?;
+            let path = entry.path();
+            // Scratch folders are left too.
+            let removed = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.map_err(DataError::io(path))?;
         }
     }
     Ok(())

@@ -105,15 +105,16 @@ pub enum DataError {
         /// What was dropped or taken out.
         rest: u64,
     },
-    /// A record is not what a step needs.
-    #[error("{record}: found {found}, expected {expected}")]
-    Record {
-        /// Id of the record, or its line.
-        record: String,
-        /// What it is.
-        found: String,
-        /// What it should be.
-        expected: &'static str,
+    /// A run has not reached its end.
+    #[error(
+        "{path}: source {source_name:?} is not finished: run `altiplano data run` for every rank \
+         and `altiplano data merge` until nothing is waiting"
+    )]
+    Unfinished {
+        /// The data folder.
+        path: PathBuf,
+        /// Name of the source.
+        source_name: String,
     },
     /// No document of that id was read.
     #[error(

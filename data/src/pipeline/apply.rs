@@ -6,7 +6,6 @@ use super::batch::Clock;
 use super::drop_log::DroppedDocument;
 use super::stats::StepStats;
 use crate::document::{Document, Reason};
-use crate::error::{DataError, Result};
 use crate::source::splice_tex;
 use crate::step::{Step, StepCounts, Verdict};
 
@@ -25,16 +24,13 @@ pub enum Applied {
 /// `metadata` are what a document has of that name; all other fields are kept as they are. An
 /// object without an id gets `default_id`. For the step `latex` a map `files` of names and contents
 /// may stand for the text.
-///
-/// # Errors
-/// [`DataError::Record`] when the object has no string `text`.
 pub fn apply_step(
     name: &str,
     step: &dyn Step,
     mut object: Map<String, Value>,
     default_id: impl FnOnce() -> String,
     counts: &mut StepCounts,
-) -> Result<Applied> {
+) -> Applied {
     let string = |object: &Map<String, Value>, key: &str| match object.get(key) {
         Some(Value::String(value)) => Some(value.clone()),
         Some(Value::Number(value)) => Some(value.to_string()),
@@ -52,16 +48,20 @@ pub fn apply_step(
             let id = string(&object, "id").unwrap_or_else(default_id);
             let reason = Reason::unwanted("no_root");
             let dropped = DroppedDocument::new(id, name, &reason, String::new(), 0);
-            return Ok(Applied::Dropped(dropped));
+            return Applied::Dropped(dropped);
         };
         object.insert("text".into(), Value::from(project.text));
     }
     let Some(Value::String(text)) = object.remove("text") else {
-        return Err(DataError::Record {
-            record: string(&object, "id").unwrap_or_else(default_id),
-            found: "no string field \"text\"".into(),
-            expected: "a JSON object with the fields `id` and `text`",
-        });
+        let id = string(&object, "id").unwrap_or_else(default_id);
+        let detail = "no string field \"text\"".to_owned();
+        return Applied::Dropped(DroppedDocument::new(
+            id,
+            "read",
+            &Reason::MISSING_TEXT,
+            detail,
+            0,
+        ));
     };
     let bytes = text.len() as u64;
     let mut document = Document {
@@ -73,11 +73,11 @@ pub fn apply_step(
         language_score: object.get("language_score").and_then(Value::as_f64),
         added: string(&object, "added"),
         created: string(&object, "created"),
-        metadata: object.get("metadata").filter(|value| value.is_object()).map(Value::to_string),
+        metadata: object.get("metadata").and_then(metadata_of),
     };
     if let Verdict::Drop { reason, detail } = step.apply(&mut document, counts) {
         let dropped = DroppedDocument::new(document.id, name, &reason, detail, bytes);
-        return Ok(Applied::Dropped(dropped));
+        return Applied::Dropped(dropped);
     }
     let mut set = |key: &str, value: Option<Value>| {
         if let Some(value) = value.filter(|value| object.get(key) != Some(value)) {
@@ -94,10 +94,21 @@ pub fn apply_step(
         object.insert("id".into(), Value::from(document.id));
     }
     object.insert("text".into(), Value::from(document.text));
-    Ok(Applied::Kept(object))
+    Applied::Kept(object)
 }
 
-/// A line that is no JSON object with a text, as a dropped document.
+/// Metadata as an object, or as `altiplano data cat` writes it: a string that holds one.
+fn metadata_of(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(_) => Some(value.to_string()),
+        Value::String(text) => {
+            serde_json::from_str::<Map<String, Value>>(text).ok().map(|_| text.clone())
+        }
+        _ => None,
+    }
+}
+
+/// A line that is no JSON object, as a dropped document.
 pub fn unreadable(id: String, error: &impl ToString, bytes: usize) -> Applied {
     let reason = Reason::BAD_JSON;
     Applied::Dropped(DroppedDocument::new(id, "read", &reason, error.to_string(), bytes as u64))
@@ -142,14 +153,14 @@ mod tests {
         }
     }
 
-    fn apply(line: &str) -> Result<Applied> {
+    fn apply(line: &str) -> Applied {
         let object = serde_json::from_str(line).unwrap();
         let mut counts = StepCounts::default();
         apply_step("shout", &Shout, object, || "line 1".into(), &mut counts)
     }
 
     fn kept(line: &str) -> Value {
-        match apply(line).unwrap() {
+        match apply(line) {
             Applied::Kept(object) => Value::Object(object),
             Applied::Dropped(dropped) => panic!("{dropped:?}"),
         }
@@ -166,11 +177,18 @@ mod tests {
     }
 
     #[test]
-    fn drops_have_a_reason_and_objects_without_text_are_errors() {
-        let Applied::Dropped(dropped) = apply(r#"{"id": "x", "text": ""}"#).unwrap() else {
-            panic!("kept");
+    fn drops_have_a_reason() {
+        let dropped = |line: &str| match apply(line) {
+            Applied::Dropped(dropped) => (dropped.id, dropped.reason),
+            Applied::Kept(object) => panic!("{object:?}"),
         };
-        assert_eq!((dropped.id.as_str(), dropped.reason.as_str()), ("x", "silent"));
-        assert!(matches!(apply(r#"{"id": "x"}"#), Err(DataError::Record { .. })));
+        assert_eq!(dropped(r#"{"id": "x", "text": ""}"#), ("x".into(), "silent".into()));
+        assert_eq!(dropped(r#"{"id": "y"}"#), ("y".into(), "missing_text".into()));
+    }
+
+    #[test]
+    fn metadata_may_be_a_string_that_holds_an_object() {
+        let out = kept(r#"{"id": "x", "text": "a", "metadata": "{\"k\":1}"}"#);
+        assert_eq!(out["metadata"], serde_json::json!({"k": 1, "loud": true}));
     }
 }

@@ -145,7 +145,13 @@ fn count_documents(layout: &Layout, record: &StageRecord, row: &mut WaterfallRow
 
 /// Documents and bytes in = out + reasons, over all steps, and out = what the files hold.
 fn check_row(output: &Path, row: &WaterfallRow) -> Result<()> {
-    let path = Layout::new(output, &row.source).documents();
+    let layout = Layout::new(output, &row.source);
+    let path = layout.documents();
+    // The manifest is written last.
+    if !layout.manifest().exists() {
+        let source_name = row.source.clone();
+        return Err(DataError::Unfinished { path: output.to_owned(), source_name });
+    }
     for pair in row.steps.windows(2) {
         let (before, after) = (&pair[0].stats, &pair[1].stats);
         if (before.docs_out, before.bytes_out) != (after.docs_in, after.bytes_in) {

@@ -43,7 +43,7 @@ pub struct DataBench {
 /// # Errors
 /// What is wrong with the step's options or with the files.
 pub fn bench_data(name: &str, config: &StepConfig, inputs: &[PathBuf]) -> Result<DataBench> {
-    let step = config.build_document_step(name)?;
+    let step = config.build_document_step("step")?;
     let documents = read(inputs)?;
     let mut total = StepStats::default();
     let mut repetitions = 0;

@@ -71,12 +71,12 @@ pub(super) fn run(args: &ApplyArgs) -> Result<()> {
 fn build(name: &str, config: Option<&Path>) -> Result<Box<dyn Step>> {
     if !StepConfig::DOCUMENT_STEPS.contains(&name) {
         let near = nearest(name, StepConfig::DOCUMENT_STEPS.iter().copied());
-        let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+        let hint = near.map_or(".".into(), |near| format!("; did you mean {near:?}?"));
         let known = StepConfig::DOCUMENT_STEPS.join(", ");
         let message = format!("{name:?} is no step over single documents{hint} Known: {known}");
         return Err(TrainerError::Usage { message });
     }
-    Ok(load_step(name, config)?.build_document_step(name)?)
+    Ok(load_step(name, config)?.build_document_step("step")?)
 }
 
 fn apply(name: &str, step: &dyn Step, line: &[u8], number: usize) -> Applied {
@@ -87,7 +87,6 @@ fn apply(name: &str, step: &dyn Step, line: &[u8], number: usize) -> Applied {
     };
     let mut counts = StepCounts::default();
     apply_step(name, step, object, id, &mut counts)
-        .unwrap_or_else(|error| unreadable(id(), &error, line.len()))
 }
 
 fn read_lines(stdin: &mut impl BufRead) -> Result<Vec<Vec<u8>>> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use altiplano_data::ProgressMode;
+use altiplano_data::dedup::MIN_MEMORY;
 use altiplano_data::pipeline::{Rank, RunOptions, RunReport};
 use clap::Args;
 
@@ -139,8 +140,8 @@ fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     let number: u64 = digits.parse().map_err(|_| format!("expected a number, found {digits:?}"))?;
     number
         .checked_mul(factor)
-        .filter(|&bytes| bytes >= 1 << 20)
-        .ok_or_else(|| TrainerError::Usage { message: "expected 1M or more".into() }.to_string())
+        .filter(|&bytes| bytes >= MIN_MEMORY)
+        .ok_or_else(|| TrainerError::Usage { message: "expected 4M or more".into() }.to_string())
 }
 
 #[cfg(test)]
