@@ -12,6 +12,8 @@ use crate::error::{DataError, Result};
 
 /// Characters of text kept in a sample.
 const SAMPLE_CHARS: usize = 2000;
+/// Bytes kept of a detail: what it quotes of the input may have any length.
+const DETAIL_BYTES: usize = 1000;
 
 /// A document that was dropped, or a record that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +36,12 @@ pub struct DroppedDocument {
 
 impl DroppedDocument {
     /// A document dropped by `step`; `text` becomes the sample when the log keeps one.
-    pub fn new(id: String, step: &str, reason: &Reason, detail: String, bytes: u64) -> Self {
+    /// A long `detail` is cut.
+    pub fn new(id: String, step: &str, reason: &Reason, mut detail: String, bytes: u64) -> Self {
+        if detail.len() > DETAIL_BYTES {
+            detail.truncate(detail.floor_char_boundary(DETAIL_BYTES));
+            detail.push('…');
+        }
         Self { id, step: step.into(), reason: reason.name().into(), detail, bytes, sample: None }
     }
 }
@@ -91,4 +98,21 @@ pub(super) fn find_dropped(path: &Path, id: &str) -> Result<Option<DroppedDocume
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_details_are_cut() {
+        let of = |detail: &str| {
+            let reason = Reason::broken("bad_row");
+            DroppedDocument::new("a".into(), "read", &reason, detail.to_owned(), 1).detail
+        };
+        assert_eq!(of("short"), "short");
+        let long = "é".repeat(1 << 20);
+        assert_eq!(of(&long), format!("{}…", "é".repeat(500)));
+        assert_eq!(of(&format!("a{long}")), format!("a{}…", "é".repeat(499)));
+    }
 }

@@ -498,7 +498,7 @@ impl<'a> RejectionLog<'a> {
                 offset = rejection.offset,
                 bytes = rejection.bytes,
                 reason = rejection.reason.name(),
-                "record skipped: {}",
+                "record skipped: {:.300}",
                 rejection.detail
             );
         }

@@ -6,7 +6,7 @@ use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::{Step, StepCounts, StepOptions, Verdict};
-use crate::document::Document;
+use crate::document::{Document, Reason};
 use crate::error::Result;
 
 /// Lines at the top among which a header begins.
@@ -32,7 +32,7 @@ pub enum HeaderCompat {
 /// `<!-- -->`, `(* *)`, `{- -}`) and runs of line comments, both by the file's extension; without
 /// a path, those whose marks mean nothing else. The first line of a script and encoding lines
 /// stay. After the first line of code, and in documentation comments, a mere mention of a licence
-/// is no header.
+/// is no header. A file that is nothing but a header is dropped as empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GithubHeaderOptions {
@@ -70,6 +70,11 @@ impl Step for GithubHeader {
             }
         };
         if let Some((from, to)) = header {
+            let blank = |part: &str| part.trim().is_empty();
+            if blank(&document.text[..from]) && blank(&document.text[to..]) {
+                let detail = "nothing but a header".to_owned();
+                return Verdict::Drop { reason: Reason::EMPTY, detail };
+            }
             document.text.replace_range(from..to, "");
             counts.remove("header", to - from);
         }
@@ -304,7 +309,11 @@ mod tests {
         }
         let mut counts = StepCounts::default();
         let step = GithubHeaderOptions { compat }.build("").unwrap();
-        assert_eq!(step.apply(&mut document, &mut counts), Verdict::Keep);
+        let verdict = step.apply(&mut document, &mut counts);
+        if let Verdict::Drop { reason, .. } = verdict {
+            assert_eq!((reason, counts), (Reason::EMPTY, StepCounts::default()));
+            return String::new();
+        }
         let removed: u64 = counts.removed().values().map(|removed| removed.bytes).sum();
         assert_eq!(removed as usize + document.text.len(), text.len());
         document.text
@@ -380,6 +389,20 @@ mod tests {
         assert_eq!(ours("a.c", &deep[5..]), deep[5..deep.len() - 15]);
         for no_path in ["#include <a>\n#license\n", "# License\n\nText.\n"] {
             assert_eq!(apply(HeaderCompat::None, None, no_path), no_path);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_only_a_header_is_dropped() {
+        for (compat, text) in [
+            (HeaderCompat::None, "\n/* Copyright A */\n\n"),
+            (HeaderCompat::None, "// Copyright A\n// B"),
+            (HeaderCompat::Redpajama, "// A\n\n"),
+        ] {
+            let mut document = Document { text: text.to_owned(), ..Document::default() };
+            let step = GithubHeaderOptions { compat }.build("").unwrap();
+            let verdict = step.apply(&mut document, &mut StepCounts::default());
+            assert_eq!(verdict, Verdict::unwanted("empty", "nothing but a header"), "{text:?}");
         }
     }
 

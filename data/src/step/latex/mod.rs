@@ -13,7 +13,7 @@ mod macros;
 use serde::{Deserialize, Serialize};
 
 use super::{Removed, Step, StepCounts, StepOptions, Verdict};
-use crate::document::Document;
+use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
 use crate::text::tex::is_tex;
 use comments::strip_comments;
@@ -127,6 +127,10 @@ impl Step for Latex {
         bibliography.add(body.document_end - body.range.end);
         after_end.add(text.len() - body.document_end);
         let text = collapse_blank_lines(&text[body.range]);
+        if text.trim().is_empty() {
+            let detail = "nothing between the beginning of the body and its end".to_owned();
+            return Verdict::Drop { reason: Reason::EMPTY, detail };
+        }
         let chars = text.chars().count();
         if chars < self.options.min_chars {
             let detail = format!("{chars} code points, min_chars is {}", self.options.min_chars);
@@ -209,6 +213,16 @@ The end.
 \end{document}
 Notes.
 ";
+
+    #[test]
+    fn a_paper_without_text_is_dropped() {
+        for text in ["\\begin{document}", "\\begin{document} \n\n\t\\end{document}"] {
+            let (verdict, ..) = apply(&short(), text);
+            let empty =
+                matches!(&verdict, Verdict::Drop { reason, .. } if *reason == Reason::EMPTY);
+            assert!(empty, "{text}: {verdict:?}");
+        }
+    }
 
     #[test]
     fn a_paper_becomes_its_body() {

@@ -291,7 +291,16 @@ impl Scanner<'_> {
         if count == 1 {
             return self.emit(1);
         }
-        self.push(Kind::Braces(count));
+        // What a template renders to is read again for every two braces of its run, so a run
+        // counts as that many levels.
+        let levels = |frame: &Frame| match frame.kind {
+            Kind::Braces(open) => open / 2,
+            _ => 1,
+        };
+        let free = MAX_DEPTH.saturating_sub(self.frames.iter().map(levels).sum::<usize>());
+        let kept = count.min(2 * free + 1).max(2);
+        self.result.unbalanced |= kept < count;
+        self.push(Kind::Braces(kept));
         self.at += count;
     }
 
@@ -345,8 +354,8 @@ impl Scanner<'_> {
         }
         if left >= 2 && self.frames.len() < MAX_DEPTH {
             self.braces += 1;
-            let removed = self.result.removals.bytes();
-            self.frames.push(Frame { kind: Kind::Braces(left), removed, ..frame });
+            // It begins where the first did, and what that counted is inside it.
+            self.frames.push(Frame { kind: Kind::Braces(left), ..frame });
         }
     }
 

@@ -275,6 +275,25 @@ fn hostile_markup_takes_linear_work() {
 }
 
 #[test]
+fn nothing_is_counted_as_removed_twice() {
+    for page in ["{{{{{{{{x}}a}}b}}c}}d", "{{{{{{x}}}}}} y", "{|\n{{a|{{{{b}}c}}}}\n|}\nz"] {
+        let removed = unmark(page, settings("en")).removals.bytes();
+        assert!(removed <= page.len(), "{removed} of {page:?}");
+    }
+}
+
+/// What a template renders to is read again by the template around it.
+#[test]
+fn rendered_templates_take_linear_work() {
+    for (run, runs) in [(100_000, 1), (1000, 64)] {
+        let open = format!("{}{}", "{{".repeat(run), "formatnum:".repeat(run)).repeat(runs);
+        let page = format!("{open}{}{}", "long ".repeat(50_000), "}}".repeat(run * runs));
+        let Unmarked { work, .. } = unmark(&page, settings("en"));
+        assert!(work <= 140 * page.len(), "{work} for {}", page.len());
+    }
+}
+
+#[test]
 fn a_million_of_anything_is_cleaned() {
     for unit in ["[[", "{{", "{|\n", "<ref>", "'''", "{{a|", "[[a|b", "\n==a=="] {
         let page = unit.repeat(1_000_000);
