@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use altiplano_data::Tokenizer;
+use altiplano_model::device::in_pool;
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::ops::IGNORED_TARGET;
 use serde::Serialize;
@@ -80,7 +81,7 @@ pub fn score_documents(
     tokenizer: &Tokenizer,
     documents: &[(String, String)],
     windows: Windows,
-    mut on_progress: impl FnMut(f64),
+    mut on_progress: impl FnMut(f64) + Send,
 ) -> Result<Scores> {
     let mut pieces = Vec::new();
     let mut tokens = Vec::with_capacity(documents.len());
@@ -96,10 +97,13 @@ pub fn score_documents(
     let mut nats = vec![0.0f64; documents.len()];
     let length = |pieces: &[Window]| pieces.iter().map(|w| w.inputs.len()).sum::<usize>();
     let all = length(&pieces);
-    for batch in pieces.chunks(windows.batch.max(1)) {
-        score_batch(model, batch, &mut nats)?;
-        on_progress(length(batch) as f64 / all as f64);
-    }
+    in_pool(model.device(), || -> Result<()> {
+        for batch in pieces.chunks(windows.batch.max(1)) {
+            score_batch(model, batch, &mut nats)?;
+            on_progress(length(batch) as f64 / all as f64);
+        }
+        Ok(())
+    })?;
 
     let mut scores = Scores::default();
     for (((source, text), tokens), nats) in documents.iter().zip(tokens).zip(nats) {

@@ -1,6 +1,7 @@
 //! Text from a model: prompt to ids, ids to text as they come, stop strings.
 
 use altiplano_data::{StreamDecoder, Tokenizer};
+use altiplano_model::device::in_pool;
 use altiplano_model::infer::{Generation, Sampler, generate};
 use altiplano_model::llama::Llama;
 use serde::Serialize;
@@ -30,7 +31,7 @@ pub fn generate_text(
     max_tokens: usize,
     stop: &[String],
     sampler: &mut Sampler,
-    mut on_text: impl FnMut(&str),
+    mut on_text: impl FnMut(&str) + Send,
 ) -> Result<GeneratedText> {
     let mut ids = tokenizer.encode_document(prompt, true, false)?;
     if ids.is_empty() {
@@ -50,11 +51,13 @@ pub fn generate_text(
             text.push_str(&piece);
         }
     };
-    let end = generate(model, &prompt, max_tokens, eos, sampler, |id| {
-        token_ids.push(id as u32);
-        let piece = stops.push(&decoder.push(id as u32));
-        emit(piece, &mut text);
-        !stops.stopped
+    let end = in_pool(model.device(), || {
+        generate(model, &prompt, max_tokens, eos, sampler, |id| {
+            token_ids.push(id as u32);
+            let piece = stops.push(&decoder.push(id as u32));
+            emit(piece, &mut text);
+            !stops.stopped
+        })
     })?;
     if !stops.stopped {
         let last = stops.push(&decoder.finish());

@@ -189,8 +189,13 @@ impl Run {
         })
     }
 
+    fn finish(self) -> Result<TrainReport> {
+        let device = self.trainer.model.device().clone();
+        device::in_pool(&device, || self.steps())
+    }
+
     /// The training loop.
-    fn finish(mut self) -> Result<TrainReport> {
+    fn steps(mut self) -> Result<TrainReport> {
         let config = self.config.clone();
         let (first_step, last_step) = (self.step, config.total_steps());
         let schedule = Schedule::new(&config.optimizer, last_step);

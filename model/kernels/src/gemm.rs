@@ -3,13 +3,14 @@
 //! The contraction is cut into blocks, rows and columns into slabs whose packed operands fit
 //! a cache, and a slab of `C` into tiles. One task computes one tile over one block, so every
 //! element of `C` has one order of summation: within a block in steps of the contraction, and
-//! block after block.
+//! block after block. While some threads still multiply, others already pack what the next block
+//! or slab needs.
 
 use crate::element::Element;
 use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, layout, with_micro_kernel};
-use crate::packing::Operand;
+use crate::packing::{Operand, PackTask};
+use crate::phases::run_phases;
 use crate::scratch::Scratch;
-use rayon::prelude::*;
 
 /// Steps of the contraction in a block: a panel of `B` of this many steps and a few panels of
 /// `A` fit a second-level cache.
@@ -18,8 +19,9 @@ const BLOCK_STEPS: usize = 1024;
 /// Units in the packed slab of either operand (4 MiB).
 const SLAB_UNITS: usize = 1 << 20;
 
-/// Panels of rows and of columns in a tile.
-const TILE_ROWS: usize = 8 * MR;
+/// Rows and columns of a tile, in whole panels: many enough that a panel is used several times
+/// while it is near, few enough that no thread waits long for the last tile of another.
+const TILE_ROWS: usize = 4 * MR;
 const TILE_COLUMNS: usize = 8 * NR;
 
 /// Where a product goes.
@@ -43,6 +45,54 @@ pub(crate) struct Product<'a, E> {
     pub b: Operand<'a, E>,
 }
 
+/// A block of the contraction of one slab of `C`.
+#[derive(Clone, Copy)]
+struct Step {
+    row: usize,
+    height: usize,
+    column: usize,
+    width: usize,
+    start: usize,
+    depth: usize,
+    /// Which of two buffers holds the packed operands, and whether they are packed for this step
+    /// or still lie there from the one before.
+    a: (usize, bool),
+    b: (usize, bool),
+}
+
+/// The steps of a product: slabs of columns, in each the slabs of rows, in each the blocks.
+fn steps(
+    [rows, columns, depth]: [usize; 3],
+    [slab_rows, slab_columns, block]: [usize; 3],
+) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for column in (0..columns).step_by(slab_columns) {
+        for row in (0..rows).step_by(slab_rows) {
+            // A product over nothing is zero, and has to be written.
+            for start in (0..depth.max(1)).step_by(block) {
+                let last = steps.last();
+                // A buffer that is packed anew is the one the step before does not use.
+                let buffer = |buffer: (usize, bool), kept: bool| {
+                    if kept { (buffer.0, false) } else { (1 - buffer.0, true) }
+                };
+                let kept_a = last.is_some_and(|l| (l.row, l.start) == (row, start));
+                let kept_b = last.is_some_and(|l| (l.column, l.start) == (column, start));
+                steps.push(Step {
+                    row,
+                    height: slab_rows.min(rows - row),
+                    column,
+                    width: slab_columns.min(columns - column),
+                    start,
+                    depth: block.min(depth - start),
+                    a: buffer(last.map_or((1, true), |l| l.a), kept_a),
+                    b: buffer(last.map_or((1, true), |l| l.b), kept_b),
+                });
+            }
+        }
+    }
+    steps
+}
+
 impl<E: Element> KernelTask for Product<'_, E> {
     fn run<K: MicroKernel>(self) {
         let Product { c, a, b } = self;
@@ -52,97 +102,127 @@ impl<E: Element> KernelTask for Product<'_, E> {
             return;
         }
         let block_depth = BLOCK_STEPS * K::DEPTH;
-        let one_block = a.depth <= block_depth;
-        let steps = a.depth.min(block_depth).div_ceil(K::DEPTH).max(1);
+        let deepest = a.depth.min(block_depth).div_ceil(K::DEPTH).max(1);
         let slab = |lanes: usize, tile: usize| {
-            (SLAB_UNITS / steps / tile * tile).max(tile).min(lanes.next_multiple_of(tile))
+            (SLAB_UNITS / deepest / tile * tile).max(tile).min(lanes.next_multiple_of(tile))
         };
         let (slab_rows, slab_columns) = (slab(rows, TILE_ROWS), slab(columns, TILE_COLUMNS));
-        let mut packed_a = Scratch::new::<K::Unit>(slab_rows * steps);
-        let mut packed_b = Scratch::new::<K::Unit>(slab_columns * steps);
-        let packed_a = packed_a.as_mut::<K::Unit>();
-        let packed_b = packed_b.as_mut::<K::Unit>();
+        let steps = steps([rows, columns, a.depth], [slab_rows, slab_columns, block_depth]);
+
+        let buffers = |uses: fn(&Step) -> (usize, bool)| {
+            1 + steps.iter().map(|step| uses(step).0).max().unwrap_or(0)
+        };
+        let (a_size, b_size) = (slab_rows * deepest, slab_columns * deepest);
+        let a_size = if a.reads_in_place::<K>() { MR * deepest } else { a_size };
+        let mut packed_a = Scratch::new::<K::Unit>(a_size * buffers(|step| step.a));
+        let mut packed_b = Scratch::new::<K::Unit>(b_size * buffers(|step| step.b));
+        let packed_a = SharedPointer::new(packed_a.as_mut::<K::Unit>());
+        let packed_b = SharedPointer::new(packed_b.as_mut::<K::Unit>());
         let target = Target::<E>::new(c);
         // Rounded outputs of several blocks are summed in f32 first.
-        let needs_sums = !one_block && matches!(target, Target::Round(_));
+        let needs_sums = a.depth > block_depth && matches!(target, Target::Round(_));
         let mut sums = Scratch::new::<f32>(if needs_sums { slab_rows * slab_columns } else { 0 });
         let sums = SharedPointer::new(sums.as_mut::<f32>());
 
-        for column in (0..columns).step_by(slab_columns) {
-            let width = slab_columns.min(columns - column);
-            for row in (0..rows).step_by(slab_rows) {
-                let height = slab_rows.min(rows - row);
-                for start in (0..a.depth.max(1)).step_by(block_depth) {
-                    let depth = block_depth.min(a.depth - start);
-                    let steps = depth.div_ceil(K::DEPTH);
-                    let keep_a = one_block && rows <= slab_rows && column > 0;
-                    let keep_b = one_block && row > 0;
-                    let a_panels = height.div_ceil(MR) * usize::from(!keep_a);
-                    let b_panels = width.div_ceil(NR) * usize::from(!keep_b);
-                    pack_both::<K, E>(
-                        (&mut packed_a[..a_panels * MR * steps], &a, row),
-                        (&mut packed_b[..b_panels * NR * steps], &b, column),
-                        start,
-                        depth,
-                    );
-                    let block = Block::<K> { a: packed_a, b: packed_b, steps };
-                    let pass = Pass {
-                        first: start == 0,
-                        last: start + depth >= a.depth,
-                        sums: needs_sums.then_some(sums),
-                    };
-                    let tile_columns = width.div_ceil(TILE_COLUMNS);
-                    let tiles = height.div_ceil(TILE_ROWS) * tile_columns;
-                    (0..tiles).into_par_iter().for_each(|tile| {
-                        let tile = Tile {
-                            row: tile / tile_columns * TILE_ROWS,
-                            column: tile % tile_columns * TILE_COLUMNS,
-                            slab_row: row,
-                            slab_column: column,
-                            slab_height: height,
-                            slab_width: width,
-                            c_row: columns,
-                        };
-                        // SAFETY: K runs on this CPU; each tile of C belongs to one task.
-                        unsafe {
+        // Rows that a micro-kernel reads as they lie are not packed, but for the last few, which
+        // are fewer than a panel.
+        let in_place = a.reads_in_place::<K>();
+        let pack_a = |step: &Step| {
+            let Step { row, height, start, depth, .. } = *step;
+            let unpacked = if in_place { height / MR * MR } else { 0 };
+            step.a.1.then(|| {
+                PackTask::all::<K, MR>(&a, row + unpacked, height - unpacked, start, depth)
+            })
+        };
+        let pack_b = |step: &Step| {
+            let Step { column, width, start, depth, .. } = *step;
+            step.b.1.then(|| PackTask::all::<K, NR>(&b, column, width, start, depth))
+        };
+        let tiles = |step: &Step| {
+            let tile_columns = step.width.div_ceil(TILE_COLUMNS);
+            (step.height.div_ceil(TILE_ROWS) * tile_columns, tile_columns)
+        };
+        let count = |pack: Option<PackTask>| pack.map_or(0, |pack| pack.tasks);
+        // Phase p packs for step p and multiplies step p - 1.
+        let tasks: Vec<usize> = (0..=steps.len())
+            .map(|p| {
+                let packs = steps.get(p).map_or(0, |s| count(pack_a(s)) + count(pack_b(s)));
+                packs + if p > 0 { tiles(&steps[p - 1]).0 } else { 0 }
+            })
+            .collect();
+        run_phases(&tasks, |phase, mut task| {
+            if let Some(step) = steps.get(phase) {
+                if let Some(pack) = pack_a(step) {
+                    if task < pack.tasks {
+                        // SAFETY: K runs on this CPU; the buffer has room for the slab, and this
+                        // task's part of it is nobody else's.
+                        return unsafe {
+                            let to = packed_a.at(step.a.0 * a_size);
                             K::vectorize(
                                 #[inline(always)]
-                                || multiply_tile::<K, E>(&block, target, pass, tile),
+                                || pack.run::<K, E, MR>(&a, to, task),
                             )
-                        }
-                    });
+                        };
+                    }
+                    task -= pack.tasks;
+                }
+                if let Some(pack) = pack_b(step) {
+                    if task < pack.tasks {
+                        // SAFETY: as above.
+                        return unsafe {
+                            let to = packed_b.at(step.b.0 * b_size);
+                            K::vectorize(
+                                #[inline(always)]
+                                || pack.run::<K, E, NR>(&b, to, task),
+                            )
+                        };
+                    }
+                    task -= pack.tasks;
                 }
             }
-        }
-    }
-}
-
-/// Packs panels of both operands in one parallel loop.
-fn pack_both<K: MicroKernel, E: Element>(
-    (packed_a, a, row): (&mut [K::Unit], &Operand<'_, E>, usize),
-    (packed_b, b, column): (&mut [K::Unit], &Operand<'_, E>, usize),
-    start: usize,
-    depth: usize,
-) {
-    let steps = depth.div_ceil(K::DEPTH).max(1);
-    let a_panels = packed_a.par_chunks_mut(MR * steps).enumerate().map(|(i, p)| (true, i, p));
-    let b_panels = packed_b.par_chunks_mut(NR * steps).enumerate().map(|(i, p)| (false, i, p));
-    a_panels.chain(b_panels).for_each(|(is_a, i, panel)| {
-        // SAFETY: K runs on this CPU.
-        unsafe {
-            if is_a {
+            let step = &steps[phase - 1];
+            let count = step.depth.div_ceil(K::DEPTH);
+            // SAFETY: an earlier phase packed these panels, and no task of this one writes them.
+            let packed = |from: SharedPointer<K::Unit>, lanes: usize, width: usize| unsafe {
+                std::slice::from_raw_parts(from.at(0), lanes.next_multiple_of(width) * count)
+            };
+            // SAFETY: inside the buffers.
+            let (from_a, from_b) =
+                unsafe { (packed_a.offset(step.a.0 * a_size), packed_b.offset(step.b.0 * b_size)) };
+            let a_rows = if in_place { step.height % MR } else { step.height };
+            let block = Block::<K> {
+                rows: in_place.then(|| {
+                    let rows = &a.data[step.row * a.lane_stride + step.start..];
+                    (bytemuck::cast_slice(rows), a.lane_stride * size_of::<E>())
+                }),
+                a: packed(from_a, a_rows, MR),
+                b: packed(from_b, step.width, NR),
+                steps: count,
+            };
+            let pass = Pass {
+                first: step.start == 0,
+                last: step.start + step.depth >= a.depth,
+                sums: needs_sums.then_some(sums),
+            };
+            let tile_columns = tiles(step).1;
+            let tile = Tile {
+                row: task / tile_columns * TILE_ROWS,
+                column: task % tile_columns * TILE_COLUMNS,
+                slab_row: step.row,
+                slab_column: step.column,
+                slab_height: step.height,
+                slab_width: step.width,
+                c_row: columns,
+            };
+            // SAFETY: K runs on this CPU; each tile of C belongs to one task.
+            unsafe {
                 K::vectorize(
                     #[inline(always)]
-                    || a.pack::<K, MR>(panel, row + i * MR, start, depth),
-                );
-            } else {
-                K::vectorize(
-                    #[inline(always)]
-                    || b.pack::<K, NR>(panel, column + i * NR, start, depth),
-                );
+                    || multiply_tile::<K, E>(&block, target, pass, tile),
+                )
             }
-        }
-    });
+        });
+    }
 }
 
 /// A pointer that tasks may share because each writes elements of its own.
@@ -158,6 +238,16 @@ impl<T> SharedPointer<T> {
     /// To the elements of `x`, which must stay borrowed while the pointer is used.
     pub(crate) fn new(x: &mut [T]) -> Self {
         Self(x.as_mut_ptr())
+    }
+
+    /// The same from element `index` on.
+    ///
+    /// # Safety
+    ///
+    /// It must be inside the slice.
+    pub(crate) unsafe fn offset(self, index: usize) -> Self {
+        // SAFETY: passed on.
+        unsafe { Self(self.0.add(index)) }
     }
 
     /// To element `index`.
@@ -193,6 +283,9 @@ impl<E: Element> Target<E> {
 
 /// The packed operands of one block.
 struct Block<'a, K: MicroKernel> {
+    /// The bytes of `A` from the first row and step on, and the distance of its rows, where whole
+    /// panels of rows are read as they lie; `a` is then the last, partial panel.
+    rows: Option<(&'a [u8], usize)>,
     a: &'a [K::Unit],
     b: &'a [K::Unit],
     steps: usize,
@@ -240,10 +333,28 @@ unsafe fn multiply_tile<K: MicroKernel, E: Element>(
         let b = block.b[column * block.steps..][..NR * block.steps].as_ptr();
         for row in (tile.row..bottom).step_by(MR) {
             let height = MR.min(tile.slab_height - row);
-            let a = block.a[row * block.steps..][..MR * block.steps].as_ptr();
             let at = (tile.slab_row + row) * tile.c_row + tile.slab_column + column;
-            // SAFETY: the panels hold `steps` steps; rows and columns are inside C, and C's
-            // tile is this task's own.
+            let product = |c: *mut f32, c_row: usize, add: bool| match block.rows {
+                Some((rows, stride)) if height == MR => {
+                    let last = (row + MR - 1) * stride + block.steps * size_of::<K::Unit>();
+                    assert!(last <= rows.len(), "an operand is shorter than its shape");
+                    // SAFETY: 12 rows of `steps` steps, as checked; b's panel holds as many, and
+                    // the caller of this closure vouches for c.
+                    unsafe {
+                        let a = rows.as_ptr().add(row * stride);
+                        K::multiply_rows(block.steps, a, stride, b, c, c_row, add);
+                    }
+                }
+                rows => {
+                    let first = if rows.is_some() { 0 } else { row };
+                    let a = block.a[first * block.steps..][..MR * block.steps].as_ptr();
+                    // SAFETY: both panels hold `steps` steps; as above.
+                    unsafe {
+                        K::multiply::<{ layout::PACKED }>(block.steps, a, b, c, c_row, add);
+                    }
+                }
+            };
+            // SAFETY: rows and columns are inside C, and C's tile is this task's own.
             unsafe {
                 match target {
                     Target::Round(c) => {
@@ -254,7 +365,7 @@ unsafe fn multiply_tile<K: MicroKernel, E: Element>(
                             Some(sums) => sums.at(panel),
                             None => edge,
                         };
-                        K::multiply::<{ layout::PACKED }>(block.steps, a, b, sums, NR, !pass.first);
+                        product(sums, NR, !pass.first);
                         if pass.last {
                             round_tile(c.at(at), tile.c_row, sums, height, width);
                         }
@@ -262,16 +373,9 @@ unsafe fn multiply_tile<K: MicroKernel, E: Element>(
                     Target::Float { c, add } => {
                         let (c, add) = (c.at(at), add || !pass.first);
                         if height == MR && width == NR {
-                            K::multiply::<{ layout::PACKED }>(
-                                block.steps,
-                                a,
-                                b,
-                                c,
-                                tile.c_row,
-                                add,
-                            );
+                            product(c, tile.c_row, add);
                         } else {
-                            K::multiply::<{ layout::PACKED }>(block.steps, a, b, edge, NR, false);
+                            product(edge, NR, false);
                             copy_tile(c, tile.c_row, edge, height, width, add);
                         }
                     }

@@ -28,6 +28,8 @@ mod micro_kernel;
 
 mod packing;
 
+mod phases;
+
 mod gemm;
 
 pub mod adamw;

@@ -32,8 +32,27 @@ pub(crate) mod layout {
     /// Columns of a block of scores, contraction over its rows.
     pub(crate) const SCORE_COLUMNS: u8 = 2;
 
+    /// The place of row `r`, step `s` (in this order) of units that lie as `LAYOUT` says.
+    #[inline(always)]
+    pub(super) fn units<const LAYOUT: u8, U>(
+        a: *const U,
+        depth: usize,
+    ) -> impl Fn(usize, usize) -> *const U {
+        let (row, step) = strides(LAYOUT, depth);
+        move |r, s| a.wrapping_add(s * step + r * row)
+    }
+
+    /// The same for rows `row` bytes apart whose steps are neighbours. Every third row has an
+    /// address of its own; the two after it are one and two rows further, which an instruction
+    /// adds by itself.
+    #[inline(always)]
+    pub(super) fn in_place<U>(a: *const u8, row: usize) -> impl Fn(usize, usize) -> *const U {
+        let firsts = [0, 3, 6, 9].map(|r| a.wrapping_add(r * row));
+        move |r, s| firsts[r / 3].wrapping_add(s * size_of::<U>() + r % 3 * row).cast()
+    }
+
     /// Distances of neighbouring rows and steps, in units of `depth` elements.
-    pub(crate) const fn strides(layout: u8, depth: usize) -> (usize, usize) {
+    const fn strides(layout: u8, depth: usize) -> (usize, usize) {
         match layout {
             PACKED => (1, MR),
             SCORE_ROWS => (SCORES / depth, 1),
@@ -76,6 +95,22 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         add: bool,
     );
 
+    /// As [`Self::multiply`] with rows of `A` where they lie in their matrix, `a_row` bytes apart,
+    /// steps next to each other.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::multiply`].
+    unsafe fn multiply_rows(
+        steps: usize,
+        a: *const u8,
+        a_row: usize,
+        b: *const Self::Unit,
+        c: *mut f32,
+        c_row: usize,
+        add: bool,
+    );
+
     /// `to[s * to_step + i] = from[i][s]` for 16 units of `lanes` (at most 16) rows that are
     /// `row_bytes` apart and whose elements already lie as units.
     ///
@@ -96,6 +131,27 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
                 unsafe {
                     let from = from.add(i * row_bytes).cast::<Self::Unit>().add(s);
                     to.add(s * to_step + i).write(from.read_unaligned());
+                }
+            }
+        }
+    }
+
+    /// `to[i]` = the unit of lane `i` of one row of the matrix (`low`), or of two (`low` and
+    /// `high`) where a unit is a pair, for elements that already lie as the parts of units.
+    ///
+    /// # Safety
+    ///
+    /// `lanes` elements of both rows must be readable, `lanes` units at `to` writable.
+    #[inline(always)]
+    unsafe fn interleave(to: *mut Self::Unit, low: *const u8, high: *const u8, lanes: usize) {
+        let part = size_of::<Self::Unit>() / Self::DEPTH;
+        for i in 0..lanes {
+            // SAFETY: lane i of both rows; a unit is its parts, lower index first.
+            unsafe {
+                let to = to.add(i).cast::<u8>();
+                to.copy_from_nonoverlapping(low.add(i * part), part);
+                if Self::DEPTH == 2 {
+                    to.add(part).copy_from_nonoverlapping(high.add(i * part), part);
                 }
             }
         }
@@ -173,6 +229,12 @@ pub(crate) fn with_micro_kernel_at(level: CpuLevel, bf16: bool, task: impl Kerne
 #[derive(Clone, Copy)]
 struct PortableF32;
 
+/// A fused multiply-add would be a library call on a CPU without the instruction.
+#[inline(always)]
+fn plain(a: f32, b: f32, sum: f32) -> f32 {
+    sum + a * b
+}
+
 /// Rows and columns the plain loop keeps in registers: 12 of the 16 registers of AVX2.
 const SUB_ROWS: usize = 6;
 const SUB_COLUMNS: usize = 16;
@@ -183,16 +245,15 @@ const SUB_COLUMNS: usize = 16;
 ///
 /// As [`MicroKernel::multiply`].
 #[inline(always)]
-unsafe fn multiply_plain<const LAYOUT: u8>(
+unsafe fn multiply_plain(
     steps: usize,
-    a: *const f32,
+    a: impl Fn(usize, usize) -> *const f32,
     b: *const f32,
     c: *mut f32,
     c_row: usize,
     add: bool,
     multiply_add: impl Fn(f32, f32, f32) -> f32,
 ) {
-    let (a_row, a_step) = const { layout::strides(LAYOUT, 1) };
     for column in (0..NR).step_by(SUB_COLUMNS) {
         for row in (0..MR).step_by(SUB_ROWS) {
             let mut sums = [[0.0f32; SUB_COLUMNS]; SUB_ROWS];
@@ -201,7 +262,7 @@ unsafe fn multiply_plain<const LAYOUT: u8>(
                 unsafe {
                     let b = b.add(s * NR + column).cast::<[f32; SUB_COLUMNS]>().read();
                     for (r, sums) in sums.iter_mut().enumerate() {
-                        let a = a.add((row + r) * a_row + s * a_step).read();
+                        let a = a(row + r, s).read_unaligned();
                         for (sum, &b) in sums.iter_mut().zip(&b) {
                             *sum = multiply_add(a, b, *sum);
                         }
@@ -241,11 +302,23 @@ unsafe impl MicroKernel for PortableF32 {
         c_row: usize,
         add: bool,
     ) {
-        // A fused multiply-add would be a library call on a CPU without the instruction.
         // SAFETY: passed on.
         unsafe {
-            multiply_plain::<LAYOUT>(steps, a, b, c, c_row, add, |a, b, sum| sum + a * b);
+            multiply_plain(steps, layout::units::<LAYOUT, _>(a, 1), b, c, c_row, add, plain);
         }
+    }
+
+    unsafe fn multiply_rows(
+        steps: usize,
+        a: *const u8,
+        a_row: usize,
+        b: *const f32,
+        c: *mut f32,
+        c_row: usize,
+        add: bool,
+    ) {
+        // SAFETY: passed on.
+        unsafe { multiply_plain(steps, layout::in_place(a, a_row), b, c, c_row, add, plain) }
     }
 
     unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R {
@@ -292,13 +365,49 @@ mod x86 {
         ) {
             // SAFETY: passed on.
             unsafe {
-                multiply_plain::<LAYOUT>(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
+                let a = layout::units::<LAYOUT, _>(a, 1);
+                multiply_plain(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
+            }
+        }
+
+        #[target_feature(enable = "avx2,fma,bmi2")]
+        unsafe fn multiply_rows(
+            steps: usize,
+            a: *const u8,
+            a_row: usize,
+            b: *const f32,
+            c: *mut f32,
+            c_row: usize,
+            add: bool,
+        ) {
+            // SAFETY: passed on.
+            unsafe {
+                let a = layout::in_place(a, a_row);
+                multiply_plain(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
             }
         }
 
         #[target_feature(enable = "avx2,fma,bmi2")]
         unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R {
             f()
+        }
+    }
+
+    /// Asks for the 12 x 32 numbers at `c` that the sums will be added to: without, each product
+    /// would end waiting for 12 rows on 12 pages.
+    ///
+    /// # Safety
+    ///
+    /// As [`store`].
+    #[inline(always)]
+    unsafe fn fetch(c: *const f32, c_row: usize) {
+        for r in 0..MR {
+            // SAFETY: row r of c; a prefetch reads nothing the program sees.
+            unsafe {
+                let c = c.add(r * c_row);
+                _mm_prefetch::<_MM_HINT_T0>(c.cast());
+                _mm_prefetch::<_MM_HINT_T0>(c.add(16).cast());
+            }
         }
     }
 
@@ -322,6 +431,84 @@ mod x86 {
                 _mm512_storeu_ps(c.add(16), high);
             }
         }
+    }
+
+    /// `multiply` for f32; `a(r, s)` is the place of row `r`, step `s` of `A`.
+    ///
+    /// # Safety
+    ///
+    /// As [`MicroKernel::multiply`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
+    unsafe fn multiply_f32(
+        steps: usize,
+        a: impl Fn(usize, usize) -> *const f32,
+        b: *const f32,
+        c: *mut f32,
+        c_row: usize,
+        add: bool,
+    ) {
+        let mut sums = [[_mm512_setzero_ps(); 2]; MR];
+        if add {
+            // SAFETY: passed on.
+            unsafe { fetch(c, c_row) };
+        }
+        for s in 0..steps {
+            // SAFETY: inside the ranges the caller vouches for.
+            unsafe {
+                let b = b.add(s * NR);
+                let (low, high) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = _mm512_set1_ps(a(r, s).read_unaligned());
+                    sums[0] = _mm512_fmadd_ps(a, low, sums[0]);
+                    sums[1] = _mm512_fmadd_ps(a, high, sums[1]);
+                }
+            }
+        }
+        // SAFETY: passed on.
+        unsafe { store(&sums, c, c_row, add) }
+    }
+
+    /// `multiply` for pairs of bf16; `a(r, s)` is the place of row `r`, step `s` of `A`.
+    ///
+    /// # Safety
+    ///
+    /// As [`MicroKernel::multiply`].
+    #[inline]
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi2"
+    )]
+    unsafe fn multiply_bf16(
+        steps: usize,
+        a: impl Fn(usize, usize) -> *const u32,
+        b: *const u32,
+        c: *mut f32,
+        c_row: usize,
+        add: bool,
+    ) {
+        // SAFETY: the same 512 bits, read as 32 bf16.
+        let pairs = |x: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
+        let mut sums = [[_mm512_setzero_ps(); 2]; MR];
+        if add {
+            // SAFETY: passed on.
+            unsafe { fetch(c, c_row) };
+        }
+        for s in 0..steps {
+            // SAFETY: inside the ranges the caller vouches for.
+            unsafe {
+                let b = b.add(s * NR);
+                let low = pairs(_mm512_loadu_si512(b.cast()));
+                let high = pairs(_mm512_loadu_si512(b.add(16).cast()));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = a(r, s).read_unaligned().cast_signed();
+                    let a = pairs(_mm512_set1_epi32(a));
+                    sums[0] = _mm512_dpbf16_ps(sums[0], a, low);
+                    sums[1] = _mm512_dpbf16_ps(sums[1], a, high);
+                }
+            }
+        }
+        // SAFETY: passed on.
+        unsafe { store(&sums, c, c_row, add) }
     }
 
     // SAFETY: reached only where cpu_level found these features.
@@ -351,30 +538,29 @@ mod x86 {
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
         unsafe fn multiply<const LAYOUT: u8>(
             steps: usize,
-            mut a: *const f32,
-            mut b: *const f32,
+            a: *const f32,
+            b: *const f32,
             c: *mut f32,
             c_row: usize,
             add: bool,
         ) {
-            let (a_row, a_step) = const { layout::strides(LAYOUT, Self::DEPTH) };
-            let mut sums = [[_mm512_setzero_ps(); 2]; MR];
-            for _ in 0..steps {
-                // SAFETY: inside the ranges the caller vouches for.
-                unsafe {
-                    let low = _mm512_loadu_ps(b);
-                    let high = _mm512_loadu_ps(b.add(16));
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let a = _mm512_set1_ps(a.add(r * a_row).read());
-                        sums[0] = _mm512_fmadd_ps(a, low, sums[0]);
-                        sums[1] = _mm512_fmadd_ps(a, high, sums[1]);
-                    }
-                    a = a.wrapping_add(a_step);
-                    b = b.add(NR);
-                }
-            }
             // SAFETY: passed on.
-            unsafe { store(&sums, c, c_row, add) }
+            unsafe { multiply_f32(steps, layout::units::<LAYOUT, _>(a, 1), b, c, c_row, add) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
+        unsafe fn multiply_rows(
+            steps: usize,
+            a: *const u8,
+            a_row: usize,
+            b: *const f32,
+            c: *mut f32,
+            c_row: usize,
+            add: bool,
+        ) {
+            // SAFETY: passed on.
+            unsafe { multiply_f32(steps, layout::in_place(a, a_row), b, c, c_row, add) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
@@ -412,32 +598,48 @@ mod x86 {
         )]
         unsafe fn multiply<const LAYOUT: u8>(
             steps: usize,
-            mut a: *const u32,
-            mut b: *const u32,
+            a: *const u32,
+            b: *const u32,
             c: *mut f32,
             c_row: usize,
             add: bool,
         ) {
-            // SAFETY: the same 512 bits, read as 32 bf16.
-            let pairs = |x: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
-            let (a_row, a_step) = const { layout::strides(LAYOUT, Self::DEPTH) };
-            let mut sums = [[_mm512_setzero_ps(); 2]; MR];
-            for _ in 0..steps {
-                // SAFETY: inside the ranges the caller vouches for.
+            // SAFETY: passed on.
+            unsafe { multiply_bf16(steps, layout::units::<LAYOUT, _>(a, 2), b, c, c_row, add) }
+        }
+
+        #[inline]
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi2"
+        )]
+        unsafe fn multiply_rows(
+            steps: usize,
+            a: *const u8,
+            a_row: usize,
+            b: *const u32,
+            c: *mut f32,
+            c_row: usize,
+            add: bool,
+        ) {
+            // SAFETY: passed on.
+            unsafe { multiply_bf16(steps, layout::in_place(a, a_row), b, c, c_row, add) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+        unsafe fn interleave(to: *mut u32, low: *const u8, high: *const u8, lanes: usize) {
+            for start in (0..lanes).step_by(RUN) {
+                let mask = (0xffff_u32 >> (RUN - (lanes - start).min(RUN))) as u16;
+                // SAFETY: the lanes of the mask.
                 unsafe {
-                    let low = pairs(_mm512_loadu_si512(b.cast()));
-                    let high = pairs(_mm512_loadu_si512(b.add(16).cast()));
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let a = pairs(_mm512_set1_epi32(a.add(r * a_row).read().cast_signed()));
-                        sums[0] = _mm512_dpbf16_ps(sums[0], a, low);
-                        sums[1] = _mm512_dpbf16_ps(sums[1], a, high);
-                    }
-                    a = a.wrapping_add(a_step);
-                    b = b.add(NR);
+                    let load = |row: *const u8| {
+                        let row = row.cast::<i16>().add(start);
+                        _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row))
+                    };
+                    let pairs = _mm512_or_si512(load(low), _mm512_slli_epi32(load(high), 16));
+                    _mm512_mask_storeu_epi32(to.add(start).cast(), mask, pairs);
                 }
             }
-            // SAFETY: passed on.
-            unsafe { store(&sums, c, c_row, add) }
         }
 
         #[inline]

@@ -50,16 +50,7 @@ impl<'a, E: Element> Operand<'a, E> {
         if self.depth_stride == 1 {
             self.transpose::<K, W>(&mut panel[..whole * W], base);
         } else {
-            for (s, out) in panel[..whole * W].chunks_exact_mut(W).enumerate() {
-                let row = |d: usize| {
-                    let first = base + (s * K::DEPTH + d) * self.depth_stride;
-                    &self.data[first..first + W]
-                };
-                let rows = [row(0), row(K::DEPTH - 1)];
-                for (i, out) in out.iter_mut().enumerate() {
-                    *out = K::unit(|d| rows[d][i]);
-                }
-            }
+            self.interleave::<K, W>(&mut panel[..whole * W], base);
         }
         // The edges of the matrix, element by element.
         for s in whole..steps {
@@ -76,14 +67,50 @@ impl<'a, E: Element> Operand<'a, E> {
         }
     }
 
+    /// Packs whole steps of lanes that are neighbours in memory.
+    #[inline(always)]
+    fn interleave<K: MicroKernel, const W: usize>(&self, panel: &mut [K::Unit], base: usize) {
+        for (s, out) in panel.chunks_exact_mut(W).enumerate() {
+            let row = |d: usize| {
+                let first = base + (s * K::DEPTH + d) * self.depth_stride;
+                &self.data[first..first + W]
+            };
+            let rows = [row(0), row(K::DEPTH - 1)];
+            if Self::lies_as_units::<K>() {
+                let [low, high] = rows.map(|row| row.as_ptr().cast());
+                // SAFETY: both rows and `out` have W lanes.
+                unsafe { K::interleave(out.as_mut_ptr(), low, high, W) };
+            } else {
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = K::unit(|d| rows[d][i]);
+                }
+            }
+        }
+    }
+
+    /// Whether a micro-kernel can read rows of `A` as they lie: whole units next to each other along
+    /// the contraction, and rows not so many whole pages apart that they push each other out of the
+    /// first-level cache.
+    pub(crate) fn reads_in_place<K: MicroKernel>(&self) -> bool {
+        Self::lies_as_units::<K>()
+            && self.depth_stride == 1
+            && self.depth.is_multiple_of(K::DEPTH)
+            && !(self.lane_stride * size_of::<E>()).is_multiple_of(2048)
+    }
+
+    /// Whether elements are the parts of units, without conversion.
+    #[inline(always)]
+    fn lies_as_units<K: MicroKernel>() -> bool {
+        size_of::<E>() * K::DEPTH == size_of::<K::Unit>()
+    }
+
     /// Packs lanes that are contiguous along the contraction: as 16 x 16 blocks of units where
     /// elements need no conversion, the rest one by one.
     #[inline(always)]
     fn transpose<K: MicroKernel, const W: usize>(&self, panel: &mut [K::Unit], base: usize) {
         const BLOCK: usize = 16;
         let steps = panel.len() / W;
-        let raw = size_of::<E>() * K::DEPTH == size_of::<K::Unit>();
-        let blocked = if raw { steps / BLOCK * BLOCK } else { 0 };
+        let blocked = if Self::lies_as_units::<K>() { steps / BLOCK * BLOCK } else { 0 };
         if blocked > 0 {
             // The last element that the blocks read.
             let last = base + (W - 1) * self.lane_stride + blocked * K::DEPTH - 1;
@@ -109,6 +136,83 @@ impl<'a, E: Element> Operand<'a, E> {
             let source = &self.data[base + i * self.lane_stride..][..steps * K::DEPTH];
             for s in blocked..steps {
                 panel[s * W + i] = K::unit(|d| source[s * K::DEPTH + d]);
+            }
+        }
+    }
+}
+
+/// The panels of a slab, packed in tasks that may run at once.
+///
+/// Where neighbours along the contraction are neighbours in memory, a task packs whole panels;
+/// where lanes are, a row of the matrix runs through all panels, and a task packs a few steps of
+/// each, so that it reads the matrix in order.
+#[derive(Clone, Copy)]
+pub(crate) struct PackTask {
+    /// How many tasks there are.
+    pub tasks: usize,
+    lane: usize,
+    panels: usize,
+    start: usize,
+    depth: usize,
+}
+
+/// Panels of one task.
+const PANELS: usize = 4;
+
+/// Steps of one task, and how many of them a panel takes in turn.
+const STEPS: usize = 16;
+const STEPS_IN_TURN: usize = 4;
+
+impl PackTask {
+    /// Panels of `W` for `lanes` lanes from `lane` on and `depth` elements from `start` on.
+    pub(crate) fn all<K: MicroKernel, const W: usize>(
+        operand: &Operand<'_, impl Element>,
+        lane: usize,
+        lanes: usize,
+        start: usize,
+        depth: usize,
+    ) -> Self {
+        let panels = lanes.div_ceil(W);
+        let tasks = match operand.depth_stride {
+            1 => panels.div_ceil(PANELS),
+            _ => depth.div_ceil(K::DEPTH).div_ceil(STEPS),
+        };
+        Self { tasks, lane, panels, start, depth }
+    }
+
+    /// Does task `task` of `operand` into the panels at `to`.
+    ///
+    /// # Safety
+    ///
+    /// `to` has room for all panels; no other thread may use this task's part.
+    #[inline(always)]
+    pub(crate) unsafe fn run<K: MicroKernel, E: Element, const W: usize>(
+        &self,
+        operand: &Operand<'_, E>,
+        to: *mut K::Unit,
+        task: usize,
+    ) {
+        let Self { lane, panels, start, depth, .. } = *self;
+        let steps = depth.div_ceil(K::DEPTH);
+        let part = |panel: usize, first: usize, count: usize| {
+            // SAFETY: steps `first..first + count` of one panel.
+            let to = unsafe {
+                std::slice::from_raw_parts_mut(to.add((panel * steps + first) * W), count * W)
+            };
+            let first = first * K::DEPTH;
+            let depth = (depth - first).min(count * K::DEPTH);
+            operand.pack::<K, W>(to, lane + panel * W, start + first, depth);
+        };
+        if operand.depth_stride == 1 {
+            for panel in task * PANELS..(task * PANELS + PANELS).min(panels) {
+                part(panel, 0, steps);
+            }
+            return;
+        }
+        let end = (task * STEPS + STEPS).min(steps);
+        for first in (task * STEPS..end).step_by(STEPS_IN_TURN) {
+            for panel in 0..panels {
+                part(panel, first, STEPS_IN_TURN.min(end - first));
             }
         }
     }

@@ -24,7 +24,7 @@ pub use altiplano_kernels::AdamWStep;
 
 /// Tokens whose logits exist at once in the fused head: 256 rows of a 32000-word vocabulary are
 /// 32 MB of f32.
-pub const HEAD_CHUNK: usize = 256;
+pub const HEAD_CHUNK: usize = 512;
 
 /// Whether the ops of [`TransformerOps`] run on `device` for activations of `dtype`.
 ///

@@ -73,6 +73,20 @@ pub fn advice(device: &Device, precision: Precision) -> Option<&'static str> {
     )
 }
 
+/// Runs `work`, a series of ops on `device`, where they start fastest: on the CPU inside the pool of
+/// threads that its kernels use, because a loop that starts outside it wakes the pool and waits for
+/// it, which costs more than a small op. Elsewhere on the calling thread, to which streams and
+/// libtorch's threads belong.
+///
+/// `work` may wait for threads of other kinds, but not for work in the same pool.
+pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
+    match device.as_dispatch() {
+        DispatchDevice::Flex(_) => rayon::scope(|_| work()),
+        #[allow(unreachable_patterns)]
+        _ => work(),
+    }
+}
+
 fn is_cpu(device: &Device) -> bool {
     match device.as_dispatch() {
         DispatchDevice::Flex(_) => true,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use altiplano_model::config::Precision;
+use altiplano_model::device::in_pool;
 use altiplano_model::infer::{KvCache, Sampler, SamplerConfig};
 use altiplano_model::llama::Llama;
 use serde::Serialize;
@@ -56,7 +57,7 @@ pub struct GenerateBench {
 /// When the checkpoint cannot be opened, or its context is too short for prompt and new tokens.
 pub fn bench_generate(checkpoint: &Path, options: &GenerateBenchOptions) -> Result<GenerateBench> {
     let TrainedModel { model, .. } = TrainedModel::open(checkpoint, "cpu", options.precision)?;
-    measure(&model, options)
+    in_pool(model.device(), || measure(&model, options))
 }
 
 fn measure(model: &Llama, options: &GenerateBenchOptions) -> Result<GenerateBench> {

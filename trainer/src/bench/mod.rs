@@ -12,6 +12,7 @@ mod train;
 
 use std::time::Instant;
 
+use altiplano_model::device::in_pool;
 use burn::tensor::Device;
 
 pub use attention::{AttentionBench, AttentionBenchOptions, attention_flops, bench_attention};
@@ -39,14 +40,16 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     (started.elapsed().as_secs_f64(), result)
 }
 
-/// [`timed`], until `device` has done the work.
-fn timed_on<T>(device: &Device, work: impl FnOnce() -> T) -> (f64, T) {
+/// [`timed`] where `device` computes, until it has done the work.
+fn timed_on<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> (f64, T) {
     let wait = || device.sync().unwrap_or_else(|error| panic!("{device:?}: {error}"));
-    wait();
-    timed(|| {
-        let result = work();
+    in_pool(device, || {
         wait();
-        result
+        timed(|| {
+            let result = work();
+            wait();
+            result
+        })
     })
 }
 

@@ -6,7 +6,7 @@ use altiplano_data::{Loader, Tokenizer};
 use altiplano_model::config::{ActivationCheckpointing, Precision};
 use altiplano_model::device;
 use altiplano_model::params::Params;
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use serde::Serialize;
 
 use super::{matmul_flops_per_second, median};
@@ -66,11 +66,19 @@ pub struct TrainBench {
 /// As the first steps of a run fail.
 pub fn bench_train(config: &TrainConfig, options: TrainBenchOptions) -> Result<TrainBench> {
     let device = device::select(&config.device)?;
+    device::in_pool(&device, || measure(config, options, &device))
+}
+
+fn measure(
+    config: &TrainConfig,
+    options: TrainBenchOptions,
+    device: &Device,
+) -> Result<TrainBench> {
     let mut loader = open_loader(config)?;
-    let masters = Params::init(&config.model, config.seed, DType::F32, &device);
-    let zeros = || Params::zeros(&config.model, DType::F32, &device);
+    let masters = Params::init(&config.model, config.seed, DType::F32, device);
+    let zeros = || Params::zeros(&config.model, DType::F32, device);
     let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
-    let mut trainer = Trainer::new(config, masters, optimizer, &device)?;
+    let mut trainer = Trainer::new(config, masters, optimizer, device)?;
     let schedule = Schedule::new(&config.optimizer, config.total_steps());
 
     let (mut seconds, mut loss) = (Vec::new(), f64::NAN);
@@ -92,7 +100,7 @@ pub fn bench_train(config: &TrainConfig, options: TrainBenchOptions) -> Result<T
     let tokens_per_second = config.tokens_per_step() as f64 / step_seconds;
     let model_flops_per_second =
         config.model.train_flops_per_token(config.batch.seq_len) * tokens_per_second;
-    let matmul_flops_per_second = matmul_flops_per_second(config.precision, &device);
+    let matmul_flops_per_second = matmul_flops_per_second(config.precision, device);
     Ok(TrainBench {
         tokens_per_second,
         step_seconds,
