@@ -11,6 +11,7 @@
 //! | [`backend`] | the fast ops of each backend behind one trait |
 //! | [`ops`] | the op pairs: formula, derivation, plain-tensor reference, choice of the fast one |
 //! | [`params`] | the named parameters and their initialisation |
+//! | [`param_ops`] | AdamW, norm and zeroing over all parameters at once |
 //! | [`layer`] | forward and backward of one transformer layer |
 //! | [`activation_checkpoint`] | what a layer keeps between the two and how the rest comes back |
 //! | [`llama`] | the whole model: loss and gradients |
@@ -37,6 +38,8 @@ pub mod backend;
 pub mod ops;
 
 pub mod params;
+
+pub mod param_ops;
 
 pub mod layer;
 

@@ -8,7 +8,7 @@ use altiplano_model::params::Params;
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, device};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::{POLICIES, random_ids, relative_error, tiny_config, uniform, values};
+use super::{POLICIES, on_device, random_ids, relative_error, tiny_config, uniform, values};
 use crate::harness::SmallRun;
 
 /// Instantiates a body for every GPU runtime of this build: f32 through WebGPU, f32 and bf16 on
@@ -19,15 +19,15 @@ macro_rules! gpu_test {
         mod wgpu {
             $(#[test]
             fn $name() {
-                super::on_gpu("wgpu", stringify!($name), super::F32, super::$name);
+                super::on_gpu("wgpu", super::F32, super::$name);
             })+
         }
         #[cfg(feature = "cuda")]
         mod cuda {
             $(#[test]
             fn $name() {
-                super::on_gpu("cuda", stringify!($name), super::F32, super::$name);
-                super::on_gpu("cuda", stringify!($name), super::BF16, super::$name);
+                super::on_gpu("cuda", super::F32, super::$name);
+                super::on_gpu("cuda", super::BF16, super::$name);
             })+
         }
     };
@@ -63,15 +63,12 @@ struct Setting {
     tolerance: f64,
 }
 
-/// Runs `body` on the GPU called `name`, or says what was skipped.
-fn on_gpu(name: &'static str, what: &str, (dtype, tolerance): Format, body: fn(&Setting)) {
-    match device::select(name) {
-        Ok(gpu) => {
-            let cpu = device::select("cpu").unwrap();
-            body(&Setting { name, cpu, gpu, dtype, tolerance });
-        }
-        Err(error) => eprintln!("skipped: {what} on {name} ({error})"),
-    }
+/// Runs `body` on the GPU called `name`, where it is there.
+fn on_gpu(name: &'static str, (dtype, tolerance): Format, body: fn(&Setting)) {
+    on_device(name, |gpu| {
+        let cpu = device::select("cpu").unwrap();
+        body(&Setting { name, cpu, gpu: gpu.clone(), dtype, tolerance });
+    });
 }
 
 /// (batch, time, channels): none a multiple of a tile, rows of one element and rows longer than a

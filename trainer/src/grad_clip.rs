@@ -1,23 +1,15 @@
 //! The global norm of the gradient, and clipping by it.
 
-use altiplano_model::ops::{sum_of_squares, totals};
-use altiplano_model::params::{Param, Params};
+use altiplano_model::param_ops::sums_of_squares;
+use altiplano_model::params::Params;
 
 /// √(Σ g²) over all parameters, or the name of the first parameter whose gradient is not finite.
 ///
 /// # Errors
 /// The name of that parameter.
 pub fn global_norm(grads: &Params) -> Result<f64, String> {
-    let (names, sums): (Vec<_>, Vec<_>) = grads
-        .named()
-        .into_iter()
-        .map(|(name, grad)| match grad {
-            Param::Vector(x) => (name, sum_of_squares(x)),
-            Param::Matrix(x) => (name, sum_of_squares(x)),
-        })
-        .unzip();
     let mut total = 0.0;
-    for (name, squares) in names.into_iter().zip(totals(sums)) {
+    for ((name, _), squares) in grads.named().into_iter().zip(sums_of_squares(grads)) {
         if !squares.is_finite() {
             return Err(name);
         }

@@ -2,8 +2,8 @@
 
 use altiplano_data::Batch;
 use altiplano_model::llama::{Llama, TokenBatch};
-use altiplano_model::ops::fill_zero;
-use altiplano_model::params::{ParamMut, Params};
+use altiplano_model::param_ops::fill_zero;
+use altiplano_model::params::Params;
 use burn::tensor::{DType, Device};
 
 use crate::adamw::AdamW;
@@ -78,12 +78,7 @@ impl Trainer {
     /// [`TrainerError::NonFinite`] before any weight changes, with what is not finite and where
     /// the sequences came from.
     pub fn step(&mut self, step: u64, batches: &[Batch], lr: f64) -> Result<StepOutcome> {
-        for (_, grad) in self.grads.named_mut() {
-            match grad {
-                ParamMut::Vector(grad) => fill_zero(grad),
-                ParamMut::Matrix(grad) => fill_zero(grad),
-            }
-        }
+        fill_zero(&mut self.grads);
         let targets = batches.iter().map(Batch::valid_targets).sum::<usize>().max(1);
         // Read after the last micro-batch: a GPU has all of them to work on before the host waits.
         let mut losses = Vec::with_capacity(batches.len());

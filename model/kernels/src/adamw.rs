@@ -34,26 +34,31 @@ pub struct AdamWStep {
     pub grad_scale: f32,
 }
 
-/// The factors of one step that are the same for every parameter.
-#[derive(Clone, Copy)]
-struct Factors {
-    beta1: f32,
-    beta2: f32,
-    grad_scale: f32,
-    /// `1 - lr λ`
-    keep: f32,
-    /// `lr / (1 - β1^t)`
-    rate: f32,
-    /// `1 / sqrt(1 - β2^t)`
-    root_correction: f32,
-    eps: f32,
+/// What a step multiplies by, the same for every element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWFactors {
+    /// β1.
+    pub beta1: f32,
+    /// β2.
+    pub beta2: f32,
+    /// Of the gradient.
+    pub grad_scale: f32,
+    /// `1 - lr λ`.
+    pub keep: f32,
+    /// `lr / (1 - β1^t)`.
+    pub rate: f32,
+    /// `1 / sqrt(1 - β2^t)`.
+    pub root_correction: f32,
+    /// ε.
+    pub eps: f32,
 }
 
 impl AdamWStep {
-    fn factors(&self) -> Factors {
+    /// The factors of this step.
+    pub fn factors(&self) -> AdamWFactors {
         // Powers in f64: β2^t is close to 1 in the first steps.
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
-        Factors {
+        AdamWFactors {
             beta1: self.beta1,
             beta2: self.beta2,
             grad_scale: self.grad_scale,
@@ -94,7 +99,7 @@ pub fn adamw_step(
 }
 
 #[inline(always)]
-fn update_one(p: &mut f32, m: &mut f32, v: &mut f32, g: f32, f: Factors) {
+fn update_one(p: &mut f32, m: &mut f32, v: &mut f32, g: f32, f: AdamWFactors) {
     let g = g * f.grad_scale;
     *m = f.beta1.mul_add(*m, (1.0 - f.beta1) * g);
     *v = f.beta2.mul_add(*v, (1.0 - f.beta2) * g * g);
@@ -103,7 +108,7 @@ fn update_one(p: &mut f32, m: &mut f32, v: &mut f32, g: f32, f: Factors) {
 }
 
 vectorized! {
-    fn update(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], f: Factors) {
+    fn update(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], f: AdamWFactors) {
         for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
             update_one(p, m, v, g, f);
         }
@@ -115,7 +120,7 @@ vectorized! {
         v: &mut [f32],
         g: &[f32],
         copy: &mut [bf16],
-        f: Factors,
+        f: AdamWFactors,
     ) {
         for ((((p, m), v), &g), copy) in p.iter_mut().zip(m).zip(v).zip(g).zip(copy) {
             update_one(p, m, v, g, f);

@@ -6,11 +6,14 @@
 //! block after block. While some threads still multiply, others already pack what the next block
 //! or slab needs.
 
+mod tile;
+
 use crate::element::Element;
-use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, layout, with_micro_kernel};
+use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, with_micro_kernel};
 use crate::packing::{Operand, PackTask};
 use crate::phases::run_phases;
 use crate::scratch::Scratch;
+use tile::{Block, Pass, Target, Tile, multiply_tile};
 
 /// Steps of the contraction in a block: a panel of `B` of this many steps and a few panels of
 /// `A` fit a second-level cache.
@@ -46,7 +49,7 @@ pub(crate) struct Product<'a, E> {
 }
 
 /// A block of the contraction of one slab of `C`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Step {
     row: usize,
     height: usize,
@@ -262,187 +265,6 @@ impl<T> SharedPointer<T> {
     }
 }
 
-/// The output matrix, shared by tasks that write disjoint tiles.
-#[derive(Clone, Copy)]
-enum Target<E> {
-    Round(SharedPointer<E>),
-    Float { c: SharedPointer<f32>, add: bool },
-}
-
-impl<E: Element> Target<E> {
-    fn new(c: Output<'_, E>) -> Self {
-        let float = |c: &mut [f32], add| Self::Float { c: SharedPointer::new(c), add };
-        match c {
-            Output::Assign(c) if E::IS_BF16 => Self::Round(SharedPointer::new(c)),
-            Output::Assign(c) => float(bytemuck::cast_slice_mut(c), false),
-            Output::AssignF32(c) => float(c, false),
-            Output::AddF32(c) => float(c, true),
-        }
-    }
-}
-
-/// The packed operands of one block.
-struct Block<'a, K: MicroKernel> {
-    /// The bytes of `A` from the first row and step on, and the distance of its rows, where whole
-    /// panels of rows are read as they lie; `a` is then the last, partial panel.
-    rows: Option<(&'a [u8], usize)>,
-    a: &'a [K::Unit],
-    b: &'a [K::Unit],
-    steps: usize,
-}
-
-/// Which block of the contraction this is.
-#[derive(Clone, Copy)]
-struct Pass {
-    first: bool,
-    last: bool,
-    /// Where blocks are summed before rounding, tile columns contiguous.
-    sums: Option<SharedPointer<f32>>,
-}
-
-/// A tile and the slab it is in.
-#[derive(Clone, Copy)]
-struct Tile {
-    /// First row and column within the slab.
-    row: usize,
-    column: usize,
-    slab_row: usize,
-    slab_column: usize,
-    slab_height: usize,
-    slab_width: usize,
-    /// Distance of rows of C.
-    c_row: usize,
-}
-
-/// # Safety
-///
-/// The tile must lie inside the slab, and no other task may write it.
-#[inline(always)]
-unsafe fn multiply_tile<K: MicroKernel, E: Element>(
-    block: &Block<'_, K>,
-    target: Target<E>,
-    pass: Pass,
-    tile: Tile,
-) {
-    let mut edge = [0.0f32; MR * NR];
-    let edge = edge.as_mut_ptr();
-    let bottom = (tile.row + TILE_ROWS).min(tile.slab_height);
-    let right = (tile.column + TILE_COLUMNS).min(tile.slab_width);
-    for column in (tile.column..right).step_by(NR) {
-        let width = NR.min(tile.slab_width - column);
-        let b = block.b[column * block.steps..][..NR * block.steps].as_ptr();
-        for row in (tile.row..bottom).step_by(MR) {
-            let height = MR.min(tile.slab_height - row);
-            let at = (tile.slab_row + row) * tile.c_row + tile.slab_column + column;
-            let product = |c: *mut f32, c_row: usize, add: bool| match block.rows {
-                Some((rows, stride)) if height == MR => {
-                    let last = (row + MR - 1) * stride + block.steps * size_of::<K::Unit>();
-                    assert!(last <= rows.len(), "an operand is shorter than its shape");
-                    // SAFETY: 12 rows of `steps` steps, as checked; b's panel holds as many, and
-                    // the caller of this closure vouches for c.
-                    unsafe {
-                        let a = rows.as_ptr().add(row * stride);
-                        K::multiply_rows(block.steps, a, stride, b, c, c_row, add);
-                    }
-                }
-                rows => {
-                    let first = if rows.is_some() { 0 } else { row };
-                    let a = block.a[first * block.steps..][..MR * block.steps].as_ptr();
-                    // SAFETY: both panels hold `steps` steps; as above.
-                    unsafe {
-                        K::multiply::<{ layout::PACKED }>(block.steps, a, b, c, c_row, add);
-                    }
-                }
-            };
-            // SAFETY: rows and columns are inside C, and C's tile is this task's own.
-            unsafe {
-                match target {
-                    Target::Round(c) => {
-                        // The 12 x 32 sums are contiguous here.
-                        let panels = tile.slab_width.div_ceil(NR);
-                        let panel = (row / MR * panels + column / NR) * MR * NR;
-                        let sums = match pass.sums {
-                            Some(sums) => sums.at(panel),
-                            None => edge,
-                        };
-                        product(sums, NR, !pass.first);
-                        if pass.last {
-                            round_tile(c.at(at), tile.c_row, sums, height, width);
-                        }
-                    }
-                    Target::Float { c, add } => {
-                        let (c, add) = (c.at(at), add || !pass.first);
-                        if height == MR && width == NR {
-                            product(c, tile.c_row, add);
-                        } else {
-                            product(edge, NR, false);
-                            copy_tile(c, tile.c_row, edge, height, width, add);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Writes the valid part of a tile, rounded.
-///
-/// # Safety
-///
-/// `height` rows of `width` elements must be writable at `c`.
-#[inline(always)]
-unsafe fn round_tile<E: Element>(
-    c: *mut E,
-    c_row: usize,
-    sums: *const f32,
-    height: usize,
-    width: usize,
-) {
-    for r in 0..height {
-        // SAFETY: row r of the tile.
-        unsafe {
-            let c = c.add(r * c_row);
-            let sums = &*sums.add(r * NR).cast::<[f32; NR]>();
-            if width == NR {
-                let c = &mut *c.cast::<[E; NR]>();
-                for (c, &sum) in c.iter_mut().zip(sums) {
-                    *c = E::from_f32(sum);
-                }
-            } else {
-                for (j, &sum) in sums[..width].iter().enumerate() {
-                    c.add(j).write(E::from_f32(sum));
-                }
-            }
-        }
-    }
-}
-
-/// Writes or adds the valid part of a tile.
-///
-/// # Safety
-///
-/// `height` rows of `width` elements must be writable at `c`.
-#[inline(always)]
-unsafe fn copy_tile(
-    c: *mut f32,
-    c_row: usize,
-    sums: *const f32,
-    height: usize,
-    width: usize,
-    add: bool,
-) {
-    for r in 0..height {
-        for j in 0..width {
-            // SAFETY: inside the valid part.
-            unsafe {
-                let c = c.add(r * c_row + j);
-                let sum = *sums.add(r * NR + j);
-                *c = if add { *c + sum } else { sum };
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -453,11 +275,16 @@ mod tests {
 
     /// Every instruction set this CPU has computes the same product.
     fn every_level<E: Element>() {
-        let (m, n, k) = (29, 70, 35);
+        // An odd contraction is packed, rows of an even one are read in place.
+        every_level_of::<E>(29, 70, 35);
+        every_level_of::<E>(29, 70, 36);
+    }
+
+    fn every_level_of<E: Element>(m: usize, n: usize, k: usize) {
         let (a, b) = (random::<E>(m * k, 1.0, 1), random::<E>(k * n, 1.0, 2));
-        let (a64, b64) = (to_f64(&a), to_f64(&b));
+        let (a64, b64, depth) = (to_f64(&a), to_f64(&b), k);
         let want: Vec<f64> = (0..m * n)
-            .map(|i| (0..k).map(|k| a64[i / n * 35 + k] * b64[k * n + i % n]).sum())
+            .map(|i| (0..k).map(|k| a64[i / n * depth + k] * b64[k * n + i % n]).sum())
             .collect();
         let levels = [CpuLevel::Portable, CpuLevel::Avx2, CpuLevel::Avx512, CpuLevel::Avx512Bf16];
         for level in levels.into_iter().filter(|&level| level <= cpu_level()) {
@@ -469,6 +296,47 @@ mod tests {
             };
             with_micro_kernel_at(level, E::IS_BF16, product);
             assert_close(&format!("{level:?}"), &c, &want, 1e-5);
+        }
+    }
+
+    /// Every step finds its operands packed, in a buffer that nothing writes while the step before
+    /// still multiplies; together the steps are the whole product, blocks of a slab in order.
+    #[test]
+    fn steps_cover_the_product_and_never_overwrite_what_is_read() {
+        for (shape, slab) in [
+            ([7, 9, 5], [7, 9, 5]),
+            ([7, 9, 5], [3, 4, 2]),
+            ([7, 9, 5], [3, 9, 8]),
+            ([7, 9, 5], [7, 2, 5]),
+            ([7, 9, 0], [7, 9, 5]),
+        ] {
+            let [rows, columns, depth] = shape;
+            let mut covered = vec![0; rows * columns * depth.max(1)];
+            // What the two buffers of either operand hold.
+            let (mut held_a, mut held_b) = ([None; 2], [None; 2]);
+            let mut read = (None, None);
+            for step in steps(shape, slab) {
+                let (a, b) = ((step.row, step.start), (step.column, step.start));
+                for ((buffer, packed), held, operand, read) in
+                    [(step.a, &mut held_a, a, read.0), (step.b, &mut held_b, b, read.1)]
+                {
+                    if packed {
+                        assert_ne!(Some(buffer), read, "{shape:?} {slab:?} {step:?}");
+                        held[buffer] = Some(operand);
+                    }
+                    assert_eq!(held[buffer], Some(operand), "{shape:?} {slab:?} {step:?}");
+                }
+                read = (Some(step.a.0), Some(step.b.0));
+                for row in step.row..step.row + step.height {
+                    for column in step.column..step.column + step.width {
+                        let of = &mut covered[(row * columns + column) * depth.max(1)..];
+                        let end = step.start + step.depth.max(1);
+                        assert!(of[..step.start].iter().all(|&n| n == 1), "blocks out of order");
+                        of[step.start..end].iter_mut().for_each(|n| *n += 1);
+                    }
+                }
+            }
+            assert!(covered.iter().all(|&n| n == 1), "{shape:?} {slab:?}");
         }
     }
 

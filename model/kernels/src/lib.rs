@@ -44,7 +44,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
-pub use adamw::{AdamWStep, adamw_step};
+pub use adamw::{AdamWFactors, AdamWStep, adamw_step};
 pub use attention::{AttentionShape, causal_attention_backward, causal_attention_forward};
 pub use cast::{bf16_to_f32, f32_to_bf16};
 pub use cross_entropy::{head_cross_entropy_backward, head_cross_entropy_forward};

@@ -27,7 +27,8 @@ use serde::Serialize;
 
 use crate::config::TrainConfig;
 
-/// Most bytes of a packed operand of a matrix product: larger ones are taken in slabs.
+/// Most bytes of a packed operand of a matrix product: larger ones are taken in slabs, one of which
+/// is packed while the one before is multiplied.
 const PACKED_SLAB: u64 = 4 << 20;
 
 /// What a process holds besides tensors and scratch, in bytes: code, stacks, the runtime. Measured
@@ -170,7 +171,10 @@ impl Shape {
     /// `largest_matrix` in elements.
     fn kernel_scratch(&self, largest_matrix: u64, threads: u64) -> u64 {
         let Self { element, tokens, time, hidden, head_dim, .. } = *self;
-        let packed = |elements: u64| element.saturating_mul(elements).min(PACKED_SLAB);
+        let packed = |elements: u64| match element.saturating_mul(elements) {
+            bytes if bytes > PACKED_SLAB => 2 * PACKED_SLAB,
+            bytes => bytes,
+        };
         // Seven packed operands and three f32 sums of a head.
         let attention_head = time * head_dim * (7 * element + 3 * 4);
         packed(tokens * hidden) + packed(largest_matrix) + threads * attention_head
@@ -237,7 +241,7 @@ mod tests {
         // 4096 tokens of 6 · 512 + 1024 + 3 · 1376 bf16, lse of 8 heads and 2 rstd, 8 layers.
         assert_eq!(none.activations, 8 * 4096 * (2 * (4096 + 3 * 1376) + 4 * 10));
         assert_eq!(full.activations, 8 * 4096 * 2 * 512);
-        assert_eq!(none.head_chunk, 4 * 256 * 32000);
+        assert_eq!(none.head_chunk, 4 * 512 * 32000);
         assert!(full.total < selective.total && selective.total < none.total);
         for parts in [none, selective, full] {
             assert_eq!(parts.total, parts.named().iter().map(|(_, bytes)| bytes).sum::<u64>());
@@ -257,7 +261,7 @@ mod tests {
     fn scratch_is_slabs_and_one_head_per_thread() {
         let [two, four] = [2, 4].map(|threads| MemoryByPolicy::new(&bench(&[]), 1, threads).none);
         let head = 512 * 64 * (7 * 2 + 3 * 4);
-        assert_eq!(two.kernel_scratch, 2 * PACKED_SLAB + 2 * head);
+        assert_eq!(two.kernel_scratch, 2 * 2 * PACKED_SLAB + 2 * head);
         assert_eq!(four.kernel_scratch - two.kernel_scratch, 2 * head);
     }
 
@@ -288,6 +292,7 @@ mod tests {
         };
         assert_eq!(4 * at(2).activations, at(8).activations);
         assert_eq!(at(1).head_chunk, 4 * 64 * 32000);
-        assert_eq!(at(8).head_chunk, 4 * 256 * 32000);
+        assert_eq!(at(8).head_chunk, 4 * 512 * 32000);
+        assert_eq!(at(16).head_chunk, 4 * 512 * 32000);
     }
 }

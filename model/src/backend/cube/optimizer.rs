@@ -11,19 +11,9 @@ use super::kernels::{adamw, reduction};
 use super::tensor::{accumulator, contiguous, cubes, element, elements, new, units, vector};
 use super::threads;
 
-/// The numbers of a step that do not depend on the parameter's elements.
 fn factors(hyper: &AdamWStep) -> FactorsLaunch {
-    // Powers in f64: β₂ᵗ is close to 1 in the first steps.
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(hyper.step as f64);
-    FactorsLaunch::new(
-        (1.0 - f64::from(hyper.lr) * f64::from(hyper.weight_decay)) as f32,
-        (f64::from(hyper.lr) / correction(hyper.beta1)) as f32,
-        (1.0 / correction(hyper.beta2).sqrt()) as f32,
-        hyper.beta1,
-        hyper.beta2,
-        hyper.eps,
-        hyper.grad_scale,
-    )
+    let f = hyper.factors();
+    FactorsLaunch::new(f.keep, f.rate, f.root_correction, f.beta1, f.beta2, f.eps, f.grad_scale)
 }
 
 /// One step in place: (param, m, v).

@@ -1,15 +1,14 @@
 //! The tensor-core attention kernels of `attention.cu`: compiled at their first use, launched on
 //! our stream.
 
-use std::ffi::{CString, c_void};
 use std::sync::PoisonError;
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
-use cudarc::driver::{result, sys};
+use cudarc::driver::sys;
 
-use super::compile::machine_code;
-use super::stream::{Gpu, Outcome, driver};
+use super::kernel::{Module, THREADS, arguments, launch};
+use super::stream::{Gpu, Outcome};
 use crate::backend::cube::attention::Shape;
 
 /// The kernels and the instructions they are built from.
@@ -20,7 +19,6 @@ pub(super) const SOURCE: &str =
 const HEAD_DIMS: [usize; 2] = [64, 128];
 
 // The constants of the same names in attention.cu.
-const THREADS: u32 = 128;
 const QUERY_ROWS: usize = 128;
 const FORWARD_KEYS: usize = 64;
 const GRADIENT_KEYS: usize = 32;
@@ -51,30 +49,15 @@ fn shared_bytes(head_dim: usize) -> [usize; 3] {
 }
 
 /// Compiles and loads the kernels for one head width into the current context.
-fn load(head_dim: usize, bounded: bool, (major, minor): (i32, i32)) -> Outcome<Functions> {
+fn load(head_dim: usize, bounded: bool, capability: (i32, i32)) -> Outcome<Functions> {
     let defines = [("HEAD_DIM", head_dim), ("BOUNDED", usize::from(bounded))];
-    let code = machine_code(SOURCE, &format!("sm_{major}{minor}"), &defines, &[])?;
-    // SAFETY: `code` is a whole cubin for this device; the module stays loaded for the process.
-    let module = unsafe { result::module::load_data(code.as_ptr().cast()) }
-        .map_err(|error| driver("cuModuleLoadData", error))?;
+    let module = Module::load(SOURCE, &defines, capability)?;
     let [forward, query, key_value] = shared_bytes(head_dim);
-    let function = |name: &str, shared: usize| -> Outcome<sys::CUfunction> {
-        let name = CString::new(name).map_err(|error| error.to_string())?;
-        let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the module was loaded above.
-        unsafe {
-            let function = result::module::get_function(module, name)
-                .map_err(|error| driver("cuModuleGetFunction", error))?;
-            result::function::set_function_attribute(function, limit, shared as i32)
-                .map_err(|error| driver("cuFuncSetAttribute", error))?;
-            Ok(function)
-        }
-    };
     Ok(Functions {
-        forward: function("attention_forward", forward)?,
-        row_products: function("attention_row_products", 0)?,
-        query_gradient: function("attention_query_gradient", query)?,
-        key_value_gradient: function("attention_key_value_gradient", key_value)?,
+        forward: module.function("attention_forward", forward)?,
+        row_products: module.function("attention_row_products", 0)?,
+        query_gradient: module.function("attention_query_gradient", query)?,
+        key_value_gradient: module.function("attention_key_value_gradient", key_value)?,
     })
 }
 
@@ -100,30 +83,6 @@ fn functions(
         })
     };
     Some((gpu, functions))
-}
-
-/// Launches `function` with `arguments`, which live until it returns.
-fn launch(
-    gpu: &Gpu,
-    function: sys::CUfunction,
-    grid: (usize, usize, usize),
-    shared: usize,
-    arguments: &mut [*mut c_void],
-) -> Outcome<()> {
-    let grid = (grid.0 as u32, grid.1 as u32, grid.2 as u32);
-    // SAFETY: the arguments are those of the kernel, in order; its buffers have the sizes of the
-    // shape it is given.
-    unsafe {
-        result::launch_kernel(function, grid, (THREADS, 1, 1), shared as u32, gpu.stream, arguments)
-    }
-    .map_err(|error| driver("cuLaunchKernel", error))
-}
-
-/// The addresses of a kernel's arguments.
-macro_rules! arguments {
-    ($($name:ident),+ $(,)?) => {
-        &mut [$((&raw const $name).cast_mut().cast::<c_void>()),+]
-    };
 }
 
 /// Computes `o` and `lse` from (q, k, v, first_visible). False where another kernel must.

@@ -70,6 +70,7 @@ pub(in super::super) fn nvrtc_for_tests(what: &str) -> bool {
     }
     // SAFETY: opens the library by its well-known names and closes it again.
     let present = unsafe { sys::is_culib_present() };
+    assert!(present || std::env::var_os("NVRTC_LIBRARY").is_none(), "NVRTC_LIBRARY is not NVRTC");
     if !present {
         eprintln!("skipped: {what} through NVRTC (not found; NVRTC_LIBRARY may name it)");
     }

@@ -77,6 +77,8 @@ DEVICE float power_of_two(float x) {
 }
 
 DEVICE float natural_log(float x) { return logf(x); }
+DEVICE float square_root(float x) { return sqrtf(x); }
+DEVICE float absolute(float x) { return fabsf(x); }
 
 // Two numbers rounded to bf16, `low` in the low half.
 DEVICE u32 pack(float low, float high) {

@@ -21,6 +21,11 @@
 
 pub(super) mod attention;
 pub(super) mod compile;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod emulated;
+mod kernel;
+pub(crate) mod optimizer;
 pub mod probe;
 pub(super) mod products;
 mod stream;

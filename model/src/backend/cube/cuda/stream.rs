@@ -1,7 +1,7 @@
 //! A stream of ours, ordered with the commands of the CubeCL runtime; see the module above.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
@@ -13,7 +13,8 @@ use cubecl_runtime::runtime::Runtime;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUevent_flags, CUevent_wait_flags};
 
-use super::attention::Functions;
+use super::attention;
+use super::optimizer;
 use super::probe::{FIRST_CONTEXT_EVENTS, OLDEST_CAPABILITY};
 use super::products::Library;
 
@@ -35,7 +36,9 @@ pub(in super::super) struct Gpu {
     /// cuBLASLt, if installed.
     pub(super) products: Option<Library>,
     /// The attention kernels by head width and whether queries are bounded below.
-    pub(super) attention: Mutex<HashMap<(usize, bool), Functions>>,
+    pub(super) attention: Mutex<HashMap<(usize, bool), attention::Functions>>,
+    /// The kernels over many tensors.
+    pub(super) optimizer: OnceLock<optimizer::Functions>,
     /// The first call that failed after it was enqueued.
     failure: Mutex<Option<String>>,
 }
@@ -113,6 +116,7 @@ impl Gpu {
             capability,
             products: Library::open().ok(),
             attention: Mutex::default(),
+            optimizer: OnceLock::new(),
             failure: Mutex::default(),
         })
     }
@@ -134,11 +138,22 @@ impl Gpu {
         tensors: [&CubeTensor; N],
         task: impl FnOnce(&Self, [u64; N]) -> Outcome<()> + Send + 'static,
     ) {
+        self.enqueue_all(&tensors, move |gpu, addresses| {
+            task(gpu, std::array::from_fn(|i| addresses[i]))
+        });
+    }
+
+    /// [`Self::enqueue`] for any number of tensors, at least one.
+    pub fn enqueue_all(
+        self: &Arc<Self>,
+        tensors: &[&CubeTensor],
+        task: impl FnOnce(&Self, &[u64]) -> Outcome<()> + Send + 'static,
+    ) {
         if let Some(failure) = &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
             panic!("the GPU failed: {failure}");
         }
         // Bindings, not handles: they keep the memory and leave it free to be worked on in place.
-        let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
+        let bindings = tensors.iter().map(|tensor| tensor.handle.clone().binding()).collect();
         let (gpu, stream) = (self.clone(), StreamId::current());
         server(&tensors[0].client).submit(move |server| {
             if let Err(reason) = gpu.run(server, bindings, stream, task) {
@@ -148,19 +163,19 @@ impl Gpu {
         });
     }
 
-    fn run<const N: usize>(
+    fn run(
         &self,
         server: &mut CudaServer,
-        bindings: [BufferBinding; N],
+        bindings: Vec<BufferBinding>,
         stream: StreamId,
-        task: impl FnOnce(&Self, [u64; N]) -> Outcome<()>,
+        task: impl FnOnce(&Self, &[u64]) -> Outcome<()>,
     ) -> Outcome<()> {
-        let mut resources = Vec::with_capacity(N);
+        let mut resources = Vec::with_capacity(bindings.len());
         for binding in bindings {
             let resource = server.get_resource(binding, stream);
             resources.push(resource.map_err(|error| error.to_string())?);
         }
-        let pointers = std::array::from_fn(|i| resources[i].resource().ptr);
+        let addresses: Vec<u64> = resources.iter().map(|r| r.resource().ptr).collect();
         self.enter()?;
         let wait = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: context, stream and events live as long as the process.
@@ -171,7 +186,7 @@ impl Gpu {
             result::stream::wait_event(self.stream, self.before, wait)
                 .map_err(|error| driver("cuStreamWaitEvent", error))?;
         }
-        let outcome = task(self, pointers);
+        let outcome = task(self, &addresses);
         // Also after a failure: what was submitted before it may still write.
         // SAFETY: as above.
         unsafe {

@@ -1,6 +1,4 @@
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use altiplano_kernels::{AttentionShape, causal_attention_backward, causal_attention_forward};
 use half::bf16;
@@ -10,6 +8,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
 use crate::backend::cube::cuda::compile::{machine_code, nvrtc_for_tests};
+use crate::backend::cube::cuda::emulated;
 
 #[test]
 fn the_kernels_compile() {
@@ -51,24 +50,6 @@ fn the_constants_are_those_of_the_source() {
     }
 }
 
-/// attention.cu compiled for the CPU, or none without a C++ compiler.
-fn emulated(head_dim: usize, bounded: bool, dir: &Path) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cube/cuda/emulated.cpp");
-    let program = dir.join(format!("attention_{head_dim}_{bounded}"));
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
-    let status = Command::new(compiler)
-        .args(["-O1", "-std=c++17"])
-        .arg(format!("-DHEAD_DIM={head_dim}"))
-        .arg(format!("-DBOUNDED={}", u8::from(bounded)))
-        .arg(source)
-        .arg("-o")
-        .arg(&program)
-        .status()
-        .ok()?;
-    assert!(status.success(), "emulated.cpp does not compile");
-    Some(program)
-}
-
 /// ‖x − y‖ / ‖y‖.
 fn relative_error(x: &[bf16], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len());
@@ -102,20 +83,7 @@ fn check(program: &Path, Case { shape, bounded }: Case) {
         input.extend_from_slice(bytemuck::cast_slice(tensor));
     }
     input.extend_from_slice(bytemuck::cast_slice(&first));
-    let mut child =
-        Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || stdin.write_all(&input).unwrap());
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
-    assert!(output.status.success());
-    let mut rest = output.stdout.as_slice();
-    let mut take = |bytes: usize| {
-        let (taken, left) = rest.split_at(bytes);
-        rest = left;
-        taken.to_vec()
-    };
-    let bf16s = |bytes: Vec<u8>| bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes);
+    let mut output = emulated::run(program, input);
 
     let wide = |x: &[bf16]| x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>();
     let (q32, k32, v32, dout32) = (wide(&q), wide(&k), wide(&v), wide(&dout));
@@ -124,8 +92,8 @@ fn check(program: &Path, Case { shape, bounded }: Case) {
     let bound = bounded.then_some(&first[..]);
     causal_attention_forward(&mut o32, &mut lse32, &q32, &k32, &v32, bound, shape);
 
-    let o = bf16s(take(2 * q_len));
-    let lse: Vec<f32> = bytemuck::pod_collect_to_vec(&take(4 * rows));
+    let o: Vec<bf16> = output.take(q_len);
+    let lse: Vec<f32> = output.take(rows);
     assert!(relative_error(&o, &o32) < 4e-3, "o {shape:?}: {}", relative_error(&o, &o32));
     for (lse, expected) in lse.iter().zip(&lse32) {
         assert!((lse - expected).abs() < 1e-4, "lse {shape:?}: {lse} is not {expected}");
@@ -138,9 +106,9 @@ fn check(program: &Path, Case { shape, bounded }: Case) {
     causal_attention_backward(
         &mut dq32, &mut dk32, &mut dv32, &dout32, &q32, &k32, &v32, &o32, &lse32, bound, shape,
     );
-    take(4 * rows); // delta
+    output.take::<f32>(rows); // delta
     for (name, expected) in [("dq", &dq32), ("dk", &dk32), ("dv", &dv32)] {
-        let found = bf16s(take(2 * expected.len()));
+        let found: Vec<bf16> = output.take(expected.len());
         // A single token attends to itself alone: its score has no gradient.
         if queries > 1 || name == "dv" {
             let error = relative_error(&found, expected);
@@ -155,8 +123,9 @@ fn the_emulated_kernels_match_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     for head_dim in HEAD_DIMS {
         for bounded in [false, true] {
-            let Some(program) = emulated(head_dim, bounded, dir.path()) else {
-                eprintln!("skipped: attention.cu on an emulated warp (no C++ compiler)");
+            let defines = [("HEAD_DIM", head_dim), ("BOUNDED", usize::from(bounded))];
+            let Some(program) = emulated::compile("emulated_attention.cpp", &defines, dir.path())
+            else {
                 return;
             };
             for [batch, queries, keys, heads, kv_heads] in [

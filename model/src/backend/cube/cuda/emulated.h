@@ -1,10 +1,9 @@
-// Runs attention.cu on the CPU: a block's threads are fibers, and the warp's instructions move data
-// between lanes as the PTX ISA lays them out. Background copies happen as late as their waits
-// allow, shared memory starts as NaN and one warp runs ahead as far as the barriers let it, so a
-// missing wait or barrier shows in the result.
-//
-// stdin: batch, queries, keys, heads, kv_heads (int32), then q, k, v, dout (bf16), first_visible
-// (int32). stdout: o (bf16), lse (f32) and, for as many queries as keys, delta (f32), dq, dk, dv.
+// Runs CUDA C++ on the CPU: the instructions of intrinsics.cu on an emulated block. Its threads are
+// fibers, and the warp's instructions move data between lanes as the PTX ISA lays them out.
+// Background copies happen as late as their waits allow, shared memory starts as NaN and one warp
+// runs ahead as far as the barriers let it, so a missing wait or barrier shows in the result.
+
+#pragma once
 
 #include <ucontext.h>
 
@@ -22,6 +21,7 @@ typedef unsigned int u32;
 #define KERNEL static
 #define DEVICE static inline
 #define __launch_bounds__(threads)
+#define __grid_constant__
 
 namespace {
 
@@ -222,11 +222,13 @@ DEVICE float shuffle_xor(float value, int mask) {
 
 DEVICE float power_of_two(float x) { return exp2f(x); }
 DEVICE float natural_log(float x) { return logf(x); }
+DEVICE float square_root(float x) { return sqrtf(x); }
+DEVICE float absolute(float x) { return fabsf(x); }
 DEVICE u32 pack(float low, float high) { return narrow(low) | narrow(high) << 16; }
 DEVICE float low_half(u32 packed) { return widen(packed & 0xffff); }
 DEVICE float high_half(u32 packed) { return widen(packed >> 16); }
 
-#include "attention.cu"
+// Tensors on stdin and stdout.
 
 namespace {
 
@@ -243,41 +245,3 @@ template <class T> void write(const std::vector<T>& values) {
 int pieces(int count, int side) { return (count + side - 1) / side; }
 
 } // namespace
-
-int main() {
-    std::vector<int> shape = read<int>(5);
-    int batch = shape[0], queries = shape[1], keys = shape[2], heads = shape[3];
-    int kv_heads = shape[4];
-    size_t q_size = size_t(batch) * queries * heads * D, kv_size = size_t(batch) * keys * kv_heads * D;
-    size_t rows = size_t(batch) * heads * queries;
-    std::vector<bf16> q = read<bf16>(q_size), k = read<bf16>(kv_size), v = read<bf16>(kv_size);
-    std::vector<bf16> dout = read<bf16>(q_size), o(q_size), dq(q_size), dk(kv_size), dv(kv_size);
-    std::vector<int> first_visible = read<int>(size_t(batch) * queries);
-    std::vector<float> lse(rows), delta(rows);
-    float scale = 1.0f / sqrtf(D);
-    launch(pieces(queries, QUERY_ROWS), heads, batch, [&] {
-        attention_forward(q.data(), k.data(), v.data(), first_visible.data(), o.data(), lse.data(),
-                          queries, keys, heads, kv_heads, scale);
-    });
-    write(o);
-    write(lse);
-    if (queries != keys) return 0;
-    launch(pieces(rows * CHUNKS, THREADS), 1, 1, [&] {
-        attention_row_products(dout.data(), o.data(), delta.data(), rows, queries, heads);
-    });
-    launch(pieces(queries, QUERY_ROWS), heads, batch, [&] {
-        attention_query_gradient(dout.data(), q.data(), k.data(), v.data(), lse.data(),
-                                 delta.data(), first_visible.data(), dq.data(), queries, heads,
-                                 kv_heads, scale);
-    });
-    launch(pieces(keys, KEY_ROWS), kv_heads, batch, [&] {
-        attention_key_value_gradient(dout.data(), q.data(), k.data(), v.data(), lse.data(),
-                                     delta.data(), first_visible.data(), dk.data(), dv.data(),
-                                     queries, heads, kv_heads, scale);
-    });
-    write(delta);
-    write(dq);
-    write(dk);
-    write(dv);
-    return 0;
-}

@@ -1,0 +1,204 @@
+//! One tile of a product over one block of the contraction.
+
+use super::{Output, SharedPointer, TILE_COLUMNS, TILE_ROWS};
+use crate::element::Element;
+use crate::micro_kernel::{MR, MicroKernel, NR, layout};
+
+/// The output matrix, shared by tasks that write disjoint tiles.
+#[derive(Clone, Copy)]
+pub(super) enum Target<E> {
+    Round(SharedPointer<E>),
+    Float { c: SharedPointer<f32>, add: bool },
+}
+
+impl<E: Element> Target<E> {
+    pub(super) fn new(c: Output<'_, E>) -> Self {
+        let float = |c: &mut [f32], add| Self::Float { c: SharedPointer::new(c), add };
+        match c {
+            Output::Assign(c) if E::IS_BF16 => Self::Round(SharedPointer::new(c)),
+            Output::Assign(c) => float(bytemuck::cast_slice_mut(c), false),
+            Output::AssignF32(c) => float(c, false),
+            Output::AddF32(c) => float(c, true),
+        }
+    }
+}
+
+/// The packed operands of one block.
+pub(super) struct Block<'a, K: MicroKernel> {
+    /// The bytes of `A` from the first row and step on, and the distance of its rows, where whole
+    /// panels of rows are read as they lie; `a` is then the last, partial panel.
+    pub(super) rows: Option<(&'a [u8], usize)>,
+    pub(super) a: &'a [K::Unit],
+    pub(super) b: &'a [K::Unit],
+    pub(super) steps: usize,
+}
+
+impl<K: MicroKernel> Block<'_, K> {
+    /// The product of the panel of rows that starts at `row`, of which `height` exist, and the
+    /// panel of columns at `b`.
+    ///
+    /// # Safety
+    ///
+    /// K runs on this CPU, `b` holds a panel of this block, and 12 rows of 32 sums, `c_row` apart,
+    /// are nobody else's.
+    #[inline(always)]
+    unsafe fn product(
+        &self,
+        row: usize,
+        height: usize,
+        b: *const K::Unit,
+        c: *mut f32,
+        c_row: usize,
+        add: bool,
+    ) {
+        match self.rows {
+            Some((rows, stride)) if height == MR => {
+                let end = (row + MR - 1) * stride + self.steps * size_of::<K::Unit>();
+                assert!(end <= rows.len(), "an operand is shorter than its shape");
+                // SAFETY: 12 rows of `steps` steps, as checked; the rest is passed on.
+                unsafe {
+                    let a = rows.as_ptr().add(row * stride);
+                    K::multiply_rows(self.steps, a, stride, b, c, c_row, add);
+                }
+            }
+            rows => {
+                let first = if rows.is_some() { 0 } else { row };
+                let a = self.a[first * self.steps..][..MR * self.steps].as_ptr();
+                // SAFETY: the panel of rows holds `steps` steps; the rest is passed on.
+                unsafe { K::multiply::<{ layout::PACKED }>(self.steps, a, b, c, c_row, add) };
+            }
+        }
+    }
+}
+
+/// Which block of the contraction this is.
+#[derive(Clone, Copy)]
+pub(super) struct Pass {
+    pub(super) first: bool,
+    pub(super) last: bool,
+    /// Where blocks are summed before rounding, tile columns contiguous.
+    pub(super) sums: Option<SharedPointer<f32>>,
+}
+
+/// A tile and the slab it is in.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// First row and column within the slab.
+    pub(super) row: usize,
+    pub(super) column: usize,
+    pub(super) slab_row: usize,
+    pub(super) slab_column: usize,
+    pub(super) slab_height: usize,
+    pub(super) slab_width: usize,
+    /// Distance of rows of C.
+    pub(super) c_row: usize,
+}
+
+/// # Safety
+///
+/// The tile must lie inside the slab, and no other task may write it.
+#[inline(always)]
+pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
+    block: &Block<'_, K>,
+    target: Target<E>,
+    pass: Pass,
+    tile: Tile,
+) {
+    let mut edge = [0.0f32; MR * NR];
+    let edge = edge.as_mut_ptr();
+    let bottom = (tile.row + TILE_ROWS).min(tile.slab_height);
+    let right = (tile.column + TILE_COLUMNS).min(tile.slab_width);
+    for column in (tile.column..right).step_by(NR) {
+        let width = NR.min(tile.slab_width - column);
+        let b = block.b[column * block.steps..][..NR * block.steps].as_ptr();
+        for row in (tile.row..bottom).step_by(MR) {
+            let height = MR.min(tile.slab_height - row);
+            let at = (tile.slab_row + row) * tile.c_row + tile.slab_column + column;
+            // SAFETY: rows and columns are inside C, and C's tile is this task's own.
+            unsafe {
+                match target {
+                    Target::Round(c) => {
+                        // The 12 x 32 sums are contiguous here.
+                        let panels = tile.slab_width.div_ceil(NR);
+                        let panel = (row / MR * panels + column / NR) * MR * NR;
+                        let sums = match pass.sums {
+                            Some(sums) => sums.at(panel),
+                            None => edge,
+                        };
+                        block.product(row, height, b, sums, NR, !pass.first);
+                        if pass.last {
+                            round_tile(c.at(at), tile.c_row, sums, height, width);
+                        }
+                    }
+                    Target::Float { c, add } => {
+                        let (c, add) = (c.at(at), add || !pass.first);
+                        if height == MR && width == NR {
+                            block.product(row, height, b, c, tile.c_row, add);
+                        } else {
+                            block.product(row, height, b, edge, NR, false);
+                            copy_tile(c, tile.c_row, edge, height, width, add);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the valid part of a tile, rounded.
+///
+/// # Safety
+///
+/// `height` rows of `width` elements must be writable at `c`.
+#[inline(always)]
+unsafe fn round_tile<E: Element>(
+    c: *mut E,
+    c_row: usize,
+    sums: *const f32,
+    height: usize,
+    width: usize,
+) {
+    for r in 0..height {
+        // SAFETY: row r of the tile.
+        unsafe {
+            let c = c.add(r * c_row);
+            let sums = &*sums.add(r * NR).cast::<[f32; NR]>();
+            if width == NR {
+                let c = &mut *c.cast::<[E; NR]>();
+                for (c, &sum) in c.iter_mut().zip(sums) {
+                    *c = E::from_f32(sum);
+                }
+            } else {
+                for (j, &sum) in sums[..width].iter().enumerate() {
+                    c.add(j).write(E::from_f32(sum));
+                }
+            }
+        }
+    }
+}
+
+/// Writes or adds the valid part of a tile.
+///
+/// # Safety
+///
+/// `height` rows of `width` elements must be writable at `c`.
+#[inline(always)]
+unsafe fn copy_tile(
+    c: *mut f32,
+    c_row: usize,
+    sums: *const f32,
+    height: usize,
+    width: usize,
+    add: bool,
+) {
+    for r in 0..height {
+        for j in 0..width {
+            // SAFETY: inside the valid part.
+            unsafe {
+                let c = c.add(r * c_row + j);
+                let sum = *sums.add(r * NR + j);
+                *c = if add { *c + sum } else { sum };
+            }
+        }
+    }
+}

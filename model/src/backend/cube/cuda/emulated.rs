@@ -1,0 +1,56 @@
+//! CUDA C++ on an emulated block of the CPU, for tests: see `emulated.h`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// `source` of this folder compiled for the CPU into `dir`, or none without a C++ compiler.
+pub(super) fn compile(source: &str, defines: &[(&str, usize)], dir: &Path) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cube/cuda");
+    let numbers = defines.iter().map(|(_, value)| format!("_{value}")).collect::<String>();
+    let program = dir.join(format!("{source}{numbers}"));
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
+    let status = Command::new(compiler)
+        .args(["-O1", "-std=c++17"])
+        .args(defines.iter().map(|(name, value)| format!("-D{name}={value}")))
+        .arg(folder.join(source))
+        .arg("-o")
+        .arg(&program)
+        .status();
+    let Ok(status) = status else {
+        eprintln!("skipped: {source} on an emulated block (no C++ compiler)");
+        return None;
+    };
+    assert!(status.success(), "{source} does not compile");
+    Some(program)
+}
+
+/// What `program` writes for `input`.
+pub(super) fn run(program: &Path, input: Vec<u8>) -> Output {
+    let mut child =
+        Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || stdin.write_all(&input).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success());
+    Output { bytes: output.stdout, read: 0 }
+}
+
+/// Bytes of tensors, one after the other.
+pub(super) struct Output {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl Output {
+    /// The next `count` elements.
+    pub(super) fn take<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &mut self,
+        count: usize,
+    ) -> Vec<T> {
+        let bytes = &self.bytes[self.read..][..count * size_of::<T>()];
+        self.read += bytes.len();
+        bytemuck::pod_collect_to_vec(bytes)
+    }
+}
