@@ -41,6 +41,8 @@ pub fn adamw_step(
         .zip(weights.named_mut())
         .zip(m.named_mut().into_iter().zip(v.named_mut()))
         .zip(grads.named().into_iter().zip(is_copy));
+    let gains = AdamWStep { weight_decay: 0.0, ..*hyper };
+    let [gains, matrices] = [&gains, hyper].map(|hyper| (!done).then_some(hyper));
     for ((((_, master), (_, weight)), ((_, m), (_, v))), ((_, grad), is_copy)) in trees {
         match (master, weight, m, v, grad) {
             (
@@ -49,31 +51,31 @@ pub fn adamw_step(
                 ParamMut::Vector(m),
                 ParamMut::Vector(v),
                 Param::Vector(grad),
-            ) => {
-                if !done {
-                    let hyper = AdamWStep { weight_decay: 0.0, ..*hyper };
-                    ops::adamw_step(master, m, v, grad, is_copy.then_some(&mut *weight), &hyper);
-                }
-                if !is_copy {
-                    *weight = master.clone();
-                }
-            }
+            ) => update([master, weight, m, v], grad, is_copy, gains),
             (
                 ParamMut::Matrix(master),
                 ParamMut::Matrix(weight),
                 ParamMut::Matrix(m),
                 ParamMut::Matrix(v),
                 Param::Matrix(grad),
-            ) => {
-                if !done {
-                    ops::adamw_step(master, m, v, grad, is_copy.then_some(&mut *weight), hyper);
-                }
-                if !is_copy {
-                    *weight = master.clone();
-                }
-            }
+            ) => update([master, weight, m, v], grad, is_copy, matrices),
             _ => unreachable!("all trees have the shape of the configuration"),
         }
+    }
+}
+
+/// One parameter: the step, unless it is done, and the handle of the master that is no copy.
+fn update<const D: usize>(
+    [master, weight, m, v]: [&mut Tensor<D>; 4],
+    grad: &Tensor<D>,
+    is_copy: bool,
+    hyper: Option<&AdamWStep>,
+) {
+    if let Some(hyper) = hyper {
+        ops::adamw_step(master, m, v, grad, is_copy.then_some(&mut *weight), hyper);
+    }
+    if !is_copy {
+        *weight = master.clone();
     }
 }
 

@@ -155,33 +155,17 @@ impl<E: Element> KernelTask for Product<'_, E> {
             .collect();
         run_phases(&tasks, |phase, mut task| {
             if let Some(step) = steps.get(phase) {
-                if let Some(pack) = pack_a(step) {
-                    if task < pack.tasks {
-                        // SAFETY: K runs on this CPU; the buffer has room for the slab, and this
-                        // task's part of it is nobody else's.
-                        return unsafe {
-                            let to = packed_a.at(step.a.0 * a_size);
-                            K::vectorize(
-                                #[inline(always)]
-                                || pack.run::<K, E, MR>(&a, to, task),
-                            )
-                        };
-                    }
-                    task -= pack.tasks;
-                }
-                if let Some(pack) = pack_b(step) {
-                    if task < pack.tasks {
-                        // SAFETY: as above.
-                        return unsafe {
-                            let to = packed_b.at(step.b.0 * b_size);
-                            K::vectorize(
-                                #[inline(always)]
-                                || pack.run::<K, E, NR>(&b, to, task),
-                            )
-                        };
-                    }
-                    task -= pack.tasks;
-                }
+                // SAFETY: K runs on this CPU; each buffer has room for its slab, and this task's
+                // part of it is nobody else's.
+                let rest = unsafe {
+                    let to = packed_a.offset(step.a.0 * a_size);
+                    pack_or_pass::<K, E, MR>(pack_a(step), &a, to, task).and_then(|task| {
+                        let to = packed_b.offset(step.b.0 * b_size);
+                        pack_or_pass::<K, E, NR>(pack_b(step), &b, to, task)
+                    })
+                };
+                let Some(rest) = rest else { return };
+                task = rest;
             }
             let step = &steps[phase - 1];
             let count = step.depth.div_ceil(K::DEPTH);
@@ -226,6 +210,31 @@ impl<E: Element> KernelTask for Product<'_, E> {
             }
         });
     }
+}
+
+/// Does task `task` of `pack`, or gives its number among the tasks that follow those.
+///
+/// # Safety
+///
+/// K runs on this CPU; as [`PackTask::run`].
+unsafe fn pack_or_pass<K: MicroKernel, E: Element, const W: usize>(
+    pack: Option<PackTask>,
+    operand: &Operand<'_, E>,
+    to: SharedPointer<K::Unit>,
+    task: usize,
+) -> Option<usize> {
+    let Some(pack) = pack else { return Some(task) };
+    if task >= pack.tasks {
+        return Some(task - pack.tasks);
+    }
+    // SAFETY: passed on.
+    unsafe {
+        K::vectorize(
+            #[inline(always)]
+            || pack.run::<K, E, W>(operand, to.at(0), task),
+        );
+    }
+    None
 }
 
 /// A pointer that tasks may share because each writes elements of its own.
