@@ -8,8 +8,9 @@ use burn::tensor::{Int, Tensor};
 use crate::config::LlamaConfig;
 use crate::ops::{
     RopeTable, causal_attention_backward, causal_attention_forward, linear_backward,
-    linear_forward, residual_backward, residual_forward, rms_norm_backward, rms_norm_forward,
-    rope_backward, rope_forward, swiglu_backward, swiglu_forward,
+    linear_backward_add, linear_forward, residual_forward, residual_rms_norm_backward,
+    residual_rms_norm_forward, rms_norm_forward, rope_backward, rope_forward, swiglu_backward,
+    swiglu_forward,
 };
 use crate::params::LayerParams;
 
@@ -96,10 +97,8 @@ pub(crate) fn forward_to_swiglu(
     let (q, k) = (rope_forward(q, rope), rope_forward(k, rope));
     let (o, lse) = causal_attention_forward(&q, &k, &v, first_visible);
     let branch = linear_forward(&merge_heads(o.clone()), &params.o_proj);
-    let h = residual_forward(x.clone(), &branch);
-
-    let (ffn_input, ffn_rstd) =
-        rms_norm_forward(&h, &params.post_attention_layernorm, config.norm_eps);
+    let (h, ffn_input, ffn_rstd) =
+        residual_rms_norm_forward(&x, &branch, &params.post_attention_layernorm, config.norm_eps);
     let gate = linear_forward(&ffn_input, &params.gate_proj);
     let up = linear_forward(&ffn_input, &params.up_proj);
     let swiglu = swiglu_forward(&gate, &up);
@@ -142,14 +141,12 @@ pub fn layer_backward(
     let (dgate, dup) = swiglu_backward(&dswiglu, &s.gate, &s.up);
     drop((dswiglu, s.gate, s.up));
     let n = &s.ffn_input;
-    let dinput = residual_backward(
-        linear_backward(&dgate, n, &params.gate_proj, &mut grads.gate_proj),
-        &linear_backward(&dup, n, &params.up_proj, &mut grads.up_proj),
-    );
+    let dinput = linear_backward(&dgate, n, &params.gate_proj, &mut grads.gate_proj);
+    let dinput = linear_backward_add(dinput, &dup, n, &params.up_proj, &mut grads.up_proj);
     drop((dgate, dup, s.ffn_input));
     let gain = &params.post_attention_layernorm;
     let dgain = &mut grads.post_attention_layernorm;
-    let dh = residual_backward(dy, &rms_norm_backward(&dinput, &s.h, gain, &s.ffn_rstd, dgain));
+    let dh = residual_rms_norm_backward(dy, &dinput, &s.h, gain, &s.ffn_rstd, dgain);
     drop((dinput, s.h));
 
     let dout = linear_backward(&dh, &merge_heads(s.o.clone()), &params.o_proj, &mut grads.o_proj)
@@ -159,13 +156,10 @@ pub fn layer_backward(
     drop((dout, s.q, s.k, s.v, s.o));
     let (dq, dk) = (rope_backward(dq, rope), rope_backward(dk, rope));
     let n = &s.attention_input;
-    let dinput = residual_backward(
-        residual_backward(
-            linear_backward(&merge_heads(dq), n, &params.q_proj, &mut grads.q_proj),
-            &linear_backward(&merge_heads(dk), n, &params.k_proj, &mut grads.k_proj),
-        ),
-        &linear_backward(&merge_heads(dv), n, &params.v_proj, &mut grads.v_proj),
-    );
+    let [dq, dk, dv] = [dq, dk, dv].map(merge_heads);
+    let dinput = linear_backward(&dq, n, &params.q_proj, &mut grads.q_proj);
+    let dinput = linear_backward_add(dinput, &dk, n, &params.k_proj, &mut grads.k_proj);
+    let dinput = linear_backward_add(dinput, &dv, n, &params.v_proj, &mut grads.v_proj);
     let (gain, dgain) = (&params.input_layernorm, &mut grads.input_layernorm);
-    residual_backward(dh, &rms_norm_backward(&dinput, &s.x, gain, &s.attention_rstd, dgain))
+    residual_rms_norm_backward(dh, &dinput, &s.x, gain, &s.attention_rstd, dgain)
 }

@@ -31,6 +31,8 @@ const TILE_COLUMNS: usize = 8 * NR;
 pub(crate) enum Output<'a, E> {
     /// Rounded to elements, `=`.
     Assign(&'a mut [E]),
+    /// Added to elements and rounded, `+=`.
+    Add(&'a mut [E]),
     /// f32, `=`.
     AssignF32(&'a mut [f32]),
     /// f32, `+=`.
@@ -123,7 +125,7 @@ impl<E: Element> KernelTask for Product<'_, E> {
         let packed_b = SharedPointer::new(packed_b.as_mut::<K::Unit>());
         let target = Target::<E>::new(c);
         // Rounded outputs of several blocks are summed in f32 first.
-        let needs_sums = a.depth > block_depth && matches!(target, Target::Round(_));
+        let needs_sums = a.depth > block_depth && matches!(target, Target::Round { .. });
         let mut sums = Scratch::new::<f32>(if needs_sums { slab_rows * slab_columns } else { 0 });
         let sums = SharedPointer::new(sums.as_mut::<f32>());
 

@@ -51,11 +51,14 @@ pub use cross_entropy::{head_cross_entropy_backward, head_cross_entropy_forward}
 pub use element::Element;
 pub use embedding::{embedding_backward, embedding_forward};
 pub use linear::{
-    LinearShape, head_logits, linear_backward_input, linear_backward_weight, linear_forward,
+    LinearShape, head_logits, linear_backward_input, linear_backward_input_add,
+    linear_backward_weight, linear_forward,
 };
 pub use reduce::{all_finite, sum_of_squares};
 pub use residual::{residual_add, residual_forward};
-pub use rms_norm::{rms_norm_backward, rms_norm_forward};
+pub use rms_norm::{
+    residual_rms_norm_backward, residual_rms_norm_forward, rms_norm_backward, rms_norm_forward,
+};
 pub use rope::{RopeShape, rope_backward, rope_forward};
 pub use simd::{CpuLevel, cpu_level};
 pub use swiglu::{swiglu_backward, swiglu_forward};

@@ -123,6 +123,21 @@ pub fn linear_backward_input<E: Element>(dx: &mut [E], dy: &[E], weight: &[E], s
     gemm(Output::Assign(dx), a, b);
 }
 
+/// `dx` (M, inputs) `+=` `dy` (M, outputs) times `weight` (outputs, inputs): several layers of one
+/// input.
+pub fn linear_backward_input_add<E: Element>(
+    dx: &mut [E],
+    dy: &[E],
+    weight: &[E],
+    shape: LinearShape,
+) {
+    let LinearShape { rows, inputs, outputs } = shape;
+    shape.check("linear_backward_input_add", dx.len(), weight.len(), dy.len());
+    let a = Operand::rows(dy, rows, outputs);
+    let b = Operand::columns(weight, outputs, inputs);
+    gemm(Output::Add(dx), a, b);
+}
+
 /// `dweight` (outputs, inputs) `+=` `dy` (M, outputs) transposed times `x` (M, inputs).
 pub fn linear_backward_weight<E: Element>(
     dweight: &mut [f32],
@@ -181,6 +196,13 @@ mod tests {
                 dy64[m * outputs + n] * w64[n * inputs + k]
             });
             assert_close(&format!("dx {shape:?}"), &dx, &want, product_tolerance);
+
+            let start = random::<E>(rows * inputs, 1.0, 5);
+            let mut dx = start.clone();
+            linear_backward_input_add(&mut dx, &dy, &w, shape);
+            let want: Vec<f64> =
+                want.iter().zip(to_f64(&start)).map(|(want, start)| want + start).collect();
+            assert_close(&format!("dx added {shape:?}"), &dx, &want, product_tolerance);
 
             let start = random::<f32>(outputs * inputs, 1.0, 4);
             let mut dw = start.clone();

@@ -26,7 +26,7 @@ pub fn residual_add<E: Element>(x: &mut [E], branch: &[E]) {
 }
 
 vectorized! {
-    fn add<E: Element>(y: &mut [E], x: &[E], branch: &[E]) {
+    pub(crate) fn add<E: Element>(y: &mut [E], x: &[E], branch: &[E]) {
         for ((y, &x), &b) in y.iter_mut().zip(x).zip(branch) {
             *y = E::from_f32(x.to_f32() + b.to_f32());
         }

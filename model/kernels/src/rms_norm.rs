@@ -11,6 +11,7 @@
 //! ```
 
 use crate::element::Element;
+use crate::residual::add;
 use crate::scratch::Scratch;
 use crate::simd::{LANES, sum_lanes, vectorized};
 use rayon::prelude::*;
@@ -38,6 +39,34 @@ pub fn rms_norm_forward<E: Element>(
         .for_each(|((y, rstd), x)| forward(y, rstd, x, weight, eps));
 }
 
+/// [`rms_norm_forward`] of `h = x + branch`, which is written too, while it is near.
+pub fn residual_rms_norm_forward<E: Element>(
+    [h, y]: [&mut [E]; 2],
+    rstd: &mut [f32],
+    [x, branch]: [&[E]; 2],
+    weight: &[f32],
+    eps: f32,
+) {
+    let channels = weight.len();
+    let op = "residual_rms_norm_forward";
+    assert_eq!(x.len(), rstd.len() * channels, "{op}: x is not (rows, channels)");
+    assert_eq!(branch.len(), x.len(), "{op}: branch and x differ in length");
+    assert_eq!(h.len(), x.len(), "{op}: h and x differ in length");
+    assert_eq!(y.len(), x.len(), "{op}: y and x differ in length");
+    if channels == 0 {
+        return;
+    }
+    h.par_chunks_mut(ROWS * channels)
+        .zip(y.par_chunks_mut(ROWS * channels))
+        .zip(rstd.par_chunks_mut(ROWS))
+        .zip(x.par_chunks(ROWS * channels))
+        .zip(branch.par_chunks(ROWS * channels))
+        .for_each(|((((h, y), rstd), x), branch)| {
+            add(h, x, branch);
+            forward(y, rstd, h, weight, eps);
+        });
+}
+
 /// `dx = …`, `dweight += …` from `dy` and what the forward pass saw and saved.
 pub fn rms_norm_backward<E: Element>(
     dx: &mut [E],
@@ -46,6 +75,31 @@ pub fn rms_norm_backward<E: Element>(
     x: &[E],
     weight: &[f32],
     rstd: &[f32],
+) {
+    backward_rows(dx, dweight, dy, x, weight, rstd, false);
+}
+
+/// [`rms_norm_backward`] of a branch that leaves a residual stream: `dx`, which holds the gradient
+/// of the stream, gains that of the branch.
+pub fn residual_rms_norm_backward<E: Element>(
+    dx: &mut [E],
+    dweight: &mut [f32],
+    dy: &[E],
+    x: &[E],
+    weight: &[f32],
+    rstd: &[f32],
+) {
+    backward_rows(dx, dweight, dy, x, weight, rstd, true);
+}
+
+fn backward_rows<E: Element>(
+    dx: &mut [E],
+    dweight: &mut [f32],
+    dy: &[E],
+    x: &[E],
+    weight: &[f32],
+    rstd: &[f32],
+    add: bool,
 ) {
     let channels = weight.len();
     assert_eq!(x.len(), rstd.len() * channels, "rms_norm_backward: x is not (rows, channels)");
@@ -63,7 +117,7 @@ pub fn rms_norm_backward<E: Element>(
         .zip(x.par_chunks(ROWS * channels))
         .zip(rstd.par_chunks(ROWS))
         .for_each(|((((dx, partial), dy), x), rstd)| {
-            backward(dx, partial, dy, x, weight, rstd);
+            backward(dx, partial, dy, x, weight, rstd, add);
         });
     add_rows(dweight, partial);
 }
@@ -99,6 +153,7 @@ vectorized! {
         x: &[E],
         weight: &[f32],
         rstd: &[f32],
+        add: bool,
     ) {
         let channels = weight.len();
         dweight.fill(0.0);
@@ -127,8 +182,15 @@ vectorized! {
                 dweight[c] = product.mul_add(r, dweight[c]);
             }
             let mean = sum_lanes(lanes) * r / channels as f32;
-            for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
-                *dx = E::from_f32(r * (dy.to_f32() * w - x.to_f32() * r * mean));
+            if add {
+                for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
+                    let branch = r * (dy.to_f32() * w - x.to_f32() * r * mean);
+                    *dx = E::from_f32(dx.to_f32() + branch);
+                }
+            } else {
+                for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
+                    *dx = E::from_f32(r * (dy.to_f32() * w - x.to_f32() * r * mean));
+                }
             }
         }
     }
@@ -197,6 +259,30 @@ mod tests {
                 // With one channel dx is zero but for eps.
                 assert_close("dx", &dx, &want[2], tolerance::<E>());
             }
+            let branch = random::<E>(x.len(), 1.0, 5);
+            let mut sum = x.clone();
+            crate::residual_add(&mut sum, &branch);
+            let ([mut h, mut normed], mut rstd_of_sum) =
+                ([&x, &x].map(|x| vec![nan; x.len()]), vec![f32::NAN; rows]);
+            let outputs = [&mut h[..], &mut normed[..]];
+            residual_rms_norm_forward(
+                outputs,
+                &mut rstd_of_sum,
+                [&x, &branch],
+                &weight,
+                EPS as f32,
+            );
+            let (mut want_y, mut want_rstd) = (y.clone(), rstd.clone());
+            rms_norm_forward(&mut want_y, &mut want_rstd, &sum, &weight, EPS as f32);
+            assert_eq!(bits(&h), bits(&sum));
+            assert_eq!(bits(&normed), bits(&want_y));
+            assert_eq!(bits(&rstd_of_sum), bits(&want_rstd));
+            let (mut stream, mut again) = (branch.clone(), start.clone());
+            residual_rms_norm_backward(&mut stream, &mut again, &dy, &x, &weight, &rstd);
+            let both: Vec<f64> =
+                want[2].iter().zip(to_f64(&branch)).map(|(dx, stream)| dx + stream).collect();
+            assert_close("dx and stream", &stream, &both, tolerance::<E>());
+            assert_eq!(again, dweight);
             let sum: Vec<f64> =
                 want[3].iter().zip(&start).map(|(dw, &start)| dw + f64::from(start)).collect();
             assert_close("dweight", &dweight, &sum, 1e-5);

@@ -73,6 +73,13 @@ pub trait TransformerOps: Backend {
     /// `dy` (…, out) · `weight` (out, in): (…, in).
     fn linear_backward_input(dy: FloatTensor<Self>, weight: FloatTensor<Self>)
     -> FloatTensor<Self>;
+    /// `dx` (…, in) += `dy` (…, out) · `weight` (out, in), in the storage of `dx` when nobody else
+    /// holds it.
+    fn linear_backward_input_add(
+        dx: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// `dweight` (out, in) += `dy` (…, out)ᵀ · `x` (…, in).
     fn linear_backward_weight(
         dweight: FloatTensor<Self>,
@@ -88,6 +95,24 @@ pub trait TransformerOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     /// (dx (…, C), dweight (C) accumulated).
     fn rms_norm_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rstd: FloatTensor<Self>,
+        dweight: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `x`, `branch` (…, C), `weight` (C): (h = x + branch, y (…, C), rstd (…)).
+    fn residual_rms_norm_forward(
+        x: FloatTensor<Self>,
+        branch: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// (`dstream` + dx (…, C), dweight (C) accumulated), in the storage of `dstream` when nobody
+    /// else holds it.
+    fn residual_rms_norm_backward(
+        dstream: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

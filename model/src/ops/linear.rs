@@ -31,6 +31,33 @@ pub fn linear_backward(
     if !fast(x) {
         return reference::backward(dy, x, weight, dweight);
     }
+    add_weight_gradient(dy, x, dweight);
+    Tensor::from_dispatch(Dispatch::linear_backward_input(
+        dy.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+    ))
+}
+
+/// [`linear_backward`] of one of several layers with one input: `dx` (B, T, in) + dy W.
+pub fn linear_backward_add(
+    dx: Tensor<3>,
+    dy: &Tensor<3>,
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+    dweight: &mut Tensor<2>,
+) -> Tensor<3> {
+    if !fast(x) {
+        return dx + reference::backward(dy, x, weight, dweight);
+    }
+    add_weight_gradient(dy, x, dweight);
+    Tensor::from_dispatch(Dispatch::linear_backward_input_add(
+        dx.into_dispatch(),
+        dy.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+    ))
+}
+
+fn add_weight_gradient(dy: &Tensor<3>, x: &Tensor<3>, dweight: &mut Tensor<2>) {
     dweight.inplace(|dweight| {
         Tensor::from_dispatch(Dispatch::linear_backward_weight(
             dweight.into_dispatch(),
@@ -38,10 +65,6 @@ pub fn linear_backward(
             x.clone().into_dispatch(),
         ))
     });
-    Tensor::from_dispatch(Dispatch::linear_backward_input(
-        dy.clone().into_dispatch(),
-        weight.clone().into_dispatch(),
-    ))
 }
 
 /// The op in plain tensor operations.

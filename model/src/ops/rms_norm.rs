@@ -48,6 +48,54 @@ pub fn rms_norm_backward(
     Tensor::from_dispatch(dx)
 }
 
+/// The residual connection and the norm after it, in one pass over memory: `x`, `branch` (B, T, C),
+/// `weight` (C): (h = x + branch, rms_norm(h), both (B, T, C), rstd (B, T)).
+pub fn residual_rms_norm_forward(
+    x: &Tensor<3>,
+    branch: &Tensor<3>,
+    weight: &Tensor<1>,
+    eps: f64,
+) -> (Tensor<3>, Tensor<3>, Tensor<2>) {
+    if !fast(x) {
+        let h = x.clone() + branch.clone();
+        let (y, rstd) = reference::forward(&h, weight, eps);
+        return (h, y, rstd);
+    }
+    let (h, y, rstd) = Dispatch::residual_rms_norm_forward(
+        x.clone().into_dispatch(),
+        branch.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+        eps,
+    );
+    (Tensor::from_dispatch(h), Tensor::from_dispatch(y), Tensor::from_dispatch(rstd))
+}
+
+/// The backward pass of a norm on a branch and of the connection the branch leaves: the stream's
+/// gradient `dstream` (B, T, C) passes and gains [`rms_norm_backward`]. In the storage of `dstream`
+/// when nobody else holds it.
+pub fn residual_rms_norm_backward(
+    dstream: Tensor<3>,
+    dy: &Tensor<3>,
+    x: &Tensor<3>,
+    weight: &Tensor<1>,
+    rstd: &Tensor<2>,
+    dweight: &mut Tensor<1>,
+) -> Tensor<3> {
+    if !fast(x) {
+        return dstream + reference::backward(dy, x, weight, rstd, dweight);
+    }
+    let (dx, sum) = Dispatch::residual_rms_norm_backward(
+        dstream.into_dispatch(),
+        dy.clone().into_dispatch(),
+        x.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+        rstd.clone().into_dispatch(),
+        dweight.extract().into_dispatch(),
+    );
+    *dweight = Tensor::from_dispatch(sum);
+    Tensor::from_dispatch(dx)
+}
+
 /// The op in plain tensor operations.
 pub mod reference {
     use burn::tensor::Tensor;

@@ -7,7 +7,7 @@ use crate::micro_kernel::{MR, MicroKernel, NR, layout};
 /// The output matrix, shared by tasks that write disjoint tiles.
 #[derive(Clone, Copy)]
 pub(super) enum Target<E> {
-    Round(SharedPointer<E>),
+    Round { c: SharedPointer<E>, add: bool },
     Float { c: SharedPointer<f32>, add: bool },
 }
 
@@ -15,8 +15,10 @@ impl<E: Element> Target<E> {
     pub(super) fn new(c: Output<'_, E>) -> Self {
         let float = |c: &mut [f32], add| Self::Float { c: SharedPointer::new(c), add };
         match c {
-            Output::Assign(c) if E::IS_BF16 => Self::Round(SharedPointer::new(c)),
+            Output::Assign(c) if E::IS_BF16 => Self::Round { c: SharedPointer::new(c), add: false },
             Output::Assign(c) => float(bytemuck::cast_slice_mut(c), false),
+            Output::Add(c) if E::IS_BF16 => Self::Round { c: SharedPointer::new(c), add: true },
+            Output::Add(c) => float(bytemuck::cast_slice_mut(c), true),
             Output::AssignF32(c) => float(c, false),
             Output::AddF32(c) => float(c, true),
         }
@@ -117,7 +119,7 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
             // SAFETY: rows and columns are inside C, and C's tile is this task's own.
             unsafe {
                 match target {
-                    Target::Round(c) => {
+                    Target::Round { c, add } => {
                         // The 12 x 32 sums are contiguous here.
                         let panels = tile.slab_width.div_ceil(NR);
                         let panel = (row / MR * panels + column / NR) * MR * NR;
@@ -127,7 +129,7 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
                         };
                         block.product(row, height, b, sums, NR, !pass.first);
                         if pass.last {
-                            round_tile(c.at(at), tile.c_row, sums, height, width);
+                            round_tile(c.at(at), tile.c_row, sums, height, width, add);
                         }
                     }
                     Target::Float { c, add } => {
@@ -145,7 +147,7 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
     }
 }
 
-/// Writes the valid part of a tile, rounded.
+/// Writes or adds the valid part of a tile, rounded.
 ///
 /// # Safety
 ///
@@ -157,6 +159,7 @@ unsafe fn round_tile<E: Element>(
     sums: *const f32,
     height: usize,
     width: usize,
+    add: bool,
 ) {
     for r in 0..height {
         // SAFETY: row r of the tile.
@@ -165,12 +168,20 @@ unsafe fn round_tile<E: Element>(
             let sums = &*sums.add(r * NR).cast::<[f32; NR]>();
             if width == NR {
                 let c = &mut *c.cast::<[E; NR]>();
-                for (c, &sum) in c.iter_mut().zip(sums) {
-                    *c = E::from_f32(sum);
+                if add {
+                    for (c, &sum) in c.iter_mut().zip(sums) {
+                        *c = E::from_f32(c.to_f32() + sum);
+                    }
+                } else {
+                    for (c, &sum) in c.iter_mut().zip(sums) {
+                        *c = E::from_f32(sum);
+                    }
                 }
             } else {
                 for (j, &sum) in sums[..width].iter().enumerate() {
-                    c.add(j).write(E::from_f32(sum));
+                    let c = c.add(j);
+                    let before = if add { (*c).to_f32() } else { 0.0 };
+                    c.write(E::from_f32(before + sum));
                 }
             }
         }

@@ -3,6 +3,8 @@
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
+#[cfg(feature = "cuda")]
+use super::cuda::cross_entropy::cross_entropy as cross_entropy_on_gpu;
 use super::kernels::cross_entropy;
 use super::product::{Operand, add_product, product};
 use super::tensor::{
@@ -36,6 +38,10 @@ pub(super) fn forward(x: CubeTensor, weight: CubeTensor, targets: CubeTensor) ->
         let chunk = contiguous(row_range(&x, first, rows));
         let (chunk, weight) = (Operand::rows(&chunk), Operand::columns(&weight));
         let logits = product(&chunk, &weight, &[rows, vocabulary], DType::F32);
+        #[cfg(feature = "cuda")]
+        if cross_entropy_on_gpu([&logits, &targets, &losses], None, first, 1.0) {
+            continue;
+        }
         // SAFETY: a cube reads its row of V logits and writes the loss of its row; targets
         // are below V, as `TokenBatch` checked.
         unsafe {
@@ -75,23 +81,29 @@ pub(super) fn backward(
         let chunk = Operand::rows(&chunk);
         let logits = product(&chunk, &Operand::columns(&weight), &[rows, vocabulary], DType::F32);
         let dlogits = new(&x, &[rows, vocabulary], x.dtype);
-        // SAFETY: as forward; `dlogits` has the shape of `logits`.
-        unsafe {
-            cross_entropy::backward::launch_unchecked(
-                &x.client.clone(),
-                cubes(rows),
-                threads(),
-                size,
-                logits.into_buffer_arg(),
-                targets.clone().into_buffer_arg(),
-                losses.clone().into_buffer_arg(),
-                dlogits.clone().into_buffer_arg(),
-                first,
-                rows,
-                vocabulary / size,
-                scale,
-                element(x.dtype),
-            );
+        #[cfg(feature = "cuda")]
+        let done = cross_entropy_on_gpu([&logits, &targets, &losses], Some(&dlogits), first, scale);
+        #[cfg(not(feature = "cuda"))]
+        let done = false;
+        if !done {
+            // SAFETY: as forward; `dlogits` has the shape of `logits`.
+            unsafe {
+                cross_entropy::backward::launch_unchecked(
+                    &x.client.clone(),
+                    cubes(rows),
+                    threads(),
+                    size,
+                    logits.into_buffer_arg(),
+                    targets.clone().into_buffer_arg(),
+                    losses.clone().into_buffer_arg(),
+                    dlogits.clone().into_buffer_arg(),
+                    first,
+                    rows,
+                    vocabulary / size,
+                    scale,
+                    element(x.dtype),
+                );
+            }
         }
         dweight = add_product(dweight, &Operand::columns(&dlogits), &chunk);
         let weight = Operand::rows(&weight);

@@ -194,6 +194,15 @@ impl TransformerOps for Cube {
         product(&Operand::rows(&dy), &Operand::rows(&weight), &shape, dy.dtype)
     }
 
+    fn linear_backward_input_add(dx: CubeTensor, dy: CubeTensor, weight: CubeTensor) -> CubeTensor {
+        let (dy, weight) = (contiguous(dy), contiguous(weight));
+        if !dx.can_mut() {
+            let term = Self::linear_backward_input(dy, weight);
+            return Self::residual_forward(term, dx);
+        }
+        add_product(contiguous(dx), &Operand::rows(&dy), &Operand::rows(&weight))
+    }
+
     fn linear_backward_weight(dweight: CubeTensor, dy: CubeTensor, x: CubeTensor) -> CubeTensor {
         let dweight = accumulator(dweight, "linear_backward_weight");
         let (dy, x) = (contiguous(dy), contiguous(x));
@@ -207,6 +216,10 @@ impl TransformerOps for Cube {
         let y = new_like(&x);
         let shape = dims(&x);
         let rstd = new(&x, &shape[..shape.len() - 1], DType::F32);
+        #[cfg(feature = "cuda")]
+        if cuda::rms_norm::forward(&x, None, &weight, &y, &rstd, eps) {
+            return (y, rstd);
+        }
         // SAFETY: `y` has the elements of `x`, `rstd` its rows, `weight` its channels.
         unsafe {
             rms_norm::forward::launch_unchecked(
@@ -241,6 +254,10 @@ impl TransformerOps for Cube {
         let rows_per_cube = rows.div_ceil(NORM_CUBES);
         let pieces = rows.div_ceil(rows_per_cube);
         let dx = new_like(&x);
+        #[cfg(feature = "cuda")]
+        if cuda::rms_norm::backward([&dy, &x, &weight, &rstd], None, &dx, &dweight) {
+            return (dx, dweight);
+        }
         let partial = new(&x, &[pieces, channels], DType::F32);
         let client = x.client.clone();
         // SAFETY: `dy`, `x` and `dx` have the same shape, `rstd` their rows, `weight`, `dweight`
@@ -274,6 +291,50 @@ impl TransformerOps for Cube {
             );
         }
         (dx, dweight)
+    }
+
+    fn residual_rms_norm_forward(
+        x: CubeTensor,
+        branch: CubeTensor,
+        weight: CubeTensor,
+        eps: f64,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        let (x, branch, weight) = (contiguous(x), contiguous(branch), contiguous(weight));
+        #[cfg(feature = "cuda")]
+        {
+            let (h, y) = (new_like(&x), new_like(&x));
+            let shape = dims(&x);
+            let rstd = new(&x, &shape[..shape.len() - 1], DType::F32);
+            if cuda::rms_norm::forward(&x, Some((&branch, &h)), &weight, &y, &rstd, eps) {
+                return (h, y, rstd);
+            }
+        }
+        let h = Self::residual_forward(x, branch);
+        let (y, rstd) = Self::rms_norm_forward(h.clone(), weight, eps);
+        (h, y, rstd)
+    }
+
+    fn residual_rms_norm_backward(
+        dstream: CubeTensor,
+        dy: CubeTensor,
+        x: CubeTensor,
+        weight: CubeTensor,
+        rstd: CubeTensor,
+        dweight: CubeTensor,
+    ) -> (CubeTensor, CubeTensor) {
+        let dweight = accumulator(dweight, "residual_rms_norm_backward");
+        let (dstream, dy, x) = (contiguous(dstream), contiguous(dy), contiguous(x));
+        let (weight, rstd) = (contiguous(weight), contiguous(rstd));
+        #[cfg(feature = "cuda")]
+        {
+            let dx = if dstream.can_mut() { dstream.clone() } else { new_like(&x) };
+            let inputs = [&dy, &x, &weight, &rstd];
+            if cuda::rms_norm::backward(inputs, Some(&dstream), &dx, &dweight) {
+                return (dx, dweight);
+            }
+        }
+        let (dx, dweight) = Self::rms_norm_backward(dy, x, weight, rstd, dweight);
+        (Self::residual_forward(dstream, dx), dweight)
     }
 
     fn residual_forward(x: CubeTensor, branch: CubeTensor) -> CubeTensor {

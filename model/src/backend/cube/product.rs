@@ -1,6 +1,7 @@
 //! Matrix products: the vendor's library on NVIDIA GPUs, cubek's kernels elsewhere.
 
 use burn::tensor::{DType, Shape};
+use burn_cubecl::Cube;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::{permute, reshape};
 use burn_cubecl::tensor::CubeTensor;
@@ -8,7 +9,8 @@ use cubecl::CubeDim;
 
 use super::kernels::elementwise;
 use super::kernels::reduction::THREADS;
-use super::tensor::{dims, elements, new, rows_and_width, units, vector};
+use super::tensor::{elements, new, rows_and_width, units, vector};
+use crate::backend::TransformerOps;
 
 /// A matrix stored by rows, read as it is or transposed.
 #[derive(Clone)]
@@ -57,13 +59,17 @@ pub(super) fn product(
     reshape(out, Shape::from(out_dims.to_vec()))
 }
 
-/// sum (m, n) += left (m, k) · right (k, n) in f32, in place.
+/// sum (m, n) += left (m, k) · right (k, n), in place: an f32 sum, or one in the type of the operands.
 pub(super) fn add_product(sum: CubeTensor, left: &Operand, right: &Operand) -> CubeTensor {
     #[cfg(feature = "cuda")]
     if super::cuda::products::product(left, right, &sum, true) {
         return sum;
     }
-    let term = cubek_product(left, right, new(&sum, &dims(&sum), DType::F32));
+    let ((m, _), (_, n)) = (left.shape(), right.shape());
+    let term = cubek_product(left, right, new(&sum, &[m, n], sum.dtype));
+    if sum.dtype != DType::F32 {
+        return Cube::residual_forward(sum, term);
+    }
     let size = vector(elements(&sum), DType::F32);
     // SAFETY: both buffers hold as many elements, and the kernel stops at the end of `sum`.
     unsafe {

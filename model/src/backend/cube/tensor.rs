@@ -18,8 +18,17 @@ const LOAD_BYTES: usize = 16;
 
 /// The tensor itself when its elements already lie in order, a copy otherwise. CUDA tensors that
 /// burn allocates may have padded rows.
+///
+/// Kernels take the length of a buffer for that of the tensor, so the padding of a single row,
+/// which lies in order, is left out.
 pub(super) fn contiguous(x: CubeTensor) -> CubeTensor {
-    into_contiguous(x)
+    let mut x = into_contiguous(x);
+    let bytes = (elements(&x) * x.dtype.size()) as u64;
+    let padding = x.handle.size_in_used().saturating_sub(bytes);
+    if padding > 0 {
+        x.handle = x.handle.offset_end(padding);
+    }
+    x
 }
 
 /// A tensor an op works on in place.
@@ -28,7 +37,7 @@ pub(super) fn contiguous(x: CubeTensor) -> CubeTensor {
 /// tensor without gaps that the op handed back.
 pub(super) fn accumulator(x: CubeTensor, op: &str) -> CubeTensor {
     assert!(x.can_mut(), "{op}: the storage it works on in place is shared");
-    into_contiguous(x)
+    contiguous(x)
 }
 
 pub(super) fn dims(x: &CubeTensor) -> Vec<usize> {

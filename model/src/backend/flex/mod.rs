@@ -34,6 +34,20 @@ fn contiguous(x: FlexTensor) -> FlexTensor {
     if x.layout().contiguous_offsets().is_some() { x } else { x.to_contiguous() }
 }
 
+/// The tensor itself when it may be written in place, a copy otherwise.
+fn owned(x: FlexTensor) -> FlexTensor {
+    let mut x = contiguous(x);
+    with_element!(x.dtype(), E => {
+        let whole = x.layout().num_elements() * size_of::<E>() == x.bytes().len();
+        if whole && x.try_storage_mut::<E>().is_some() {
+            return x;
+        }
+        let mut y = new_like(&x);
+        slice_mut::<E>(&mut y, "copy").copy_from_slice(slice(&x));
+        y
+    })
+}
+
 fn slice<E: burn::tensor::Element + bytemuck::Pod>(x: &FlexTensor) -> &[E] {
     x.as_slice().unwrap_or_else(|| {
         panic!("expected contiguous {:?}, found {:?} {:?}", E::dtype(), x.dtype(), x.layout())
@@ -143,6 +157,15 @@ impl TransformerOps for Flex {
         dx
     }
 
+    fn linear_backward_input_add(dx: FlexTensor, dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        let dy = contiguous(dy);
+        let shape = linear_shape(&dy, &weight);
+        let mut dx = owned(dx);
+        with_element!(dy.dtype(), E => kernels::linear_backward_input_add::<E>(
+            slice_mut(&mut dx, "linear_backward_input_add"), slice(&dy), slice(&weight), shape));
+        dx
+    }
+
     fn linear_backward_weight(
         mut dweight: FlexTensor,
         dy: FlexTensor,
@@ -177,6 +200,40 @@ impl TransformerOps for Flex {
         let mut dx = new_like(&x);
         with_element!(x.dtype(), E => kernels::rms_norm_backward::<E>(
             slice_mut(&mut dx, "rms_norm_backward"), slice_mut(&mut dweight, "rms_norm_backward"),
+            slice(&dy), slice(&x), slice(&weight), slice(&rstd)));
+        (dx, dweight)
+    }
+
+    fn residual_rms_norm_forward(
+        x: FlexTensor,
+        branch: FlexTensor,
+        weight: FlexTensor,
+        eps: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, branch) = (contiguous(x), contiguous(branch));
+        let (mut h, mut y) = (new_like(&x), new_like(&x));
+        let shape = dims(&x);
+        let mut rstd = new(&shape[..shape.len() - 1], DType::F32);
+        let op = "residual_rms_norm_forward";
+        with_element!(x.dtype(), E => kernels::residual_rms_norm_forward::<E>(
+            [slice_mut(&mut h, op), slice_mut(&mut y, op)], slice_mut(&mut rstd, op),
+            [slice(&x), slice(&branch)], slice(&weight), eps as f32));
+        (h, y, rstd)
+    }
+
+    fn residual_rms_norm_backward(
+        dstream: FlexTensor,
+        dy: FlexTensor,
+        x: FlexTensor,
+        weight: FlexTensor,
+        rstd: FlexTensor,
+        mut dweight: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
+        let (dy, x) = (contiguous(dy), contiguous(x));
+        let mut dx = owned(dstream);
+        let op = "residual_rms_norm_backward";
+        with_element!(x.dtype(), E => kernels::residual_rms_norm_backward::<E>(
+            slice_mut(&mut dx, op), slice_mut(&mut dweight, op),
             slice(&dy), slice(&x), slice(&weight), slice(&rstd)));
         (dx, dweight)
     }

@@ -27,6 +27,15 @@ fn in_place(mut x: TchTensor, op: &str, change: impl FnOnce(&mut Tensor)) -> Tch
     x
 }
 
+/// The tensor itself when it may be written in place, a copy otherwise.
+fn owned(mut x: TchTensor) -> TchTensor {
+    if x.can_mut() && x.tensor.is_contiguous() {
+        x
+    } else {
+        TchTensor::new(x.tensor.contiguous().copy())
+    }
+}
+
 /// The size of `x` with another last dimension.
 fn with_width(x: &Tensor, width: i64) -> Vec<i64> {
     let mut size = x.size();
@@ -103,6 +112,12 @@ impl TransformerOps for LibTorch {
         TchTensor::new(rows(&dy.tensor).mm(&weight.tensor).view(size.as_slice()))
     }
 
+    fn linear_backward_input_add(dx: TchTensor, dy: TchTensor, weight: TchTensor) -> TchTensor {
+        let mut dx = owned(dx);
+        let _ = rows(&dx.tensor).addmm_(&rows(&dy.tensor), &weight.tensor);
+        dx
+    }
+
     fn linear_backward_weight(dweight: TchTensor, dy: TchTensor, x: TchTensor) -> TchTensor {
         in_place(dweight, "linear_backward_weight", |dweight| {
             add_transposed_product(dweight, &rows(&dy.tensor), &rows(&x.tensor));
@@ -136,6 +151,29 @@ impl TransformerOps for LibTorch {
         let _ = dx.g_sub_(&x_hat.g_mul_(&mean));
         let dx = dx.g_mul_(&rstd).to_kind(x.tensor.kind());
         (TchTensor::new(dx), dweight)
+    }
+
+    fn residual_rms_norm_forward(
+        x: TchTensor,
+        branch: TchTensor,
+        weight: TchTensor,
+        eps: f64,
+    ) -> (TchTensor, TchTensor, TchTensor) {
+        let h = TchTensor::new(x.tensor + branch.tensor);
+        let (y, rstd) = Self::rms_norm_forward(h.clone(), weight, eps);
+        (h, y, rstd)
+    }
+
+    fn residual_rms_norm_backward(
+        dstream: TchTensor,
+        dy: TchTensor,
+        x: TchTensor,
+        weight: TchTensor,
+        rstd: TchTensor,
+        dweight: TchTensor,
+    ) -> (TchTensor, TchTensor) {
+        let (dx, dweight) = Self::rms_norm_backward(dy, x, weight, rstd, dweight);
+        (Self::residual_forward(dstream, dx), dweight)
     }
 
     fn residual_forward(mut x: TchTensor, branch: TchTensor) -> TchTensor {

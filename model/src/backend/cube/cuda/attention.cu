@@ -1,24 +1,16 @@
-// Causal attention in bf16 on tensor cores (Dao 2023), forward and backward, heads of HEAD_DIM.
-//
-// q, o, dq, dout (B, T, H, D); k, v, dk, dv (B, T, K, D); lse, delta (B, H, T). Scores and sums are
-// f32. Query i sees the keys up to i + Tk − Tq and, when BOUNDED, from first_visible[i] on.
+// Causal attention in bf16 on tensor cores (Dao 2023), forward and backward: sm_80 and later.
 //
 // Every product leaves its rows in one warp's registers in the layout the next product reads as its
 // left operand, so probabilities never pass through memory. The backward pass is two kernels, one
 // that owns tiles of queries (dq) and one that owns tiles of keys (dk, dv): scores are computed
 // twice, and every gradient is summed by one warp in a fixed order, without atomics.
 
-constexpr int D = HEAD_DIM;
-constexpr int CHUNKS = D / 8;       // 16-byte pieces of a row
-constexpr int THREADS = 128;
 constexpr int WARPS = THREADS / 32;
 constexpr int QUERY_ROWS = 128;     // of a block, 32 a warp: forward and dq
 constexpr int FORWARD_KEYS = 64;    // of a step of forward
 constexpr int GRADIENT_KEYS = 32;   // of a step of dq
 constexpr int KEY_ROWS = 64;        // of a block, 16 a warp: dk and dv
 constexpr int STEP_QUERIES = 64;    // of a step of dk and dv
-constexpr float HIDDEN = -1.0e30f;  // a masked score
-constexpr float LOG2_E = 1.4426950408889634f;
 
 // Element 8 · chunk of a row of a tile. The pieces of a row are permuted by its number, so that
 // the same piece of 8 rows lies in different banks.
@@ -110,25 +102,6 @@ DEVICE void add_weighted_rows(float (&sum)[M][D / 8][4], float (&weights)[M][N][
             }
         }
     }
-}
-
-// Two neighbouring elements of a row of a head.
-DEVICE void store_pair(bf16* row, int column, float low, float high) {
-    *reinterpret_cast<u32*>(row + column) = pack(low, high);
-}
-
-DEVICE int smaller(int a, int b) { return a < b ? a : b; }
-DEVICE float larger(float a, float b) { return a > b ? a : b; }
-
-// The first key any of the queries first..=last may see, at the start of a tile of `side`.
-DEVICE int first_tile(const int* first_visible, int first, int last, int side) {
-    int key = 0;
-#if BOUNDED
-    key = first_visible[first];
-    for (int t = first + 1; t <= last; t++) key = smaller(key, first_visible[t]);
-    key = key / side * side;
-#endif
-    return key;
 }
 
 KERNEL void __launch_bounds__(THREADS)
@@ -260,30 +233,6 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const int* first_
                     lse_head[row] = row_max[m][half] * scale + natural_log(total);
             }
         }
-}
-
-// delta = dout · o of every row, 8 elements a thread.
-KERNEL void __launch_bounds__(THREADS)
-attention_row_products(const bf16* dout, const bf16* o, float* delta, int rows, int time,
-                       int heads) {
-    int e = block_x() * THREADS + thread_index();
-    int row = e / CHUNKS; // of (B, T, H)
-    float sum = 0.0f;
-    if (row < rows) {
-        const u32* left = reinterpret_cast<const u32*>(dout + (long long)e * 8);
-        const u32* right = reinterpret_cast<const u32*>(o + (long long)e * 8);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            sum += low_half(left[i]) * low_half(right[i]);
-            sum += high_half(left[i]) * high_half(right[i]);
-        }
-    }
-#pragma unroll
-    for (int mask = 1; mask < CHUNKS; mask *= 2) sum += shuffle_xor(sum, mask);
-    if (row < rows && e % CHUNKS == 0) {
-        int head = row % heads, t = row / heads % time, batch = row / heads / time;
-        delta[((long long)batch * heads + head) * time + t] = sum;
-    }
 }
 
 KERNEL void __launch_bounds__(THREADS)

@@ -1,4 +1,4 @@
-// Runs CUDA C++ on the CPU: the instructions of intrinsics.cu on an emulated block. Its threads are
+// Runs CUDA C++ on the CPU: the instructions of intrinsics.cu on an emulated block. Its THREADS are
 // fibers, and the warp's instructions move data between lanes as the PTX ISA lays them out.
 // Background copies happen as late as their waits allow, shared memory starts as NaN and one warp
 // runs ahead as far as the barriers let it, so a missing wait or barrier shows in the result.
@@ -20,13 +20,13 @@ typedef unsigned int u32;
 
 #define KERNEL static
 #define DEVICE static inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __grid_constant__
 
 namespace {
 
 constexpr int LANES = 32;
-constexpr int BLOCK_THREADS = 128;
+constexpr int BLOCK_THREADS = THREADS;
 constexpr size_t STACK_BYTES = 256 * 1024;
 constexpr size_t SHARED_BYTES = 227 * 1024;
 
@@ -57,7 +57,7 @@ ucontext_t scheduler;
 int current;
 int block[3], grid_x;
 std::function<void()> kernel;
-alignas(128) unsigned char shared[SHARED_BYTES];
+alignas(1024) unsigned char shared[SHARED_BYTES];
 
 void yield() { swapcontext(&fibers[current].context, &scheduler); }
 

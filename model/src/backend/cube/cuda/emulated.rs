@@ -4,6 +4,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use half::bf16;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
 /// `source` of this folder compiled for the CPU into `dir`, or none without a C++ compiler.
 pub(super) fn compile(source: &str, defines: &[(&str, usize)], dir: &Path) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cube/cuda");
@@ -53,4 +58,31 @@ impl Output {
         self.read += bytes.len();
         bytemuck::pod_collect_to_vec(bytes)
     }
+}
+
+/// Numbers for tests, the same every time.
+pub(super) struct Numbers(ChaCha8Rng);
+
+impl Numbers {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    /// `count` numbers from −scale to scale.
+    pub(super) fn f32s(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        (0..count).map(|_| scale * self.0.random_range(-1.0..1.0f32)).collect()
+    }
+
+    /// The same, rounded.
+    pub(super) fn bf16s(&mut self, count: usize, scale: f32) -> Vec<bf16> {
+        self.f32s(count, scale).into_iter().map(bf16::from_f32).collect()
+    }
+}
+
+/// ‖x − y‖ / ‖y‖.
+pub(super) fn relative_error(x: &[f32], y: &[f32]) -> f64 {
+    assert_eq!(x.len(), y.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut x.iter().zip(y).map(|(x, y)| f64::from(*x) - f64::from(*y)));
+    difference / norm(&mut y.iter().map(|y| f64::from(*y)))
 }

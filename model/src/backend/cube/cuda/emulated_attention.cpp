@@ -1,11 +1,20 @@
-// attention.cu on an emulated block.
+// attention.cu or, with HOPPER, attention_hopper.cu on an emulated block.
 //
 // stdin: batch, queries, keys, heads, kv_heads (int32), then q, k, v, dout (bf16), first_visible
 // (int32). stdout: o (bf16), lse (f32) and, for as many queries as keys, delta (f32), dq, dk, dv.
 
 #include "emulated.h"
 
+#include "attention_rows.cu"
+#if HOPPER
+#include "emulated_hopper.h"
+
+#include "attention_hopper.cu"
+
+constexpr int QUERY_ROWS = ROWS, KEY_ROWS = ROWS;
+#else
 #include "attention.cu"
+#endif
 
 int main() {
     std::vector<int> shape = read<int>(5);

@@ -16,7 +16,7 @@ DEVICE int blocks_x() { return gridDim.x; }
 DEVICE void sync_block() { __syncthreads(); }
 
 DEVICE unsigned char* shared_memory() {
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ __align__(1024) unsigned char memory[];
     return memory;
 }
 

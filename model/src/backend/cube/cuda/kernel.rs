@@ -7,20 +7,13 @@ use cudarc::driver::{result, sys};
 use super::compile::machine_code;
 use super::stream::{Gpu, Outcome, driver};
 
-/// Threads of a block of every kernel here; the sources have the same constant.
-pub(super) const THREADS: u32 = 128;
-
 /// Kernels that were compiled together.
 pub(super) struct Module(sys::CUmodule);
 
 impl Module {
-    /// Compiles `source` for the capability of a GPU and loads it into the current context.
-    pub fn load(
-        source: &str,
-        defines: &[(&str, usize)],
-        (major, minor): (i32, i32),
-    ) -> Outcome<Self> {
-        let code = machine_code(source, &format!("sm_{major}{minor}"), defines, &[])?;
+    /// Compiles `source` for `architecture` and loads it into the current context.
+    pub fn load(source: &str, defines: &[(&str, usize)], architecture: &str) -> Outcome<Self> {
+        let code = machine_code(source, architecture, defines, &[])?;
         // SAFETY: `code` is a whole cubin for this device; the module stays loaded for the process.
         unsafe { result::module::load_data(code.as_ptr().cast()) }
             .map(Self)
@@ -42,11 +35,13 @@ impl Module {
     }
 }
 
-/// Launches `function` with `arguments`, which live until it returns.
+/// Launches `function` with `arguments`, which live until it returns, on `grid` blocks of `threads`
+/// with `shared` bytes of shared memory.
 pub(super) fn launch(
     gpu: &Gpu,
     function: sys::CUfunction,
     grid: (usize, usize, usize),
+    threads: usize,
     shared: usize,
     arguments: &mut [*mut c_void],
 ) -> Outcome<()> {
@@ -54,7 +49,8 @@ pub(super) fn launch(
     // SAFETY: the arguments are those of the kernel, in order; its buffers have the sizes it is
     // told.
     unsafe {
-        result::launch_kernel(function, grid, (THREADS, 1, 1), shared as u32, gpu.stream, arguments)
+        let block = (threads as u32, 1, 1);
+        result::launch_kernel(function, grid, block, shared as u32, gpu.stream, arguments)
     }
     .map_err(|error| driver("cuLaunchKernel", error))
 }

@@ -21,6 +21,7 @@
 
 pub(super) mod attention;
 pub(super) mod compile;
+pub(super) mod cross_entropy;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod emulated;
@@ -28,6 +29,7 @@ mod kernel;
 pub(crate) mod optimizer;
 pub mod probe;
 pub(super) mod products;
+pub(super) mod rms_norm;
 mod stream;
 
 pub use probe::{Gpu, Missing, Probe, probe, select};

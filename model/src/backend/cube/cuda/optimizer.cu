@@ -3,7 +3,6 @@
 //
 // Sums have an order that depends on the sizes alone: there are no atomics.
 
-constexpr int THREADS = 128;
 constexpr int ADAMW_ENTRIES = 64;     // of a table: kernel arguments may have 4096 bytes
 constexpr int SPAN_ENTRIES = 128;
 constexpr int BLOCK_ELEMENTS = 8192;  // of a block

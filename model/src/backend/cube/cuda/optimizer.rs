@@ -8,7 +8,7 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cudarc::driver::sys;
 
-use super::kernel::{Module, THREADS, arguments, launch};
+use super::kernel::{Module, arguments, launch};
 use super::stream::{Gpu, Outcome};
 use crate::backend::cube::tensor::{accumulator, contiguous, elements, new};
 
@@ -21,8 +21,13 @@ const ADAMW_ENTRIES: usize = 64;
 const SPAN_ENTRIES: usize = 128;
 const BLOCK_ELEMENTS: usize = 8192;
 
+/// Threads of a block.
+const THREADS: usize = 128;
+
+const DEFINES: [(&str, usize); 1] = [("THREADS", THREADS)];
+
 /// Bytes of shared memory of a kernel that sums: two floats a thread.
-const SUM_BYTES: usize = 8 * THREADS as usize;
+const SUM_BYTES: usize = 8 * THREADS;
 
 /// The kernels.
 #[derive(Clone, Copy)]
@@ -133,7 +138,7 @@ fn functions(tensor: &CubeTensor) -> Option<(Arc<Gpu>, Functions)> {
     let gpu = Gpu::of(tensor)?;
     let load = || -> Outcome<Functions> {
         gpu.enter()?;
-        let module = Module::load(SOURCE, &[], gpu.capability)?;
+        let module = Module::load(SOURCE, &DEFINES, &gpu.architecture())?;
         Ok(Functions {
             adamw: module.function("adamw", 0)?,
             zero: module.function("zero", 0)?,
@@ -218,7 +223,7 @@ pub(crate) fn adamw(tensors: Vec<AdamWTensors>, hyper: &AdamWStep) -> Vec<AdamWT
                 grad_scale: factors.grad_scale,
                 padding: 0,
             };
-            launch(gpu, functions.adamw, (grid, 1, 1), 0, arguments![table])
+            launch(gpu, functions.adamw, (grid, 1, 1), THREADS, 0, arguments![table])
         });
     }
     tensors
@@ -249,10 +254,17 @@ pub(crate) fn sums_of_squares(tensors: Vec<CubeTensor>) -> CubeTensor {
             let totals = addresses[0] + (chunk * SPAN_ENTRIES * 8) as u64;
             let partial = addresses[1];
             let squares = functions.sum_of_squares;
-            launch(gpu, squares, (grid, 1, 1), SUM_BYTES, arguments![table, partial])?;
+            launch(gpu, squares, (grid, 1, 1), THREADS, SUM_BYTES, arguments![table, partial])?;
             let tensors = spans.len();
             let sums = functions.sum_partials;
-            launch(gpu, sums, (tensors, 1, 1), SUM_BYTES, arguments![table, partial, totals])
+            launch(
+                gpu,
+                sums,
+                (tensors, 1, 1),
+                THREADS,
+                SUM_BYTES,
+                arguments![table, partial, totals],
+            )
         });
     }
     totals
@@ -277,7 +289,7 @@ pub(crate) fn zero(tensors: Vec<CubeTensor>) -> Vec<CubeTensor> {
             let spans: Vec<(u64, usize)> =
                 addresses.iter().copied().zip(counts.iter().copied()).collect();
             let table = SpanTable::new(&spans);
-            launch(gpu, functions.zero, (grid, 1, 1), 0, arguments![table])
+            launch(gpu, functions.zero, (grid, 1, 1), THREADS, 0, arguments![table])
         });
     }
     tensors

@@ -14,9 +14,11 @@ use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUevent_flags, CUevent_wait_flags};
 
 use super::attention;
+use super::cross_entropy;
 use super::optimizer;
 use super::probe::{FIRST_CONTEXT_EVENTS, OLDEST_CAPABILITY};
 use super::products::Library;
+use super::rms_norm;
 
 /// The runtime's server: the owner of its stream and memory, on its own thread.
 type CudaServer = <CudaRuntime as Runtime>::Server;
@@ -39,6 +41,9 @@ pub(in super::super) struct Gpu {
     pub(super) attention: Mutex<HashMap<(usize, bool), attention::Functions>>,
     /// The kernels over many tensors.
     pub(super) optimizer: OnceLock<optimizer::Functions>,
+    /// The RMSNorm kernels by width of the rows.
+    pub(super) rms_norm: Mutex<HashMap<usize, rms_norm::Functions>>,
+    pub(super) cross_entropy: OnceLock<cross_entropy::Function>,
     /// The first call that failed after it was enqueued.
     failure: Mutex<Option<String>>,
 }
@@ -117,8 +122,16 @@ impl Gpu {
             products: Library::open().ok(),
             attention: Mutex::default(),
             optimizer: OnceLock::new(),
+            rms_norm: Mutex::default(),
+            cross_entropy: OnceLock::new(),
             failure: Mutex::default(),
         })
+    }
+
+    /// What kernels without instructions of one generation alone are compiled for.
+    pub fn architecture(&self) -> String {
+        let (major, minor) = self.capability;
+        format!("sm_{major}{minor}")
     }
 
     /// Makes the context current on the calling thread, for calls that load or plan.

@@ -2,60 +2,70 @@ use std::path::Path;
 
 use altiplano_kernels::{AttentionShape, causal_attention_backward, causal_attention_forward};
 use half::bf16;
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
 use crate::backend::cube::cuda::compile::{machine_code, nvrtc_for_tests};
-use crate::backend::cube::cuda::emulated;
+use crate::backend::cube::cuda::emulated::{self, Numbers, relative_error};
 
 #[test]
 fn the_kernels_compile() {
     if !nvrtc_for_tests("attention.cu") {
         return;
     }
-    for architecture in ["sm_80", "sm_90", "sm_90a"] {
-        for head_dim in HEAD_DIMS {
-            for bounded in [0, 1] {
-                let defines = [("HEAD_DIM", head_dim), ("BOUNDED", bounded)];
-                let code = machine_code(SOURCE, architecture, &defines, &[]).unwrap();
-                assert!(code.starts_with(b"\x7fELF"), "{architecture} {head_dim}");
+    let architectures: [(&Kernels, &[&str]); 2] =
+        [(&MMA, &["sm_80", "sm_90", "sm_90a"]), (&WGMMA, &["sm_90a"])];
+    for (kernels, architectures) in architectures {
+        for architecture in architectures {
+            for head_dim in HEAD_DIMS {
+                for bounded in [false, true] {
+                    let defines = kernels.defines(head_dim, bounded);
+                    let code = machine_code(kernels.source, architecture, &defines, &[]).unwrap();
+                    assert!(code.starts_with(b"\x7fELF"), "{architecture} {head_dim}");
+                }
             }
         }
     }
 }
 
 #[test]
-fn tiles_fit_the_shared_memory_of_two_blocks() {
+fn every_gpu_gets_what_it_runs() {
+    assert_eq!(Kernels::of((8, 0)).1, "sm_80");
+    assert_eq!(Kernels::of((12, 0)).1, "sm_120");
+    assert_eq!(Kernels::of((9, 0)).1, "sm_90a");
+    assert!(std::ptr::eq(Kernels::of((9, 0)).0, &WGMMA));
+    assert!(std::ptr::eq(Kernels::of((10, 0)).0, &MMA));
+}
+
+#[test]
+fn tiles_fit_the_shared_memory() {
     for head_dim in HEAD_DIMS {
-        for bytes in shared_bytes(head_dim) {
-            // Of an H100; an A100's 163 KiB hold one.
+        for bytes in MMA.shared_bytes(head_dim) {
+            // Two blocks of an H100; an A100's 163 KiB hold one.
             assert!(2 * (bytes + 1024) <= 227 * 1024 + 1024, "{head_dim}: {bytes}");
+        }
+        for bytes in WGMMA.shared_bytes(head_dim) {
+            assert!(bytes <= 227 * 1024, "{head_dim}: {bytes}");
         }
     }
 }
 
 #[test]
 fn the_constants_are_those_of_the_source() {
-    for (name, value) in [
-        ("THREADS", THREADS as usize),
-        ("QUERY_ROWS", QUERY_ROWS),
-        ("FORWARD_KEYS", FORWARD_KEYS),
-        ("GRADIENT_KEYS", GRADIENT_KEYS),
-        ("KEY_ROWS", KEY_ROWS),
-        ("STEP_QUERIES", STEP_QUERIES),
+    for (kernels, names) in [
+        (&MMA, [("QUERY_ROWS", MMA.query_rows), ("KEY_ROWS", MMA.key_rows)]),
+        (&WGMMA, [("BUFFERS", WGMMA.buffers), ("PANEL", 64)]),
     ] {
-        assert!(SOURCE.contains(&format!("constexpr int {name} = {value};")), "{name} = {value}");
+        for (name, value) in names.into_iter().chain([
+            ("FORWARD_KEYS", kernels.forward_keys),
+            ("GRADIENT_KEYS", kernels.gradient_keys),
+            ("STEP_QUERIES", kernels.step_queries),
+        ]) {
+            let line = format!("constexpr int {name} = {value};");
+            assert!(kernels.source.contains(&line), "{line}");
+        }
     }
-}
-
-/// ‖x − y‖ / ‖y‖.
-fn relative_error(x: &[bf16], y: &[f32]) -> f64 {
-    assert_eq!(x.len(), y.len());
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut x.iter().zip(y).map(|(x, y)| f64::from(x.to_f32()) - f64::from(*y)));
-    difference / norm(&mut y.iter().map(|y| f64::from(*y)))
+    // ROWS of attention_hopper.cu.
+    assert_eq!((WGMMA.query_rows, WGMMA.key_rows), (WGMMA.threads / 2, WGMMA.threads / 2));
 }
 
 struct Case {
@@ -66,10 +76,8 @@ struct Case {
 /// The kernels on the emulated warp against the CPU kernels in f32, on the same bf16 numbers.
 fn check(program: &Path, Case { shape, bounded }: Case) {
     let AttentionShape { batch, queries, keys, heads, kv_heads, head_dim } = shape;
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut draw = |count: usize, scale: f32| -> Vec<bf16> {
-        (0..count).map(|_| bf16::from_f32(scale * rng.random_range(-1.0..1.0f32))).collect()
-    };
+    let mut numbers = Numbers::new(1);
+    let mut draw = |count: usize, scale: f32| numbers.bf16s(count, scale);
     let (q_len, kv_len) = (batch * queries * heads * head_dim, batch * keys * kv_heads * head_dim);
     let (q, k, v, dout) =
         (draw(q_len, 3.0), draw(kv_len, 2.0), draw(kv_len, 1.0), draw(q_len, 1.0));
@@ -94,7 +102,8 @@ fn check(program: &Path, Case { shape, bounded }: Case) {
 
     let o: Vec<bf16> = output.take(q_len);
     let lse: Vec<f32> = output.take(rows);
-    assert!(relative_error(&o, &o32) < 4e-3, "o {shape:?}: {}", relative_error(&o, &o32));
+    let error = relative_error(&wide(&o), &o32);
+    assert!(error < 4e-3, "o {shape:?}: {error}");
     for (lse, expected) in lse.iter().zip(&lse32) {
         assert!((lse - expected).abs() < 1e-4, "lse {shape:?}: {lse} is not {expected}");
     }
@@ -111,19 +120,19 @@ fn check(program: &Path, Case { shape, bounded }: Case) {
         let found: Vec<bf16> = output.take(expected.len());
         // A single token attends to itself alone: its score has no gradient.
         if queries > 1 || name == "dv" {
-            let error = relative_error(&found, expected);
+            let error = relative_error(&wide(&found), expected);
             assert!(error < 8e-3, "{name} {shape:?}: {error}");
         }
     }
 }
 
 /// Tile and fragment indices, waits and barriers, on a machine without a GPU.
-#[test]
-fn the_emulated_kernels_match_the_cpu() {
+fn check_emulated(kernels: &Kernels, hopper: usize) {
     let dir = tempfile::tempdir().unwrap();
     for head_dim in HEAD_DIMS {
         for bounded in [false, true] {
-            let defines = [("HEAD_DIM", head_dim), ("BOUNDED", usize::from(bounded))];
+            let mut defines = kernels.defines(head_dim, bounded).to_vec();
+            defines.push(("HOPPER", hopper));
             let Some(program) = emulated::compile("emulated_attention.cpp", &defines, dir.path())
             else {
                 return;
@@ -134,10 +143,22 @@ fn the_emulated_kernels_match_the_cpu() {
                 [2, 65, 65, 2, 1],
                 [1, 5, 70, 2, 2],
                 [1, 130, 200, 2, 1],
+                // More steps than buffers.
+                [1, 260, 260, 1, 1],
             ] {
                 let shape = AttentionShape { batch, queries, keys, heads, kv_heads, head_dim };
                 check(&program, Case { shape, bounded });
             }
         }
     }
+}
+
+#[test]
+fn the_emulated_mma_kernels_match_the_cpu() {
+    check_emulated(&MMA, 0);
+}
+
+#[test]
+fn the_emulated_wgmma_kernels_match_the_cpu() {
+    check_emulated(&WGMMA, 1);
 }

@@ -14,7 +14,7 @@ fn the_kernels_compile() {
         return;
     }
     for architecture in ["sm_80", "sm_90", "sm_90a"] {
-        let code = machine_code(SOURCE, architecture, &[], &[]).unwrap();
+        let code = machine_code(SOURCE, architecture, &DEFINES, &[]).unwrap();
         assert!(code.starts_with(b"\x7fELF"), "{architecture}");
     }
 }
@@ -22,7 +22,6 @@ fn the_kernels_compile() {
 #[test]
 fn the_constants_and_tables_are_those_of_the_source() {
     for (name, value) in [
-        ("THREADS", THREADS as usize),
         ("ADAMW_ENTRIES", ADAMW_ENTRIES),
         ("SPAN_ENTRIES", SPAN_ENTRIES),
         ("BLOCK_ELEMENTS", BLOCK_ELEMENTS),
@@ -47,7 +46,7 @@ fn blocks_follow_each_other() {
 #[test]
 fn the_emulated_kernels_match_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(program) = emulated::compile("emulated_optimizer.cpp", &[], dir.path()) else {
+    let Some(program) = emulated::compile("emulated_optimizer.cpp", &DEFINES, dir.path()) else {
         return;
     };
     let lengths = [1, 4, 511, BLOCK_ELEMENTS, BLOCK_ELEMENTS + 2, 3 * BLOCK_ELEMENTS + 1029, 8];

@@ -1,0 +1,125 @@
+// What a layer does element by element in bf16: residual sums, SwiGLU, RoPE. And the chains of equal
+// ids that the embedding's backward pass walks. A thread takes a piece of 8 elements.
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+struct alignas(16) Eight {
+    u32 x[4];
+};
+
+DEVICE float element(const Eight& packed, int i) {
+    return i % 2 ? high_half(packed.x[i / 2]) : low_half(packed.x[i / 2]);
+}
+
+DEVICE Eight pack_eight(const float (&x)[8]) {
+    Eight packed;
+#pragma unroll
+    for (int i = 0; i < 4; i++) packed.x[i] = pack(x[2 * i], x[2 * i + 1]);
+    return packed;
+}
+
+DEVICE long long piece_index() { return (long long)block_x() * THREADS + thread_index(); }
+
+// y = x + branch; y may be x.
+KERNEL void __launch_bounds__(THREADS)
+residual_sum(const Eight* x, const Eight* branch, Eight* y, long long pieces) {
+    long long i = piece_index();
+    if (i >= pieces) return;
+    Eight left = x[i], right = branch[i];
+    float sum[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) sum[j] = element(left, j) + element(right, j);
+    y[i] = pack_eight(sum);
+}
+
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + power_of_two(-x * LOG2_E)); }
+
+// y = silu(gate) · up.
+KERNEL void __launch_bounds__(THREADS)
+swiglu_forward(const Eight* gate, const Eight* up, Eight* y, long long pieces) {
+    long long i = piece_index();
+    if (i >= pieces) return;
+    Eight g = gate[i], u = up[i];
+    float product[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        product[j] = element(g, j) * sigmoid(element(g, j)) * element(u, j);
+    y[i] = pack_eight(product);
+}
+
+// dgate = dy · up · σ (1 + g (1 − σ)), dup = dy · g σ.
+KERNEL void __launch_bounds__(THREADS)
+swiglu_backward(const Eight* dy, const Eight* gate, const Eight* up, Eight* dgate, Eight* dup,
+                long long pieces) {
+    long long i = piece_index();
+    if (i >= pieces) return;
+    Eight d = dy[i], g = gate[i], u = up[i];
+    float to_gate[8], to_up[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        float s = sigmoid(element(g, j));
+        to_gate[j] = element(d, j) * element(u, j) * s * (1.0f + element(g, j) * (1.0f - s));
+        to_up[j] = element(d, j) * element(g, j) * s;
+    }
+    dgate[i] = pack_eight(to_gate);
+    dup[i] = pack_eight(to_up);
+}
+
+// x (B, T, H, 16 · half) turned by cos, sin (T, 8 · half): y, which may be x. A thread turns 8 pairs;
+// `direction` is 1 forward, −1 backward.
+KERNEL void __launch_bounds__(THREADS)
+rotate(const Eight* x, const float* cos, const float* sin, Eight* y, int time, int heads, int half,
+       float direction, long long pieces) {
+    long long i = piece_index();
+    if (i >= pieces) return;
+    long long head = i / half; // of (B, T, H)
+    int chunk = i % half, t = head / heads % time;
+    long long low_at = head * 2 * half + chunk, high_at = low_at + half;
+    Eight low = x[low_at], high = x[high_at];
+    const float* c = cos + ((long long)t * half + chunk) * 8;
+    const float* s = sin + ((long long)t * half + chunk) * 8;
+    float turned_low[8], turned_high[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        float cosine = c[j], sine = s[j] * direction;
+        turned_low[j] = element(low, j) * cosine - element(high, j) * sine;
+        turned_high[j] = element(high, j) * cosine + element(low, j) * sine;
+    }
+    y[low_at] = pack_eight(turned_low);
+    y[high_at] = pack_eight(turned_high);
+}
+
+// next[n] = the first position after n with the id of n, or the count of positions; follows[m]
+// becomes 1 for every m that some next names. follows starts as zeros. A block looks through the
+// ids behind its positions tile by tile.
+KERNEL void __launch_bounds__(THREADS)
+chain(const int* ids, int* next, int* follows, int count) {
+    constexpr int TILE = 4 * THREADS;
+    int* tile = reinterpret_cast<int*>(shared_memory());
+    int n = block_x() * THREADS + thread_index();
+    int id = n < count ? ids[n] : -1;
+    int found = count;
+    for (int start = block_x() * THREADS; start < count; start += TILE) {
+        sync_block();
+#pragma unroll
+        for (int j = 0; j < TILE; j += THREADS) {
+            int m = start + j + thread_index();
+            tile[j + thread_index()] = m < count ? ids[m] : -2;
+        }
+        sync_block();
+        if (found < count || n >= count) continue;
+        for (int j = 0; j < TILE && found == count; j += 8) {
+            bool any = false;
+#pragma unroll
+            for (int k = 0; k < 8; k++) any = any || (tile[j + k] == id && start + j + k > n);
+            if (!any) continue;
+#pragma unroll
+            for (int k = 7; k >= 0; k--)
+                if (tile[j + k] == id && start + j + k > n) found = start + j + k;
+        }
+    }
+    if (n < count) {
+        next[n] = found;
+        if (found < count) follows[found] = 1;
+    }
+}
