@@ -155,7 +155,8 @@ mod tests {
                 let held = usize::try_from(held_bytes() - before).unwrap();
                 let expected = kept_bytes_per_layer(&config, policy, precision, batch, time);
                 let handles = held - expected;
-                assert!(handles < 8192, "{policy:?} {precision:?}: {held} held, {expected} said");
+                // A handle is as large as that of the largest backend in the build.
+                assert!(handles < 16_384, "{policy:?} {precision:?}: {held} held, {expected} said");
                 drop(kept);
             }
         }

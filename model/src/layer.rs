@@ -8,7 +8,7 @@ use burn::tensor::{Int, Tensor};
 use crate::config::LlamaConfig;
 use crate::ops::{
     RopeTable, causal_attention_backward, causal_attention_forward, linear_backward,
-    linear_backward_add, linear_forward, residual_forward, residual_rms_norm_backward,
+    linear_backward_add, linear_forward, linear_residual_forward, residual_rms_norm_backward,
     residual_rms_norm_forward, rms_norm_forward, rope_backward, rope_forward, swiglu_backward,
     swiglu_forward,
 };
@@ -76,8 +76,7 @@ pub fn layer_forward(
     context: &LayerContext,
 ) -> (Tensor<3>, LayerSaved) {
     let saved = forward_to_swiglu(params, x, context);
-    let branch = linear_forward(&saved.swiglu, &params.down_proj);
-    let y = residual_forward(saved.h.clone(), &branch);
+    let y = linear_residual_forward(saved.h.clone(), &saved.swiglu, &params.down_proj);
     (y, saved)
 }
 

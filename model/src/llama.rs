@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::activation_checkpoint::{keep, restore};
+use crate::backend::uninterrupted;
 use crate::config::{ActivationCheckpointing, LlamaConfig};
 use crate::error::{ModelError, Result};
 use crate::layer::{LayerContext, layer_backward, layer_forward};
@@ -121,31 +122,33 @@ impl Llama {
         let context = self.context(&rope, batch.first_visible.as_ref());
         let weights = &self.weights;
 
-        let mut x = embedding_forward(&weights.embed_tokens, &batch.inputs);
-        let mut kept = Vec::with_capacity(weights.layers.len());
-        for layer in &weights.layers {
-            let (y, saved) = layer_forward(layer, x, &context);
-            kept.push(keep(self.activation_checkpointing, saved));
-            x = y;
-        }
-        let (normed, rstd) = rms_norm_forward(&x, &weights.norm, self.config.norm_eps);
-        let (losses, dnormed) = head_cross_entropy_backward(
-            &normed,
-            &weights.lm_head,
-            &batch.targets,
-            scale,
-            &mut grads.lm_head,
-        );
-        drop(normed);
-        let mut dx = rms_norm_backward(&dnormed, &x, &weights.norm, &rstd, &mut grads.norm);
-        drop((x, dnormed));
-        for (layer, dlayer) in weights.layers.iter().zip(&mut grads.layers).rev() {
-            let Some(kept) = kept.pop() else { break };
-            let saved = restore(kept, layer, &context);
-            dx = layer_backward(dx, layer, saved, dlayer, &context);
-        }
-        embedding_backward(&dx, &batch.inputs, &mut grads.embed_tokens);
-        losses
+        uninterrupted(|| {
+            let mut x = embedding_forward(&weights.embed_tokens, &batch.inputs);
+            let mut kept = Vec::with_capacity(weights.layers.len());
+            for layer in &weights.layers {
+                let (y, saved) = layer_forward(layer, x, &context);
+                kept.push(keep(self.activation_checkpointing, saved));
+                x = y;
+            }
+            let (normed, rstd) = rms_norm_forward(&x, &weights.norm, self.config.norm_eps);
+            let (losses, dnormed) = head_cross_entropy_backward(
+                &normed,
+                &weights.lm_head,
+                &batch.targets,
+                scale,
+                &mut grads.lm_head,
+            );
+            drop(normed);
+            let mut dx = rms_norm_backward(&dnormed, &x, &weights.norm, &rstd, &mut grads.norm);
+            drop((x, dnormed));
+            for (layer, dlayer) in weights.layers.iter().zip(&mut grads.layers).rev() {
+                let Some(kept) = kept.pop() else { break };
+                let saved = restore(kept, layer, &context);
+                dx = layer_backward(dx, layer, saved, dlayer, &context);
+            }
+            embedding_backward(&dx, &batch.inputs, &mut grads.embed_tokens);
+            losses
+        })
     }
 
     /// Losses (B, T) in nats of every target, 0 where it is ignored.

@@ -134,8 +134,8 @@ fn linear(setting: &Setting) {
 }
 
 fn rms_norm(setting: &Setting) {
-    // More rows than cubes share, too.
-    for [b, t, c] in SHAPES.into_iter().chain([[2, 700, 12]]) {
+    // More rows than cubes share, and rows that several warps share, too.
+    for [b, t, c] in SHAPES.into_iter().chain([[2, 700, 12], [2, 9, 2048], [1, 5, 4096]]) {
         agree(&format!("rms_norm {b} {t} {c}"), setting, |place| {
             let x = tensor([b, t, c], 1, place);
             let weight = f32_tensor([c], 2, place);
@@ -193,7 +193,7 @@ fn swiglu_and_residual(setting: &Setting) {
 }
 
 fn embedding(setting: &Setting) {
-    for (b, t, v, c) in [(1, 1, 3, 4), (3, 40, 31, 24), (2, 150, 5, 33)] {
+    for (b, t, v, c) in [(1, 1, 3, 4), (3, 40, 31, 24), (2, 150, 5, 33), (4, 700, 900, 24)] {
         let tokens = random_values([b, t], v as i32, 2);
         agree(&format!("embedding {b} {t} {v} {c}"), setting, |place| {
             let weight = tensor([v, c], 1, place);
@@ -210,8 +210,10 @@ fn embedding(setting: &Setting) {
 }
 
 fn head_and_cross_entropy(setting: &Setting) {
-    // The last has more tokens than one chunk of logits.
-    for (b, t, c, v) in [(1, 1, 16, 5), (2, 19, 24, 67), (3, 130, 32, 301), (3, 700, 8, 11)] {
+    // The last two have more tokens than one chunk of logits.
+    for (b, t, c, v) in
+        [(1, 1, 16, 5), (2, 19, 24, 67), (3, 130, 32, 301), (3, 700, 8, 11), (3, 700, 8, 24)]
+    {
         let mut targets = random_values([b, t], v as i32, 3);
         targets.iter_mut().step_by(5).skip(1).for_each(|id| *id = IGNORED_TARGET);
         agree(&format!("head {b} {t} {c} {v}"), setting, |place| {

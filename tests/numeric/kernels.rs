@@ -3,7 +3,7 @@
 use altiplano_model::ops::{self, IGNORED_TARGET, RopeTable, reference};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::{assert_close, exact, exact_ids, random, random_ids, supported};
+use super::{assert_close, exact, exact_ids, random, random_ids, supported, values};
 
 super::device_test!(linear, rms_norm, rope, swiglu, residual, embedding, head, adamw);
 
@@ -43,6 +43,20 @@ fn linear(device: &Device) {
             let dx64 = reference::linear::backward(&dy64, &x64, &weight64, &mut dweight64);
             check("dx", dtype, &dx, &dx64, tolerance);
             check("dweight", dtype, &dweight, &dweight64, tolerance);
+
+            // The same added to what is there, which stays as it was for whoever else holds it.
+            let stream = random([b, t, outputs], 4, dtype, device);
+            let kept = exact(&stream);
+            let sum = ops::linear_residual_forward(stream.clone(), &x, &weight);
+            let sum64 = kept.clone() + reference::linear::forward(&x64, &weight64);
+            check("residual + y", dtype, &sum, &sum64, tolerance);
+            check("residual", dtype, &stream, &kept, 0.0);
+            let begun = random([b, t, c], 5, dtype, device);
+            let (mut again, _) = accumulator([outputs, c], device);
+            let begun64 = exact(&begun);
+            let dx = ops::linear_backward_add(begun, &dy, &x, &weight, &mut again);
+            check("dx added", dtype, &dx, &(begun64 + dx64), tolerance);
+            assert_eq!(values(&again), values(&dweight));
         }
     }
 }
@@ -69,6 +83,26 @@ fn rms_norm(device: &Device) {
             );
             check("dx", dtype, &dx, &dx64, tolerance);
             check("dweight", dtype, &dweight, &dweight64, 1e-5);
+
+            let branch = random([b, t, c], 4, dtype, device);
+            let (h, y, rstd) = ops::residual_rms_norm_forward(&x, &branch, &weight, 1e-5);
+            let h64 = x64.clone() + exact(&branch);
+            check("h", dtype, &h, &h64, tolerance);
+            let (y64, rstd64) = reference::rms_norm::forward(&exact(&h), &weight64, 1e-5);
+            check("y of h", dtype, &y, &y64, tolerance);
+            check("rstd of h", dtype, &rstd, &rstd64, 1e-5);
+            let (mut dweight, mut dweight64) = accumulator([c], device);
+            let stream64 = exact(&branch);
+            let dx = ops::residual_rms_norm_backward(branch, &dy, &h, &weight, &rstd, &mut dweight);
+            let dx64 = reference::rms_norm::backward(
+                &exact(&dy),
+                &exact(&h),
+                &weight64,
+                &rstd64,
+                &mut dweight64,
+            );
+            check("dx + stream", dtype, &dx, &(stream64 + dx64), tolerance);
+            check("dweight of h", dtype, &dweight, &dweight64, 1e-5);
         }
     }
 }
@@ -167,7 +201,7 @@ fn head(device: &Device) {
             assert_close("losses of both", &again, &losses, 0.0);
             check("dx", dtype, &dx, &dx64, tolerance);
             check("dweight", dtype, &dweight, &dweight64, tolerance);
-            for (loss, id) in super::values(&losses).iter().zip(ids) {
+            for (loss, id) in values(&losses).iter().zip(ids) {
                 assert_eq!(*loss == 0.0, id < 0, "loss {loss} of target {id}");
             }
         }

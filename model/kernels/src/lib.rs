@@ -52,7 +52,7 @@ pub use element::Element;
 pub use embedding::{embedding_backward, embedding_forward};
 pub use linear::{
     LinearShape, head_logits, linear_backward_input, linear_backward_input_add,
-    linear_backward_weight, linear_forward,
+    linear_backward_weight, linear_forward, linear_forward_add,
 };
 pub use reduce::{all_finite, sum_of_squares};
 pub use residual::{residual_add, residual_forward};

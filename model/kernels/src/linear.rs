@@ -48,6 +48,16 @@ pub fn linear_forward<E: Element>(y: &mut [E], x: &[E], weight: &[E], shape: Lin
     gemm(Output::Assign(y), a, b);
 }
 
+/// `y` (M, outputs) `+=` `x` (M, inputs) times `weight` (outputs, inputs) transposed: a layer that
+/// ends in a residual stream.
+pub fn linear_forward_add<E: Element>(y: &mut [E], x: &[E], weight: &[E], shape: LinearShape) {
+    let LinearShape { rows, inputs, outputs } = shape;
+    shape.check("linear_forward_add", x.len(), weight.len(), y.len());
+    let a = Operand::rows(x, rows, inputs);
+    let b = Operand::rows(weight, outputs, inputs);
+    gemm(Output::Add(y), a, b);
+}
+
 /// As [`linear_forward`], with the output in f32 whatever the element: logits to choose from,
 /// neighbours of which round to the same bf16 number.
 pub fn head_logits<E: Element>(logits: &mut [f32], x: &[E], weight: &[E], shape: LinearShape) {
@@ -189,6 +199,13 @@ mod tests {
             let want =
                 product(rows, outputs, inputs, |m, n, k| x64[m * inputs + k] * w64[n * inputs + k]);
             assert_close(&format!("y {shape:?}"), &y, &want, product_tolerance);
+
+            let start = random::<E>(rows * outputs, 1.0, 6);
+            let mut y = start.clone();
+            linear_forward_add(&mut y, &x, &w, shape);
+            let want: Vec<f64> =
+                want.iter().zip(to_f64(&start)).map(|(want, start)| want + start).collect();
+            assert_close(&format!("y added {shape:?}"), &y, &want, product_tolerance);
 
             let mut dx = vec![E::from_f32(f32::NAN); rows * inputs];
             linear_backward_input(&mut dx, &dy, &w, shape);

@@ -42,6 +42,16 @@ pub fn has_kernels(device: &Device, dtype: DType) -> bool {
     }
 }
 
+/// Calls `work`, in which the thread uses its device through the ops of [`TransformerOps`] alone,
+/// besides views of tensors, and no other thread works on the same tensors. A GPU then runs them one
+/// after the other without waiting for anything between.
+pub(crate) fn uninterrupted<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "cuda")]
+    return cube::cuda::uninterrupted(work);
+    #[cfg(not(feature = "cuda"))]
+    work()
+}
+
 /// The storage of `x` where it holds exactly its f32 elements, in order, on the CPU.
 pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     let storage = x.clone().try_into_primitive::<Flex>().ok()?;
@@ -73,6 +83,12 @@ pub trait TransformerOps: Backend {
     /// `dy` (…, out) · `weight` (out, in): (…, in).
     fn linear_backward_input(dy: FloatTensor<Self>, weight: FloatTensor<Self>)
     -> FloatTensor<Self>;
+    /// `residual` (…, out) + `x` (…, in) · `weight` (out, in)ᵀ: (…, out).
+    fn linear_residual_forward(
+        residual: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// `dx` (…, in) += `dy` (…, out) · `weight` (out, in), in the storage of `dx` when nobody else
     /// holds it.
     fn linear_backward_input_add(

@@ -127,6 +127,7 @@ fn unknown(name: &str) -> ModelError {
 }
 
 /// The number of a GPU behind the colon of a name, 0 without one.
+#[cfg(any(feature = "tch", not(feature = "cuda")))]
 fn gpu_index(name: &str, index: Option<&str>) -> Result<usize> {
     index.map_or(Ok(0), |index| index.parse().map_err(|_| unknown(name)))
 }

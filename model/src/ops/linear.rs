@@ -21,6 +21,23 @@ pub fn linear_forward(x: &Tensor<3>, weight: &Tensor<2>) -> Tensor<3> {
     ))
 }
 
+/// A layer that ends in a residual stream: `residual` (B, T, out) + `x` (B, T, in) Wᵀ. The gradient
+/// of the stream passes unchanged; that of `x` and W is [`linear_backward`].
+pub fn linear_residual_forward(
+    residual: Tensor<3>,
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+) -> Tensor<3> {
+    if !fast(x) {
+        return residual + reference::forward(x, weight);
+    }
+    Tensor::from_dispatch(Dispatch::linear_residual_forward(
+        residual.into_dispatch(),
+        x.clone().into_dispatch(),
+        weight.clone().into_dispatch(),
+    ))
+}
+
 /// dx (B, T, in) of `dy` (B, T, out); `dweight` (out, in) += dyᵀ x.
 pub fn linear_backward(
     dy: &Tensor<3>,

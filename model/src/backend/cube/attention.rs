@@ -6,7 +6,7 @@ use cubecl::{CubeCount, CubeDim};
 
 use super::kernels::attention::Tile;
 use super::kernels::{attention as forward_kernel, attention_backward as backward_kernels};
-use super::tensor::{contiguous, dims, element, elements, new, new_like, units};
+use super::tensor::{before_other_work, contiguous, dims, element, elements, new, new_like, units};
 use super::threads;
 
 /// B, T of the queries, T of the keys, H, K and D.
@@ -40,6 +40,7 @@ impl Shape {
 
 /// The grid with a cube for every `side` rows of `time`, head and sequence.
 fn grid(time: usize, side: usize, heads: usize, batch: usize) -> CubeCount {
+    before_other_work();
     CubeCount::Static(time.div_ceil(side) as u32, heads as u32, batch as u32)
 }
 

@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 #[cfg(feature = "cuda")]
 use super::cuda::cross_entropy::cross_entropy as cross_entropy_on_gpu;
 use super::kernels::cross_entropy;
-use super::product::{Operand, add_product, product};
+use super::product::{Operand, add_product, product, product_into};
 use super::tensor::{
     accumulator, contiguous, cubes, dims, element, elements, new, new_like, rows_and_width, vector,
 };
@@ -107,8 +107,11 @@ pub(super) fn backward(
         }
         dweight = add_product(dweight, &Operand::columns(&dlogits), &chunk);
         let weight = Operand::rows(&weight);
-        let dchunk = product(&Operand::rows(&dlogits), &weight, &[rows, channels], x.dtype);
-        write_at(&dchunk, &dx, first * channels);
+        let dlogits = Operand::rows(&dlogits);
+        if !product_into(&dlogits, &weight, &row_range(&dx, first, rows)) {
+            let dchunk = product(&dlogits, &weight, &[rows, channels], x.dtype);
+            write_at(&dchunk, &dx, first * channels);
+        }
     }
     (losses, dx, dweight)
 }

@@ -26,7 +26,7 @@ use cubecl::CubeDim;
 
 use self::kernels::reduction::THREADS;
 use self::kernels::{elementwise, embedding, rms_norm, rope};
-use self::product::{Operand, add_product, product};
+use self::product::{Operand, add_product, product, sum_and_product};
 use self::tensor::{
     accumulator, contiguous, cubes, dims, element, elements, new, new_like, rows_and_width, units,
     vector,
@@ -56,15 +56,21 @@ fn rotate(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, direction: f32) -> Cu
     let size = vector(head_dim / 2, x.dtype);
     let half = head_dim / 2 / size;
     let client = x.client.clone();
-    let grid = units(elements(&x) / size / 2);
     let dtype = element(x.dtype);
+    #[cfg(feature = "cuda")]
+    {
+        let y = if x.can_mut() { x.clone() } else { new_like(&x) };
+        if cuda::elementwise::rotate(&x, [&cos, &sin], &y, direction) {
+            return y;
+        }
+    }
     let (cos, sin) = (cos.into_buffer_arg(), sin.into_buffer_arg());
     if x.can_mut() {
         // SAFETY: the kernel stops at the end of `x`; the table has `time` rows.
         unsafe {
             rope::rotate_in_place::launch_unchecked(
                 &client,
-                grid,
+                units(elements(&x) / size / 2),
                 threads(),
                 size,
                 x.clone().into_buffer_arg(),
@@ -84,7 +90,7 @@ fn rotate(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, direction: f32) -> Cu
     unsafe {
         rope::rotate::launch_unchecked(
             &client,
-            grid,
+            units(elements(&x) / size / 2),
             threads(),
             size,
             x.into_buffer_arg(),
@@ -152,17 +158,26 @@ impl TransformerOps for Cube {
         let follows = new(&ids, &[count], DType::F32);
         fill_zero(&follows);
         let client = dy.client.clone();
+        #[cfg(feature = "cuda")]
+        let chained = cuda::elementwise::chain(&ids, &next, &follows);
+        #[cfg(not(feature = "cuda"))]
+        let chained = false;
+        if !chained {
+            // SAFETY: all have one entry per position.
+            unsafe {
+                embedding::chain::launch_unchecked(
+                    &client,
+                    units(count),
+                    threads(),
+                    ids.clone().into_buffer_arg(),
+                    next.clone().into_buffer_arg(),
+                    follows.clone().into_buffer_arg(),
+                );
+            }
+        }
         // SAFETY: all have one entry per position, ids are below V, and chains only name
         // positions.
         unsafe {
-            embedding::chain::launch_unchecked(
-                &client,
-                units(count),
-                threads(),
-                ids.clone().into_buffer_arg(),
-                next.clone().into_buffer_arg(),
-                follows.clone().into_buffer_arg(),
-            );
             embedding::backward::launch_unchecked(
                 &client,
                 cubes(count),
@@ -185,6 +200,15 @@ impl TransformerOps for Cube {
         let mut shape = dims(&x);
         *shape.last_mut().expect("x has a last dimension") = rows_and_width(&weight).0;
         product(&Operand::rows(&x), &Operand::columns(&weight), &shape, x.dtype)
+    }
+
+    fn linear_residual_forward(
+        residual: CubeTensor,
+        x: CubeTensor,
+        weight: CubeTensor,
+    ) -> CubeTensor {
+        let (residual, x, weight) = (contiguous(residual), contiguous(x), contiguous(weight));
+        sum_and_product(residual, &Operand::rows(&x), &Operand::columns(&weight))
     }
 
     fn linear_backward_input(dy: CubeTensor, weight: CubeTensor) -> CubeTensor {
@@ -340,6 +364,13 @@ impl TransformerOps for Cube {
     fn residual_forward(x: CubeTensor, branch: CubeTensor) -> CubeTensor {
         let (x, branch) = (contiguous(x), contiguous(branch));
         let size = vector(elements(&x), x.dtype);
+        #[cfg(feature = "cuda")]
+        {
+            let y = if x.can_mut() { x.clone() } else { new_like(&x) };
+            if cuda::elementwise::residual_sum(&x, &branch, &y) {
+                return y;
+            }
+        }
         let (client, grid) = (x.client.clone(), units(elements(&x) / size));
         let dtype = element(x.dtype);
         if x.can_mut() {
@@ -386,6 +417,10 @@ impl TransformerOps for Cube {
         let (gate, up) = (contiguous(gate), contiguous(up));
         let size = vector(elements(&gate), gate.dtype);
         let y = new_like(&gate);
+        #[cfg(feature = "cuda")]
+        if cuda::elementwise::swiglu_forward(&gate, &up, &y) {
+            return y;
+        }
         // SAFETY: all three have the same elements; the kernel stops at the end of `y`.
         unsafe {
             elementwise::swiglu_forward::launch_unchecked(
@@ -410,6 +445,10 @@ impl TransformerOps for Cube {
         let (dy, gate, up) = (contiguous(dy), contiguous(gate), contiguous(up));
         let size = vector(elements(&gate), gate.dtype);
         let (dgate, dup) = (new_like(&gate), new_like(&up));
+        #[cfg(feature = "cuda")]
+        if cuda::elementwise::swiglu_backward([&dy, &gate, &up], [&dgate, &dup]) {
+            return (dgate, dup);
+        }
         // SAFETY: all five have the same elements; the kernel stops at the end of `dy`.
         unsafe {
             elementwise::swiglu_backward::launch_unchecked(

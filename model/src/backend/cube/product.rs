@@ -9,7 +9,9 @@ use cubecl::CubeDim;
 
 use super::kernels::elementwise;
 use super::kernels::reduction::THREADS;
-use super::tensor::{elements, new, rows_and_width, units, vector};
+use super::tensor::{
+    before_other_work, dims, elements, new, new_like, rows_and_width, units, vector,
+};
 use crate::backend::TransformerOps;
 
 /// A matrix stored by rows, read as it is or transposed.
@@ -52,7 +54,7 @@ pub(super) fn product(
     let ((m, _), (_, n)) = (left.shape(), right.shape());
     let out = new(&left.tensor, &[m, n], dtype);
     #[cfg(feature = "cuda")]
-    if super::cuda::products::product(left, right, &out, false) {
+    if super::cuda::products::product(left, right, None, &out) {
         return reshape(out, Shape::from(out_dims.to_vec()));
     }
     let out = cubek_product(left, right, out);
@@ -62,7 +64,7 @@ pub(super) fn product(
 /// sum (m, n) += left (m, k) · right (k, n), in place: an f32 sum, or one in the type of the operands.
 pub(super) fn add_product(sum: CubeTensor, left: &Operand, right: &Operand) -> CubeTensor {
     #[cfg(feature = "cuda")]
-    if super::cuda::products::product(left, right, &sum, true) {
+    if super::cuda::products::product(left, right, Some(&sum), &sum) {
         return sum;
     }
     let ((m, _), (_, n)) = (left.shape(), right.shape());
@@ -85,6 +87,31 @@ pub(super) fn add_product(sum: CubeTensor, left: &Operand, right: &Operand) -> C
     sum
 }
 
+/// `term` + left (m, k) · right (k, n) as a new tensor of the shape and type of `term`, m · n elements.
+pub(super) fn sum_and_product(term: CubeTensor, left: &Operand, right: &Operand) -> CubeTensor {
+    #[cfg(feature = "cuda")]
+    {
+        let out = new_like(&term);
+        if super::cuda::products::product(left, right, Some(&term), &out) {
+            return out;
+        }
+    }
+    let branch = product(left, right, &dims(&term), term.dtype);
+    Cube::residual_forward(branch, term)
+}
+
+/// Writes left (m, k) · right (k, n) to `out`, a view of m · n elements. False where only a product
+/// of its own can be computed.
+pub(super) fn product_into(left: &Operand, right: &Operand, out: &CubeTensor) -> bool {
+    #[cfg(feature = "cuda")]
+    return super::cuda::products::product(left, right, None, out);
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = (left, right, out);
+        false
+    }
+}
+
 /// The product by cubek, which reads transposed operands through their strides.
 fn cubek_product(left: &Operand, right: &Operand, out: CubeTensor) -> CubeTensor {
     let view = |operand: &Operand| match operand.transposed {
@@ -92,6 +119,7 @@ fn cubek_product(left: &Operand, right: &Operand, out: CubeTensor) -> CubeTensor
         false => operand.tensor.clone(),
     };
     let dtype = out.dtype;
+    before_other_work();
     matmul(view(left), view(right), Some(out), MatmulStrategy::Cube, dtype)
         .unwrap_or_else(|error| panic!("matrix product: {error:?}"))
 }

@@ -22,6 +22,9 @@ const LOAD_BYTES: usize = 16;
 /// Kernels take the length of a buffer for that of the tensor, so the padding of a single row,
 /// which lies in order, is left out.
 pub(super) fn contiguous(x: CubeTensor) -> CubeTensor {
+    if !x.is_contiguous() {
+        before_other_work();
+    }
     let mut x = into_contiguous(x);
     let bytes = (elements(&x) * x.dtype.size()) as u64;
     let padding = x.handle.size_in_used().saturating_sub(bytes);
@@ -84,8 +87,15 @@ pub(super) fn vector(width: usize, dtype: DType) -> VectorSize {
     size
 }
 
+/// Comes before every command for the runtime: kernels of ours on a stream of their own end there.
+pub(super) fn before_other_work() {
+    #[cfg(feature = "cuda")]
+    super::cuda::before_other_work();
+}
+
 /// The grid of at least `cubes` cubes; kernels stop at their own count.
 pub(super) fn cubes(cubes: usize) -> CubeCount {
+    before_other_work();
     let rows = cubes.div_ceil(LONGEST_AXIS).max(1);
     CubeCount::Static(cubes.div_ceil(rows) as u32, rows as u32, 1)
 }

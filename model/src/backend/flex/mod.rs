@@ -146,6 +146,19 @@ impl TransformerOps for Flex {
         y
     }
 
+    fn linear_residual_forward(
+        residual: FlexTensor,
+        x: FlexTensor,
+        weight: FlexTensor,
+    ) -> FlexTensor {
+        let x = contiguous(x);
+        let shape = linear_shape(&x, &weight);
+        let mut y = owned(residual);
+        with_element!(x.dtype(), E => kernels::linear_forward_add::<E>(
+            slice_mut(&mut y, "linear_residual_forward"), slice(&x), slice(&weight), shape));
+        y
+    }
+
     fn linear_backward_input(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let dy = contiguous(dy);
         let shape = linear_shape(&dy, &weight);

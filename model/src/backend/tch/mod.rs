@@ -107,6 +107,12 @@ impl TransformerOps for LibTorch {
         TchTensor::new(x.tensor.linear(&weight.tensor, None::<&Tensor>))
     }
 
+    fn linear_residual_forward(residual: TchTensor, x: TchTensor, weight: TchTensor) -> TchTensor {
+        let size = residual.tensor.size();
+        let y = rows(&residual.tensor).addmm(&rows(&x.tensor), &weight.tensor.tr());
+        TchTensor::new(y.view(size.as_slice()))
+    }
+
     fn linear_backward_input(dy: TchTensor, weight: TchTensor) -> TchTensor {
         let size = with_width(&dy.tensor, weight.tensor.size()[1]);
         TchTensor::new(rows(&dy.tensor).mm(&weight.tensor).view(size.as_slice()))

@@ -15,6 +15,9 @@
 //!    for it: outputs are read, and memory that the runtime's pool hands on is written again, only
 //!    afterwards.
 //!
+//! Where the caller promises that nothing else comes between ([`uninterrupted`]), a row of pieces has
+//! step 1 before the first and step 3 after the last alone: a step of training is three such rows.
+//!
 //! The host waits for nothing, so the pool's assumption, that its memory is used in the order of
 //! its commands, stays true. Pointers stay valid because the buffers' bindings are held until the
 //! work is submitted. (CUDA Driver API, context management; both calls came with CUDA 12.5.)
@@ -22,6 +25,7 @@
 pub(super) mod attention;
 pub(super) mod compile;
 pub(super) mod cross_entropy;
+pub(super) mod elementwise;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod emulated;
@@ -31,5 +35,8 @@ pub mod probe;
 pub(super) mod products;
 pub(super) mod rms_norm;
 mod stream;
+mod tuning;
 
 pub use probe::{Gpu, Missing, Probe, probe, select};
+pub(super) use stream::before_other_work;
+pub(crate) use stream::uninterrupted;

@@ -11,8 +11,10 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::result::malloc_sync;
+use cudarc::driver::sys as driver;
 
 use super::stream::{Gpu, Outcome};
+use super::tuning::Tuning;
 use crate::backend::cube::product::Operand;
 
 /// Scratch memory of the library, what NVIDIA recommends for Hopper.
@@ -24,35 +26,46 @@ static WITHOUT_LIBRARY: LazyLock<bool> =
 
 /// A product the library was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Problem {
-    m: usize,
-    n: usize,
-    k: usize,
+pub(super) struct Problem {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
     left_transposed: bool,
     right_transposed: bool,
-    input: DType,
-    output: DType,
+    pub(super) input: DType,
+    pub(super) output: DType,
+}
+
+impl Problem {
+    pub(super) fn flops(&self) -> f64 {
+        2.0 * self.m as f64 * self.n as f64 * self.k as f64
+    }
 }
 
 /// How the library computes a problem.
 #[derive(Clone, Copy)]
-struct Plan {
-    description: sys::cublasLtMatmulDesc_t,
-    left: sys::cublasLtMatrixLayout_t,
-    right: sys::cublasLtMatrixLayout_t,
-    out: sys::cublasLtMatrixLayout_t,
-    algorithm: sys::cublasLtMatmulAlgo_t,
+pub(super) struct Plan {
+    pub(super) description: sys::cublasLtMatmulDesc_t,
+    pub(super) left: sys::cublasLtMatrixLayout_t,
+    pub(super) right: sys::cublasLtMatrixLayout_t,
+    pub(super) out: sys::cublasLtMatrixLayout_t,
+    pub(super) preference: sys::cublasLtMatmulPreference_t,
+    /// The library's first choice.
+    pub(super) algorithm: Algorithm,
 }
+
+pub(super) type Algorithm = sys::cublasLtMatmulAlgo_t;
 
 // SAFETY: descriptors are plain memory that is written before it is shared.
 unsafe impl Send for Plan {}
 
 /// The library with its scratch memory and the plans made so far.
 pub(super) struct Library {
-    handle: sys::cublasLtHandle_t,
+    pub(super) handle: sys::cublasLtHandle_t,
     workspace: u64,
     /// None for a problem the library does not take.
     plans: Mutex<HashMap<Problem, Option<Plan>>>,
+    tuning: Tuning,
 }
 
 fn failed(what: &str) -> impl Fn(result::CublasError) -> String {
@@ -70,7 +83,7 @@ impl Library {
         // SAFETY: a fresh allocation, kept for the process.
         let workspace = unsafe { malloc_sync(WORKSPACE_BYTES) }
             .map_err(|error| format!("cuBLASLt's scratch memory: {error:?}"))?;
-        Ok(Self { handle, workspace, plans: Mutex::default() })
+        Ok(Self { handle, workspace, plans: Mutex::default(), tuning: Tuning::default() })
     }
 
     fn plan(&self, problem: Problem) -> Option<Plan> {
@@ -146,21 +159,55 @@ impl Library {
                 out,
                 preference,
             );
-            result::destroy_matmul_pref(preference)
-                .map_err(failed("cublasLtMatmulPreferenceDestroy"))?;
             choice.map_err(failed("cublasLtMatmulAlgoGetHeuristic"))?
         };
-        Ok(Plan { description, left, right, out, algorithm: choice.algo })
+        Ok(Plan { description, left, right, out, preference, algorithm: choice.algo })
+    }
+
+    /// out = beta · addend + left · right, on `stream`.
+    pub(super) fn multiply(
+        &self,
+        stream: driver::CUstream,
+        plan: &Plan,
+        algorithm: &Algorithm,
+        (left, right): (u64, u64),
+        (addend, beta): (u64, f32),
+        out: u64,
+    ) -> Outcome<()> {
+        let alpha = 1.0f32;
+        // SAFETY: the plan's descriptors live as long as the process; the buffers hold the shapes
+        // the plan was made for; the work is submitted to a live stream.
+        unsafe {
+            result::matmul(
+                self.handle,
+                plan.description,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
+                right as *const c_void,
+                plan.right,
+                left as *const c_void,
+                plan.left,
+                addend as *const c_void,
+                plan.out,
+                out as *mut c_void,
+                plan.out,
+                algorithm,
+                self.workspace as *mut c_void,
+                WORKSPACE_BYTES,
+                stream.cast(),
+            )
+        }
+        .map_err(failed("cublasLtMatmul"))
     }
 }
 
-/// out (m, n) = left (m, k) · right (k, n), added to it when `accumulate`. False where the library
-/// does not compute it: no NVIDIA GPU, no library, a shape it refuses.
+/// out (m, n) = addend + left (m, k) · right (k, n); `addend`, of the type of `out`, may be `out`.
+/// False where the library does not compute it: no NVIDIA GPU, no library, a shape it refuses.
 pub(in super::super) fn product(
     left: &Operand,
     right: &Operand,
+    addend: Option<&CubeTensor>,
     out: &CubeTensor,
-    accumulate: bool,
 ) -> bool {
     if *WITHOUT_LIBRARY {
         return false;
@@ -182,35 +229,14 @@ pub(in super::super) fn product(
         return false;
     }
     let Some(plan) = library.plan(problem) else { return false };
-    gpu.enqueue([&left.tensor, &right.tensor, out], move |gpu, [left, right, out]| {
+    let beta = if addend.is_some() { 1.0f32 } else { 0.0 };
+    let tensors = [&left.tensor, &right.tensor, addend.unwrap_or(out), out];
+    gpu.enqueue(tensors, move |gpu, [left, right, addend, out]| {
         let Some(library) = &gpu.products else { return Err("cuBLASLt is gone".to_string()) };
         // Whole: its single fields may not cross threads.
         let plan = plan;
-        let alpha = 1.0f32;
-        let beta = if accumulate { 1.0f32 } else { 0.0 };
-        // SAFETY: the plan's descriptors live as long as the process; the buffers hold the shapes
-        // the plan was made for; the work is submitted to a live stream.
-        unsafe {
-            result::matmul(
-                library.handle,
-                plan.description,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
-                right as *const c_void,
-                plan.right,
-                left as *const c_void,
-                plan.left,
-                out as *const c_void,
-                plan.out,
-                out as *mut c_void,
-                plan.out,
-                &plan.algorithm,
-                library.workspace as *mut c_void,
-                WORKSPACE_BYTES,
-                gpu.stream.cast(),
-            )
-        }
-        .map_err(failed("cublasLtMatmul"))
+        let algorithm = library.tuning.algorithm(gpu, library, problem, &plan)?;
+        library.multiply(gpu.stream, &plan, &algorithm, (left, right), (addend, beta), out)
     });
     true
 }

@@ -1,5 +1,6 @@
 //! A stream of ours, ordered with the commands of the CubeCL runtime; see the module above.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
@@ -15,6 +16,7 @@ use cudarc::driver::sys::{self, CUevent_flags, CUevent_wait_flags};
 
 use super::attention;
 use super::cross_entropy;
+use super::elementwise;
 use super::optimizer;
 use super::probe::{FIRST_CONTEXT_EVENTS, OLDEST_CAPABILITY};
 use super::products::Library;
@@ -44,6 +46,7 @@ pub(in super::super) struct Gpu {
     /// The RMSNorm kernels by width of the rows.
     pub(super) rms_norm: Mutex<HashMap<usize, rms_norm::Functions>>,
     pub(super) cross_entropy: OnceLock<cross_entropy::Function>,
+    pub(super) elementwise: OnceLock<elementwise::Functions>,
     /// The first call that failed after it was enqueued.
     failure: Mutex<Option<String>>,
 }
@@ -53,6 +56,52 @@ pub(in super::super) struct Gpu {
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
+
+/// What a thread does between two commands of the runtime.
+#[derive(Default)]
+struct Run {
+    /// Calls of [`uninterrupted`] the thread is in.
+    depth: usize,
+    /// The GPU whose stream of ours is ahead of the runtime's, with the way to its server.
+    open: Option<(Arc<Gpu>, Client)>,
+}
+
+thread_local! {
+    static RUN: RefCell<Run> = RefCell::default();
+}
+
+/// Calls `work`, in which this thread gives GPUs no work but through the ops of this backend, and
+/// no other thread works on the same tensors: what runs on our stream one after the other is then
+/// not ordered with the runtime's in between.
+pub(crate) fn uninterrupted<R>(work: impl FnOnce() -> R) -> R {
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            let outermost = RUN.with_borrow_mut(|run| {
+                run.depth -= 1;
+                run.depth == 0
+            });
+            if outermost {
+                before_other_work();
+            }
+        }
+    }
+    RUN.with_borrow_mut(|run| run.depth += 1);
+    let _end = End;
+    work()
+}
+
+/// Lets the runtime's next commands wait for what runs on our stream. The backend calls it before it
+/// gives the runtime any.
+pub(in super::super) fn before_other_work() {
+    if let Some((gpu, client)) = RUN.with_borrow_mut(|run| run.open.take()) {
+        server(&client).submit(move |_| {
+            if let Err(reason) = gpu.enter().and_then(|()| gpu.let_others_wait()) {
+                gpu.fail(reason);
+            }
+        });
+    }
+}
 
 /// The text of a driver error.
 pub(super) fn driver(what: &str, error: result::DriverError) -> String {
@@ -124,6 +173,7 @@ impl Gpu {
             optimizer: OnceLock::new(),
             rms_norm: Mutex::default(),
             cross_entropy: OnceLock::new(),
+            elementwise: OnceLock::new(),
             failure: Mutex::default(),
         })
     }
@@ -165,15 +215,53 @@ impl Gpu {
         if let Some(failure) = &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
             panic!("the GPU failed: {failure}");
         }
+        let client = &tensors[0].client;
+        let (continues, stays_open) = RUN.with_borrow(|run| {
+            let open = run.open.as_ref().is_some_and(|(gpu, _)| Arc::ptr_eq(gpu, self));
+            (open, run.depth > 0)
+        });
+        if stays_open && !continues {
+            before_other_work();
+            RUN.with_borrow_mut(|run| run.open = Some((self.clone(), client.clone())));
+        }
         // Bindings, not handles: they keep the memory and leave it free to be worked on in place.
         let bindings = tensors.iter().map(|tensor| tensor.handle.clone().binding()).collect();
         let (gpu, stream) = (self.clone(), StreamId::current());
-        server(&tensors[0].client).submit(move |server| {
-            if let Err(reason) = gpu.run(server, bindings, stream, task) {
-                let mut failure = gpu.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                failure.get_or_insert(reason);
+        server(client).submit(move |server| {
+            if let Err(reason) = gpu.run(server, bindings, stream, (continues, stays_open), task) {
+                gpu.fail(reason);
             }
         });
+    }
+
+    /// Keeps the first failure for the next call.
+    fn fail(&self, reason: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+    }
+
+    /// Makes our stream wait for all that was submitted to the context.
+    fn wait_for_others(&self) -> Outcome<()> {
+        let wait = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: context, stream and events live as long as the process.
+        unsafe {
+            sys::cuCtxRecordEvent(self.context, self.before)
+                .result()
+                .map_err(|error| driver("cuCtxRecordEvent", error))?;
+            result::stream::wait_event(self.stream, self.before, wait)
+                .map_err(|error| driver("cuStreamWaitEvent", error))
+        }
+    }
+
+    /// Makes all that is submitted to the context from now on wait for our stream.
+    fn let_others_wait(&self) -> Outcome<()> {
+        // SAFETY: as above.
+        unsafe {
+            result::event::record(self.after, self.stream)
+                .map_err(|error| driver("cuEventRecord", error))?;
+            sys::cuCtxWaitEvent(self.context, self.after)
+                .result()
+                .map_err(|error| driver("cuCtxWaitEvent", error))
+        }
     }
 
     fn run(
@@ -181,6 +269,7 @@ impl Gpu {
         server: &mut CudaServer,
         bindings: Vec<BufferBinding>,
         stream: StreamId,
+        (continues, stays_open): (bool, bool),
         task: impl FnOnce(&Self, &[u64]) -> Outcome<()>,
     ) -> Outcome<()> {
         let mut resources = Vec::with_capacity(bindings.len());
@@ -190,24 +279,13 @@ impl Gpu {
         }
         let addresses: Vec<u64> = resources.iter().map(|r| r.resource().ptr).collect();
         self.enter()?;
-        let wait = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: context, stream and events live as long as the process.
-        unsafe {
-            sys::cuCtxRecordEvent(self.context, self.before)
-                .result()
-                .map_err(|error| driver("cuCtxRecordEvent", error))?;
-            result::stream::wait_event(self.stream, self.before, wait)
-                .map_err(|error| driver("cuStreamWaitEvent", error))?;
+        if !continues {
+            self.wait_for_others()?;
         }
         let outcome = task(self, &addresses);
-        // Also after a failure: what was submitted before it may still write.
-        // SAFETY: as above.
-        unsafe {
-            result::event::record(self.after, self.stream)
-                .map_err(|error| driver("cuEventRecord", error))?;
-            sys::cuCtxWaitEvent(self.context, self.after)
-                .result()
-                .map_err(|error| driver("cuCtxWaitEvent", error))?;
+        if !stays_open {
+            // Also after a failure: what was submitted before it may still write.
+            self.let_others_wait()?;
         }
         outcome
     }

@@ -1,0 +1,260 @@
+//! The fastest of the algorithms cuBLASLt offers for a product, among those that give the bits of its
+//! first choice: what a run computes does not depend on which was fastest.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn::tensor::DType;
+use cudarc::cublaslt::sys;
+use cudarc::driver::result::{free_sync, malloc_sync, memset_d8_async, stream};
+use cudarc::driver::sys as driver_sys;
+
+use super::kernel::{Module, arguments, launch};
+use super::products::{Algorithm, Library, Plan, Problem};
+use super::stream::{Gpu, Outcome, driver};
+
+/// The kernels and the instructions they are built from.
+const SOURCE: &str = concat!(include_str!("intrinsics.cu"), include_str!("tuning.cu"));
+
+/// Threads of a block.
+const THREADS: usize = 256;
+
+const DEFINES: [(&str, usize); 1] = [("THREADS", THREADS)];
+
+/// Algorithms tried.
+const CANDIDATES: usize = 12;
+
+/// Products smaller than this take the first choice: what could be won is less than it costs to try.
+const SMALLEST_FLOPS: f64 = 2e10;
+
+/// Problems tried in one process. Training has a few dozen; texts of all lengths would have no end.
+const PROBLEMS: usize = 96;
+
+/// How much faster than the first choice another has to be.
+const GAIN: f64 = 0.98;
+
+#[derive(Clone, Copy)]
+struct Functions {
+    fill_random: driver_sys::CUfunction,
+    compare: driver_sys::CUfunction,
+}
+
+// SAFETY: functions of a loaded module may be launched from any thread.
+unsafe impl Send for Functions {}
+// SAFETY: as above.
+unsafe impl Sync for Functions {}
+
+#[derive(Clone, Copy)]
+struct Fastest(Algorithm);
+
+// SAFETY: an algorithm is plain numbers.
+unsafe impl Send for Fastest {}
+
+/// The algorithms found so far.
+#[derive(Default)]
+pub(super) struct Tuning {
+    functions: OnceLock<Functions>,
+    fastest: Mutex<HashMap<Problem, Fastest>>,
+}
+
+/// Memory of a trial, freed with it.
+struct Buffer(u64);
+
+impl Buffer {
+    fn new(bytes: usize) -> Outcome<Self> {
+        // SAFETY: freed once, when it is dropped.
+        unsafe { malloc_sync(bytes) }.map(Self).map_err(|error| driver("cuMemAlloc", error))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated above; `cuMemFree` waits for the work that uses it.
+        let _ = unsafe { free_sync(self.0) };
+    }
+}
+
+impl Tuning {
+    /// The algorithm to compute `problem` with, tried out at its first use.
+    ///
+    /// # Errors
+    /// A call of the driver that failed.
+    pub fn algorithm(
+        &self,
+        gpu: &Gpu,
+        library: &Library,
+        problem: Problem,
+        plan: &Plan,
+    ) -> Outcome<Algorithm> {
+        let even = |rows: usize, columns: usize| (rows * columns).is_multiple_of(2);
+        let Problem { m, n, k, .. } = problem;
+        if problem.flops() < SMALLEST_FLOPS || !(even(m, k) && even(k, n) && even(m, n)) {
+            return Ok(plan.algorithm);
+        }
+        let mut fastest = self.fastest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = fastest.get(&problem) {
+            return Ok(found.0);
+        }
+        if fastest.len() >= PROBLEMS {
+            return Ok(plan.algorithm);
+        }
+        let found = self.try_all(gpu, library, problem, plan)?.unwrap_or(plan.algorithm);
+        fastest.insert(problem, Fastest(found));
+        Ok(found)
+    }
+
+    fn functions(&self, gpu: &Gpu) -> Outcome<Functions> {
+        if let Some(functions) = self.functions.get() {
+            return Ok(*functions);
+        }
+        let module = Module::load(SOURCE, &DEFINES, &gpu.architecture())?;
+        let functions = Functions {
+            fill_random: module.function("fill_random", 0)?,
+            compare: module.function("compare", 0)?,
+        };
+        Ok(*self.functions.get_or_init(|| functions))
+    }
+
+    /// None where the first choice is as good as any, or there is no memory to try.
+    fn try_all(
+        &self,
+        gpu: &Gpu,
+        library: &Library,
+        problem: Problem,
+        plan: &Plan,
+    ) -> Outcome<Option<Algorithm>> {
+        let candidates = candidates(library, plan);
+        if candidates.len() < 2 {
+            return Ok(None);
+        }
+        let functions = self.functions(gpu)?;
+        let Problem { m, n, k, input, output, .. } = problem;
+        let words = |rows: usize, columns: usize, dtype: DType| rows * columns * dtype.size() / 4;
+        let (left_words, right_words) = (words(m, k, input), words(k, n, input));
+        let out_words = words(m, n, output);
+        let buffer = |words: usize| Buffer::new(4 * words);
+        let (Ok(left), Ok(right), Ok(expected), Ok(found), Ok(differ)) = (
+            buffer(left_words),
+            buffer(right_words),
+            buffer(out_words),
+            buffer(out_words),
+            buffer(1),
+        ) else {
+            return Ok(None);
+        };
+        let grid = |words: usize| (words.div_ceil(THREADS), 1, 1);
+        let halves = i32::from(input == DType::BF16);
+        for (operand, words, seed) in [(&left, left_words, 1u32), (&right, right_words, 2)] {
+            let (address, count) = (operand.0, words as i64);
+            let arguments = arguments![address, count, halves, seed];
+            launch(gpu, functions.fill_random, grid(words), THREADS, 0, arguments)?;
+        }
+        let run = |algorithm: &Algorithm, out: &Buffer| {
+            let operands = (left.0, right.0);
+            library.multiply(gpu.stream, plan, algorithm, operands, (out.0, 0.0), out.0)
+        };
+        let seconds = |algorithm: &Algorithm, out: &Buffer| -> Outcome<f64> {
+            let mut best = Duration::MAX;
+            for _ in 0..3 {
+                synchronize(gpu)?;
+                let start = Instant::now();
+                for _ in 0..4 {
+                    run(algorithm, out)?;
+                }
+                synchronize(gpu)?;
+                best = best.min(start.elapsed());
+            }
+            Ok(best.as_secs_f64())
+        };
+        run(&plan.algorithm, &expected)?;
+        let mut best = (GAIN * seconds(&plan.algorithm, &expected)?, None);
+        for algorithm in &candidates {
+            // One that the library offers and then refuses is no candidate.
+            if run(algorithm, &found).is_err() {
+                continue;
+            }
+            let different = {
+                // SAFETY: the buffer holds the one number.
+                unsafe { memset_d8_async(differ.0, 0, 4, gpu.stream) }
+                    .map_err(|error| driver("cuMemsetD8Async", error))?;
+                let (a, b, count, flag) = (expected.0, found.0, out_words as i64, differ.0);
+                let arguments = arguments![a, b, count, flag];
+                launch(gpu, functions.compare, grid(out_words), THREADS, 0, arguments)?;
+                read_flag(gpu, &differ)?
+            };
+            if different {
+                continue;
+            }
+            let time = seconds(algorithm, &found)?;
+            if time < best.0 {
+                best = (time, Some(*algorithm));
+            }
+        }
+        synchronize(gpu)?;
+        Ok(best.1)
+    }
+}
+
+fn synchronize(gpu: &Gpu) -> Outcome<()> {
+    // SAFETY: the stream lives as long as the process.
+    unsafe { stream::synchronize(gpu.stream) }.map_err(|error| driver("cuStreamSynchronize", error))
+}
+
+fn read_flag(gpu: &Gpu, flag: &Buffer) -> Outcome<bool> {
+    synchronize(gpu)?;
+    let mut value = 0i32;
+    // SAFETY: both are four bytes.
+    unsafe { driver_sys::cuMemcpyDtoH_v2((&raw mut value).cast(), flag.0, 4).result() }
+        .map_err(|error| driver("cuMemcpyDtoH", error))?;
+    Ok(value != 0)
+}
+
+/// What the library offers, its first choice first.
+fn candidates(library: &Library, plan: &Plan) -> Vec<Algorithm> {
+    let mut results: [MaybeUninit<sys::cublasLtMatmulHeuristicResult_t>; CANDIDATES] =
+        [const { MaybeUninit::uninit() }; CANDIDATES];
+    let mut count = 0;
+    // SAFETY: the plan's descriptors live as long as the process; as many results fit as are asked
+    // for, and the first `count` are written.
+    let results = unsafe {
+        let status = sys::cublasLtMatmulAlgoGetHeuristic(
+            library.handle,
+            plan.description,
+            plan.right,
+            plan.left,
+            plan.out,
+            plan.out,
+            plan.preference,
+            CANDIDATES as i32,
+            results.as_mut_ptr().cast(),
+            &mut count,
+        );
+        if status.result().is_err() {
+            return Vec::new();
+        }
+        let count = (count.max(0) as usize).min(CANDIDATES);
+        results[..count].iter().map(|result| result.assume_init()).collect::<Vec<_>>()
+    };
+    let usable = results.into_iter().filter(|result| result.state.result().is_ok());
+    usable.map(|result| result.algo).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::backend::cube::cuda::compile::{machine_code, nvrtc_for_tests};
+
+    #[test]
+    fn the_kernels_compile() {
+        if !nvrtc_for_tests("tuning.cu") {
+            return;
+        }
+        for architecture in ["sm_80", "sm_90"] {
+            let code = machine_code(SOURCE, architecture, &DEFINES, &[]).unwrap();
+            assert!(code.starts_with(b"\x7fELF"), "{architecture}");
+        }
+    }
+}
