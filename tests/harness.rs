@@ -8,9 +8,10 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The binary under test.
+/// The binary under test: `ALTIPLANO_BIN` where the tests were carried to another machine.
 pub fn altiplano() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_altiplano"));
+    let built = || env!("CARGO_BIN_EXE_altiplano").into();
+    let mut command = Command::new(std::env::var_os("ALTIPLANO_BIN").unwrap_or_else(built));
     command.env("RUST_BACKTRACE", "0").env_remove("RUST_LOG");
     command
 }
@@ -64,9 +65,10 @@ impl Finished {
     }
 }
 
-/// A path inside the repository.
+/// A path inside the repository: in `ALTIPLANO_REPOSITORY` on a machine the tests were carried to.
 pub fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    let carried = std::env::var_os("ALTIPLANO_REPOSITORY");
+    carried.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from).join(path)
 }
 
 /// Folder of a corpus of three sources (`speeches`, `books` and the small `early`) with a tokenizer
@@ -74,7 +76,10 @@ pub fn repository(path: &str) -> PathBuf {
 pub fn corpus() -> &'static Path {
     static CORPUS: OnceLock<PathBuf> = OnceLock::new();
     CORPUS.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus");
+        let dir = match std::env::var_os("ALTIPLANO_REPOSITORY") {
+            None => Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus"),
+            Some(_) => repository("target/tmp/corpus"),
+        };
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let config = dir.join("data.yaml");

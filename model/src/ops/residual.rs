@@ -2,7 +2,9 @@
 //!
 //! The gradient flows both ways unchanged: the stream receives dy, and so does the branch, whose
 //! own input gradient is added to the stream where the branch left it: dx = dy + dbranch_input.
-//! The backward pass is therefore the same addition.
+//! The backward pass is therefore the same addition. A layer has both inside its neighbours:
+//! [`super::residual_rms_norm_forward`], [`super::residual_rms_norm_backward`] and
+//! [`super::linear_residual_forward`].
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -19,9 +21,4 @@ pub fn residual_forward(x: Tensor<3>, branch: &Tensor<3>) -> Tensor<3> {
         x.into_dispatch(),
         branch.clone().into_dispatch(),
     ))
-}
-
-/// Gradient of the stream below the branch: `dy` + `dbranch_input`.
-pub fn residual_backward(dy: Tensor<3>, dbranch_input: &Tensor<3>) -> Tensor<3> {
-    residual_forward(dy, dbranch_input)
 }

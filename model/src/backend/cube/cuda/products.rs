@@ -20,9 +20,15 @@ use crate::backend::cube::product::Operand;
 /// Scratch memory of the library, what NVIDIA recommends for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// How products are computed: by default with the fastest of the library's algorithms.
+static PRODUCTS: LazyLock<String> =
+    LazyLock::new(|| std::env::var("ALTIPLANO_PRODUCTS").unwrap_or_default());
+
 /// Set by `ALTIPLANO_PRODUCTS=cubek`, to compare the two and to get around a broken library.
-static WITHOUT_LIBRARY: LazyLock<bool> =
-    LazyLock::new(|| std::env::var("ALTIPLANO_PRODUCTS").is_ok_and(|kind| kind == "cubek"));
+static WITHOUT_LIBRARY: LazyLock<bool> = LazyLock::new(|| *PRODUCTS == "cubek");
+
+/// Set by `ALTIPLANO_PRODUCTS=first`: with the library's first choice, untried.
+static WITHOUT_TUNING: LazyLock<bool> = LazyLock::new(|| *PRODUCTS == "first");
 
 /// A product the library was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -235,7 +241,10 @@ pub(in super::super) fn product(
         let Some(library) = &gpu.products else { return Err("cuBLASLt is gone".to_string()) };
         // Whole: its single fields may not cross threads.
         let plan = plan;
-        let algorithm = library.tuning.algorithm(gpu, library, problem, &plan)?;
+        let algorithm = match *WITHOUT_TUNING {
+            true => plan.algorithm,
+            false => library.tuning.algorithm(gpu, library, problem, &plan),
+        };
         library.multiply(gpu.stream, &plan, &algorithm, (left, right), (addend, beta), out)
     });
     true

@@ -10,6 +10,8 @@ use cubecl::device_handle::DeviceHandle;
 use cubecl::server::{BufferBinding, ServerStorage};
 use cubecl_cuda::CudaRuntime;
 use cubecl_environment::stream::StreamId;
+use cubecl_runtime::config::memory::CudaAllocator;
+use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig};
 use cubecl_runtime::runtime::Runtime;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUevent_flags, CUevent_wait_flags};
@@ -57,6 +59,11 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
+/// Whether the runtime takes memory from CUDA and gives it back at once, as it does unless its
+/// configuration says otherwise; else that has a place in the order of its stream.
+static SYNCHRONOUS_ALLOCATOR: LazyLock<bool> =
+    LazyLock::new(|| CubeClRuntimeConfig::get().memory.cuda.allocator == CudaAllocator::Sync);
+
 /// What a thread does between two commands of the runtime.
 #[derive(Default)]
 struct Run {
@@ -85,6 +92,9 @@ pub(crate) fn uninterrupted<R>(work: impl FnOnce() -> R) -> R {
                 before_other_work();
             }
         }
+    }
+    if !*SYNCHRONOUS_ALLOCATOR {
+        return work();
     }
     RUN.with_borrow_mut(|run| run.depth += 1);
     let _end = End;
