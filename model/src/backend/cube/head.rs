@@ -1,7 +1,8 @@
 //! The fused output head and cross entropy, in chunks of tokens.
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::zspace::{Metadata, Strides};
 
 #[cfg(feature = "cuda")]
 use super::cuda::cross_entropy::cross_entropy as cross_entropy_on_gpu;
@@ -21,11 +22,20 @@ fn chunks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..rows).step_by(HEAD_CHUNK).map(move |first| (first, HEAD_CHUNK.min(rows - first)))
 }
 
-/// Rows `first..first + count` of `x`, all leading dimensions taken together, as a view.
+/// Rows `first..first + count` of `x`, all leading dimensions taken together, as a view: what is
+/// written to it is written to `x`. `first` is a multiple of [`HEAD_CHUNK`], so the rows start where
+/// memory of their own might.
 fn row_range(x: &CubeTensor, first: usize, count: usize) -> CubeTensor {
-    let (_, width) = rows_and_width(x);
-    let rows = Operand::rows(x).tensor;
-    burn_cubecl::kernel::slice(rows, &[first..first + count, 0..width])
+    let (rows, width) = rows_and_width(x);
+    let bytes = |rows: usize| (rows * width * x.dtype.size()) as u64;
+    let handle = x.handle.clone();
+    CubeTensor::new(
+        x.client.clone(),
+        handle.offset_start(bytes(first)).offset_end(bytes(rows - first - count)),
+        Metadata::new(Shape::from(vec![count, width]), Strides::from(vec![width, 1])),
+        x.device.clone(),
+        x.dtype,
+    )
 }
 
 /// Losses (B, T) of `x` (B, T, C), `weight` (V, C), `targets` (B, T).
