@@ -126,15 +126,16 @@ fn runs_and_generation_are_ordered() {
         .args(["generate", "--device", "cuda", "--prompt", "The whale", "--max-tokens", "5"])
         .arg("--checkpoint")
         .arg(run.checkpoint("small", 20));
-    for command in [
-        bench(&[&large[..], &["precision=bf16", "batch.micro_batch=5"]].concat()),
-        run.train_command(&["device=cuda", "steps=20"]),
-        run.resume_command("small", &["steps=30"]),
-        generate,
-    ] {
+    let watch = |command: Command| {
         let what = format!("{command:?}");
         let counted = stand_ins.watch(command);
         assert_eq!(counted["unordered"], 0, "{what}: {counted}");
         assert!(counted["launches"].as_u64() > Some(100), "{what}: {counted}");
-    }
+    };
+    watch(bench(&[&large[..], &["precision=bf16", "batch.micro_batch=5"]].concat()));
+    watch(run.train_command(&["device=cuda", "steps=20"]));
+    watch(generate);
+    fs::remove_dir_all(run.checkpoint("small", 20)).unwrap();
+    watch(run.resume_command("small", &[]));
+    assert!(run.checkpoint("small", 20).is_dir());
 }

@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::zspace::{Metadata, Strides};
+use cubecl::zspace::Strides;
+use cubecl::zspace::metadata::Metadata;
 
 #[cfg(feature = "cuda")]
 use super::cuda::cross_entropy::cross_entropy as cross_entropy_on_gpu;
