@@ -154,7 +154,8 @@ fn checkpoints_move_to_and_from_the_cpu(device: &str) {
     }
 
     let checkpoint = run.checkpoint("there", 40);
-    let documents = corpus().join("documents/books");
+    // The smallest source: a GPU of software takes a minute for it.
+    let documents = corpus().join("documents/early");
     let evaluate = |device: &str| {
         let arguments = ["eval", "--json", "--threads", "1", "--device", device, "--checkpoint"];
         let paths = [checkpoint.to_str().unwrap(), "--documents", documents.to_str().unwrap()];

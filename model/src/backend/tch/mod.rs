@@ -28,7 +28,7 @@ fn in_place(mut x: TchTensor, op: &str, change: impl FnOnce(&mut Tensor)) -> Tch
 }
 
 /// The tensor itself when it may be written in place, a copy otherwise.
-fn owned(mut x: TchTensor) -> TchTensor {
+fn owned(x: TchTensor) -> TchTensor {
     if x.can_mut() && x.tensor.is_contiguous() {
         x
     } else {
@@ -119,7 +119,7 @@ impl TransformerOps for LibTorch {
     }
 
     fn linear_backward_input_add(dx: TchTensor, dy: TchTensor, weight: TchTensor) -> TchTensor {
-        let mut dx = owned(dx);
+        let dx = owned(dx);
         let _ = rows(&dx.tensor).addmm_(&rows(&dy.tensor), &weight.tensor);
         dx
     }
