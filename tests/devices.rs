@@ -154,7 +154,7 @@ fn checkpoints_move_to_and_from_the_cpu(device: &str) {
     }
 
     let checkpoint = run.checkpoint("there", 40);
-    // The smallest source: a GPU of software takes a minute for it.
+    // The smallest source: a GPU in software takes its time.
     let documents = corpus().join("documents/early");
     let evaluate = |device: &str| {
         let arguments = ["eval", "--json", "--threads", "1", "--device", device, "--checkpoint"];
