@@ -2,9 +2,9 @@
 //!
 //! The gradient flows both ways unchanged: the stream receives dy, and so does the branch, whose
 //! own input gradient is added to the stream where the branch left it: dx = dy + dbranch_input.
-//! The backward pass is therefore the same addition. A layer has both inside its neighbours:
-//! [`super::residual_rms_norm_forward`], [`super::residual_rms_norm_backward`] and
-//! [`super::linear_residual_forward`].
+//! The backward pass is therefore the same addition. A layer in training has both inside its
+//! neighbours: [`super::residual_rms_norm_forward`], [`super::residual_rms_norm_backward`] and
+//! [`super::linear_residual_forward`]; with a cache of keys and values it adds here.
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;

@@ -36,6 +36,7 @@ pub(super) struct Kernels {
 static MMA: Kernels = Kernels {
     source: concat!(
         include_str!("intrinsics.cu"),
+        include_str!("elements.cu"),
         include_str!("attention_rows.cu"),
         include_str!("attention.cu")
     ),
@@ -53,6 +54,7 @@ static WGMMA: Kernels = Kernels {
     source: concat!(
         include_str!("intrinsics.cu"),
         include_str!("intrinsics_hopper.cu"),
+        include_str!("elements.cu"),
         include_str!("attention_rows.cu"),
         include_str!("attention_hopper.cu")
     ),

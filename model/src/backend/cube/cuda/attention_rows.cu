@@ -7,15 +7,11 @@
 constexpr int D = HEAD_DIM;
 constexpr int CHUNKS = D / 8;       // 16-byte pieces of a row
 constexpr float HIDDEN = -1.0e30f;  // a masked score
-constexpr float LOG2_E = 1.4426950408889634f;
 
 // Two neighbouring elements of a row of a head.
 DEVICE void store_pair(bf16* row, int column, float low, float high) {
     *reinterpret_cast<u32*>(row + column) = pack(low, high);
 }
-
-DEVICE int smaller(int a, int b) { return a < b ? a : b; }
-DEVICE float larger(float a, float b) { return a > b ? a : b; }
 
 // The first key any of the queries first..=last may see, at the start of a tile of `side`.
 DEVICE int first_tile(const int* first_visible, int first, int last, int side) {

@@ -3,16 +3,7 @@
 // The first pass over a row finds its largest logit and Σ exp together (Milakov and Gimelshein
 // 2018), so that the second, which writes the gradient, finds the row in the cache.
 
-constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LOWEST = -3.0e38f;
-
-struct alignas(16) Four {
-    float x[4];
-};
-
-struct alignas(16) EightHalves {
-    u32 x[4];
-};
 
 // Logits are read by eight.
 DEVICE void load_eight(float (&z)[8], const float* row, int i) {
@@ -24,8 +15,6 @@ DEVICE void load_eight(float (&z)[8], const float* row, int i) {
         z[j + 4] = high.x[j];
     }
 }
-
-DEVICE float larger(float a, float b) { return a > b ? a : b; }
 
 // Σ exp of two parts of a row, each relative to its largest logit.
 DEVICE void merge(float& largest, float& sum, float other_largest, float other_sum) {
@@ -77,7 +66,7 @@ cross_entropy(const float* logits, const int* targets, float* losses, bf16* dlog
     if (!dlogits) return;
 
     float factor = target < 0 ? 0.0f : scale;
-    EightHalves* out = reinterpret_cast<EightHalves*>(dlogits + (long long)block_x() * vocabulary);
+    Eight* out = reinterpret_cast<Eight*>(dlogits + (long long)block_x() * vocabulary);
 #pragma unroll 2
     for (int i = thread_index(); i < pieces; i += THREADS) {
         float z[8];
@@ -86,10 +75,8 @@ cross_entropy(const float* logits, const int* targets, float* losses, bf16* dlog
         for (int j = 0; j < 8; j++) {
             z[j] = power_of_two((z[j] - lse) * LOG2_E);
             if (8 * i + j == target) z[j] -= 1.0f;
+            z[j] *= factor;
         }
-        EightHalves packed;
-#pragma unroll
-        for (int j = 0; j < 4; j++) packed.x[j] = pack(z[2 * j] * factor, z[2 * j + 1] * factor);
-        out[i] = packed;
+        out[i] = pack_eight(z);
     }
 }

@@ -9,8 +9,11 @@ use super::stream::Gpu;
 use crate::backend::cube::tensor::rows_and_width;
 
 /// The kernel and the instructions it is built from.
-pub(super) const SOURCE: &str =
-    concat!(include_str!("intrinsics.cu"), include_str!("cross_entropy.cu"));
+pub(super) const SOURCE: &str = concat!(
+    include_str!("intrinsics.cu"),
+    include_str!("elements.cu"),
+    include_str!("cross_entropy.cu")
+);
 
 /// Threads of a block: so many that the rows at work on all multiprocessors stay in the cache
 /// between the two passes over them.

@@ -1,23 +1,6 @@
 // What a layer does element by element in bf16: residual sums, SwiGLU, RoPE. And the chains of equal
 // ids that the embedding's backward pass walks. A thread takes a piece of 8 elements.
 
-constexpr float LOG2_E = 1.4426950408889634f;
-
-struct alignas(16) Eight {
-    u32 x[4];
-};
-
-DEVICE float element(const Eight& packed, int i) {
-    return i % 2 ? high_half(packed.x[i / 2]) : low_half(packed.x[i / 2]);
-}
-
-DEVICE Eight pack_eight(const float (&x)[8]) {
-    Eight packed;
-#pragma unroll
-    for (int i = 0; i < 4; i++) packed.x[i] = pack(x[2 * i], x[2 * i + 1]);
-    return packed;
-}
-
 DEVICE long long piece_index() { return (long long)block_x() * THREADS + thread_index(); }
 
 // y = x + branch; y may be x.

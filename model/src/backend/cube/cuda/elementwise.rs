@@ -12,8 +12,11 @@ use super::stream::Gpu;
 use crate::backend::cube::tensor::{dims, elements};
 
 /// The kernels and the instructions they are built from.
-pub(super) const SOURCE: &str =
-    concat!(include_str!("intrinsics.cu"), include_str!("elementwise.cu"));
+pub(super) const SOURCE: &str = concat!(
+    include_str!("intrinsics.cu"),
+    include_str!("elements.cu"),
+    include_str!("elementwise.cu")
+);
 
 /// Threads of a block.
 const THREADS: usize = 256;

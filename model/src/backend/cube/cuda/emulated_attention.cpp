@@ -5,6 +5,7 @@
 
 #include "emulated.h"
 
+#include "elements.cu"
 #include "attention_rows.cu"
 #if HOPPER
 #include "emulated_hopper.h"

@@ -5,6 +5,7 @@
 
 #include "emulated.h"
 
+#include "elements.cu"
 #include "cross_entropy.cu"
 
 int main() {

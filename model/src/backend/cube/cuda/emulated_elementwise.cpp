@@ -6,6 +6,7 @@
 
 #include "emulated.h"
 
+#include "elements.cu"
 #include "elementwise.cu"
 
 static Eight* eights(std::vector<bf16>& x) { return reinterpret_cast<Eight*>(x.data()); }

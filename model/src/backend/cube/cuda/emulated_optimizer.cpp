@@ -7,6 +7,7 @@
 
 #include "emulated.h"
 
+#include "elements.cu"
 #include "optimizer.cu"
 
 int main() {

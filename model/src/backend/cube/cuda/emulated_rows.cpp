@@ -6,6 +6,7 @@
 
 #include "emulated.h"
 
+#include "elements.cu"
 #include "rms_norm.cu"
 
 int main() {

@@ -7,10 +7,6 @@ constexpr int ADAMW_ENTRIES = 64;     // of a table: kernel arguments may have 4
 constexpr int SPAN_ENTRIES = 128;
 constexpr int BLOCK_ELEMENTS = 8192;  // of a block
 
-struct alignas(16) Four {
-    float x[4];
-};
-
 struct alignas(8) FourHalves {
     u32 x[2];
 };

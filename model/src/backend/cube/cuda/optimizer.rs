@@ -13,8 +13,11 @@ use super::stream::{Gpu, Outcome};
 use crate::backend::cube::tensor::{accumulator, contiguous, elements, new};
 
 /// The kernels and the instructions they are built from.
-pub(super) const SOURCE: &str =
-    concat!(include_str!("intrinsics.cu"), include_str!("optimizer.cu"));
+pub(super) const SOURCE: &str = concat!(
+    include_str!("intrinsics.cu"),
+    include_str!("elements.cu"),
+    include_str!("optimizer.cu")
+);
 
 // The constants of the same names in optimizer.cu.
 const ADAMW_ENTRIES: usize = 64;

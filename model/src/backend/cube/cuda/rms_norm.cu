@@ -9,27 +9,12 @@ constexpr int CHUNKS = CHANNELS / 8;
 constexpr int PIECES = (CHUNKS + ROW_THREADS - 1) / ROW_THREADS; // 16-byte pieces of a thread
 constexpr int SUM_ROWS = THREADS / 32; // of add_rows
 
-struct alignas(16) Eight {
-    u32 x[4];
-};
-
 struct alignas(16) EightFloats {
     float x[8];
 };
 
 DEVICE const Eight& eight(const bf16* row, int chunk) {
     return reinterpret_cast<const Eight*>(row)[chunk];
-}
-
-DEVICE float element(const Eight& packed, int i) {
-    return i % 2 ? high_half(packed.x[i / 2]) : low_half(packed.x[i / 2]);
-}
-
-DEVICE Eight pack_eight(const float (&x)[8]) {
-    Eight packed;
-#pragma unroll
-    for (int i = 0; i < 4; i++) packed.x[i] = pack(x[2 * i], x[2 * i + 1]);
-    return packed;
 }
 
 // Σ over the threads of a row, in each of them. All threads of the block come here.

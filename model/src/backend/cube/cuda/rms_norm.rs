@@ -12,7 +12,11 @@ use super::stream::Gpu;
 use crate::backend::cube::tensor::{new, rows_and_width};
 
 /// The kernels and the instructions they are built from.
-pub(super) const SOURCE: &str = concat!(include_str!("intrinsics.cu"), include_str!("rms_norm.cu"));
+pub(super) const SOURCE: &str = concat!(
+    include_str!("intrinsics.cu"),
+    include_str!("elements.cu"),
+    include_str!("rms_norm.cu")
+);
 
 /// Threads of a block.
 const THREADS: usize = 128;
