@@ -26,12 +26,6 @@ pub trait Element:
 
     /// The bits of this number as bf16, rounded if need be.
     fn to_bf16_bits(self) -> u16;
-
-    /// Converts a slice to f32. Lengths must agree.
-    fn to_f32_slice(dst: &mut [f32], src: &[Self]);
-
-    /// Rounds a slice from f32. Lengths must agree.
-    fn from_f32_slice(dst: &mut [Self], src: &[f32]);
 }
 
 impl Element for f32 {
@@ -52,14 +46,6 @@ impl Element for f32 {
     fn to_bf16_bits(self) -> u16 {
         bf16_bits(self)
     }
-
-    fn to_f32_slice(dst: &mut [f32], src: &[Self]) {
-        dst.copy_from_slice(src);
-    }
-
-    fn from_f32_slice(dst: &mut [Self], src: &[f32]) {
-        dst.copy_from_slice(src);
-    }
 }
 
 impl Element for bf16 {
@@ -79,14 +65,6 @@ impl Element for bf16 {
     #[inline(always)]
     fn to_bf16_bits(self) -> u16 {
         self.to_bits()
-    }
-
-    fn to_f32_slice(dst: &mut [f32], src: &[Self]) {
-        crate::cast::bf16_to_f32(dst, src);
-    }
-
-    fn from_f32_slice(dst: &mut [Self], src: &[f32]) {
-        crate::cast::f32_to_bf16(dst, src);
     }
 }
 

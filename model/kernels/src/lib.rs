@@ -34,9 +34,9 @@ mod gemm;
 
 pub mod adamw;
 pub mod attention;
-pub mod cast;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod fill;
 pub mod linear;
 pub mod reduce;
 pub mod residual;
@@ -46,15 +46,15 @@ pub mod swiglu;
 
 pub use adamw::{AdamWFactors, AdamWStep, adamw_step};
 pub use attention::{AttentionShape, causal_attention_backward, causal_attention_forward};
-pub use cast::{bf16_to_f32, f32_to_bf16};
 pub use cross_entropy::{head_cross_entropy_backward, head_cross_entropy_forward};
 pub use element::Element;
 pub use embedding::{embedding_backward, embedding_forward};
+pub use fill::fill_zero;
 pub use linear::{
     LinearShape, head_logits, linear_backward_input, linear_backward_input_add,
     linear_backward_weight, linear_forward, linear_forward_add,
 };
-pub use reduce::{all_finite, sum_of_squares};
+pub use reduce::sum_of_squares;
 pub use residual::{residual_add, residual_forward};
 pub use rms_norm::{
     residual_rms_norm_backward, residual_rms_norm_forward, rms_norm_backward, rms_norm_forward,

@@ -111,26 +111,31 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         add: bool,
     );
 
+    /// Whether [`Self::transpose_16`] takes rows of `E`.
+    fn transposes<E: Element>() -> bool {
+        size_of::<E>() * Self::DEPTH == size_of::<Self::Unit>()
+    }
+
     /// `to[s * to_step + i] = from[i][s]` for 16 units of `lanes` (at most 16) rows that are
-    /// `row_bytes` apart and whose elements already lie as units.
+    /// `row` elements apart, if [`Self::transposes`] says so.
     ///
     /// # Safety
     ///
     /// The units named above must be valid.
     #[inline(always)]
-    unsafe fn transpose_16(
+    unsafe fn transpose_16<E: Element>(
         to: *mut Self::Unit,
         to_step: usize,
-        from: *const u8,
-        row_bytes: usize,
+        from: *const E,
+        row: usize,
         lanes: usize,
     ) {
         for i in 0..lanes {
             for s in 0..16 {
                 // SAFETY: unit s of row i.
                 unsafe {
-                    let from = from.add(i * row_bytes).cast::<Self::Unit>().add(s);
-                    to.add(s * to_step + i).write(from.read_unaligned());
+                    let from = from.add(i * row + s * Self::DEPTH);
+                    to.add(s * to_step + i).write(Self::unit(|d| *from.add(d)));
                 }
             }
         }

@@ -104,13 +104,13 @@ impl<'a, E: Element> Operand<'a, E> {
         size_of::<E>() * K::DEPTH == size_of::<K::Unit>()
     }
 
-    /// Packs lanes that are contiguous along the contraction: as 16 x 16 blocks of units where
-    /// elements need no conversion, the rest one by one.
+    /// Packs lanes that are contiguous along the contraction: as 16 x 16 blocks of units where the
+    /// micro-kernel transposes such elements, the rest one by one.
     #[inline(always)]
     fn transpose<K: MicroKernel, const W: usize>(&self, panel: &mut [K::Unit], base: usize) {
         const BLOCK: usize = 16;
         let steps = panel.len() / W;
-        let blocked = if Self::lies_as_units::<K>() { steps / BLOCK * BLOCK } else { 0 };
+        let blocked = if K::transposes::<E>() { steps / BLOCK * BLOCK } else { 0 };
         if blocked > 0 {
             // The last element that the blocks read.
             let last = base + (W - 1) * self.lane_stride + blocked * K::DEPTH - 1;
@@ -123,9 +123,9 @@ impl<'a, E: Element> Operand<'a, E> {
                 // SAFETY: 16 steps of `lanes` lanes, inside the panel and, as checked above,
                 // inside the matrix.
                 unsafe {
-                    let from = self.data.as_ptr().add(first).cast();
+                    let from = self.data.as_ptr().add(first);
                     let to = panel.as_mut_ptr().add(s * W + lane);
-                    K::transpose_16(to, W, from, self.lane_stride * size_of::<E>(), lanes);
+                    K::transpose_16(to, W, from, self.lane_stride, lanes);
                 }
             }
         }

@@ -10,11 +10,6 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
     pieces.iter().sum()
 }
 
-/// Whether every element is finite.
-pub fn all_finite(x: &[f32]) -> bool {
-    x.par_chunks(PIECE).all(piece_is_finite)
-}
-
 vectorized! {
     fn piece_sum_of_squares(x: &[f32]) -> f64 {
         let mut lanes = [0.0f64; LANES];
@@ -28,12 +23,6 @@ vectorized! {
             }
         }
         lanes.iter().sum()
-    }
-
-    fn piece_is_finite(x: &[f32]) -> bool {
-        // The exponent of an infinity or NaN is all ones; no early exit, so it vectorises.
-        let largest = x.iter().fold(0u32, |largest, &x| largest.max(x.to_bits() & 0x7f80_0000));
-        largest < 0x7f80_0000
     }
 }
 
@@ -49,18 +38,5 @@ mod tests {
             let got = sum_of_squares(&x);
             assert!((got - want).abs() <= 1e-12 * want, "{len}: {got} {want}");
         }
-    }
-
-    #[test]
-    fn finds_what_is_not_finite() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for at in [0, 16_383, 16_384, 39_999] {
-                let mut x = vec![f32::MAX; 40_000];
-                assert!(all_finite(&x));
-                x[at] = bad;
-                assert!(!all_finite(&x), "{bad} at {at}");
-            }
-        }
-        assert!(all_finite(&[]));
     }
 }

@@ -1,7 +1,7 @@
 //! The micro-kernels of AVX2 and AVX-512.
 
 use super::{Element, MR, MicroKernel, NR, RUN, layout, multiply_plain};
-use crate::transpose::transpose_16;
+use crate::transpose::{transpose_16, transpose_to_f32};
 use std::arch::x86_64::*;
 
 /// f32 on AVX2 and FMA.
@@ -24,6 +24,23 @@ unsafe impl MicroKernel for Avx2F32 {
     #[inline(always)]
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
         at(0).to_f32()
+    }
+
+    fn transposes<E: Element>() -> bool {
+        true
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,bmi2")]
+    unsafe fn transpose_16<E: Element>(
+        to: *mut f32,
+        to_step: usize,
+        from: *const E,
+        row: usize,
+        lanes: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe { transpose_to_f32(to, to_step, from, row, lanes) }
     }
 
     #[target_feature(enable = "avx2,fma,bmi2")]
@@ -193,15 +210,15 @@ unsafe impl MicroKernel for Avx512F32 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
-    unsafe fn transpose_16(
+    unsafe fn transpose_16<E: Element>(
         to: *mut f32,
         to_step: usize,
-        from: *const u8,
-        row_bytes: usize,
+        from: *const E,
+        row: usize,
         lanes: usize,
     ) {
-        // SAFETY: passed on.
-        unsafe { transpose_16(to.cast(), to_step, from, row_bytes, lanes) }
+        // SAFETY: passed on; elements lie as units, of 32 bits.
+        unsafe { transpose_16(to.cast(), to_step, from.cast(), row * size_of::<E>(), lanes) }
     }
 
     #[inline]
@@ -251,15 +268,15 @@ unsafe impl MicroKernel for Avx512Bf16 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
-    unsafe fn transpose_16(
+    unsafe fn transpose_16<E: Element>(
         to: *mut u32,
         to_step: usize,
-        from: *const u8,
-        row_bytes: usize,
+        from: *const E,
+        row: usize,
         lanes: usize,
     ) {
-        // SAFETY: passed on.
-        unsafe { transpose_16(to.cast(), to_step, from, row_bytes, lanes) }
+        // SAFETY: passed on; elements lie as units, of 32 bits.
+        unsafe { transpose_16(to.cast(), to_step, from.cast(), row * size_of::<E>(), lanes) }
     }
 
     #[inline]

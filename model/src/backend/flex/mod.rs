@@ -423,7 +423,7 @@ impl TransformerOps for Flex {
     }
 
     fn fill_zero(mut x: FlexTensor) -> FlexTensor {
-        slice_mut::<f32>(&mut x, "fill_zero").fill(0.0);
+        kernels::fill_zero(slice_mut(&mut x, "fill_zero"));
         x
     }
 
