@@ -1,15 +1,13 @@
 //! The tensor-core attention kernels, those of `attention_hopper.cu` or of `attention.cu`: compiled
 //! at their first use, launched on our stream.
 
-use std::sync::LazyLock;
-use std::sync::PoisonError;
+use std::sync::{Arc, LazyLock};
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
-use cudarc::driver::sys;
 
-use super::kernel::{Module, arguments, launch};
-use super::stream::{Gpu, Outcome};
+use super::kernel::{Source, arguments};
+use super::stream::Gpu;
 use crate::backend::cube::attention::Shape;
 
 /// Head widths the kernels are compiled for.
@@ -17,8 +15,10 @@ const HEAD_DIMS: [usize; 2] = [64, 128];
 
 /// Kernels for one kind of tensor cores; the numbers are constants of the source.
 pub(super) struct Kernels {
-    /// With the instructions it is built from.
-    source: &'static str,
+    /// With the instructions they are built from.
+    text: &'static str,
+    /// Whether those are of one generation alone.
+    one_generation: bool,
     /// Of a block.
     threads: usize,
     /// Rows of a block: queries of forward and dq, keys of dk and dv.
@@ -34,7 +34,8 @@ pub(super) struct Kernels {
 
 /// `mma.sync`, from compute capability 8.0 on.
 static MMA: Kernels = Kernels {
-    source: concat!(
+    one_generation: false,
+    text: concat!(
         include_str!("intrinsics.cu"),
         include_str!("elements.cu"),
         include_str!("attention_rows.cu"),
@@ -51,7 +52,8 @@ static MMA: Kernels = Kernels {
 
 /// `wgmma`, of compute capability 9.0 alone.
 static WGMMA: Kernels = Kernels {
-    source: concat!(
+    one_generation: true,
+    text: concat!(
         include_str!("intrinsics.cu"),
         include_str!("intrinsics_hopper.cu"),
         include_str!("elements.cu"),
@@ -72,17 +74,19 @@ static WITHOUT_WGMMA: LazyLock<bool> =
     LazyLock::new(|| std::env::var("ALTIPLANO_ATTENTION").is_ok_and(|kind| kind == "mma"));
 
 impl Kernels {
-    /// The fastest a GPU of `capability` has, and what to compile them for.
-    fn of(capability: (i32, i32)) -> (&'static Self, String) {
-        let (major, minor) = capability;
-        match capability {
-            (9, 0) if !*WITHOUT_WGMMA => (&WGMMA, "sm_90a".to_string()),
-            _ => (&MMA, format!("sm_{major}{minor}")),
-        }
+    /// The fastest a GPU of `capability` has.
+    fn of(capability: (i32, i32)) -> &'static Self {
+        if capability == (9, 0) && !*WITHOUT_WGMMA { &WGMMA } else { &MMA }
     }
 
-    fn defines(&self, head_dim: usize, bounded: bool) -> [(&'static str, usize); 3] {
-        [("HEAD_DIM", head_dim), ("BOUNDED", usize::from(bounded)), ("THREADS", self.threads)]
+    /// Whether queries are `bounded` below is decided when they are compiled.
+    fn source(&self, head_dim: usize, bounded: bool) -> Source {
+        let defines =
+            [("HEAD_DIM", head_dim), ("BOUNDED", usize::from(bounded)), ("THREADS", self.threads)];
+        Source {
+            one_generation: self.one_generation,
+            ..Source::new("attention", self.text, defines)
+        }
     }
 
     /// Bytes of shared memory of the three tiled kernels: bf16 tiles, and what a step of dk and dv
@@ -100,73 +104,30 @@ impl Kernels {
     }
 }
 
-/// The kernels for one head width.
-#[derive(Clone, Copy)]
-pub(super) struct Functions {
-    kernels: &'static Kernels,
-    forward: sys::CUfunction,
-    row_products: sys::CUfunction,
-    query_gradient: sys::CUfunction,
-    key_value_gradient: sys::CUfunction,
-}
-
-// SAFETY: functions of a loaded module may be launched from any thread.
-unsafe impl Send for Functions {}
-
-/// Compiles and loads the kernels for one head width into the current context.
-fn load(head_dim: usize, bounded: bool, capability: (i32, i32)) -> Outcome<Functions> {
-    let (kernels, architecture) = Kernels::of(capability);
-    let module = Module::load(kernels.source, &kernels.defines(head_dim, bounded), &architecture)?;
-    let [forward, query, key_value] = kernels.shared_bytes(head_dim);
-    Ok(Functions {
-        kernels,
-        forward: module.function("attention_forward", forward)?,
-        row_products: module.function("attention_row_products", 0)?,
-        query_gradient: module.function("attention_query_gradient", query)?,
-        key_value_gradient: module.function("attention_key_value_gradient", key_value)?,
-    })
-}
-
-/// The kernels for `q`, if it is on an NVIDIA GPU, in bf16, with a head width they know.
-///
-/// # Panics
-/// When they do not compile: NVRTC does not fit the driver or the GPU.
-fn functions(
-    q: &CubeTensor,
-    shape: Shape,
-    bounded: bool,
-) -> Option<(std::sync::Arc<Gpu>, Functions)> {
+/// The GPU of `q` and its kernels, if they take it: in bf16, with a head width they know.
+fn kernels_for(q: &CubeTensor, shape: Shape) -> Option<(Arc<Gpu>, &'static Kernels)> {
     if q.dtype != DType::BF16 || !HEAD_DIMS.contains(&shape.head_dim) {
         return None;
     }
     let gpu = Gpu::of(q)?;
-    let functions = {
-        let mut loaded = gpu.attention.lock().unwrap_or_else(PoisonError::into_inner);
-        *loaded.entry((shape.head_dim, bounded)).or_insert_with(|| {
-            gpu.enter()
-                .and_then(|()| load(shape.head_dim, bounded, gpu.capability))
-                .unwrap_or_else(|reason| panic!("attention kernels: {reason}"))
-        })
-    };
-    Some((gpu, functions))
+    let kernels = Kernels::of(gpu.capability);
+    Some((gpu, kernels))
 }
 
 /// Computes `o` and `lse` from (q, k, v, first_visible). False where another kernel must.
 pub(in super::super) fn forward(tensors: [&CubeTensor; 6], shape: Shape, bounded: bool) -> bool {
-    let Some((gpu, functions)) = functions(tensors[0], shape, bounded) else { return false };
+    let Some((gpu, kernels)) = kernels_for(tensors[0], shape) else { return false };
+    let [shared, ..] = kernels.shared_bytes(shape.head_dim);
+    let source = kernels.source(shape.head_dim, bounded);
+    let forward = gpu.kernel(&source, "attention_forward", shared);
     gpu.enqueue(tensors, move |gpu, [q, k, v, first_visible, o, lse]| {
-        // Whole: its single fields may not cross threads.
-        let functions = functions;
-        let kernels = functions.kernels;
         let [queries, keys, heads, kv_heads] =
             [shape.queries, shape.keys, shape.heads, shape.kv_heads].map(|n| n as i32);
         let scale = shape.scale();
-        launch(
+        forward.launch(
             gpu,
-            functions.forward,
             (shape.queries.div_ceil(kernels.query_rows), shape.heads, shape.batch),
             kernels.threads,
-            kernels.shared_bytes(shape.head_dim)[0],
             arguments![q, k, v, first_visible, o, lse, queries, keys, heads, kv_heads, scale],
         )
     });
@@ -176,38 +137,34 @@ pub(in super::super) fn forward(tensors: [&CubeTensor; 6], shape: Shape, bounded
 /// Computes `delta`, `dq`, `dk` and `dv` from (dout, q, k, v, o, lse, first_visible). False where
 /// other kernels must.
 pub(in super::super) fn backward(tensors: [&CubeTensor; 11], shape: Shape, bounded: bool) -> bool {
-    let Some((gpu, functions)) = functions(tensors[1], shape, bounded) else { return false };
+    let Some((gpu, kernels)) = kernels_for(tensors[1], shape) else { return false };
+    let [_, query_bytes, key_value_bytes] = kernels.shared_bytes(shape.head_dim);
+    let source = kernels.source(shape.head_dim, bounded);
+    let row_products = gpu.kernel(&source, "attention_row_products", 0);
+    let query_gradient = gpu.kernel(&source, "attention_query_gradient", query_bytes);
+    let key_value_gradient = gpu.kernel(&source, "attention_key_value_gradient", key_value_bytes);
     gpu.enqueue(tensors, move |gpu, [dout, q, k, v, o, lse, first_visible, delta, dq, dk, dv]| {
-        let functions = functions;
-        let kernels = functions.kernels;
         let [time, heads, kv_heads] =
             [shape.queries, shape.heads, shape.kv_heads].map(|n| n as i32);
         let rows = (shape.batch * shape.queries * shape.heads) as i32;
         let scale = shape.scale();
-        let [_, query_bytes, key_value_bytes] = kernels.shared_bytes(shape.head_dim);
         let rows_per_block = kernels.threads / (shape.head_dim / 8);
-        launch(
+        row_products.launch(
             gpu,
-            functions.row_products,
             ((rows as usize).div_ceil(rows_per_block), 1, 1),
             kernels.threads,
-            0,
             arguments![dout, o, delta, rows, time, heads],
         )?;
-        launch(
+        query_gradient.launch(
             gpu,
-            functions.query_gradient,
             (shape.queries.div_ceil(kernels.query_rows), shape.heads, shape.batch),
             kernels.threads,
-            query_bytes,
             arguments![dout, q, k, v, lse, delta, first_visible, dq, time, heads, kv_heads, scale],
         )?;
-        launch(
+        key_value_gradient.launch(
             gpu,
-            functions.key_value_gradient,
             (shape.keys.div_ceil(kernels.key_rows), shape.kv_heads, shape.batch),
             kernels.threads,
-            key_value_bytes,
             arguments![
                 dout,
                 q,

@@ -1,58 +1,144 @@
-//! Kernels of ours: loaded into the current context, launched on our stream.
+//! Kernels of ours: compiled and loaded at their first use, launched on our stream.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CString, c_void};
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::{result, sys};
 
 use super::compile::machine_code;
 use super::stream::{Gpu, Outcome, driver};
 
-/// Kernels that were compiled together.
-pub(super) struct Module(sys::CUmodule);
+/// CUDA C++ with the numbers it is compiled for.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    /// What tells it from the others, and stands in messages.
+    pub subject: &'static str,
+    /// The kernels and the instructions they are built from.
+    pub text: &'static str,
+    /// Macros.
+    pub defines: Vec<(&'static str, usize)>,
+    /// Whether it has instructions of the GPU's own generation, which no later one runs.
+    pub one_generation: bool,
+}
 
-impl Module {
-    /// Compiles `source` for `architecture` and loads it into the current context.
-    pub fn load(source: &str, defines: &[(&str, usize)], architecture: &str) -> Outcome<Self> {
-        let code = machine_code(source, architecture, defines, &[])?;
-        // SAFETY: `code` is a whole cubin for this device; the module stays loaded for the process.
-        unsafe { result::module::load_data(code.as_ptr().cast()) }
-            .map(Self)
-            .map_err(|error| driver("cuModuleLoadData", error))
+impl Source {
+    /// A source without instructions of one generation alone.
+    pub fn new<const N: usize>(
+        subject: &'static str,
+        text: &'static str,
+        defines: [(&'static str, usize); N],
+    ) -> Self {
+        Self { subject, text, defines: defines.to_vec(), one_generation: false }
     }
 
-    /// The kernel called `name`, which may use `shared` bytes of shared memory.
-    pub fn function(&self, name: &str, shared: usize) -> Outcome<sys::CUfunction> {
+    /// What it is compiled for on a GPU of `capability`, as `sm_90`.
+    pub fn architecture(&self, (major, minor): (i32, i32)) -> String {
+        format!("sm_{major}{minor}{}", if self.one_generation { "a" } else { "" })
+    }
+}
+
+/// A loaded kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Kernel {
+    function: sys::CUfunction,
+    /// Bytes of shared memory of a block.
+    shared: usize,
+}
+
+// SAFETY: a function of a loaded module may be launched from any thread.
+unsafe impl Send for Kernel {}
+
+/// Kernels that were compiled together, by name.
+struct Module {
+    module: sys::CUmodule,
+    kernels: HashMap<&'static str, Kernel>,
+}
+
+// SAFETY: as for `Kernel`.
+unsafe impl Send for Module {}
+
+/// The kernels of one GPU so far: by subject and macros.
+#[derive(Default)]
+pub(super) struct Kernels(Mutex<HashMap<(&'static str, Vec<(&'static str, usize)>), Module>>);
+
+impl Gpu {
+    /// The kernel called `name` of `source`, whose blocks use `shared` bytes of shared memory.
+    ///
+    /// # Panics
+    /// When it does not compile: NVRTC does not fit the driver or the GPU.
+    pub fn kernel(&self, source: &Source, name: &'static str, shared: usize) -> Kernel {
+        self.try_kernel(source, name, shared)
+            .unwrap_or_else(|reason| panic!("{} kernels: {reason}", source.subject))
+    }
+
+    /// As [`Self::kernel`]; an error when it does not compile.
+    pub fn try_kernel(
+        &self,
+        source: &Source,
+        name: &'static str,
+        shared: usize,
+    ) -> Outcome<Kernel> {
+        let mut loaded = self.kernels.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let module = match loaded.entry((source.subject, source.defines.clone())) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                self.enter()?;
+                entry.insert(Module::load(source, self.capability)?)
+            }
+        };
+        if let Some(kernel) = module.kernels.get(name) {
+            return Ok(*kernel);
+        }
+        self.enter()?;
+        let kernel = module.kernel(name, shared)?;
+        module.kernels.insert(name, kernel);
+        Ok(kernel)
+    }
+}
+
+impl Module {
+    /// Compiles `source` and loads it into the current context.
+    fn load(source: &Source, capability: (i32, i32)) -> Outcome<Self> {
+        let architecture = source.architecture(capability);
+        let code = machine_code(source.text, &architecture, &source.defines, &[])?;
+        // SAFETY: `code` is a whole cubin for this device; the module stays loaded for the process.
+        let module = unsafe { result::module::load_data(code.as_ptr().cast()) }
+            .map_err(|error| driver("cuModuleLoadData", error))?;
+        Ok(Self { module, kernels: HashMap::new() })
+    }
+
+    fn kernel(&self, name: &str, shared: usize) -> Outcome<Kernel> {
         let name = CString::new(name).map_err(|error| error.to_string())?;
         let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the module is loaded, and stays so.
         unsafe {
-            let function = result::module::get_function(self.0, name)
+            let function = result::module::get_function(self.module, name)
                 .map_err(|error| driver("cuModuleGetFunction", error))?;
             result::function::set_function_attribute(function, limit, shared as i32)
                 .map_err(|error| driver("cuFuncSetAttribute", error))?;
-            Ok(function)
+            Ok(Kernel { function, shared })
         }
     }
 }
 
-/// Launches `function` with `arguments`, which live until it returns, on `grid` blocks of `threads`
-/// with `shared` bytes of shared memory.
-pub(super) fn launch(
-    gpu: &Gpu,
-    function: sys::CUfunction,
-    grid: (usize, usize, usize),
-    threads: usize,
-    shared: usize,
-    arguments: &mut [*mut c_void],
-) -> Outcome<()> {
-    let grid = (grid.0 as u32, grid.1 as u32, grid.2 as u32);
-    // SAFETY: the arguments are those of the kernel, in order; its buffers have the sizes it is
-    // told.
-    unsafe {
-        let block = (threads as u32, 1, 1);
-        result::launch_kernel(function, grid, block, shared as u32, gpu.stream, arguments)
+impl Kernel {
+    /// Launches it with `arguments`, which live until this returns, on `grid` blocks of `threads`.
+    pub fn launch(
+        self,
+        gpu: &Gpu,
+        grid: (usize, usize, usize),
+        threads: usize,
+        arguments: &mut [*mut c_void],
+    ) -> Outcome<()> {
+        let grid = (grid.0 as u32, grid.1 as u32, grid.2 as u32);
+        let (block, shared) = ((threads as u32, 1, 1), self.shared as u32);
+        // SAFETY: the arguments are those of the kernel, in order; its buffers have the sizes it is
+        // told.
+        unsafe { result::launch_kernel(self.function, grid, block, shared, gpu.stream, arguments) }
+            .map_err(|error| driver("cuLaunchKernel", error))
     }
-    .map_err(|error| driver("cuLaunchKernel", error))
 }
 
 /// The addresses of a kernel's arguments.
@@ -62,3 +148,34 @@ macro_rules! arguments {
     };
 }
 pub(super) use arguments;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use super::*;
+    use crate::backend::cube::cuda::compile::nvrtc_for_tests;
+
+    /// `sources` compile for GPUs of `capabilities`, where NVRTC is installed.
+    pub fn compile(sources: &[Source], capabilities: &[(i32, i32)]) {
+        let subject = sources[0].subject;
+        if !nvrtc_for_tests(&format!("the {subject} kernels")) {
+            return;
+        }
+        for source in sources {
+            for &capability in capabilities {
+                let architecture = source.architecture(capability);
+                let code = machine_code(source.text, &architecture, &source.defines, &[]).unwrap();
+                assert!(code.starts_with(b"\x7fELF"), "{subject} for {architecture}");
+            }
+        }
+    }
+
+    #[test]
+    fn architectures_follow_the_gpu() {
+        let mut source = Source::new("any", "", []);
+        assert_eq!(source.architecture((8, 0)), "sm_80");
+        assert_eq!(source.architecture((12, 0)), "sm_120");
+        source.one_generation = true;
+        assert_eq!(source.architecture((9, 0)), "sm_90a");
+    }
+}

@@ -1,19 +1,16 @@
 //! AdamW, Σ x² and zeroing over all parameters at once, by the kernels of `optimizer.cu`: a few
 //! launches a step, however many parameters there are.
 
-use std::sync::Arc;
-
 use altiplano_kernels::AdamWStep;
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
-use cudarc::driver::sys;
 
-use super::kernel::{Module, arguments, launch};
-use super::stream::{Gpu, Outcome};
+use super::kernel::{Source, arguments};
+use super::stream::Gpu;
 use crate::backend::cube::tensor::{accumulator, contiguous, elements, new};
 
 /// The kernels and the instructions they are built from.
-pub(super) const SOURCE: &str = concat!(
+const TEXT: &str = concat!(
     include_str!("intrinsics.cu"),
     include_str!("elements.cu"),
     include_str!("optimizer.cu")
@@ -27,24 +24,12 @@ const BLOCK_ELEMENTS: usize = 8192;
 /// Threads of a block.
 const THREADS: usize = 128;
 
-const DEFINES: [(&str, usize); 1] = [("THREADS", THREADS)];
-
 /// Bytes of shared memory of a kernel that sums: two floats a thread.
 const SUM_BYTES: usize = 8 * THREADS;
 
-/// The kernels.
-#[derive(Clone, Copy)]
-pub(super) struct Functions {
-    adamw: sys::CUfunction,
-    zero: sys::CUfunction,
-    sum_of_squares: sys::CUfunction,
-    sum_partials: sys::CUfunction,
+pub(super) fn source() -> Source {
+    Source::new("optimizer", TEXT, [("THREADS", THREADS)])
 }
-
-// SAFETY: functions of a loaded module may be launched from any thread.
-unsafe impl Send for Functions {}
-// SAFETY: as above.
-unsafe impl Sync for Functions {}
 
 /// A parameter with what its AdamW step reads and writes, all f32 but the bf16 copy.
 pub(crate) struct AdamWTensors {
@@ -133,28 +118,6 @@ impl SpanTable {
     }
 }
 
-/// The GPU behind `tensor` and its kernels; none where the kernels cannot run.
-///
-/// # Panics
-/// When they do not compile: NVRTC does not fit the driver or the GPU.
-fn functions(tensor: &CubeTensor) -> Option<(Arc<Gpu>, Functions)> {
-    let gpu = Gpu::of(tensor)?;
-    let load = || -> Outcome<Functions> {
-        gpu.enter()?;
-        let module = Module::load(SOURCE, &DEFINES, &gpu.architecture())?;
-        Ok(Functions {
-            adamw: module.function("adamw", 0)?,
-            zero: module.function("zero", 0)?,
-            sum_of_squares: module.function("sum_of_squares", SUM_BYTES)?,
-            sum_partials: module.function("sum_partials", SUM_BYTES)?,
-        })
-    };
-    let functions = *gpu
-        .optimizer
-        .get_or_init(|| load().unwrap_or_else(|reason| panic!("optimizer kernels: {reason}")));
-    Some((gpu, functions))
-}
-
 /// Whether [`adamw`], [`sums_of_squares`] and [`zero`] run on the device of `tensor`.
 pub(crate) fn runs_on(tensor: &CubeTensor) -> bool {
     Gpu::of(tensor).is_some()
@@ -178,9 +141,8 @@ pub(crate) fn adamw(tensors: Vec<AdamWTensors>, hyper: &AdamWStep) -> Vec<AdamWT
         })
         .collect();
     for tensors in tensors.chunks(ADAMW_ENTRIES) {
-        let Some((gpu, functions)) = functions(&tensors[0].param) else {
-            panic!("{op}: not a GPU it runs on")
-        };
+        let Some(gpu) = Gpu::of(&tensors[0].param) else { panic!("{op}: not a GPU it runs on") };
+        let kernel = gpu.kernel(&source(), "adamw", 0);
         let (firsts, grid) = blocks(tensors.iter().map(|t| elements(&t.param)));
         let factors = hyper.factors();
         let sizes: Vec<(usize, bool, f32)> = tensors
@@ -196,8 +158,6 @@ pub(crate) fn adamw(tensors: Vec<AdamWTensors>, hyper: &AdamWStep) -> Vec<AdamWT
             .flatten()
             .collect();
         gpu.enqueue_all(&all, move |gpu, addresses| {
-            // Whole: its single fields may not cross threads.
-            let functions = functions;
             let mut addresses = addresses.iter().copied();
             let mut next = || addresses.next().unwrap_or_default();
             let mut entries = [AdamWEntry::default(); ADAMW_ENTRIES];
@@ -226,7 +186,7 @@ pub(crate) fn adamw(tensors: Vec<AdamWTensors>, hyper: &AdamWStep) -> Vec<AdamWT
                 grad_scale: factors.grad_scale,
                 padding: 0,
             };
-            launch(gpu, functions.adamw, (grid, 1, 1), THREADS, 0, arguments![table])
+            kernel.launch(gpu, (grid, 1, 1), THREADS, arguments![table])
         });
     }
     tensors
@@ -240,34 +200,25 @@ pub(crate) fn sums_of_squares(tensors: Vec<CubeTensor>) -> CubeTensor {
     let tensors: Vec<CubeTensor> = tensors.into_iter().map(contiguous).collect();
     let totals = new(&tensors[0], &[tensors.len(), 2], DType::F32);
     for (chunk, tensors) in tensors.chunks(SPAN_ENTRIES).enumerate() {
-        let Some((gpu, functions)) = functions(&tensors[0]) else {
+        let Some(gpu) = Gpu::of(&tensors[0]) else {
             panic!("sums of squares: not a GPU it runs on")
         };
+        let [squares, sums] =
+            ["sum_of_squares", "sum_partials"].map(|name| gpu.kernel(&source(), name, SUM_BYTES));
         let counts: Vec<usize> = tensors.iter().map(elements).collect();
         let (_, grid) = blocks(counts.iter().copied());
         let partial = new(&tensors[0], &[grid, 2], DType::F32);
         let mut all: Vec<&CubeTensor> = vec![&totals, &partial];
         all.extend(tensors);
         gpu.enqueue_all(&all, move |gpu, addresses| {
-            let functions = functions;
             let spans: Vec<(u64, usize)> =
                 addresses[2..].iter().copied().zip(counts.iter().copied()).collect();
             let table = SpanTable::new(&spans);
             // 8 bytes of sum and rounding error each.
             let totals = addresses[0] + (chunk * SPAN_ENTRIES * 8) as u64;
             let partial = addresses[1];
-            let squares = functions.sum_of_squares;
-            launch(gpu, squares, (grid, 1, 1), THREADS, SUM_BYTES, arguments![table, partial])?;
-            let tensors = spans.len();
-            let sums = functions.sum_partials;
-            launch(
-                gpu,
-                sums,
-                (tensors, 1, 1),
-                THREADS,
-                SUM_BYTES,
-                arguments![table, partial, totals],
-            )
+            squares.launch(gpu, (grid, 1, 1), THREADS, arguments![table, partial])?;
+            sums.launch(gpu, (spans.len(), 1, 1), THREADS, arguments![table, partial, totals])
         });
     }
     totals
@@ -281,18 +232,16 @@ pub(crate) fn zero(tensors: Vec<CubeTensor>) -> Vec<CubeTensor> {
     let op = "zeroing of all accumulators";
     let tensors: Vec<CubeTensor> = tensors.into_iter().map(|x| accumulator(x, op)).collect();
     for tensors in tensors.chunks(SPAN_ENTRIES) {
-        let Some((gpu, functions)) = functions(&tensors[0]) else {
-            panic!("{op}: not a GPU it runs on")
-        };
+        let Some(gpu) = Gpu::of(&tensors[0]) else { panic!("{op}: not a GPU it runs on") };
+        let kernel = gpu.kernel(&source(), "zero", 0);
         let counts: Vec<usize> = tensors.iter().map(elements).collect();
         let (_, grid) = blocks(counts.iter().copied());
         let all: Vec<&CubeTensor> = tensors.iter().collect();
         gpu.enqueue_all(&all, move |gpu, addresses| {
-            let functions = functions;
             let spans: Vec<(u64, usize)> =
                 addresses.iter().copied().zip(counts.iter().copied()).collect();
             let table = SpanTable::new(&spans);
-            launch(gpu, functions.zero, (grid, 1, 1), THREADS, 0, arguments![table])
+            kernel.launch(gpu, (grid, 1, 1), THREADS, arguments![table])
         });
     }
     tensors

@@ -1,22 +1,14 @@
 //! The RMSNorm kernels of `rms_norm.cu`, with the residual connections around them: compiled for
 //! each width at its first use, launched on our stream.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
-use cudarc::driver::sys;
 
-use super::kernel::{Module, arguments, launch};
+use super::kernel::{Source, arguments};
 use super::stream::Gpu;
 use crate::backend::cube::tensor::{new, rows_and_width};
-
-/// The kernels and the instructions they are built from.
-pub(super) const SOURCE: &str = concat!(
-    include_str!("intrinsics.cu"),
-    include_str!("elements.cu"),
-    include_str!("rms_norm.cu")
-);
 
 /// Threads of a block.
 const THREADS: usize = 128;
@@ -44,8 +36,15 @@ fn groups(channels: usize) -> usize {
     THREADS / 32 / row_warps(channels)
 }
 
-fn defines(channels: usize) -> [(&'static str, usize); 3] {
-    [("CHANNELS", channels), ("ROW_WARPS", row_warps(channels)), ("THREADS", THREADS)]
+pub(super) fn source(channels: usize) -> Source {
+    let text = concat!(
+        include_str!("intrinsics.cu"),
+        include_str!("elements.cu"),
+        include_str!("rms_norm.cu")
+    );
+    let defines =
+        [("CHANNELS", channels), ("ROW_WARPS", row_warps(channels)), ("THREADS", THREADS)];
+    Source::new("RMSNorm", text, defines)
 }
 
 /// Bytes of shared memory: a sum of each warp; the weight gradient of each group of rows.
@@ -53,44 +52,11 @@ fn shared_bytes(channels: usize) -> [usize; 2] {
     [4 * THREADS, 4 * (groups(channels) * channels).max(THREADS)]
 }
 
-/// The kernels for rows of one width.
-#[derive(Clone, Copy)]
-pub(super) struct Functions {
-    forward: sys::CUfunction,
-    backward: sys::CUfunction,
-    add_rows: sys::CUfunction,
-}
-
-// SAFETY: functions of a loaded module may be launched from any thread.
-unsafe impl Send for Functions {}
-
-/// The kernels for the rows of `x`, if it is on an NVIDIA GPU, in bf16, of a width they know.
-///
-/// # Panics
-/// When they do not compile: NVRTC does not fit the driver or the GPU.
-fn functions(x: &CubeTensor) -> Option<(Arc<Gpu>, Functions)> {
+/// The GPU of `x`, if its kernels take such rows: in bf16, of a width they know.
+fn gpu_of(x: &CubeTensor) -> Option<Arc<Gpu>> {
     let (_, channels) = rows_and_width(x);
-    if x.dtype != DType::BF16 || channels > WIDEST || !channels.is_multiple_of(8) {
-        return None;
-    }
-    let gpu = Gpu::of(x)?;
-    let load = || {
-        gpu.enter()?;
-        let module = Module::load(SOURCE, &defines(channels), &gpu.architecture())?;
-        let [sums, gradients] = shared_bytes(channels);
-        Ok::<_, String>(Functions {
-            forward: module.function("rms_norm_forward", sums)?,
-            backward: module.function("rms_norm_backward", gradients)?,
-            add_rows: module.function("rms_norm_add_rows", sums)?,
-        })
-    };
-    let functions = *gpu
-        .rms_norm
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .entry(channels)
-        .or_insert_with(|| load().unwrap_or_else(|reason| panic!("RMSNorm kernels: {reason}")));
-    Some((gpu, functions))
+    let takes = x.dtype == DType::BF16 && channels <= WIDEST && channels.is_multiple_of(8);
+    if takes { Gpu::of(x) } else { None }
 }
 
 /// Computes `y` and `rstd` of `x`, or of `x` + `branch`, which then goes to `h`: (branch, h). False
@@ -103,22 +69,20 @@ pub(in super::super) fn forward(
     rstd: &CubeTensor,
     eps: f64,
 ) -> bool {
-    let Some((gpu, functions)) = functions(x) else { return false };
+    let Some(gpu) = gpu_of(x) else { return false };
     let (rows, channels) = rows_and_width(x);
+    let [sums, _] = shared_bytes(channels);
+    let kernel = gpu.kernel(&source(channels), "rms_norm_forward", sums);
     let mut tensors = vec![x, weight, y, rstd];
     tensors.extend(residual.into_iter().flat_map(|(branch, h)| [branch, h]));
     gpu.enqueue_all(&tensors, move |gpu, addresses| {
-        // Whole: its single fields may not cross threads.
-        let functions = functions;
         let [x, weight, y, rstd] = [0, 1, 2, 3].map(|i| addresses[i]);
         let [branch, h] = [4, 5].map(|i| addresses.get(i).copied().unwrap_or_default());
         let (count, eps) = (rows as i32, eps as f32);
-        launch(
+        kernel.launch(
             gpu,
-            functions.forward,
             (rows.div_ceil(groups(channels)), 1, 1),
             THREADS,
-            shared_bytes(channels)[0],
             arguments![x, branch, weight, h, y, rstd, count, eps],
         )
     });
@@ -133,34 +97,31 @@ pub(in super::super) fn backward(
     dx: &CubeTensor,
     dweight: &CubeTensor,
 ) -> bool {
-    let Some((gpu, functions)) = functions(x) else { return false };
+    let Some(gpu) = gpu_of(x) else { return false };
     let (rows, channels) = rows_and_width(x);
+    let [sums, gradients] = shared_bytes(channels);
+    let backward = gpu.kernel(&source(channels), "rms_norm_backward", gradients);
+    let add_rows = gpu.kernel(&source(channels), "rms_norm_add_rows", sums);
     let block_rows = rows.div_ceil(BLOCKS).next_multiple_of(groups(channels));
     let blocks = rows.div_ceil(block_rows);
     let partial = new(x, &[blocks, channels], DType::F32);
     let mut tensors = vec![dy, x, weight, rstd, dx, dweight, &partial];
     tensors.extend(dstream);
     gpu.enqueue_all(&tensors, move |gpu, addresses| {
-        let functions = functions;
         let [dy, x, weight, rstd, dx, dweight, partial] =
             [0, 1, 2, 3, 4, 5, 6].map(|i| addresses[i]);
         let stream = addresses.get(7).copied().unwrap_or_default();
         let (count, block_rows, parts) = (rows as i32, block_rows as i32, blocks as i32);
-        let [sums, gradients] = shared_bytes(channels);
-        launch(
+        backward.launch(
             gpu,
-            functions.backward,
             (blocks, 1, 1),
             THREADS,
-            gradients,
             arguments![dy, x, weight, rstd, stream, dx, partial, count, block_rows],
         )?;
-        launch(
+        add_rows.launch(
             gpu,
-            functions.add_rows,
             (channels.div_ceil(SUM_CHANNELS), 1, 1),
             THREADS,
-            sums,
             arguments![partial, dweight, parts],
         )
     });

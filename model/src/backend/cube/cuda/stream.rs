@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
@@ -16,13 +16,9 @@ use cubecl_runtime::runtime::Runtime;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUevent_flags, CUevent_wait_flags};
 
-use super::attention;
-use super::cross_entropy;
-use super::elementwise;
-use super::optimizer;
+use super::kernel::Kernels;
 use super::probe::{FIRST_CONTEXT_EVENTS, OLDEST_CAPABILITY};
 use super::products::Library;
-use super::rms_norm;
 
 /// The runtime's server: the owner of its stream and memory, on its own thread.
 type CudaServer = <CudaRuntime as Runtime>::Server;
@@ -41,14 +37,8 @@ pub(in super::super) struct Gpu {
     pub(super) capability: (i32, i32),
     /// cuBLASLt, if installed.
     pub(super) products: Option<Library>,
-    /// The attention kernels by head width and whether queries are bounded below.
-    pub(super) attention: Mutex<HashMap<(usize, bool), attention::Functions>>,
-    /// The kernels over many tensors.
-    pub(super) optimizer: OnceLock<optimizer::Functions>,
-    /// The RMSNorm kernels by width of the rows.
-    pub(super) rms_norm: Mutex<HashMap<usize, rms_norm::Functions>>,
-    pub(super) cross_entropy: OnceLock<cross_entropy::Function>,
-    pub(super) elementwise: OnceLock<elementwise::Functions>,
+    /// Kernels of ours.
+    pub(super) kernels: Kernels,
     /// The first call that failed after it was enqueued.
     failure: Mutex<Option<String>>,
 }
@@ -179,19 +169,9 @@ impl Gpu {
             after: event()?,
             capability,
             products: Library::open().ok(),
-            attention: Mutex::default(),
-            optimizer: OnceLock::new(),
-            rms_norm: Mutex::default(),
-            cross_entropy: OnceLock::new(),
-            elementwise: OnceLock::new(),
+            kernels: Kernels::default(),
             failure: Mutex::default(),
         })
-    }
-
-    /// What kernels without instructions of one generation alone are compiled for.
-    pub fn architecture(&self) -> String {
-        let (major, minor) = self.capability;
-        format!("sm_{major}{minor}")
     }
 
     /// Makes the context current on the calling thread, for calls that load or plan.

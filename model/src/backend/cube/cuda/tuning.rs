@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::tensor::DType;
@@ -11,17 +11,17 @@ use cudarc::cublaslt::sys;
 use cudarc::driver::result::{free_sync, malloc_sync, memset_d8_async, stream};
 use cudarc::driver::sys as driver_sys;
 
-use super::kernel::{Module, arguments, launch};
+use super::kernel::{Source, arguments};
 use super::products::{Algorithm, Library, Plan, Problem};
 use super::stream::{Gpu, Outcome, driver};
-
-/// The kernels and the instructions they are built from.
-const SOURCE: &str = concat!(include_str!("intrinsics.cu"), include_str!("tuning.cu"));
 
 /// Threads of a block.
 const THREADS: usize = 256;
 
-const DEFINES: [(&str, usize); 1] = [("THREADS", THREADS)];
+fn source() -> Source {
+    let text = concat!(include_str!("intrinsics.cu"), include_str!("tuning.cu"));
+    Source::new("tuning", text, [("THREADS", THREADS)])
+}
 
 /// Algorithms tried.
 const CANDIDATES: usize = 12;
@@ -36,17 +36,6 @@ const PROBLEMS: usize = 96;
 const GAIN: f64 = 0.98;
 
 #[derive(Clone, Copy)]
-struct Functions {
-    fill_random: driver_sys::CUfunction,
-    compare: driver_sys::CUfunction,
-}
-
-// SAFETY: functions of a loaded module may be launched from any thread.
-unsafe impl Send for Functions {}
-// SAFETY: as above.
-unsafe impl Sync for Functions {}
-
-#[derive(Clone, Copy)]
 struct Fastest(Algorithm);
 
 // SAFETY: an algorithm is plain numbers.
@@ -55,7 +44,6 @@ unsafe impl Send for Fastest {}
 /// The algorithms found so far.
 #[derive(Default)]
 pub(super) struct Tuning {
-    functions: OnceLock<Functions>,
     fastest: Mutex<HashMap<Problem, Fastest>>,
 }
 
@@ -98,27 +86,14 @@ impl Tuning {
         if fastest.len() >= PROBLEMS {
             return plan.algorithm;
         }
-        let tried = self.try_all(gpu, library, problem, plan);
+        let tried = Self::try_all(gpu, library, problem, plan);
         let found = tried.ok().flatten().unwrap_or(plan.algorithm);
         fastest.insert(problem, Fastest(found));
         found
     }
 
-    fn functions(&self, gpu: &Gpu) -> Outcome<Functions> {
-        if let Some(functions) = self.functions.get() {
-            return Ok(*functions);
-        }
-        let module = Module::load(SOURCE, &DEFINES, &gpu.architecture())?;
-        let functions = Functions {
-            fill_random: module.function("fill_random", 0)?,
-            compare: module.function("compare", 0)?,
-        };
-        Ok(*self.functions.get_or_init(|| functions))
-    }
-
     /// None where the first choice is as good as any, or there is no memory to try.
     fn try_all(
-        &self,
         gpu: &Gpu,
         library: &Library,
         problem: Problem,
@@ -128,7 +103,8 @@ impl Tuning {
         if candidates.len() < 2 {
             return Ok(None);
         }
-        let functions = self.functions(gpu)?;
+        let fill_random = gpu.try_kernel(&source(), "fill_random", 0)?;
+        let compare = gpu.try_kernel(&source(), "compare", 0)?;
         let Problem { m, n, k, input, output, .. } = problem;
         let words = |rows: usize, columns: usize, dtype: DType| rows * columns * dtype.size() / 4;
         let (left_words, right_words) = (words(m, k, input), words(k, n, input));
@@ -148,7 +124,7 @@ impl Tuning {
         for (operand, words, seed) in [(&left, left_words, 1u32), (&right, right_words, 2)] {
             let (address, count) = (operand.0, words as i64);
             let arguments = arguments![address, count, halves, seed];
-            launch(gpu, functions.fill_random, grid(words), THREADS, 0, arguments)?;
+            fill_random.launch(gpu, grid(words), THREADS, arguments)?;
         }
         let run = |algorithm: &Algorithm, out: &Buffer| {
             let operands = (left.0, right.0);
@@ -180,7 +156,7 @@ impl Tuning {
                     .map_err(|error| driver("cuMemsetD8Async", error))?;
                 let (a, b, count, flag) = (expected.0, found.0, out_words as i64, differ.0);
                 let arguments = arguments![a, b, count, flag];
-                launch(gpu, functions.compare, grid(out_words), THREADS, 0, arguments)?;
+                compare.launch(gpu, grid(out_words), THREADS, arguments)?;
                 read_flag(gpu, &differ)?
             };
             if different {
@@ -244,16 +220,10 @@ fn candidates(library: &Library, plan: &Plan) -> Vec<Algorithm> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::backend::cube::cuda::compile::{machine_code, nvrtc_for_tests};
+    use crate::backend::cube::cuda::kernel::tests::compile;
 
     #[test]
     fn the_kernels_compile() {
-        if !nvrtc_for_tests("tuning.cu") {
-            return;
-        }
-        for architecture in ["sm_80", "sm_90"] {
-            let code = machine_code(SOURCE, architecture, &DEFINES, &[]).unwrap();
-            assert!(code.starts_with(b"\x7fELF"), "{architecture}");
-        }
+        compile(&[source()], &[(8, 0), (9, 0)]);
     }
 }

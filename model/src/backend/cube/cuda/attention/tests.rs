@@ -4,36 +4,24 @@ use altiplano_kernels::{AttentionShape, causal_attention_backward, causal_attent
 use half::bf16;
 
 use super::*;
-use crate::backend::cube::cuda::compile::{machine_code, nvrtc_for_tests};
 use crate::backend::cube::cuda::emulated::{self, Numbers, relative_error};
+use crate::backend::cube::cuda::kernel::tests::compile;
 
 #[test]
 fn the_kernels_compile() {
-    if !nvrtc_for_tests("attention.cu") {
-        return;
-    }
-    let architectures: [(&Kernels, &[&str]); 2] =
-        [(&MMA, &["sm_80", "sm_90", "sm_90a"]), (&WGMMA, &["sm_90a"])];
-    for (kernels, architectures) in architectures {
-        for architecture in architectures {
-            for head_dim in HEAD_DIMS {
-                for bounded in [false, true] {
-                    let defines = kernels.defines(head_dim, bounded);
-                    let code = machine_code(kernels.source, architecture, &defines, &[]).unwrap();
-                    assert!(code.starts_with(b"\x7fELF"), "{architecture} {head_dim}");
-                }
-            }
-        }
+    for (kernels, capabilities) in [(&MMA, &[(8, 0), (9, 0)][..]), (&WGMMA, &[(9, 0)])] {
+        let sources = HEAD_DIMS
+            .map(|head_dim| [false, true].map(|bounded| kernels.source(head_dim, bounded)));
+        compile(sources.as_flattened(), capabilities);
     }
 }
 
 #[test]
 fn every_gpu_gets_what_it_runs() {
-    assert_eq!(Kernels::of((8, 0)).1, "sm_80");
-    assert_eq!(Kernels::of((12, 0)).1, "sm_120");
-    assert_eq!(Kernels::of((9, 0)).1, "sm_90a");
-    assert!(std::ptr::eq(Kernels::of((9, 0)).0, &WGMMA));
-    assert!(std::ptr::eq(Kernels::of((10, 0)).0, &MMA));
+    assert!(std::ptr::eq(Kernels::of((9, 0)), &WGMMA));
+    for capability in [(8, 0), (8, 9), (10, 0), (12, 0)] {
+        assert!(std::ptr::eq(Kernels::of(capability), &MMA));
+    }
 }
 
 #[test]
@@ -61,7 +49,7 @@ fn the_constants_are_those_of_the_source() {
             ("STEP_QUERIES", kernels.step_queries),
         ]) {
             let line = format!("constexpr int {name} = {value};");
-            assert!(kernels.source.contains(&line), "{line}");
+            assert!(kernels.text.contains(&line), "{line}");
         }
     }
     // ROWS of attention_hopper.cu.
@@ -131,7 +119,7 @@ fn check_emulated(kernels: &Kernels, hopper: usize) {
     let dir = tempfile::tempdir().unwrap();
     for head_dim in HEAD_DIMS {
         for bounded in [false, true] {
-            let mut defines = kernels.defines(head_dim, bounded).to_vec();
+            let mut defines = kernels.source(head_dim, bounded).defines;
             defines.push(("HOPPER", hopper));
             let Some(program) = emulated::compile("emulated_attention.cpp", &defines, dir.path())
             else {

@@ -1,18 +1,12 @@
 use half::bf16;
 
 use super::*;
-use crate::backend::cube::cuda::compile::{machine_code, nvrtc_for_tests};
 use crate::backend::cube::cuda::emulated::{self, Numbers, relative_error};
+use crate::backend::cube::cuda::kernel::tests::compile;
 
 #[test]
 fn the_kernel_compiles() {
-    if !nvrtc_for_tests("cross_entropy.cu") {
-        return;
-    }
-    for architecture in ["sm_80", "sm_90"] {
-        let code = machine_code(SOURCE, architecture, &DEFINES, &[]).unwrap();
-        assert!(code.starts_with(b"\x7fELF"), "{architecture}");
-    }
+    compile(&[source()], &[(8, 0), (9, 0)]);
 }
 
 /// The kernel on an emulated block against the formulas in f64: vocabularies smaller and larger
@@ -20,7 +14,8 @@ fn the_kernel_compiles() {
 #[test]
 fn the_emulated_kernel_matches_the_formulas() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(program) = emulated::compile("emulated_cross_entropy.cpp", &DEFINES, dir.path())
+    let Some(program) =
+        emulated::compile("emulated_cross_entropy.cpp", &source().defines, dir.path())
     else {
         return;
     };

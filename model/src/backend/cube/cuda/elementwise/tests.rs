@@ -4,18 +4,12 @@ use altiplano_kernels::{
 use half::bf16;
 
 use super::*;
-use crate::backend::cube::cuda::compile::{machine_code, nvrtc_for_tests};
 use crate::backend::cube::cuda::emulated::{self, Numbers, relative_error};
+use crate::backend::cube::cuda::kernel::tests::compile;
 
 #[test]
 fn the_kernels_compile() {
-    if !nvrtc_for_tests("elementwise.cu") {
-        return;
-    }
-    for architecture in ["sm_80", "sm_90"] {
-        let code = machine_code(SOURCE, architecture, &DEFINES, &[]).unwrap();
-        assert!(code.starts_with(b"\x7fELF"), "{architecture}");
-    }
+    compile(&[source()], &[(8, 0), (9, 0)]);
 }
 
 /// The kernels on an emulated block against those of the CPU: one piece, and pieces that fill no
@@ -23,7 +17,9 @@ fn the_kernels_compile() {
 #[test]
 fn the_emulated_kernels_match_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(program) = emulated::compile("emulated_elementwise.cpp", &DEFINES, dir.path()) else {
+    let Some(program) =
+        emulated::compile("emulated_elementwise.cpp", &source().defines, dir.path())
+    else {
         return;
     };
     for (pieces, [batch, time, heads, half], count, vocabulary) in

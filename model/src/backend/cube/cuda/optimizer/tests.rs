@@ -5,18 +5,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
-use crate::backend::cube::cuda::compile::{machine_code, nvrtc_for_tests};
 use crate::backend::cube::cuda::emulated;
+use crate::backend::cube::cuda::kernel::tests::compile;
 
 #[test]
 fn the_kernels_compile() {
-    if !nvrtc_for_tests("optimizer.cu") {
-        return;
-    }
-    for architecture in ["sm_80", "sm_90", "sm_90a"] {
-        let code = machine_code(SOURCE, architecture, &DEFINES, &[]).unwrap();
-        assert!(code.starts_with(b"\x7fELF"), "{architecture}");
-    }
+    compile(&[source()], &[(8, 0), (9, 0)]);
 }
 
 #[test]
@@ -26,7 +20,7 @@ fn the_constants_and_tables_are_those_of_the_source() {
         ("SPAN_ENTRIES", SPAN_ENTRIES),
         ("BLOCK_ELEMENTS", BLOCK_ELEMENTS),
     ] {
-        assert!(SOURCE.contains(&format!("constexpr int {name} = {value};")), "{name} = {value}");
+        assert!(TEXT.contains(&format!("constexpr int {name} = {value};")), "{name} = {value}");
     }
     // Arguments of a kernel: 4096 bytes with the pointers behind the table.
     assert_eq!(size_of::<AdamWEntry>(), 56);
@@ -46,7 +40,8 @@ fn blocks_follow_each_other() {
 #[test]
 fn the_emulated_kernels_match_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(program) = emulated::compile("emulated_optimizer.cpp", &DEFINES, dir.path()) else {
+    let Some(program) = emulated::compile("emulated_optimizer.cpp", &source().defines, dir.path())
+    else {
         return;
     };
     let lengths = [1, 4, 511, BLOCK_ELEMENTS, BLOCK_ELEMENTS + 2, 3 * BLOCK_ELEMENTS + 1029, 8];
