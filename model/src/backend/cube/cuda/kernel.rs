@@ -10,6 +10,9 @@ use cudarc::driver::{result, sys};
 use super::compile::machine_code;
 use super::stream::{Gpu, Outcome, driver};
 
+/// Macros by name.
+type Defines = Vec<(&'static str, usize)>;
+
 /// CUDA C++ with the numbers it is compiled for.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
@@ -18,7 +21,7 @@ pub(super) struct Source {
     /// The kernels and the instructions they are built from.
     pub text: &'static str,
     /// Macros.
-    pub defines: Vec<(&'static str, usize)>,
+    pub defines: Defines,
     /// Whether it has instructions of the GPU's own generation, which no later one runs.
     pub one_generation: bool,
 }
@@ -61,7 +64,7 @@ unsafe impl Send for Module {}
 
 /// The kernels of one GPU so far: by subject and macros.
 #[derive(Default)]
-pub(super) struct Kernels(Mutex<HashMap<(&'static str, Vec<(&'static str, usize)>), Module>>);
+pub(super) struct Kernels(Mutex<HashMap<(&'static str, Defines), Module>>);
 
 impl Gpu {
     /// The kernel called `name` of `source`, whose blocks use `shared` bytes of shared memory.
