@@ -111,9 +111,16 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         add: bool,
     );
 
-    /// Whether [`Self::transpose_16`] takes rows of `E`.
-    fn transposes<E: Element>() -> bool {
+    /// Whether elements are the parts of units, without conversion.
+    #[inline(always)]
+    fn lie_as_units<E: Element>() -> bool {
         size_of::<E>() * Self::DEPTH == size_of::<Self::Unit>()
+    }
+
+    /// Whether [`Self::transpose_16`] takes rows of `E`.
+    #[inline(always)]
+    fn transposes<E: Element>() -> bool {
+        Self::lie_as_units::<E>()
     }
 
     /// `to[s * to_step + i] = from[i][s]` for 16 units of `lanes` (at most 16) rows that are

@@ -76,7 +76,7 @@ impl<'a, E: Element> Operand<'a, E> {
                 &self.data[first..first + W]
             };
             let rows = [row(0), row(K::DEPTH - 1)];
-            if Self::lies_as_units::<K>() {
+            if K::lie_as_units::<E>() {
                 let [low, high] = rows.map(|row| row.as_ptr().cast());
                 // SAFETY: both rows and `out` have W lanes.
                 unsafe { K::interleave(out.as_mut_ptr(), low, high, W) };
@@ -92,16 +92,10 @@ impl<'a, E: Element> Operand<'a, E> {
     /// the contraction, and rows not so many whole pages apart that they push each other out of the
     /// first-level cache.
     pub(crate) fn reads_in_place<K: MicroKernel>(&self) -> bool {
-        Self::lies_as_units::<K>()
+        K::lie_as_units::<E>()
             && self.depth_stride == 1
             && self.depth.is_multiple_of(K::DEPTH)
             && !(self.lane_stride * size_of::<E>()).is_multiple_of(2048)
-    }
-
-    /// Whether elements are the parts of units, without conversion.
-    #[inline(always)]
-    fn lies_as_units<K: MicroKernel>() -> bool {
-        size_of::<E>() * K::DEPTH == size_of::<K::Unit>()
     }
 
     /// Packs lanes that are contiguous along the contraction: as 16 x 16 blocks of units where the

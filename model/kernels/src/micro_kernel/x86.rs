@@ -26,6 +26,7 @@ unsafe impl MicroKernel for Avx2F32 {
         at(0).to_f32()
     }
 
+    #[inline(always)]
     fn transposes<E: Element>() -> bool {
         true
     }

@@ -80,7 +80,7 @@ impl Kernels {
     }
 
     /// Whether queries are `bounded` below is decided when they are compiled.
-    fn source(&self, head_dim: usize, bounded: bool) -> Source {
+    fn source(&self, head_dim: usize, bounded: bool) -> Source<3> {
         let defines =
             [("HEAD_DIM", head_dim), ("BOUNDED", usize::from(bounded)), ("THREADS", self.threads)];
         Source {

@@ -14,7 +14,7 @@ const THREADS: usize = 1024;
 /// Bytes of shared memory: the largest logit and a sum of each warp.
 const SHARED_BYTES: usize = 8 * THREADS / 32;
 
-pub(super) fn source() -> Source {
+fn source() -> Source<1> {
     let text = concat!(
         include_str!("intrinsics.cu"),
         include_str!("elements.cu"),

@@ -17,7 +17,7 @@ const PIECE: usize = 8;
 /// Bytes of shared memory of `chain`: a tile of ids.
 const CHAIN_BYTES: usize = 4 * 4 * THREADS;
 
-pub(super) fn source() -> Source {
+fn source() -> Source<1> {
     let text = concat!(
         include_str!("intrinsics.cu"),
         include_str!("elements.cu"),

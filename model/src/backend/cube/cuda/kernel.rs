@@ -1,7 +1,5 @@
 //! Kernels of ours: compiled and loaded at their first use, launched on our stream.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
 
@@ -10,30 +8,27 @@ use cudarc::driver::{result, sys};
 use super::compile::machine_code;
 use super::stream::{Gpu, Outcome, driver};
 
-/// Macros by name.
-type Defines = Vec<(&'static str, usize)>;
-
 /// CUDA C++ with the numbers it is compiled for.
-#[derive(Debug, Clone)]
-pub(super) struct Source {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<const N: usize> {
     /// What tells it from the others, and stands in messages.
     pub subject: &'static str,
     /// The kernels and the instructions they are built from.
     pub text: &'static str,
     /// Macros.
-    pub defines: Defines,
+    pub defines: [(&'static str, usize); N],
     /// Whether it has instructions of the GPU's own generation, which no later one runs.
     pub one_generation: bool,
 }
 
-impl Source {
+impl<const N: usize> Source<N> {
     /// A source without instructions of one generation alone.
-    pub fn new<const N: usize>(
+    pub fn new(
         subject: &'static str,
         text: &'static str,
         defines: [(&'static str, usize); N],
     ) -> Self {
-        Self { subject, text, defines: defines.to_vec(), one_generation: false }
+        Self { subject, text, defines, one_generation: false }
     }
 
     /// What it is compiled for on a GPU of `capability`, as `sm_90`.
@@ -53,63 +48,76 @@ pub(super) struct Kernel {
 // SAFETY: a function of a loaded module may be launched from any thread.
 unsafe impl Send for Kernel {}
 
-/// Kernels that were compiled together, by name.
+/// Kernels that were compiled together.
 struct Module {
     module: sys::CUmodule,
-    kernels: HashMap<&'static str, Kernel>,
+    subject: &'static str,
+    defines: Vec<(&'static str, usize)>,
+    /// Those in use so far, by name.
+    kernels: Vec<(&'static str, Kernel)>,
 }
 
 // SAFETY: as for `Kernel`.
 unsafe impl Send for Module {}
 
-/// The kernels of one GPU so far: by subject and macros.
+/// The kernels of one GPU so far. There are a few modules of a few kernels: an op finds its own by
+/// looking at each.
 #[derive(Default)]
-pub(super) struct Kernels(Mutex<HashMap<(&'static str, Defines), Module>>);
+pub(super) struct Kernels(Mutex<Vec<Module>>);
 
 impl Gpu {
     /// The kernel called `name` of `source`, whose blocks use `shared` bytes of shared memory.
     ///
     /// # Panics
     /// When it does not compile: NVRTC does not fit the driver or the GPU.
-    pub fn kernel(&self, source: &Source, name: &'static str, shared: usize) -> Kernel {
+    pub fn kernel<const N: usize>(
+        &self,
+        source: &Source<N>,
+        name: &'static str,
+        shared: usize,
+    ) -> Kernel {
         self.try_kernel(source, name, shared)
             .unwrap_or_else(|reason| panic!("{} kernels: {reason}", source.subject))
     }
 
     /// As [`Self::kernel`]; an error when it does not compile.
-    pub fn try_kernel(
+    pub fn try_kernel<const N: usize>(
         &self,
-        source: &Source,
+        source: &Source<N>,
         name: &'static str,
         shared: usize,
     ) -> Outcome<Kernel> {
-        let mut loaded = self.kernels.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let module = match loaded.entry((source.subject, source.defines.clone())) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                self.enter()?;
-                entry.insert(Module::load(source, self.capability)?)
-            }
-        };
-        if let Some(kernel) = module.kernels.get(name) {
+        let mut modules = self.kernels.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |m: &Module| m.subject == source.subject && m.defines == source.defines;
+        let found = modules.iter().position(same);
+        let kernels = found.map_or(&[][..], |index| &modules[index].kernels);
+        if let Some((_, kernel)) = kernels.iter().find(|(known, _)| *known == name) {
             return Ok(*kernel);
         }
         self.enter()?;
-        let kernel = module.kernel(name, shared)?;
-        module.kernels.insert(name, kernel);
+        let index = match found {
+            Some(index) => index,
+            None => {
+                modules.push(Module::load(source, self.capability)?);
+                modules.len() - 1
+            }
+        };
+        let kernel = modules[index].kernel(name, shared)?;
+        modules[index].kernels.push((name, kernel));
         Ok(kernel)
     }
 }
 
 impl Module {
     /// Compiles `source` and loads it into the current context.
-    fn load(source: &Source, capability: (i32, i32)) -> Outcome<Self> {
+    fn load<const N: usize>(source: &Source<N>, capability: (i32, i32)) -> Outcome<Self> {
         let architecture = source.architecture(capability);
         let code = machine_code(source.text, &architecture, &source.defines, &[])?;
         // SAFETY: `code` is a whole cubin for this device; the module stays loaded for the process.
         let module = unsafe { result::module::load_data(code.as_ptr().cast()) }
             .map_err(|error| driver("cuModuleLoadData", error))?;
-        Ok(Self { module, kernels: HashMap::new() })
+        let (subject, defines) = (source.subject, source.defines.to_vec());
+        Ok(Self { module, subject, defines, kernels: Vec::new() })
     }
 
     fn kernel(&self, name: &str, shared: usize) -> Outcome<Kernel> {
@@ -159,7 +167,7 @@ pub(super) mod tests {
     use crate::backend::cube::cuda::compile::nvrtc_for_tests;
 
     /// `sources` compile for GPUs of `capabilities`, where NVRTC is installed.
-    pub fn compile(sources: &[Source], capabilities: &[(i32, i32)]) {
+    pub fn compile<const N: usize>(sources: &[Source<N>], capabilities: &[(i32, i32)]) {
         let subject = sources[0].subject;
         if !nvrtc_for_tests(&format!("the {subject} kernels")) {
             return;

@@ -9,13 +9,6 @@ use super::kernel::{Source, arguments};
 use super::stream::Gpu;
 use crate::backend::cube::tensor::{accumulator, contiguous, elements, new};
 
-/// The kernels and the instructions they are built from.
-const TEXT: &str = concat!(
-    include_str!("intrinsics.cu"),
-    include_str!("elements.cu"),
-    include_str!("optimizer.cu")
-);
-
 // The constants of the same names in optimizer.cu.
 const ADAMW_ENTRIES: usize = 64;
 const SPAN_ENTRIES: usize = 128;
@@ -27,8 +20,13 @@ const THREADS: usize = 128;
 /// Bytes of shared memory of a kernel that sums: two floats a thread.
 const SUM_BYTES: usize = 8 * THREADS;
 
-pub(super) fn source() -> Source {
-    Source::new("optimizer", TEXT, [("THREADS", THREADS)])
+fn source() -> Source<1> {
+    let text = concat!(
+        include_str!("intrinsics.cu"),
+        include_str!("elements.cu"),
+        include_str!("optimizer.cu")
+    );
+    Source::new("optimizer", text, [("THREADS", THREADS)])
 }
 
 /// A parameter with what its AdamW step reads and writes, all f32 but the bf16 copy.

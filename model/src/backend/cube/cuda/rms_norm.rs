@@ -36,7 +36,7 @@ fn groups(channels: usize) -> usize {
     THREADS / 32 / row_warps(channels)
 }
 
-pub(super) fn source(channels: usize) -> Source {
+fn source(channels: usize) -> Source<3> {
     let text = concat!(
         include_str!("intrinsics.cu"),
         include_str!("elements.cu"),
@@ -100,8 +100,9 @@ pub(in super::super) fn backward(
     let Some(gpu) = gpu_of(x) else { return false };
     let (rows, channels) = rows_and_width(x);
     let [sums, gradients] = shared_bytes(channels);
-    let backward = gpu.kernel(&source(channels), "rms_norm_backward", gradients);
-    let add_rows = gpu.kernel(&source(channels), "rms_norm_add_rows", sums);
+    let source = source(channels);
+    let backward = gpu.kernel(&source, "rms_norm_backward", gradients);
+    let add_rows = gpu.kernel(&source, "rms_norm_add_rows", sums);
     let block_rows = rows.div_ceil(BLOCKS).next_multiple_of(groups(channels));
     let blocks = rows.div_ceil(block_rows);
     let partial = new(x, &[blocks, channels], DType::F32);

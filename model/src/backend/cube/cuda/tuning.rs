@@ -18,7 +18,7 @@ use super::stream::{Gpu, Outcome, driver};
 /// Threads of a block.
 const THREADS: usize = 256;
 
-fn source() -> Source {
+fn source() -> Source<1> {
     let text = concat!(include_str!("intrinsics.cu"), include_str!("tuning.cu"));
     Source::new("tuning", text, [("THREADS", THREADS)])
 }

@@ -9,15 +9,23 @@ use crate::backend::cube::cuda::kernel::tests::compile;
 
 #[test]
 fn the_kernels_compile() {
-    for (kernels, capabilities) in [(&MMA, &[(8, 0), (9, 0)][..]), (&WGMMA, &[(9, 0)])] {
-        let sources = HEAD_DIMS
-            .map(|head_dim| [false, true].map(|bounded| kernels.source(head_dim, bounded)));
+    for (kernels, one_generation, capabilities) in
+        [(&MMA, false, &[(8, 0), (9, 0)][..]), (&MMA, true, &[(9, 0)]), (&WGMMA, true, &[(9, 0)])]
+    {
+        let sources = HEAD_DIMS.map(|head_dim| {
+            [false, true]
+                .map(|bounded| Source { one_generation, ..kernels.source(head_dim, bounded) })
+        });
         compile(sources.as_flattened(), capabilities);
     }
 }
 
 #[test]
 fn every_gpu_gets_what_it_runs() {
+    for (capability, architecture) in [((8, 0), "sm_80"), ((12, 0), "sm_120"), ((9, 0), "sm_90a")] {
+        let source = Kernels::of(capability).source(64, false);
+        assert_eq!(source.architecture(capability), architecture);
+    }
     assert!(std::ptr::eq(Kernels::of((9, 0)), &WGMMA));
     for capability in [(8, 0), (8, 9), (10, 0), (12, 0)] {
         assert!(std::ptr::eq(Kernels::of(capability), &MMA));
@@ -119,7 +127,7 @@ fn check_emulated(kernels: &Kernels, hopper: usize) {
     let dir = tempfile::tempdir().unwrap();
     for head_dim in HEAD_DIMS {
         for bounded in [false, true] {
-            let mut defines = kernels.source(head_dim, bounded).defines;
+            let mut defines = kernels.source(head_dim, bounded).defines.to_vec();
             defines.push(("HOPPER", hopper));
             let Some(program) = emulated::compile("emulated_attention.cpp", &defines, dir.path())
             else {

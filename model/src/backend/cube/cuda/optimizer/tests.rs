@@ -11,6 +11,7 @@ use crate::backend::cube::cuda::kernel::tests::compile;
 #[test]
 fn the_kernels_compile() {
     compile(&[source()], &[(8, 0), (9, 0)]);
+    compile(&[Source { one_generation: true, ..source() }], &[(9, 0)]);
 }
 
 #[test]
@@ -20,7 +21,10 @@ fn the_constants_and_tables_are_those_of_the_source() {
         ("SPAN_ENTRIES", SPAN_ENTRIES),
         ("BLOCK_ELEMENTS", BLOCK_ELEMENTS),
     ] {
-        assert!(TEXT.contains(&format!("constexpr int {name} = {value};")), "{name} = {value}");
+        assert!(
+            source().text.contains(&format!("constexpr int {name} = {value};")),
+            "{name} = {value}"
+        );
     }
     // Arguments of a kernel: 4096 bytes with the pointers behind the table.
     assert_eq!(size_of::<AdamWEntry>(), 56);
