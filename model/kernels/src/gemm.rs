@@ -9,7 +9,7 @@
 mod tile;
 
 use crate::element::Element;
-use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, with_micro_kernel};
+use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, RUN, with_micro_kernel};
 use crate::packing::{Operand, PackTask};
 use crate::phases::run_phases;
 use crate::scratch::Scratch;
@@ -22,10 +22,25 @@ const BLOCK_STEPS: usize = 1024;
 /// Units in the packed slab of either operand (4 MiB).
 const SLAB_UNITS: usize = 1 << 20;
 
-/// Rows and columns of a tile, in whole panels: many enough that a panel is used several times
-/// while it is near, few enough that no thread waits long for the last tile of another.
+/// Rows of a tile, in whole panels: a panel of `B` is used this often while it is near.
 const TILE_ROWS: usize = 4 * MR;
-const TILE_COLUMNS: usize = 8 * NR;
+
+/// Columns of a tile, in whole panels: the more, the longer panels of `A` stay near and rows of `C`
+/// are written in order.
+const TILE_COLUMNS: std::ops::RangeInclusive<usize> = 2 * NR..=16 * NR;
+
+/// Tiles for each thread, so that none waits long for the last tile of another.
+const TILES_PER_THREAD: usize = 8;
+
+/// The widest tile that leaves enough of them. What is added to what does not depend on it.
+fn tile_columns(rows: usize, columns: usize, threads: usize) -> usize {
+    let mut width = *TILE_COLUMNS.end();
+    let tiles = |width| rows.div_ceil(TILE_ROWS) * columns.div_ceil(width);
+    while width > *TILE_COLUMNS.start() && tiles(width) < TILES_PER_THREAD * threads {
+        width /= 2;
+    }
+    width
+}
 
 /// Where a product goes.
 pub(crate) enum Output<'a, E> {
@@ -111,7 +126,8 @@ impl<E: Element> KernelTask for Product<'_, E> {
         let slab = |lanes: usize, tile: usize| {
             (SLAB_UNITS / deepest / tile * tile).max(tile).min(lanes.next_multiple_of(tile))
         };
-        let (slab_rows, slab_columns) = (slab(rows, TILE_ROWS), slab(columns, TILE_COLUMNS));
+        let tile_columns = tile_columns(rows, columns, rayon::current_num_threads());
+        let (slab_rows, slab_columns) = (slab(rows, TILE_ROWS), slab(columns, tile_columns));
         let steps = steps([rows, columns, a.depth], [slab_rows, slab_columns, block_depth]);
 
         let buffers = |uses: fn(&Step) -> (usize, bool)| {
@@ -141,11 +157,15 @@ impl<E: Element> KernelTask for Product<'_, E> {
         };
         let pack_b = |step: &Step| {
             let Step { column, width, start, depth, .. } = *step;
-            step.b.1.then(|| PackTask::all::<K, NR>(&b, column, width, start, depth))
+            let width = width.next_multiple_of(NR);
+            step.b.1.then(|| match K::STRIP {
+                RUN => PackTask::all::<K, RUN>(&b, column, width, start, depth),
+                _ => PackTask::all::<K, NR>(&b, column, width, start, depth),
+            })
         };
         let tiles = |step: &Step| {
-            let tile_columns = step.width.div_ceil(TILE_COLUMNS);
-            (step.height.div_ceil(TILE_ROWS) * tile_columns, tile_columns)
+            let across = step.width.div_ceil(tile_columns);
+            (step.height.div_ceil(TILE_ROWS) * across, across)
         };
         let count = |pack: Option<PackTask>| pack.map_or(0, |pack| pack.tasks);
         // Phase p packs for step p and multiplies step p - 1.
@@ -163,7 +183,10 @@ impl<E: Element> KernelTask for Product<'_, E> {
                     let to = packed_a.offset(step.a.0 * a_size);
                     pack_or_pass::<K, E, MR>(pack_a(step), &a, to, task).and_then(|task| {
                         let to = packed_b.offset(step.b.0 * b_size);
-                        pack_or_pass::<K, E, NR>(pack_b(step), &b, to, task)
+                        match K::STRIP {
+                            RUN => pack_or_pass::<K, E, RUN>(pack_b(step), &b, to, task),
+                            _ => pack_or_pass::<K, E, NR>(pack_b(step), &b, to, task),
+                        }
                     })
                 };
                 let Some(rest) = rest else { return };
@@ -193,10 +216,11 @@ impl<E: Element> KernelTask for Product<'_, E> {
                 last: step.start + step.depth >= a.depth,
                 sums: needs_sums.then_some(sums),
             };
-            let tile_columns = tiles(step).1;
+            let across = tiles(step).1;
             let tile = Tile {
-                row: task / tile_columns * TILE_ROWS,
-                column: task % tile_columns * TILE_COLUMNS,
+                row: task / across * TILE_ROWS,
+                column: task % across * tile_columns,
+                columns: tile_columns,
                 slab_row: step.row,
                 slab_column: step.column,
                 slab_height: step.height,

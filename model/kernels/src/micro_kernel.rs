@@ -21,18 +21,22 @@ pub(crate) const NR: usize = 32;
 /// Rows and columns of a block of attention scores: whole panels of 12 and of 32.
 pub(crate) const SCORES: usize = 96;
 
-/// Where the unit of row `r`, step `s` of `A` is.
+/// How the operands of a micro-kernel lie: where the unit of row `r` and step `s` of `A` is, and
+/// whether a panel of `B` is cut into strips.
 pub(crate) mod layout {
-    use super::{MR, SCORES};
+    use super::{MR, NR, SCORES};
 
-    /// A packed panel: `s * 12 + r`.
+    /// Packed panels: `s * 12 + r`, `s * 32 + j`.
     pub(crate) const PACKED: u8 = 0;
-    /// Rows of a block of scores, contraction over its columns.
+    /// Rows of a block of scores, contraction over its columns; a packed panel.
     pub(crate) const SCORE_ROWS: u8 = 1;
-    /// Columns of a block of scores, contraction over its rows.
+    /// Columns of a block of scores, contraction over its rows; a packed panel.
     pub(crate) const SCORE_COLUMNS: u8 = 2;
+    /// A packed panel; strips of [`MicroKernel::STRIP`](super::MicroKernel::STRIP) columns, one after
+    /// the other.
+    pub(crate) const STRIPS: u8 = 3;
 
-    /// The place of row `r`, step `s` (in this order) of units that lie as `LAYOUT` says.
+    /// The place of row `r`, step `s` (in this order) of the units of `A`.
     #[inline(always)]
     pub(super) fn units<const LAYOUT: u8, U>(
         a: *const U,
@@ -54,10 +58,21 @@ pub(crate) mod layout {
     /// Distances of neighbouring rows and steps, in units of `depth` elements.
     const fn strides(layout: u8, depth: usize) -> (usize, usize) {
         match layout {
-            PACKED => (1, MR),
             SCORE_ROWS => (SCORES / depth, 1),
-            _ => (1, SCORES),
+            SCORE_COLUMNS => (1, SCORES),
+            _ => (1, MR),
         }
+    }
+
+    /// The place of column `j`, a multiple of `strip`, and step `s` of `steps` of `B`.
+    #[inline(always)]
+    pub(super) fn columns<const LAYOUT: u8, U>(
+        b: *const U,
+        steps: usize,
+        strip: usize,
+    ) -> impl Fn(usize, usize) -> *const U {
+        let (column, step) = if LAYOUT == STRIPS { (steps, strip) } else { (1, NR) };
+        move |j, s| b.wrapping_add(j * column + s * step)
     }
 }
 
@@ -77,10 +92,14 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
     /// Elements in a unit.
     const DEPTH: usize;
 
+    /// Columns of `B` that lie together in a panel with [`layout::STRIPS`]: as many as the kernel
+    /// takes at a time, so that it reads whole cache lines and no others.
+    const STRIP: usize = NR;
+
     /// A unit of the elements `at(0)` to `at(DEPTH - 1)`.
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> Self::Unit;
 
-    /// `c[r][j] = Σ_s a[r][s] b[s * 32 + j]` over `steps` units, or `+=` if `add`. `A` lies as
+    /// `c[r][j] = Σ_s a[r][s] b[s][j]` over `steps` units, or `+=` if `add`. `A` and `B` lie as
     /// [`layout`] says; rows of `c` are `c_row` apart.
     ///
     /// # Safety
@@ -95,8 +114,8 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         add: bool,
     );
 
-    /// As [`Self::multiply`] with rows of `A` where they lie in their matrix, `a_row` bytes apart,
-    /// steps next to each other.
+    /// As [`Self::multiply`] with [`layout::STRIPS`], but for rows of `A` where they lie in their
+    /// matrix, `a_row` bytes apart, steps next to each other.
     ///
     /// # Safety
     ///
@@ -155,18 +174,10 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
     ///
     /// `lanes` elements of both rows must be readable, `lanes` units at `to` writable.
     #[inline(always)]
-    unsafe fn interleave(to: *mut Self::Unit, low: *const u8, high: *const u8, lanes: usize) {
-        let part = size_of::<Self::Unit>() / Self::DEPTH;
-        for i in 0..lanes {
-            // SAFETY: lane i of both rows; a unit is its parts, lower index first.
-            unsafe {
-                let to = to.add(i).cast::<u8>();
-                to.copy_from_nonoverlapping(low.add(i * part), part);
-                if Self::DEPTH == 2 {
-                    to.add(part).copy_from_nonoverlapping(high.add(i * part), part);
-                }
-            }
-        }
+    unsafe fn interleave(to: *mut Self::Unit, low: *const u8, _high: *const u8, lanes: usize) {
+        const { assert!(Self::DEPTH == 1, "pairs need an interleave of their own") };
+        // SAFETY: units of one element are the row as it is.
+        unsafe { to.cast::<u8>().copy_from_nonoverlapping(low, lanes * size_of::<Self::Unit>()) };
     }
 
     /// Rounds a run of a row of scores to the `16 / DEPTH` units at `to`.
@@ -260,7 +271,7 @@ const SUB_COLUMNS: usize = 16;
 unsafe fn multiply_plain(
     steps: usize,
     a: impl Fn(usize, usize) -> *const f32,
-    b: *const f32,
+    b: impl Fn(usize, usize) -> *const f32,
     c: *mut f32,
     c_row: usize,
     add: bool,
@@ -272,7 +283,7 @@ unsafe fn multiply_plain(
             for s in 0..steps {
                 // SAFETY: inside the ranges the caller vouches for.
                 unsafe {
-                    let b = b.add(s * NR + column).cast::<[f32; SUB_COLUMNS]>().read();
+                    let b = b(column, s).cast::<[f32; SUB_COLUMNS]>().read();
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let a = a(row + r, s).read_unaligned();
                         for (sum, &b) in sums.iter_mut().zip(&b) {
@@ -316,7 +327,9 @@ unsafe impl MicroKernel for PortableF32 {
     ) {
         // SAFETY: passed on.
         unsafe {
-            multiply_plain(steps, layout::units::<LAYOUT, _>(a, 1), b, c, c_row, add, plain);
+            let a = layout::units::<LAYOUT, _>(a, 1);
+            let b = layout::columns::<{ layout::PACKED }, _>(b, steps, NR);
+            multiply_plain(steps, a, b, c, c_row, add, plain);
         }
     }
 
@@ -330,7 +343,11 @@ unsafe impl MicroKernel for PortableF32 {
         add: bool,
     ) {
         // SAFETY: passed on.
-        unsafe { multiply_plain(steps, layout::in_place(a, a_row), b, c, c_row, add, plain) }
+        unsafe {
+            let a = layout::in_place(a, a_row);
+            let b = layout::columns::<{ layout::PACKED }, _>(b, steps, NR);
+            multiply_plain(steps, a, b, c, c_row, add, plain);
+        }
     }
 
     unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R {

@@ -6,6 +6,7 @@
 
 use crate::element::Element;
 use crate::micro_kernel::MicroKernel;
+use std::ops::Range;
 
 /// A matrix seen as lanes (rows of `A`, columns of `B`) by contraction.
 #[derive(Clone, Copy)]
@@ -186,28 +187,43 @@ impl PackTask {
         to: *mut K::Unit,
         task: usize,
     ) {
-        let Self { lane, panels, start, depth, .. } = *self;
-        let steps = depth.div_ceil(K::DEPTH);
-        let part = |panel: usize, first: usize, count: usize| {
-            // SAFETY: steps `first..first + count` of one panel.
-            let to = unsafe {
-                std::slice::from_raw_parts_mut(to.add((panel * steps + first) * W), count * W)
-            };
-            let first = first * K::DEPTH;
-            let depth = (depth - first).min(count * K::DEPTH);
-            operand.pack::<K, W>(to, lane + panel * W, start + first, depth);
-        };
-        if operand.depth_stride == 1 {
-            for panel in task * PANELS..(task * PANELS + PANELS).min(panels) {
-                part(panel, 0, steps);
+        let steps = self.depth.div_ceil(K::DEPTH);
+        // SAFETY: steps of one panel each, of this task.
+        unsafe {
+            if operand.depth_stride == 1 {
+                for panel in task * PANELS..(task * PANELS + PANELS).min(self.panels) {
+                    self.part::<K, E, W>(operand, to, panel, 0..steps);
+                }
+                return;
             }
-            return;
-        }
-        let end = (task * STEPS + STEPS).min(steps);
-        for first in (task * STEPS..end).step_by(STEPS_IN_TURN) {
-            for panel in 0..panels {
-                part(panel, first, STEPS_IN_TURN.min(end - first));
+            let end = (task * STEPS + STEPS).min(steps);
+            for first in (task * STEPS..end).step_by(STEPS_IN_TURN) {
+                for panel in 0..self.panels {
+                    let last = (first + STEPS_IN_TURN).min(end);
+                    self.part::<K, E, W>(operand, to, panel, first..last);
+                }
             }
         }
+    }
+
+    /// Packs some steps of one panel. Inlined, or it would lack the instructions of `K`.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::run`].
+    #[inline(always)]
+    unsafe fn part<K: MicroKernel, E: Element, const W: usize>(
+        &self,
+        operand: &Operand<'_, E>,
+        to: *mut K::Unit,
+        panel: usize,
+        steps: Range<usize>,
+    ) {
+        let first = panel * self.depth.div_ceil(K::DEPTH) + steps.start;
+        // SAFETY: passed on.
+        let to = unsafe { std::slice::from_raw_parts_mut(to.add(first * W), steps.len() * W) };
+        let start = steps.start * K::DEPTH;
+        let depth = (self.depth - start).min(steps.len() * K::DEPTH);
+        operand.pack::<K, W>(to, self.lane + panel * W, self.start + start, depth);
     }
 }

@@ -1,6 +1,6 @@
 //! One tile of a product over one block of the contraction.
 
-use super::{Output, SharedPointer, TILE_COLUMNS, TILE_ROWS};
+use super::{Output, SharedPointer, TILE_ROWS};
 use crate::element::Element;
 use crate::micro_kernel::{MR, MicroKernel, NR, layout};
 
@@ -67,7 +67,7 @@ impl<K: MicroKernel> Block<'_, K> {
                 let first = if rows.is_some() { 0 } else { row };
                 let a = self.a[first * self.steps..][..MR * self.steps].as_ptr();
                 // SAFETY: the panel of rows holds `steps` steps; the rest is passed on.
-                unsafe { K::multiply::<{ layout::PACKED }>(self.steps, a, b, c, c_row, add) };
+                unsafe { K::multiply::<{ layout::STRIPS }>(self.steps, a, b, c, c_row, add) };
             }
         }
     }
@@ -88,6 +88,8 @@ pub(super) struct Tile {
     /// First row and column within the slab.
     pub(super) row: usize,
     pub(super) column: usize,
+    /// Its width, unless the slab ends before.
+    pub(super) columns: usize,
     pub(super) slab_row: usize,
     pub(super) slab_column: usize,
     pub(super) slab_height: usize,
@@ -109,7 +111,7 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
     let mut edge = [0.0f32; MR * NR];
     let edge = edge.as_mut_ptr();
     let bottom = (tile.row + TILE_ROWS).min(tile.slab_height);
-    let right = (tile.column + TILE_COLUMNS).min(tile.slab_width);
+    let right = (tile.column + tile.columns).min(tile.slab_width);
     for column in (tile.column..right).step_by(NR) {
         let width = NR.min(tile.slab_width - column);
         let b = block.b[column * block.steps..][..NR * block.steps].as_ptr();

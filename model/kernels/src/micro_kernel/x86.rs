@@ -1,6 +1,6 @@
 //! The micro-kernels of AVX2 and AVX-512.
 
-use super::{Element, MR, MicroKernel, NR, RUN, layout, multiply_plain};
+use super::{Element, MR, MicroKernel, NR, RUN, SUB_COLUMNS, layout, multiply_plain};
 use crate::transpose::{transpose_16, transpose_to_f32};
 use std::arch::x86_64::*;
 
@@ -20,6 +20,7 @@ pub(super) struct Avx512Bf16;
 unsafe impl MicroKernel for Avx2F32 {
     type Unit = f32;
     const DEPTH: usize = 1;
+    const STRIP: usize = SUB_COLUMNS;
 
     #[inline(always)]
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
@@ -55,7 +56,11 @@ unsafe impl MicroKernel for Avx2F32 {
     ) {
         // SAFETY: passed on.
         unsafe {
+            if LAYOUT == layout::STRIPS {
+                fetch(c, c_row);
+            }
             let a = layout::units::<LAYOUT, _>(a, 1);
+            let b = layout::columns::<LAYOUT, _>(b, steps, Self::STRIP);
             multiply_plain(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
         }
     }
@@ -72,7 +77,9 @@ unsafe impl MicroKernel for Avx2F32 {
     ) {
         // SAFETY: passed on.
         unsafe {
+            fetch(c, c_row);
             let a = layout::in_place(a, a_row);
+            let b = layout::columns::<{ layout::STRIPS }, _>(b, steps, Self::STRIP);
             multiply_plain(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
         }
     }
@@ -83,8 +90,8 @@ unsafe impl MicroKernel for Avx2F32 {
     }
 }
 
-/// Asks for the 12 x 32 numbers at `c` that the sums will be added to: without, each product
-/// would end waiting for 12 rows on 12 pages.
+/// Asks for the 12 x 32 numbers at `c` that the sums will be written or added to: without, each
+/// product would end waiting for 12 rows on 12 pages.
 ///
 /// # Safety
 ///
