@@ -1,7 +1,7 @@
 //! Output head and cross entropy, fused and chunked over tokens: the logits of one chunk
 //! exist at a time, in f32.
 //!
-//! Forward, per row with logits `z = x Wᵀ` and target `t`:
+//! Forward, per token with logits `z = x Wᵀ` and target `t`:
 //!
 //! ```text
 //! loss = ln Σ_v exp(z_v) - z_t
@@ -13,6 +13,15 @@
 //! dz_v = scale (p_v - [v = t])      dx = dz W      dW += dzᵀ x
 //! ```
 //!
+//! Logits are kept transposed, a row for each word: `zᵀ = W xᵀ` and `dW` then read the rows of `W`
+//! and of `dzᵀ` where they lie, and only the few rows of `x` are packed for them. The words are cut
+//! into blocks; each finds its largest logit `m_b` and `s_b = Σ exp(z_v - m_b)` of every token, and
+//! with `m` the largest of all
+//!
+//! ```text
+//! Σ_v exp(z_v) = exp(m) Σ_b s_b exp(m_b - m)
+//! ```
+//!
 //! `dz` takes the place of the logits and is used at once. A negative target is ignored: its
 //! loss and its gradient are zero.
 
@@ -22,8 +31,11 @@ use crate::gemm::{Output, gemm};
 use crate::linear::LinearShape;
 use crate::packing::Operand;
 use crate::scratch::Scratch;
-use crate::simd::{LANES, max_lanes, sum_lanes, vectorized};
+use crate::simd::{LANES, vectorized};
 use rayon::prelude::*;
+
+/// Words of a block: few enough that their logits stay in a second-level cache.
+const BLOCK: usize = 64;
 
 /// `losses` (M) of `x` (M, C) through the head `weight` (V, C) at `targets` (M), `chunk` rows
 /// at a time; `shape.inputs` is `C`, `shape.outputs` is `V`.
@@ -38,18 +50,12 @@ pub fn head_cross_entropy_forward<E: Element>(
     let LinearShape { inputs, outputs, .. } = shape;
     check("head_cross_entropy_forward", losses.len(), x.len(), weight.len(), targets, shape);
     let chunk = chunk.clamp(1, shape.rows.max(1));
-    let mut logits = Scratch::new::<f32>(chunk * outputs);
+    let mut buffers = Buffers::new(chunk, outputs);
     for (i, losses) in losses.chunks_mut(chunk).enumerate() {
         let rows = losses.len();
-        let x = Operand::rows(&x[i * chunk * inputs..][..rows * inputs], rows, inputs);
-        let targets = &targets[i * chunk..][..rows];
-        let logits = &mut logits.as_mut::<f32>()[..rows * outputs];
-        gemm(Output::AssignF32(logits), x, Operand::rows(weight, outputs, inputs));
-        logits
-            .par_chunks_mut(outputs)
-            .zip(losses)
-            .zip(targets)
-            .for_each(|((logits, loss), &target)| *loss = row_loss(logits, target, false).0);
+        let x = &x[i * chunk * inputs..][..rows * inputs];
+        let mut logits = buffers.of(&targets[i * chunk..][..rows]);
+        logits.losses(losses, x, weight, inputs, false);
     }
 }
 
@@ -73,35 +79,26 @@ pub fn head_cross_entropy_backward<E: Element>(
     assert_eq!(dx.len(), x.len(), "{op}: dx and x differ in length");
     assert_eq!(dweight.len(), weight.len(), "{op}: dweight and weight differ in length");
     let chunk = chunk.clamp(1, shape.rows.max(1));
-    let mut logits = Scratch::new::<f32>(chunk * outputs);
+    let mut buffers = Buffers::new(chunk, outputs);
     for (i, losses) in losses.chunks_mut(chunk).enumerate() {
         let rows = losses.len();
         let x = &x[i * chunk * inputs..][..rows * inputs];
         let dx = &mut dx[i * chunk * inputs..][..rows * inputs];
-        let targets = &targets[i * chunk..][..rows];
-        let logits = &mut logits.as_mut::<f32>()[..rows * outputs];
-        let by_output = Operand::rows(weight, outputs, inputs);
-        gemm(Output::AssignF32(logits), Operand::rows(x, rows, inputs), by_output);
-        logits.par_chunks_mut(outputs).zip(losses).zip(targets).for_each(
-            |((logits, loss), &target)| {
-                let sum;
-                (*loss, sum) = row_loss(logits, target, true);
-                row_gradient::<E>(logits, target, scale, sum);
-            },
-        );
-        // Rows of dz start where the rows of logits did, so bf16 rows are two widths apart.
-        let stride = outputs * size_of::<f32>() / size_of::<E>();
+        let mut logits = buffers.of(&targets[i * chunk..][..rows]);
+        logits.losses(losses, x, weight, inputs, true);
+        // Words of dz start where those of the logits did, so words in bf16 are two widths apart.
+        let stride = rows * size_of::<f32>() / size_of::<E>();
         let dz = Operand {
-            data: bytemuck::cast_slice::<f32, E>(logits),
+            data: logits.gradient::<E>(scale),
             lanes: rows,
             depth: outputs,
-            lane_stride: stride,
-            depth_stride: 1,
+            lane_stride: 1,
+            depth_stride: stride,
         };
         gemm(Output::Assign(dx), dz, Operand::columns(weight, outputs, inputs));
-        let dz_columns =
-            Operand { lanes: outputs, depth: rows, lane_stride: 1, depth_stride: stride, ..dz };
-        gemm(Output::AddF32(dweight), dz_columns, Operand::columns(x, rows, inputs));
+        let dz_words =
+            Operand { lanes: outputs, depth: rows, lane_stride: stride, depth_stride: 1, ..dz };
+        gemm(Output::AddF32(dweight), dz_words, Operand::columns(x, rows, inputs));
     }
 }
 
@@ -116,77 +113,175 @@ fn check(op: &str, losses: usize, x: usize, weight: usize, targets: &[i32], shap
     );
 }
 
-/// Logits whose exponentials are summed in f32 before they join the f64 sum of a row.
-const BLOCK: usize = 4096;
+/// Memory for the logits of a chunk of tokens.
+struct Buffers {
+    logits: Scratch,
+    statistics: Scratch,
+    totals: Scratch,
+    outputs: usize,
+}
 
-vectorized! {
-    /// The loss of a row and `Σ exp(z - max z)`; with `keep`, the logits become those
-    /// exponentials.
-    fn row_loss(logits: &mut [f32], target: i32, keep: bool) -> (f32, f64) {
-        if target < 0 {
-            return (0.0, 1.0);
+impl Buffers {
+    fn new(chunk: usize, outputs: usize) -> Self {
+        Self {
+            logits: Scratch::new::<f32>(chunk * outputs),
+            statistics: Scratch::new::<f32>(2 * chunk * outputs.div_ceil(BLOCK)),
+            totals: Scratch::new::<[f32; 2]>(chunk),
+            outputs,
         }
-        let target_logit = logits[target as usize];
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        for run in logits.chunks(LANES) {
-            for (lane, &z) in lanes.iter_mut().zip(run) {
-                *lane = if z > *lane { z } else { *lane };
-            }
+    }
+
+    fn of<'a>(&'a mut self, targets: &'a [i32]) -> Logits<'a> {
+        let rows = targets.len();
+        Logits {
+            z: &mut self.logits.as_mut::<f32>()[..rows * self.outputs],
+            statistics: &mut self.statistics.as_mut::<f32>()
+                [..2 * rows * self.outputs.div_ceil(BLOCK)],
+            totals: &mut self.totals.as_mut::<[f32; 2]>()[..rows],
+            targets,
         }
-        let max = max_lanes(lanes);
-        let mut sum = 0.0f64;
-        for block in logits.chunks_mut(BLOCK) {
-            let mut lanes = [0.0f32; LANES];
-            let mut runs = block.chunks_exact_mut(LANES);
-            for run in runs.by_ref() {
-                for (lane, z) in lanes.iter_mut().zip(run) {
-                    let e = exp(*z - max);
-                    *lane += e;
-                    if keep {
-                        *z = e;
+    }
+}
+
+/// The logits of a chunk of tokens.
+struct Logits<'a> {
+    /// (V, rows): logits, then their exponentials, then `dz`.
+    z: &'a mut [f32],
+    /// (blocks, 2, rows): `m_b` and `s_b`.
+    statistics: &'a mut [f32],
+    /// (rows): `m` and `Σ_v exp(z_v - m)`.
+    totals: &'a mut [[f32; 2]],
+    targets: &'a [i32],
+}
+
+impl Logits<'_> {
+    /// The losses of `x` (rows, C); with `keep`, the logits become `exp(z - m_b)`.
+    fn losses<E: Element>(
+        &mut self,
+        losses: &mut [f32],
+        x: &[E],
+        weight: &[E],
+        inputs: usize,
+        keep: bool,
+    ) {
+        let rows = losses.len();
+        let (words, x) =
+            (Operand::rows(weight, self.z.len() / rows, inputs), Operand::rows(x, rows, inputs));
+        gemm(Output::AssignF32(self.z), words, x);
+        for ((m, loss), &target) in losses.iter_mut().enumerate().zip(self.targets) {
+            // The target's logit, until the sum is known.
+            *loss = if target < 0 { 0.0 } else { self.z[target as usize * rows + m] };
+        }
+        self.z.par_chunks_mut(BLOCK * rows).zip(self.statistics.par_chunks_mut(2 * rows)).for_each(
+            |(z, statistics)| {
+                let (max, sum) = statistics.split_at_mut(rows);
+                block_statistics(z, max, sum, keep);
+            },
+        );
+        let statistics = &*self.statistics;
+        self.totals.par_iter_mut().zip(losses).zip(self.targets).enumerate().for_each(
+            |(m, ((total, loss), &target))| {
+                let blocks = || statistics.chunks_exact(2 * rows).map(|s| (s[m], s[rows + m]));
+                let max = blocks().map(|(max, _)| max).fold(f32::NEG_INFINITY, f32::max);
+                let sum: f64 = blocks()
+                    .map(|(block, sum)| f64::from(sum) * f64::from(block - max).exp())
+                    .sum();
+                *total = [max, sum as f32];
+                if target >= 0 {
+                    *loss = (sum.ln() + f64::from(max) - f64::from(*loss)) as f32;
+                }
+            },
+        );
+    }
+
+    /// `dz` from the exponentials, a word after the other, each at the front of its logits.
+    fn gradient<E: Element>(&mut self, scale: f32) -> &[E] {
+        let (rows, targets, totals) = (self.targets.len(), self.targets, &*self.totals);
+        self.z
+            .par_chunks_mut(BLOCK * rows)
+            .zip(self.statistics.par_chunks_mut(2 * rows))
+            .enumerate()
+            .for_each(|(block, (z, statistics))| {
+                let (factors, values) = statistics.split_at_mut(rows);
+                block_factors(factors, totals, targets, scale);
+                // Where the target of token m is, if it is a word of this block.
+                let hit = |m: usize| match targets[m] {
+                    target if target >= 0 && target as usize / BLOCK == block => {
+                        Some(target as usize % BLOCK * rows)
+                    }
+                    _ => None,
+                };
+                for m in 0..rows {
+                    if let Some(word) = hit(m) {
+                        values[m] = z[word + m].mul_add(factors[m], -scale);
                     }
                 }
+                block_gradient::<E>(z, factors);
+                let dz: &mut [E] = bytemuck::cast_slice_mut(z);
+                for m in 0..rows {
+                    if let Some(word) = hit(m) {
+                        dz[word * (size_of::<f32>() / size_of::<E>()) + m] = E::from_f32(values[m]);
+                    }
+                }
+            });
+        bytemuck::cast_slice(self.z)
+    }
+}
+
+vectorized! {
+    /// `m_b` and `s_b` of each token for the words of a block; with `keep`, the logits become
+    /// `exp(z - m_b)`.
+    fn block_statistics(z: &mut [f32], max: &mut [f32], sum: &mut [f32], keep: bool) {
+        let rows = max.len();
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        for word in z.chunks_exact(rows) {
+            for (max, &z) in max.iter_mut().zip(word) {
+                *max = if z > *max { z } else { *max };
             }
-            for (lane, z) in lanes.iter_mut().zip(runs.into_remainder()) {
+        }
+        for word in z.chunks_exact_mut(rows) {
+            for ((z, &max), sum) in word.iter_mut().zip(&*max).zip(&mut *sum) {
                 let e = exp(*z - max);
-                *lane += e;
+                *sum += e;
                 if keep {
                     *z = e;
                 }
             }
-            sum += f64::from(sum_lanes(lanes));
         }
-        ((sum.ln() + f64::from(max) - f64::from(target_logit)) as f32, sum)
     }
 
-    /// Turns the exponentials of a row into `dz`, rounded to `E` and moved to the front.
-    fn row_gradient<E: Element>(row: &mut [f32], target: i32, scale: f32, sum: f64) {
-        let len = row.len();
-        if target < 0 {
-            row.fill(0.0);
-            return;
+    /// What `exp(z - m_b)` is to be multiplied by: `m_b` becomes `scale exp(m_b - m) / Σ`, or zero
+    /// where the target is ignored.
+    fn block_factors(max: &mut [f32], totals: &[[f32; 2]], targets: &[i32], scale: f32) {
+        for ((x, &[max, sum]), &target) in max.iter_mut().zip(totals).zip(targets) {
+            *x = if target < 0 { 0.0 } else { exp(*x - max) * scale / sum };
         }
-        let factor = (f64::from(scale) / sum) as f32;
-        let target_value = row[target as usize] * factor - scale;
+    }
+
+    /// Multiplies the words of a block by `factors`, rounds them to `E` and moves each to its front.
+    fn block_gradient<E: Element>(z: &mut [f32], factors: &[f32]) {
         let per_float = size_of::<f32>() / size_of::<E>();
-        let row: &mut [E] = bytemuck::cast_slice_mut(row);
-        let mut start = 0;
-        while start < len {
-            // A run is read before it is written, and writes never pass the reads.
-            let count = (len - start).min(LANES);
-            let mut run = [0.0f32; LANES];
-            let source = &row[start * per_float..(start + count) * per_float];
-            if count == LANES {
-                run.copy_from_slice(bytemuck::cast_slice(source));
-            } else {
-                run[..count].copy_from_slice(bytemuck::cast_slice(source));
+        for word in z.chunks_exact_mut(factors.len()) {
+            let word: &mut [E] = bytemuck::cast_slice_mut(word);
+            let mut start = 0;
+            for factors in factors.chunks(LANES) {
+                // A run is read before it is written, and writes never pass the reads.
+                let count = factors.len();
+                let mut run = [0.0f32; LANES];
+                let source = &word[start * per_float..(start + count) * per_float];
+                if count == LANES {
+                    run.copy_from_slice(bytemuck::cast_slice(source));
+                } else {
+                    run[..count].copy_from_slice(bytemuck::cast_slice(source));
+                }
+                for ((out, &e), &factor) in word[start..start + count].iter_mut().zip(&run).zip(factors) {
+                    // Zero whatever the logits of an ignored token were.
+                    *out = E::from_f32(if factor == 0.0 { 0.0 } else { e * factor });
+                }
+                start += count;
             }
-            for (out, &e) in row[start..start + count].iter_mut().zip(&run) {
-                *out = E::from_f32(e * factor);
-            }
-            start += count;
         }
-        row[target as usize] = E::from_f32(target_value);
     }
 }
 

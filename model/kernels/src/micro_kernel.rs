@@ -55,7 +55,9 @@ pub(crate) mod layout {
         move |r, s| firsts[r / 3].wrapping_add(s * size_of::<U>() + r % 3 * row).cast()
     }
 
-    /// Distances of neighbouring rows and steps, in units of `depth` elements.
+    /// Distances of neighbouring rows and steps, in units of `depth` elements: constants of a
+    /// micro-kernel's addresses, once inlined.
+    #[inline(always)]
     const fn strides(layout: u8, depth: usize) -> (usize, usize) {
         match layout {
             SCORE_ROWS => (SCORES / depth, 1),

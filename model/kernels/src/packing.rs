@@ -5,7 +5,7 @@
 //! beyond the matrix are zero.
 
 use crate::element::Element;
-use crate::micro_kernel::MicroKernel;
+use crate::micro_kernel::{MicroKernel, NR};
 use std::ops::Range;
 
 /// A matrix seen as lanes (rows of `A`, columns of `B`) by contraction.
@@ -96,7 +96,7 @@ impl<'a, E: Element> Operand<'a, E> {
         K::lie_as_units::<E>()
             && self.depth_stride == 1
             && self.depth.is_multiple_of(K::DEPTH)
-            && !(self.lane_stride * size_of::<E>()).is_multiple_of(2048)
+            && (K::STRIP != NR || !(self.lane_stride * size_of::<E>()).is_multiple_of(2048))
     }
 
     /// Packs lanes that are contiguous along the contraction: as 16 x 16 blocks of units where the

@@ -241,7 +241,7 @@ mod tests {
         // 4096 tokens of 6 · 512 + 1024 + 3 · 1376 bf16, lse of 8 heads and 2 rstd, 8 layers.
         assert_eq!(none.activations, 8 * 4096 * (2 * (4096 + 3 * 1376) + 4 * 10));
         assert_eq!(full.activations, 8 * 4096 * 2 * 512);
-        assert_eq!(none.head_chunk, 4 * 344 * 32000);
+        assert_eq!(none.head_chunk, 4 * 352 * 32000);
         assert!(full.total < selective.total && selective.total < none.total);
         for parts in [none, selective, full] {
             assert_eq!(parts.total, parts.named().iter().map(|(_, bytes)| bytes).sum::<u64>());
@@ -292,7 +292,7 @@ mod tests {
         };
         assert_eq!(4 * at(2).activations, at(8).activations);
         assert_eq!(at(1).head_chunk, 4 * 64 * 32000);
-        assert_eq!(at(8).head_chunk, 4 * 344 * 32000);
-        assert_eq!(at(16).head_chunk, 4 * 344 * 32000);
+        assert_eq!(at(8).head_chunk, 4 * 352 * 32000);
+        assert_eq!(at(16).head_chunk, 4 * 352 * 32000);
     }
 }
