@@ -37,9 +37,11 @@ pub(crate) fn exp(x: f32) -> f32 {
 }
 
 /// `2^x` for `x <= 64`, as the softmax needs it: at most 2 units in the last place off,
-/// 0 below `2^-124`. NaN gives NaN.
+/// 0 below `2^-125.5`. NaN gives NaN.
 #[inline(always)]
 pub(crate) fn exp2(x: f32) -> f32 {
+    // From -126 on the power of two is zero. NaN stays.
+    let x = if x < -126.0 { -126.0 } else { x };
     let t = x + ROUND;
     let r = x - (t - ROUND);
     let mut p = 2.0 * 1.559_471_8e-4_f32;
@@ -49,8 +51,7 @@ pub(crate) fn exp2(x: f32) -> f32 {
     p = p.mul_add(r, 2.0 * 2.402_265_3e-1);
     p = p.mul_add(r, 2.0 * 6.931_472e-1);
     p = p.mul_add(r, 2.0);
-    let y = p * half_power_of_two(t);
-    if x < -124.0 { 0.0 } else { y }
+    p * half_power_of_two(t)
 }
 
 #[cfg(test)]
