@@ -15,9 +15,16 @@ use crate::phases::run_phases;
 use crate::scratch::Scratch;
 use tile::{Block, Pass, Target, Tile, multiply_tile};
 
-/// Steps of the contraction in a block: a panel of `B` of this many steps and a few panels of
+/// Steps of the contraction in a block, about: a panel of `B` of this many steps and a few panels of
 /// `A` fit a second-level cache.
 const BLOCK_STEPS: usize = 1024;
+
+/// The length of a block in steps: blocks are equal, since a short one reads and writes `C` for
+/// little.
+fn block_steps(steps: usize) -> usize {
+    let blocks = (steps + BLOCK_STEPS / 2) / BLOCK_STEPS;
+    steps.div_ceil(blocks.max(1)).max(1)
+}
 
 /// Units in the packed slab of either operand (4 MiB).
 const SLAB_UNITS: usize = 1 << 20;
@@ -121,7 +128,7 @@ impl<E: Element> KernelTask for Product<'_, E> {
         if rows == 0 || columns == 0 {
             return;
         }
-        let block_depth = BLOCK_STEPS * K::DEPTH;
+        let block_depth = block_steps(a.depth.div_ceil(K::DEPTH)) * K::DEPTH;
         let deepest = a.depth.min(block_depth).div_ceil(K::DEPTH).max(1);
         let slab = |lanes: usize, tile: usize| {
             (SLAB_UNITS / deepest / tile * tile).max(tile).min(lanes.next_multiple_of(tile))
