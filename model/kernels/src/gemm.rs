@@ -341,6 +341,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn blocks_are_equal_and_about_as_long_as_they_should_be() {
+        for steps in [0, 1, 700, 1024, 1376, 1535, 1536, 1792, 2048, 4099, 32000] {
+            let block = block_steps(steps);
+            let blocks = steps.div_ceil(block);
+            assert!(block * blocks < steps + blocks.max(1), "{steps} steps in blocks of {block}");
+            assert!(block < BLOCK_STEPS * 3 / 2 && block * 2 > steps.min(BLOCK_STEPS), "{block}");
+        }
+    }
+
+    #[test]
+    fn tiles_are_narrower_where_threads_would_wait() {
+        assert_eq!(tile_columns(2048, 1376, 2), 512);
+        assert_eq!(tile_columns(512, 512, 2), 256);
+        assert_eq!(tile_columns(96, 64, 64), 64);
+    }
+
     /// Every step finds its operands packed, in a buffer that nothing writes while the step before
     /// still multiplies; together the steps are the whole product, blocks of a slab in order.
     #[test]

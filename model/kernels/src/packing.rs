@@ -90,8 +90,8 @@ impl<'a, E: Element> Operand<'a, E> {
     }
 
     /// Whether a micro-kernel can read rows of `A` as they lie: whole units next to each other along
-    /// the contraction, and rows not so many whole pages apart that they push each other out of the
-    /// first-level cache.
+    /// the contraction. 12 rows must not be whole pages apart, or they push each other out of the
+    /// first-level cache; the 6 that a kernel of narrower strips takes at a time do not.
     pub(crate) fn reads_in_place<K: MicroKernel>(&self) -> bool {
         K::lie_as_units::<E>()
             && self.depth_stride == 1
