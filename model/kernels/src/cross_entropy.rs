@@ -87,7 +87,7 @@ pub fn head_cross_entropy_backward<E: Element>(
         let mut logits = buffers.of(&targets[i * chunk..][..rows]);
         logits.losses(losses, x, weight, inputs, true);
         // Words of dz start where those of the logits did, so words in bf16 are two widths apart.
-        let stride = rows * size_of::<f32>() / size_of::<E>();
+        let stride = rows * (size_of::<f32>() / size_of::<E>());
         let dz = Operand {
             data: logits.gradient::<E>(scale),
             lanes: rows,
