@@ -87,7 +87,7 @@ pub fn head_cross_entropy_backward<E: Element>(
         let mut logits = buffers.of(&targets[i * chunk..][..rows]);
         logits.losses(losses, x, weight, inputs, true);
         // Words of dz start where those of the logits did, so words in bf16 are two widths apart.
-        let stride = rows * (size_of::<f32>() / size_of::<E>());
+        let stride = rows * per_float::<E>();
         let dz = Operand {
             data: logits.gradient::<E>(scale),
             lanes: rows,
@@ -197,35 +197,31 @@ impl Logits<'_> {
     /// `dz` from the exponentials, a word after the other, each at the front of its logits.
     fn gradient<E: Element>(&mut self, scale: f32) -> &[E] {
         let (rows, targets, totals) = (self.targets.len(), self.targets, &*self.totals);
-        self.z
-            .par_chunks_mut(BLOCK * rows)
-            .zip(self.statistics.par_chunks_mut(2 * rows))
-            .enumerate()
-            .for_each(|(block, (z, statistics))| {
-                let (factors, values) = statistics.split_at_mut(rows);
+        let hits = || (0..rows).filter_map(|m| Some((m, usize::try_from(targets[m]).ok()?)));
+        // The sums are not read again: that of its block makes room for a target's exponential.
+        for (m, target) in hits() {
+            self.statistics[(2 * (target / BLOCK) + 1) * rows + m] = self.z[target * rows + m];
+        }
+        self.z.par_chunks_mut(BLOCK * rows).zip(self.statistics.par_chunks_mut(2 * rows)).for_each(
+            |(z, statistics)| {
+                let factors = &mut statistics[..rows];
                 block_factors(factors, totals, targets, scale);
-                // Where the target of token m is, if it is a word of this block.
-                let hit = |m: usize| match targets[m] {
-                    target if target >= 0 && target as usize / BLOCK == block => {
-                        Some(target as usize % BLOCK * rows)
-                    }
-                    _ => None,
-                };
-                for m in 0..rows {
-                    if let Some(word) = hit(m) {
-                        values[m] = z[word + m].mul_add(factors[m], -scale);
-                    }
-                }
                 block_gradient::<E>(z, factors);
-                let dz: &mut [E] = bytemuck::cast_slice_mut(z);
-                for m in 0..rows {
-                    if let Some(word) = hit(m) {
-                        dz[word * (size_of::<f32>() / size_of::<E>()) + m] = E::from_f32(values[m]);
-                    }
-                }
-            });
-        bytemuck::cast_slice(self.z)
+            },
+        );
+        let dz: &mut [E] = bytemuck::cast_slice_mut(self.z);
+        for (m, target) in hits() {
+            let block = &self.statistics[2 * (target / BLOCK) * rows..];
+            let value = block[rows + m].mul_add(block[m], -scale);
+            dz[target * rows * per_float::<E>() + m] = E::from_f32(value);
+        }
+        dz
     }
+}
+
+/// Elements in the room of a logit.
+const fn per_float<E>() -> usize {
+    size_of::<f32>() / size_of::<E>()
 }
 
 vectorized! {
@@ -261,7 +257,7 @@ vectorized! {
 
     /// Multiplies the words of a block by `factors`, rounds them to `E` and moves each to its front.
     fn block_gradient<E: Element>(z: &mut [f32], factors: &[f32]) {
-        let per_float = size_of::<f32>() / size_of::<E>();
+        let per_float = const { per_float::<E>() };
         for word in z.chunks_exact_mut(factors.len()) {
             let word: &mut [E] = bytemuck::cast_slice_mut(word);
             let mut start = 0;

@@ -128,8 +128,8 @@ impl<E: Element> KernelTask for Product<'_, E> {
         if rows == 0 || columns == 0 {
             return;
         }
-        let block_depth = block_steps(a.depth.div_ceil(K::DEPTH)) * K::DEPTH;
-        let deepest = a.depth.min(block_depth).div_ceil(K::DEPTH).max(1);
+        let deepest = block_steps(a.depth.div_ceil(K::DEPTH));
+        let block_depth = deepest * K::DEPTH;
         let slab = |lanes: usize, tile: usize| {
             (SLAB_UNITS / deepest / tile * tile).max(tile).min(lanes.next_multiple_of(tile))
         };
@@ -159,16 +159,13 @@ impl<E: Element> KernelTask for Product<'_, E> {
             let Step { row, height, start, depth, .. } = *step;
             let unpacked = if in_place { height / MR * MR } else { 0 };
             step.a.1.then(|| {
-                PackTask::all::<K, MR>(&a, row + unpacked, height - unpacked, start, depth)
+                PackTask::all::<K>(&a, MR, row + unpacked, height - unpacked, start, depth)
             })
         };
         let pack_b = |step: &Step| {
             let Step { column, width, start, depth, .. } = *step;
             let width = width.next_multiple_of(NR);
-            step.b.1.then(|| match K::STRIP {
-                RUN => PackTask::all::<K, RUN>(&b, column, width, start, depth),
-                _ => PackTask::all::<K, NR>(&b, column, width, start, depth),
-            })
+            step.b.1.then(|| PackTask::all::<K>(&b, K::STRIP, column, width, start, depth))
         };
         let tiles = |step: &Step| {
             let across = step.width.div_ceil(tile_columns);

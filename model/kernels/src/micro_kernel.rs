@@ -264,21 +264,22 @@ fn plain(a: f32, b: f32, sum: f32) -> f32 {
 const SUB_ROWS: usize = 6;
 const SUB_COLUMNS: usize = 16;
 
-/// `multiply` in plain Rust, a part of the tile at a time.
+/// `multiply` in plain Rust, a part of the tile at a time; strips are as wide as a part.
 ///
 /// # Safety
 ///
 /// As [`MicroKernel::multiply`].
 #[inline(always)]
-unsafe fn multiply_plain(
+unsafe fn multiply_plain<const LAYOUT: u8>(
     steps: usize,
     a: impl Fn(usize, usize) -> *const f32,
-    b: impl Fn(usize, usize) -> *const f32,
+    b: *const f32,
     c: *mut f32,
     c_row: usize,
     add: bool,
     multiply_add: impl Fn(f32, f32, f32) -> f32,
 ) {
+    let b = layout::columns::<LAYOUT, _>(b, steps, SUB_COLUMNS);
     for column in (0..NR).step_by(SUB_COLUMNS) {
         for row in (0..MR).step_by(SUB_ROWS) {
             let mut sums = [[0.0f32; SUB_COLUMNS]; SUB_ROWS];
@@ -313,6 +314,7 @@ unsafe fn multiply_plain(
 unsafe impl MicroKernel for PortableF32 {
     type Unit = f32;
     const DEPTH: usize = 1;
+    const STRIP: usize = SUB_COLUMNS;
 
     #[inline(always)]
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
@@ -330,8 +332,7 @@ unsafe impl MicroKernel for PortableF32 {
         // SAFETY: passed on.
         unsafe {
             let a = layout::units::<LAYOUT, _>(a, 1);
-            let b = layout::columns::<{ layout::PACKED }, _>(b, steps, NR);
-            multiply_plain(steps, a, b, c, c_row, add, plain);
+            multiply_plain::<LAYOUT>(steps, a, b, c, c_row, add, plain);
         }
     }
 
@@ -347,8 +348,7 @@ unsafe impl MicroKernel for PortableF32 {
         // SAFETY: passed on.
         unsafe {
             let a = layout::in_place(a, a_row);
-            let b = layout::columns::<{ layout::PACKED }, _>(b, steps, NR);
-            multiply_plain(steps, a, b, c, c_row, add, plain);
+            multiply_plain::<{ layout::STRIPS }>(steps, a, b, c, c_row, add, plain);
         }
     }
 

@@ -159,15 +159,16 @@ const STEPS: usize = 16;
 const STEPS_IN_TURN: usize = 4;
 
 impl PackTask {
-    /// Panels of `W` for `lanes` lanes from `lane` on and `depth` elements from `start` on.
-    pub(crate) fn all<K: MicroKernel, const W: usize>(
+    /// Panels `width` wide for `lanes` lanes from `lane` on and `depth` elements from `start` on.
+    pub(crate) fn all<K: MicroKernel>(
         operand: &Operand<'_, impl Element>,
+        width: usize,
         lane: usize,
         lanes: usize,
         start: usize,
         depth: usize,
     ) -> Self {
-        let panels = lanes.div_ceil(W);
+        let panels = lanes.div_ceil(width);
         let tasks = match operand.depth_stride {
             1 => panels.div_ceil(PANELS),
             _ => depth.div_ceil(K::DEPTH).div_ceil(STEPS),

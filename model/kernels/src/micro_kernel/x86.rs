@@ -60,8 +60,7 @@ unsafe impl MicroKernel for Avx2F32 {
                 fetch(c, c_row);
             }
             let a = layout::units::<LAYOUT, _>(a, 1);
-            let b = layout::columns::<LAYOUT, _>(b, steps, Self::STRIP);
-            multiply_plain(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
+            multiply_plain::<LAYOUT>(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
         }
     }
 
@@ -79,8 +78,9 @@ unsafe impl MicroKernel for Avx2F32 {
         unsafe {
             fetch(c, c_row);
             let a = layout::in_place(a, a_row);
-            let b = layout::columns::<{ layout::STRIPS }, _>(b, steps, Self::STRIP);
-            multiply_plain(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
+            multiply_plain::<{ layout::STRIPS }>(steps, a, b, c, c_row, add, |a, b, sum| {
+                a.mul_add(b, sum)
+            });
         }
     }
 
