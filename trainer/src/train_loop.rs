@@ -59,6 +59,8 @@ struct Run {
     tokenizer: Option<Tokenizer>,
     metrics: MetricsLog,
     history: Vec<StepMetrics>,
+    /// A step that was saved but not logged: a crash in between lost its line.
+    unlogged: Option<StepMetrics>,
     step: u64,
     tokens: u64,
     /// Ends with the process; keeps others out of the directory.
@@ -136,6 +138,11 @@ pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> Lo
     }
 }
 
+/// Whether something that is done `every` so many steps is done after `step`; never if 0.
+fn due(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
 impl Run {
     fn open(
         config: TrainConfig,
@@ -165,15 +172,9 @@ impl Run {
             config.resolved_yaml(&dir)?.as_bytes(),
         )?;
         let log = dir.join("metrics.jsonl");
-        let mut metrics = MetricsLog::open(&log, step)?;
-        let mut history = read_metrics(&log)?;
-        // A checkpoint is saved before its step is logged: a crash in between lost the line.
-        if let Some(last_step) = last_step
-            && history.last().is_none_or(|line| line.step < step)
-        {
-            metrics.append(&last_step)?;
-            history.push(last_step);
-        }
+        let metrics = MetricsLog::open(&log, step)?;
+        let history = read_metrics(&log)?;
+        let unlogged = last_step.filter(|_| history.last().is_none_or(|line| line.step < step));
         Ok(Self {
             config,
             dir,
@@ -183,6 +184,7 @@ impl Run {
             tokenizer,
             metrics,
             history,
+            unlogged,
             step,
             tokens,
             _lock: lock,
@@ -199,7 +201,6 @@ impl Run {
         let config = self.config.clone();
         let (first_step, last_step) = (self.step, config.total_steps());
         let schedule = Schedule::new(&config.optimizer, last_step);
-        let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
         let started = Instant::now();
         let mut progress = TrainProgress::new(first_step, last_step, config.log_every);
 
@@ -210,6 +211,10 @@ impl Run {
         if let Some(set) = &self.validation {
             // A broken validation shows now, not after the first thousand steps.
             validate(&self.trainer, set, 1)?;
+        }
+        if let Some(metrics) = self.unlogged.take() {
+            self.log(metrics, &progress)?;
+            draw_loss(&self.dir, &config.name, &self.history)?;
         }
         while self.step < last_step && !INTERRUPTED.load(Ordering::Relaxed) {
             let step_started = Instant::now();
@@ -222,7 +227,7 @@ impl Run {
 
             self.step = step;
             self.tokens += config.tokens_per_step();
-            let mut metrics = StepMetrics {
+            let metrics = StepMetrics {
                 step,
                 tokens: self.tokens,
                 loss: outcome.loss,
@@ -241,17 +246,7 @@ impl Run {
                 // Before the validation: whatever fails there, the state is saved.
                 self.save(&metrics)?;
             }
-            if let Some(set) = &self.validation
-                && (due(config.validate.every, step) || last)
-            {
-                let batches = config.validate.max_sequences.div_ceil(config.batch.micro_batch);
-                let validation = validate(&self.trainer, set, batches)?;
-                progress.println(&summary(&validation));
-                metrics.validation = Some(validation);
-            }
-            self.metrics.append(&metrics)?;
-            progress.step(&metrics);
-            self.history.push(metrics);
+            progress.step(self.log(metrics, &progress)?);
             if due(config.sample.every, step) {
                 self.sample(&progress)?;
             }
@@ -267,6 +262,23 @@ impl Run {
         }
         progress.finish();
         self.report(first_step, started.elapsed().as_secs_f64(), interrupted)
+    }
+
+    /// Validates after the step of `metrics`, if that is due and was not done, and logs the step.
+    fn log(&mut self, mut metrics: StepMetrics, progress: &TrainProgress) -> Result<&StepMetrics> {
+        let config = &self.config;
+        let last = metrics.step == config.total_steps();
+        if let Some(set) = &self.validation
+            && metrics.validation.is_none()
+            && (due(config.validate.every, metrics.step) || last)
+        {
+            let batches = config.validate.max_sequences.div_ceil(config.batch.micro_batch);
+            let validation = validate(&self.trainer, set, batches)?;
+            progress.println(&summary(&validation));
+            metrics.validation = Some(validation);
+        }
+        self.metrics.append(&metrics)?;
+        Ok(self.history.push_mut(metrics))
     }
 
     /// What is about to be computed, for the user to check before it starts.

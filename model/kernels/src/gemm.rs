@@ -9,28 +9,26 @@
 mod tile;
 
 use crate::element::Element;
-use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, RUN, with_micro_kernel};
+use crate::micro_kernel::{KernelTask, MicroKernel, NR, with_micro_kernel};
 use crate::packing::{Operand, PackTask};
 use crate::phases::run_phases;
 use crate::scratch::Scratch;
 use tile::{Block, Pass, Target, Tile, multiply_tile};
 
-/// Steps of the contraction in a block, about: a panel of `B` of this many steps and a few panels of
-/// `A` fit a second-level cache.
-const BLOCK_STEPS: usize = 1024;
-
-/// The length of a block in steps: blocks are equal, since a short one reads and writes `C` for
-/// little.
-fn block_steps(steps: usize) -> usize {
-    let blocks = (steps + BLOCK_STEPS / 2) / BLOCK_STEPS;
-    steps.div_ceil(blocks.max(1)).max(1)
+/// The length of a block of `steps` steps in steps: blocks are equal, since a short one reads and
+/// writes `C` for little.
+fn block_steps<K: MicroKernel>(steps: usize) -> usize {
+    let blocks = (steps + K::BLOCK_STEPS / 2) / K::BLOCK_STEPS;
+    steps.div_ceil(blocks.max(1)).max(1).next_multiple_of(K::STEPS)
 }
 
 /// Units in the packed slab of either operand (4 MiB).
 const SLAB_UNITS: usize = 1 << 20;
 
 /// Rows of a tile, in whole panels: a panel of `B` is used this often while it is near.
-const TILE_ROWS: usize = 4 * MR;
+const fn tile_rows<K: MicroKernel>() -> usize {
+    4 * K::ROWS
+}
 
 /// Columns of a tile, in whole panels: the more, the longer panels of `A` stay near and rows of `C`
 /// are written in order.
@@ -40,9 +38,9 @@ const TILE_COLUMNS: std::ops::RangeInclusive<usize> = 2 * NR..=16 * NR;
 const TILES_PER_THREAD: usize = 8;
 
 /// The widest tile that leaves enough of them. What is added to what does not depend on it.
-fn tile_columns(rows: usize, columns: usize, threads: usize) -> usize {
+fn tile_columns<K: MicroKernel>(rows: usize, columns: usize, threads: usize) -> usize {
     let mut width = *TILE_COLUMNS.end();
-    let tiles = |width| rows.div_ceil(TILE_ROWS) * columns.div_ceil(width);
+    let tiles = |width| rows.div_ceil(tile_rows::<K>()) * columns.div_ceil(width);
     while width > *TILE_COLUMNS.start() && tiles(width) < TILES_PER_THREAD * threads {
         width /= 2;
     }
@@ -128,20 +126,21 @@ impl<E: Element> KernelTask for Product<'_, E> {
         if rows == 0 || columns == 0 {
             return;
         }
-        let deepest = block_steps(a.depth.div_ceil(K::DEPTH));
+        let deepest = block_steps::<K>(a.depth.div_ceil(K::DEPTH));
         let block_depth = deepest * K::DEPTH;
         let slab = |lanes: usize, tile: usize| {
             (SLAB_UNITS / deepest / tile * tile).max(tile).min(lanes.next_multiple_of(tile))
         };
-        let tile_columns = tile_columns(rows, columns, rayon::current_num_threads());
-        let (slab_rows, slab_columns) = (slab(rows, TILE_ROWS), slab(columns, tile_columns));
+        let tile_rows = tile_rows::<K>();
+        let tile_columns = tile_columns::<K>(rows, columns, rayon::current_num_threads());
+        let (slab_rows, slab_columns) = (slab(rows, tile_rows), slab(columns, tile_columns));
         let steps = steps([rows, columns, a.depth], [slab_rows, slab_columns, block_depth]);
 
         let buffers = |uses: fn(&Step) -> (usize, bool)| {
             1 + steps.iter().map(|step| uses(step).0).max().unwrap_or(0)
         };
         let (a_size, b_size) = (slab_rows * deepest, slab_columns * deepest);
-        let a_size = if a.reads_in_place::<K>() { MR * deepest } else { a_size };
+        let a_size = if a.reads_in_place::<K>() { K::ROWS * deepest } else { a_size };
         let mut packed_a = Scratch::new::<K::Unit>(a_size * buffers(|step| step.a));
         let mut packed_b = Scratch::new::<K::Unit>(b_size * buffers(|step| step.b));
         let packed_a = SharedPointer::new(packed_a.as_mut::<K::Unit>());
@@ -157,19 +156,19 @@ impl<E: Element> KernelTask for Product<'_, E> {
         let in_place = a.reads_in_place::<K>();
         let pack_a = |step: &Step| {
             let Step { row, height, start, depth, .. } = *step;
-            let unpacked = if in_place { height / MR * MR } else { 0 };
+            let unpacked = if in_place { height / K::ROWS * K::ROWS } else { 0 };
             step.a.1.then(|| {
-                PackTask::all::<K>(&a, MR, row + unpacked, height - unpacked, start, depth)
+                PackTask::all::<K, true>(&a, row + unpacked, height - unpacked, start, depth)
             })
         };
         let pack_b = |step: &Step| {
             let Step { column, width, start, depth, .. } = *step;
             let width = width.next_multiple_of(NR);
-            step.b.1.then(|| PackTask::all::<K>(&b, K::STRIP, column, width, start, depth))
+            step.b.1.then(|| PackTask::all::<K, false>(&b, column, width, start, depth))
         };
         let tiles = |step: &Step| {
             let across = step.width.div_ceil(tile_columns);
-            (step.height.div_ceil(TILE_ROWS) * across, across)
+            (step.height.div_ceil(tile_rows) * across, across)
         };
         let count = |pack: Option<PackTask>| pack.map_or(0, |pack| pack.tasks);
         // Phase p packs for step p and multiplies step p - 1.
@@ -185,19 +184,16 @@ impl<E: Element> KernelTask for Product<'_, E> {
                 // part of it is nobody else's.
                 let rest = unsafe {
                     let to = packed_a.offset(step.a.0 * a_size);
-                    pack_or_pass::<K, E, MR>(pack_a(step), &a, to, task).and_then(|task| {
+                    pack_or_pass::<K, E, true>(pack_a(step), &a, to, task).and_then(|task| {
                         let to = packed_b.offset(step.b.0 * b_size);
-                        match K::STRIP {
-                            RUN => pack_or_pass::<K, E, RUN>(pack_b(step), &b, to, task),
-                            _ => pack_or_pass::<K, E, NR>(pack_b(step), &b, to, task),
-                        }
+                        pack_or_pass::<K, E, false>(pack_b(step), &b, to, task)
                     })
                 };
                 let Some(rest) = rest else { return };
                 task = rest;
             }
             let step = &steps[phase - 1];
-            let count = step.depth.div_ceil(K::DEPTH);
+            let count = K::steps(step.depth);
             // SAFETY: an earlier phase packed these panels, and no task of this one writes them.
             let packed = |from: SharedPointer<K::Unit>, lanes: usize, width: usize| unsafe {
                 std::slice::from_raw_parts(from.at(0), lanes.next_multiple_of(width) * count)
@@ -205,13 +201,13 @@ impl<E: Element> KernelTask for Product<'_, E> {
             // SAFETY: inside the buffers.
             let (from_a, from_b) =
                 unsafe { (packed_a.offset(step.a.0 * a_size), packed_b.offset(step.b.0 * b_size)) };
-            let a_rows = if in_place { step.height % MR } else { step.height };
+            let a_rows = if in_place { step.height % K::ROWS } else { step.height };
             let block = Block::<K> {
                 rows: in_place.then(|| {
                     let rows = &a.data[step.row * a.lane_stride + step.start..];
                     (bytemuck::cast_slice(rows), a.lane_stride * size_of::<E>())
                 }),
-                a: packed(from_a, a_rows, MR),
+                a: packed(from_a, a_rows, K::ROWS),
                 b: packed(from_b, step.width, NR),
                 steps: count,
             };
@@ -222,7 +218,7 @@ impl<E: Element> KernelTask for Product<'_, E> {
             };
             let across = tiles(step).1;
             let tile = Tile {
-                row: task / across * TILE_ROWS,
+                row: task / across * tile_rows,
                 column: task % across * tile_columns,
                 columns: tile_columns,
                 slab_row: step.row,
@@ -247,7 +243,7 @@ impl<E: Element> KernelTask for Product<'_, E> {
 /// # Safety
 ///
 /// K runs on this CPU; as [`PackTask::run`].
-unsafe fn pack_or_pass<K: MicroKernel, E: Element, const W: usize>(
+unsafe fn pack_or_pass<K: MicroKernel, E: Element, const A: bool>(
     pack: Option<PackTask>,
     operand: &Operand<'_, E>,
     to: SharedPointer<K::Unit>,
@@ -261,7 +257,7 @@ unsafe fn pack_or_pass<K: MicroKernel, E: Element, const W: usize>(
     unsafe {
         K::vectorize(
             #[inline(always)]
-            || pack.run::<K, E, W>(operand, to.at(0), task),
+            || pack.run::<K, E, A>(operand, to.at(0), task),
         );
     }
     None
@@ -307,16 +303,18 @@ impl<T> SharedPointer<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::micro_kernel::with_micro_kernel_at;
+    use crate::micro_kernel::{PortableF32, with_micro_kernel_at};
     use crate::reference::{assert_close, random, to_f64};
     use crate::simd::{CpuLevel, cpu_level};
     use half::bf16;
 
     /// Every instruction set this CPU has computes the same product.
     fn every_level<E: Element>() {
-        // An odd contraction is packed, rows of an even one are read in place.
+        // An odd contraction is packed, rows of an even one are read in place, by AMX if they lie on
+        // cache lines.
         every_level_of::<E>(29, 70, 35);
         every_level_of::<E>(29, 70, 36);
+        every_level_of::<E>(75, 70, 96);
     }
 
     fn every_level_of<E: Element>(m: usize, n: usize, k: usize) {
@@ -325,8 +323,7 @@ mod tests {
         let want: Vec<f64> = (0..m * n)
             .map(|i| (0..k).map(|k| a64[i / n * depth + k] * b64[k * n + i % n]).sum())
             .collect();
-        let levels = [CpuLevel::Portable, CpuLevel::Avx2, CpuLevel::Avx512, CpuLevel::Avx512Bf16];
-        for level in levels.into_iter().filter(|&level| level <= cpu_level()) {
+        for level in CpuLevel::ALL.into_iter().filter(|&level| level <= cpu_level()) {
             let mut c = vec![f32::NAN; m * n];
             let product = Product {
                 c: Output::AssignF32(&mut c),
@@ -340,19 +337,20 @@ mod tests {
 
     #[test]
     fn blocks_are_equal_and_about_as_long_as_they_should_be() {
+        let longest = PortableF32::BLOCK_STEPS;
         for steps in [0, 1, 700, 1024, 1376, 1535, 1536, 1792, 2048, 4099, 32000] {
-            let block = block_steps(steps);
+            let block = block_steps::<PortableF32>(steps);
             let blocks = steps.div_ceil(block);
             assert!(block * blocks < steps + blocks.max(1), "{steps} steps in blocks of {block}");
-            assert!(block < BLOCK_STEPS * 3 / 2 && block * 2 > steps.min(BLOCK_STEPS), "{block}");
+            assert!(block < longest * 3 / 2 && block * 2 > steps.min(longest), "{block}");
         }
     }
 
     #[test]
     fn tiles_are_narrower_where_threads_would_wait() {
-        assert_eq!(tile_columns(2048, 1376, 2), 512);
-        assert_eq!(tile_columns(512, 512, 2), 256);
-        assert_eq!(tile_columns(96, 64, 64), 64);
+        assert_eq!(tile_columns::<PortableF32>(2048, 1376, 2), 512);
+        assert_eq!(tile_columns::<PortableF32>(512, 512, 2), 256);
+        assert_eq!(tile_columns::<PortableF32>(96, 64, 64), 64);
     }
 
     /// Every step finds its operands packed, in a buffer that nothing writes while the step before

@@ -7,13 +7,23 @@
 //! The contraction advances in units. With AVX512-BF16 a unit is a pair of bf16 in a u32,
 //! lower index in the lower half, because `vdpbf16ps` adds the products of a pair to an f32
 //! sum; everywhere else a unit is one f32.
+//!
+//! AMX keeps 16 x 16 sums in each of eight registers called tiles and multiplies 16 rows of `A` by
+//! 16 columns of `B` over 16 pairs in one instruction. Its micro-kernel takes 32 rows and 32
+//! columns, in four tiles; two hold rows of `A`, two columns of `B`.
 
 use crate::element::Element;
 use crate::simd::{CpuLevel, cpu_level};
 use bytemuck::Pod;
 
-/// Rows of `A` a micro-kernel takes.
+/// Rows of `A` a micro-kernel takes that multiplies vectors.
 pub(crate) const MR: usize = 12;
+
+/// Rows of `A` the micro-kernel of AMX takes, more than any other.
+pub(crate) const MOST_ROWS: usize = 32;
+
+/// Rows of `A` or steps of the contraction in a tile of AMX.
+pub(crate) const TILE: usize = 16;
 
 /// Columns of `B` a micro-kernel takes.
 pub(crate) const NR: usize = 32;
@@ -26,11 +36,13 @@ pub(crate) const SCORES: usize = 96;
 pub(crate) mod layout {
     use super::{MR, NR, SCORES};
 
-    /// Packed panels: `s * 12 + r`, `s * 32 + j`.
+    /// Packed panels: `s * 12 + r`, `s * 32 + j`. For AMX, steps of `A` come in blocks of 16, in
+    /// each of which those of a row lie together.
     pub(crate) const PACKED: u8 = 0;
     /// Rows of a block of scores, contraction over its columns; a packed panel.
     pub(crate) const SCORE_ROWS: u8 = 1;
-    /// Columns of a block of scores, contraction over its rows; a packed panel.
+    /// Columns of a block of scores, contraction over its rows; a packed panel. For AMX, 16 x 16
+    /// units are transposed in their place: see [`MicroKernel::turn_columns`](super::MicroKernel).
     pub(crate) const SCORE_COLUMNS: u8 = 2;
     /// A packed panel; strips of [`MicroKernel::STRIP`](super::MicroKernel::STRIP) columns, one after
     /// the other.
@@ -81,7 +93,7 @@ pub(crate) mod layout {
 /// A run of lanes of f32, one register of AVX-512.
 pub(crate) const RUN: usize = 16;
 
-/// A 12 x 32 product for one instruction set.
+/// A product of [`MicroKernel::ROWS`] x 32 for one instruction set.
 ///
 /// # Safety
 ///
@@ -93,6 +105,22 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
 
     /// Elements in a unit.
     const DEPTH: usize;
+
+    /// Rows of `A` the kernel takes.
+    const ROWS: usize = MR;
+
+    /// Steps the kernel takes at a time: packed panels are padded to whole multiples.
+    const STEPS: usize = 1;
+
+    /// Steps of the contraction in a block of a product, about: a panel of `B` of this many steps
+    /// and a few panels of `A` fit a second-level cache.
+    const BLOCK_STEPS: usize = 1024;
+
+    /// The steps of `depth` elements.
+    #[inline(always)]
+    fn steps(depth: usize) -> usize {
+        depth.div_ceil(Self::DEPTH).next_multiple_of(Self::STEPS)
+    }
 
     /// Columns of `B` that lie together in a panel with [`layout::STRIPS`]: as many as the kernel
     /// takes at a time, so that it reads whole cache lines and no others.
@@ -216,6 +244,15 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         }
     }
 
+    /// Brings what [`Self::store_columns`] wrote of `ROWS` rows of a block of scores, `columns` wide,
+    /// into the order of [`layout::SCORE_COLUMNS`].
+    ///
+    /// # Safety
+    ///
+    /// `units` are those rows, `SCORES` columns wide.
+    #[inline(always)]
+    unsafe fn turn_columns(_units: *mut Self::Unit, _columns: usize) {}
+
     /// Runs `f` compiled with the kernel's instructions, if `f` and what it calls are
     /// `#[inline(always)]`.
     ///
@@ -241,8 +278,11 @@ pub(crate) fn with_micro_kernel_at(level: CpuLevel, bf16: bool, task: impl Kerne
     assert!(level <= cpu_level(), "this CPU has no {level:?}");
     #[cfg(target_arch = "x86_64")]
     match (level, bf16) {
+        (CpuLevel::Amx, true) => return task.run::<amx::Amx>(),
         (CpuLevel::Avx512Bf16, true) => return task.run::<x86::Avx512Bf16>(),
-        (CpuLevel::Avx512 | CpuLevel::Avx512Bf16, _) => return task.run::<x86::Avx512F32>(),
+        (CpuLevel::Avx512 | CpuLevel::Avx512Bf16 | CpuLevel::Amx, _) => {
+            return task.run::<x86::Avx512F32>();
+        }
         (CpuLevel::Avx2, _) => return task.run::<x86::Avx2F32>(),
         (CpuLevel::Portable, _) => {}
     }
@@ -252,7 +292,7 @@ pub(crate) fn with_micro_kernel_at(level: CpuLevel, bf16: bool, task: impl Kerne
 
 /// Plain Rust, for any CPU.
 #[derive(Clone, Copy)]
-struct PortableF32;
+pub(crate) struct PortableF32;
 
 /// A fused multiply-add would be a library call on a CPU without the instruction.
 #[inline(always)]
@@ -358,4 +398,9 @@ unsafe impl MicroKernel for PortableF32 {
 }
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod x86;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::tiles_are_permitted;

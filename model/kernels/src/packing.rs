@@ -1,12 +1,17 @@
 //! Operands of a product, rearranged for the micro-kernel.
 //!
 //! A panel holds a few rows of `A` (12) or columns of `B` (32), called lanes here, with the
-//! contraction outermost: unit `s` of lane `i` is at `s * width + i`. Lanes and contraction
+//! contraction outermost: unit `s` of lane `i` is at `s * width + i`. Rows of `A` for AMX, 32 of
+//! them, lie in blocks of 16 steps, unit `s` of such a block at `i * 16 + s`. Lanes and contraction
 //! beyond the matrix are zero.
 
 use crate::element::Element;
-use crate::micro_kernel::{MicroKernel, NR};
+use crate::micro_kernel::{MOST_ROWS, MR, MicroKernel, NR, RUN, TILE};
+use bytemuck::Zeroable;
 use std::ops::Range;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// A matrix seen as lanes (rows of `A`, columns of `B`) by contraction.
 #[derive(Clone, Copy)]
@@ -34,8 +39,40 @@ impl<'a, E: Element> Operand<'a, E> {
         Self { data, lanes, depth, lane_stride: 1, depth_stride: lanes }
     }
 
+    /// Packs the lanes from `lane` on and the `depth` elements from `start` of the contraction as the
+    /// rows of `A` that `K` takes.
+    /// `panel` has `K::steps(depth) * K::ROWS` units.
+    #[inline(always)]
+    pub(crate) fn pack_rows<K: MicroKernel>(
+        &self,
+        panel: &mut [K::Unit],
+        lane: usize,
+        start: usize,
+        depth: usize,
+    ) {
+        match K::ROWS {
+            MOST_ROWS => self.pack_tiles::<K>(panel, lane, start, depth),
+            _ => self.pack::<K, MR>(panel, lane, start, depth),
+        }
+    }
+
+    /// As [`Self::pack_rows`], as a strip of columns of `B`.
+    #[inline(always)]
+    fn pack_strip<K: MicroKernel>(
+        &self,
+        panel: &mut [K::Unit],
+        lane: usize,
+        start: usize,
+        depth: usize,
+    ) {
+        match K::STRIP {
+            RUN => self.pack::<K, RUN>(panel, lane, start, depth),
+            _ => self.pack::<K, NR>(panel, lane, start, depth),
+        }
+    }
+
     /// Packs lanes `lane..lane + W` and the `depth` elements from `start` of the contraction.
-    /// `panel` has `ceil(depth / K::DEPTH) * W` units.
+    /// `panel` has `K::steps(depth) * W` units.
     #[inline(always)]
     pub(crate) fn pack<K: MicroKernel, const W: usize>(
         &self,
@@ -68,6 +105,60 @@ impl<'a, E: Element> Operand<'a, E> {
         }
     }
 
+    /// Packs 32 lanes, or those that are left, in blocks of 16 steps.
+    #[inline(always)]
+    fn pack_tiles<K: MicroKernel>(
+        &self,
+        panel: &mut [K::Unit],
+        lane: usize,
+        start: usize,
+        depth: usize,
+    ) {
+        let base = lane * self.lane_stride + start * self.depth_stride;
+        let tiles = panel.chunks_exact_mut(TILE * TILE);
+        for (i, tile) in tiles.enumerate() {
+            let (block, half) = (i / (MOST_ROWS / TILE), i % (MOST_ROWS / TILE));
+            let first = block * TILE * K::DEPTH;
+            let depth = depth.saturating_sub(first).min(TILE * K::DEPTH);
+            let lanes = self.lanes.saturating_sub(lane + half * TILE).min(TILE);
+            let base = base + half * TILE * self.lane_stride + first * self.depth_stride;
+            if K::lie_as_units::<E>() && lanes == TILE && depth == TILE * K::DEPTH {
+                self.whole_tile::<K>(tile, base);
+                continue;
+            }
+            for (i, unit) in tile.iter_mut().enumerate() {
+                *unit = K::unit(|d| {
+                    let (lane, k) = (i / TILE, i % TILE * K::DEPTH + d);
+                    if lane < lanes && k < depth {
+                        self.data[base + lane * self.lane_stride + k * self.depth_stride]
+                    } else {
+                        E::ZERO
+                    }
+                });
+            }
+        }
+    }
+
+    /// Packs 16 steps of 16 lanes, whose first element is at `base`.
+    #[inline(always)]
+    fn whole_tile<K: MicroKernel>(&self, tile: &mut [K::Unit], base: usize) {
+        if self.depth_stride == 1 {
+            for (lane, units) in tile.chunks_exact_mut(TILE).enumerate() {
+                let row = &self.data[base + lane * self.lane_stride..][..TILE * K::DEPTH];
+                let units: &mut [u8] = bytemuck::cast_slice_mut(units);
+                units.copy_from_slice(bytemuck::cast_slice(row));
+            }
+            return;
+        }
+        let mut steps = [K::Unit::zeroed(); TILE * TILE];
+        self.interleave::<K, TILE>(&mut steps, base);
+        // SAFETY: 16 rows of 16 units, both.
+        unsafe {
+            let from = steps.as_ptr().cast::<E>();
+            K::transpose_16(tile.as_mut_ptr(), TILE, from, TILE * K::DEPTH, TILE);
+        }
+    }
+
     /// Packs whole steps of lanes that are neighbours in memory.
     #[inline(always)]
     fn interleave<K: MicroKernel, const W: usize>(&self, panel: &mut [K::Unit], base: usize) {
@@ -91,12 +182,21 @@ impl<'a, E: Element> Operand<'a, E> {
 
     /// Whether a micro-kernel can read rows of `A` as they lie: whole units next to each other along
     /// the contraction. 12 rows must not be whole pages apart, or they push each other out of the
-    /// first-level cache; the 6 that a kernel of narrower strips takes at a time do not.
+    /// first-level cache; the 6 that a kernel of narrower strips takes at a time do not. Tiles are
+    /// slow to load unless their rows lie on cache lines.
     pub(crate) fn reads_in_place<K: MicroKernel>(&self) -> bool {
+        let stride = self.lane_stride * size_of::<E>();
+        let well_placed = match (K::ROWS, K::STRIP) {
+            (MOST_ROWS, _) => {
+                stride.is_multiple_of(LINE) && self.data.as_ptr().addr().is_multiple_of(LINE)
+            }
+            (_, NR) => !stride.is_multiple_of(2048),
+            _ => true,
+        };
         K::lie_as_units::<E>()
             && self.depth_stride == 1
-            && self.depth.is_multiple_of(K::DEPTH)
-            && (K::STRIP != NR || !(self.lane_stride * size_of::<E>()).is_multiple_of(2048))
+            && self.depth.is_multiple_of(K::DEPTH * K::STEPS)
+            && well_placed
     }
 
     /// Packs lanes that are contiguous along the contraction: as 16 x 16 blocks of units where the
@@ -154,24 +254,28 @@ pub(crate) struct PackTask {
 /// Panels of one task.
 const PANELS: usize = 4;
 
-/// Steps of one task, and how many of them a panel takes in turn.
+/// Steps of one task, and how many of them a panel takes in turn, unless it takes them in blocks.
 const STEPS: usize = 16;
 const STEPS_IN_TURN: usize = 4;
 
 impl PackTask {
-    /// Panels `width` wide for `lanes` lanes from `lane` on and `depth` elements from `start` on.
-    pub(crate) fn all<K: MicroKernel>(
+    /// The lanes of a panel: of rows of `A`, or of a strip of `B`.
+    const fn width<K: MicroKernel>(a: bool) -> usize {
+        if a { K::ROWS } else { K::STRIP }
+    }
+
+    /// Panels of `A` or `B` for `lanes` lanes from `lane` on and `depth` elements from `start` on.
+    pub(crate) fn all<K: MicroKernel, const A: bool>(
         operand: &Operand<'_, impl Element>,
-        width: usize,
         lane: usize,
         lanes: usize,
         start: usize,
         depth: usize,
     ) -> Self {
-        let panels = lanes.div_ceil(width);
+        let panels = lanes.div_ceil(Self::width::<K>(A));
         let tasks = match operand.depth_stride {
             1 => panels.div_ceil(PANELS),
-            _ => depth.div_ceil(K::DEPTH).div_ceil(STEPS),
+            _ => K::steps(depth).div_ceil(STEPS),
         };
         Self { tasks, lane, panels, start, depth }
     }
@@ -182,26 +286,26 @@ impl PackTask {
     ///
     /// `to` has room for all panels; no other thread may use this task's part.
     #[inline(always)]
-    pub(crate) unsafe fn run<K: MicroKernel, E: Element, const W: usize>(
+    pub(crate) unsafe fn run<K: MicroKernel, E: Element, const A: bool>(
         &self,
         operand: &Operand<'_, E>,
         to: *mut K::Unit,
         task: usize,
     ) {
-        let steps = self.depth.div_ceil(K::DEPTH);
+        let steps = K::steps(self.depth);
         // SAFETY: steps of one panel each, of this task.
         unsafe {
             if operand.depth_stride == 1 {
                 for panel in task * PANELS..(task * PANELS + PANELS).min(self.panels) {
-                    self.part::<K, E, W>(operand, to, panel, 0..steps);
+                    self.part::<K, E, A>(operand, to, panel, 0..steps);
                 }
                 return;
             }
             let end = (task * STEPS + STEPS).min(steps);
-            for first in (task * STEPS..end).step_by(STEPS_IN_TURN) {
+            let in_turn = STEPS_IN_TURN.max(K::STEPS);
+            for first in (task * STEPS..end).step_by(in_turn) {
                 for panel in 0..self.panels {
-                    let last = (first + STEPS_IN_TURN).min(end);
-                    self.part::<K, E, W>(operand, to, panel, first..last);
+                    self.part::<K, E, A>(operand, to, panel, first..(first + in_turn).min(end));
                 }
             }
         }
@@ -213,18 +317,25 @@ impl PackTask {
     ///
     /// As [`Self::run`].
     #[inline(always)]
-    unsafe fn part<K: MicroKernel, E: Element, const W: usize>(
+    unsafe fn part<K: MicroKernel, E: Element, const A: bool>(
         &self,
         operand: &Operand<'_, E>,
         to: *mut K::Unit,
         panel: usize,
         steps: Range<usize>,
     ) {
-        let first = panel * self.depth.div_ceil(K::DEPTH) + steps.start;
+        let width = Self::width::<K>(A);
+        let first = panel * K::steps(self.depth) + steps.start;
         // SAFETY: passed on.
-        let to = unsafe { std::slice::from_raw_parts_mut(to.add(first * W), steps.len() * W) };
+        let to =
+            unsafe { std::slice::from_raw_parts_mut(to.add(first * width), steps.len() * width) };
         let start = steps.start * K::DEPTH;
-        let depth = (self.depth - start).min(steps.len() * K::DEPTH);
-        operand.pack::<K, W>(to, self.lane + panel * W, self.start + start, depth);
+        let depth = self.depth.saturating_sub(start).min(steps.len() * K::DEPTH);
+        let (lane, start) = (self.lane + panel * width, self.start + start);
+        if A {
+            operand.pack_rows::<K>(to, lane, start, depth);
+        } else {
+            operand.pack_strip::<K>(to, lane, start, depth);
+        }
     }
 }

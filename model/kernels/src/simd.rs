@@ -17,6 +17,14 @@ pub enum CpuLevel {
     Avx512,
     /// AVX-512 with BF16 dot products: bf16 matrix products run at twice the f32 rate.
     Avx512Bf16,
+    /// The same and AMX tiles, which multiply bf16 several times faster still.
+    Amx,
+}
+
+impl CpuLevel {
+    /// From least to most.
+    pub const ALL: [Self; 5] =
+        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 }
 
 /// The level of this CPU, detected once.
@@ -37,6 +45,7 @@ fn detect() -> CpuLevel {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
     match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+        (_, true, true) if crate::micro_kernel::tiles_are_permitted() => CpuLevel::Amx,
         (_, true, true) => CpuLevel::Avx512Bf16,
         (_, true, false) => CpuLevel::Avx512,
         (true, ..) => CpuLevel::Avx2,
@@ -78,7 +87,9 @@ macro_rules! vectorized {
 
             #[cfg(target_arch = "x86_64")]
             match $crate::simd::cpu_level() {
-                $crate::simd::CpuLevel::Avx512 | $crate::simd::CpuLevel::Avx512Bf16 => {
+                $crate::simd::CpuLevel::Avx512
+                | $crate::simd::CpuLevel::Avx512Bf16
+                | $crate::simd::CpuLevel::Amx => {
                     // SAFETY: cpu_level found these features on this CPU.
                     return unsafe { avx512 $(::<$($generic),+>)? ($($arg),*) };
                 }

@@ -102,6 +102,7 @@ fn cpu_status() -> DeviceStatus {
         CpuLevel::Avx2 => "AVX2",
         CpuLevel::Avx512 => "AVX-512",
         CpuLevel::Avx512Bf16 => "AVX-512 with BF16",
+        CpuLevel::Amx => "AVX-512 and AMX with BF16",
     };
     DeviceStatus::usable("cpu", format!("{level}, {}", threads()))
 }

@@ -3,11 +3,12 @@
 //! A task goes over its heads, their blocks of keys, and for each the blocks of queries that
 //! see them, always in this order, and sums in f32.
 
+use super::forward::Scores;
 use super::{AttentionShape, Visibility, dot, mask_row};
 use crate::element::Element;
 use crate::exp::exp2;
 use crate::gemm::SharedPointer;
-use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, RUN, SCORES, layout};
+use crate::micro_kernel::{KernelTask, MOST_ROWS, MicroKernel, NR, RUN, SCORES, layout};
 use crate::packing::Operand;
 use crate::scratch::Scratch;
 use rayon::prelude::*;
@@ -79,16 +80,20 @@ impl<'a, E: Element> HeadRows<'a, E> {
         &self.data[i * self.stride..][..self.head_dim]
     }
 
-    /// Packs the rows as lanes of width `W`, contraction over channels.
+    /// Packs the rows as rows of `A` or columns of `B`, contraction over channels.
     #[inline(always)]
-    fn pack_rows<K: MicroKernel, const W: usize>(&self) -> Scratch {
+    fn pack_rows<K: MicroKernel, const A: bool>(&self) -> Scratch {
         let Self { data, stride, rows, head_dim } = *self;
         let operand =
             Operand { data, lanes: rows, depth: head_dim, lane_stride: stride, depth_stride: 1 };
-        let steps = head_dim.div_ceil(K::DEPTH);
+        let (steps, width) = (K::steps(head_dim), if A { K::ROWS } else { NR });
         let mut packed = Scratch::new::<K::Unit>(rows.next_multiple_of(SCORES) * steps);
-        for (i, panel) in packed.as_mut::<K::Unit>().chunks_exact_mut(steps * W).enumerate() {
-            operand.pack::<K, W>(panel, i * W, 0, head_dim);
+        for (i, panel) in packed.as_mut::<K::Unit>().chunks_exact_mut(steps * width).enumerate() {
+            if A {
+                operand.pack_rows::<K>(panel, i * width, 0, head_dim);
+            } else {
+                operand.pack::<K, NR>(panel, i * width, 0, head_dim);
+            }
         }
         packed
     }
@@ -122,8 +127,8 @@ impl<E: Element> Backward<'_, E> {
         let kv_stride = kv_heads * head_dim;
         let k = HeadRows::new(self.saved.k, kv_start, kv_stride, keys, head_dim);
         let v = HeadRows::new(self.saved.v, kv_start, kv_stride, keys, head_dim);
-        let (k_rows, k_channels) = (k.pack_rows::<K, NR>(), k.pack_channels::<K>());
-        let v_rows = v.pack_rows::<K, NR>();
+        let (k_rows, k_channels) = (k.pack_rows::<K, false>(), k.pack_channels::<K>());
+        let v_rows = v.pack_rows::<K, false>();
         let mut sums = Scratch::new::<f32>(3 * padded * width);
         let sums = sums.as_mut::<f32>();
         let (dq, dkv) = sums.split_at_mut(padded * width);
@@ -149,8 +154,9 @@ impl<E: Element> Backward<'_, E> {
                 delta[i] = dot(dout.row(i), o.row(i));
                 lse2[i] = lse[i] * std::f32::consts::LOG2_E;
             }
-            let (q_rows, q_channels) = (q.pack_rows::<K, MR>(), q.pack_channels::<K>());
-            let (dout_rows, dout_channels) = (dout.pack_rows::<K, MR>(), dout.pack_channels::<K>());
+            let (q_rows, q_channels) = (q.pack_rows::<K, true>(), q.pack_channels::<K>());
+            let (dout_rows, dout_channels) =
+                (dout.pack_rows::<K, true>(), dout.pack_channels::<K>());
             dq.fill(0.0);
             let operands = Operands::<K> {
                 q: (q_rows.as_ref(), q_channels.as_ref()),
@@ -221,29 +227,29 @@ impl<K: MicroKernel> Operands<'_, K> {
         query: usize,
         key: usize,
     ) {
-        let steps = self.head_dim.div_ceil(K::DEPTH);
+        let steps = K::steps(self.head_dim);
         let scale = 1.0 / (self.head_dim as f32).sqrt();
         let factor = scale * std::f32::consts::LOG2_E;
         let units = block_units(K::DEPTH);
         let blocks = &mut blocks[..3 * units];
         let p_columns = blocks.as_mut_ptr();
-        let mut s = [0.0f32; MR * SCORES];
-        let mut dp = [0.0f32; MR * SCORES];
-        for panel in (0..SCORES).step_by(MR) {
+        let mut s = Scores([0.0; MOST_ROWS * SCORES]);
+        let mut dp = Scores([0.0; MOST_ROWS * SCORES]);
+        for panel in (0..SCORES).step_by(K::ROWS) {
             let rows = query + panel;
             if rows >= self.keys {
                 // Past the last query: the products stop before this panel.
                 break;
             }
-            let columns = columns_seen(rows, key);
-            let a = &self.q.0[rows * steps..][..MR * steps];
-            let da = &self.dout.0[rows * steps..][..MR * steps];
+            let columns = columns_seen::<K>(rows, key);
+            let a = &self.q.0[rows * steps..][..K::ROWS * steps];
+            let da = &self.dout.0[rows * steps..][..K::ROWS * steps];
             for column in (0..columns).step_by(NR) {
                 let k = &self.k.0[(key + column) * steps..][..NR * steps];
                 let v = &self.v[(key + column) * steps..][..NR * steps];
-                // SAFETY: panels of `steps` steps, and 12 rows of 96.
+                // SAFETY: panels of `steps` steps, and rows of 96.
                 unsafe {
-                    let (s, dp) = (s.as_mut_ptr().add(column), dp.as_mut_ptr().add(column));
+                    let (s, dp) = (s.0.as_mut_ptr().add(column), dp.0.as_mut_ptr().add(column));
                     K::multiply::<{ layout::PACKED }>(
                         steps,
                         a.as_ptr(),
@@ -262,14 +268,14 @@ impl<K: MicroKernel> Operands<'_, K> {
                     );
                 }
             }
-            for r in 0..MR {
+            for r in 0..K::ROWS {
                 let i = (rows + r).min(self.keys - 1);
                 let seen = visibility.keys(b, i);
                 if seen.0 > key || seen.1 < key + columns {
-                    mask_row(&mut s[r * SCORES..][..columns], key, seen);
+                    mask_row(&mut s.0[r * SCORES..][..columns], key, seen);
                 }
             }
-            for r in (0..MR).step_by(2) {
+            for r in (0..K::ROWS).step_by(2) {
                 let (row, low) = (panel + r, rows + r);
                 let shift = [self.lse2[low], self.lse2[low + 1]];
                 let delta = [self.delta[low], self.delta[low + 1]];
@@ -278,7 +284,7 @@ impl<K: MicroKernel> Operands<'_, K> {
                     let mut ds = [[0.0f32; RUN]; 2];
                     for side in 0..2 {
                         let at = (r + side) * SCORES + run;
-                        let (s, dp) = (&s[at..][..RUN], &dp[at..][..RUN]);
+                        let (s, dp) = (&s.0[at..][..RUN], &dp.0[at..][..RUN]);
                         for lane in 0..RUN {
                             p[side][lane] = exp2(s[lane].mul_add(factor, -shift[side]));
                             ds[side][lane] = p[side][lane] * (dp[lane] - delta[side]) * scale;
@@ -299,6 +305,12 @@ impl<K: MicroKernel> Operands<'_, K> {
                         }
                     }
                 }
+            }
+            // SAFETY: this panel's rows of both blocks.
+            unsafe {
+                let along_queries = p_columns.add(panel / K::DEPTH * SCORES);
+                K::turn_columns(along_queries, columns);
+                K::turn_columns(along_queries.add(units), columns);
             }
         }
     }
@@ -324,13 +336,13 @@ impl<K: MicroKernel> Operands<'_, K> {
         let ds = blocks[units..2 * units].as_ptr();
         let ds_rows = if K::DEPTH > 1 { blocks[2 * units..].as_ptr() } else { ds };
         // Whole panels of queries; those past the last have p = 0 or were not computed.
-        let panels = (self.keys - query).min(SCORES).div_ceil(MR) * MR;
+        let panels = (self.keys - query).min(SCORES).div_ceil(K::ROWS) * K::ROWS;
         for channel in (0..width).step_by(NR) {
             let start = channel / NR * (self.padded / K::DEPTH) * NR;
             let q = &self.q.1[start..][..self.padded / K::DEPTH * NR];
             let dout = &self.dout.1[start..][..self.padded / K::DEPTH * NR];
             let k = &self.k.1[start..][..self.padded / K::DEPTH * NR];
-            for panel in (0..SCORES).step_by(MR) {
+            for panel in (0..SCORES).step_by(K::ROWS) {
                 // On the diagonal, queries before the panel's first key see none of it.
                 let first = if query == key { panel } else { 0 };
                 if first >= panels {
@@ -344,7 +356,7 @@ impl<K: MicroKernel> Operands<'_, K> {
                 );
                 let rows = (key + panel) * width + channel;
                 let (dk, dv) = (&mut dk[rows..], &mut dv[rows..]);
-                // SAFETY: `steps` steps of the blocks and of the panels; 12 rows of the sums.
+                // SAFETY: `steps` steps of the blocks and of the panels; rows of the sums.
                 unsafe {
                     let (dv, dk) = (dv.as_mut_ptr(), dk.as_mut_ptr());
                     K::multiply::<{ layout::SCORE_COLUMNS }>(
@@ -366,8 +378,8 @@ impl<K: MicroKernel> Operands<'_, K> {
                 }
             }
             let k = &k[key / K::DEPTH * NR..];
-            for panel in (0..panels).step_by(MR) {
-                let steps = columns_seen(query + panel, key) / K::DEPTH;
+            for panel in (0..panels).step_by(K::ROWS) {
+                let steps = columns_seen::<K>(query + panel, key) / K::DEPTH;
                 let dq = &mut dq[(query + panel) * width + channel..];
                 // SAFETY: as above.
                 unsafe {
@@ -386,10 +398,10 @@ impl<K: MicroKernel> Operands<'_, K> {
     }
 }
 
-/// Columns of the block at `key` that the 12 queries from `row` see, in whole panels of 32.
+/// Columns of the block at `key` that a panel of queries from `row` sees, in whole panels of 32.
 #[inline(always)]
-fn columns_seen(row: usize, key: usize) -> usize {
-    (row + MR - key).min(SCORES).next_multiple_of(NR)
+fn columns_seen<K: MicroKernel>(row: usize, key: usize) -> usize {
+    (row + K::ROWS - key).min(SCORES).next_multiple_of(NR)
 }
 
 /// Rounds the rows of `sums` to rows `stride` apart at `to`.

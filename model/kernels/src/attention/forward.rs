@@ -4,7 +4,7 @@ use super::{AttentionShape, Visibility, mask_row};
 use crate::element::Element;
 use crate::exp::exp2;
 use crate::gemm::SharedPointer;
-use crate::micro_kernel::{KernelTask, MR, MicroKernel, NR, RUN, SCORES, layout};
+use crate::micro_kernel::{KernelTask, MOST_ROWS, MicroKernel, NR, RUN, SCORES, layout};
 use crate::packing::Operand;
 use crate::scratch::Scratch;
 use crate::simd::{max_lanes, sum_lanes};
@@ -21,7 +21,7 @@ pub(super) struct Forward<'a, E> {
 }
 
 /// Queries of one task: each block of keys is loaded once for all of them.
-const QUERIES: usize = 8 * MR;
+const QUERIES: usize = SCORES;
 
 impl<E: Element> KernelTask for Forward<'_, E> {
     fn run<K: MicroKernel>(self) {
@@ -115,7 +115,7 @@ impl Sizes {
     fn new<K: MicroKernel>(shape: AttentionShape) -> Self {
         let keys = shape.keys.next_multiple_of(SCORES);
         let width = shape.head_dim.next_multiple_of(NR);
-        let k_panel = shape.head_dim.div_ceil(K::DEPTH) * NR;
+        let k_panel = K::steps(shape.head_dim) * NR;
         let v_panel = keys / K::DEPTH * NR;
         let k = keys / NR * k_panel;
         Self { k_panel, k, v_panel, head: k + width / NR * v_panel, width }
@@ -135,11 +135,14 @@ struct QueryBlock<'a, K: MicroKernel, E> {
     rows: std::ops::Range<usize>,
 }
 
-/// Running maximum and sum of 12 rows; the sum in lanes, added up once at the end.
-#[derive(Clone, Copy)]
+/// Scores of the rows a micro-kernel takes, on cache lines.
+#[repr(align(64))]
+pub(super) struct Scores(pub(super) [f32; MOST_ROWS * SCORES]);
+
+/// Running maximum and sum of each row; the sum in lanes, added up once at the end.
 struct Softmax {
-    max: [f32; MR],
-    sum: [[f32; RUN]; MR],
+    max: [f32; QUERIES],
+    sum: [[f32; RUN]; QUERIES],
 }
 
 impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
@@ -151,11 +154,11 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
         let shape = self.visibility.shape;
         let AttentionShape { queries, heads, head_dim, .. } = shape;
         let Sizes { k_panel, v_panel, width, .. } = self.sizes;
-        let panels = self.rows.len().div_ceil(MR);
-        let steps = head_dim.div_ceil(K::DEPTH);
+        let panels = self.rows.len().div_ceil(K::ROWS);
+        let steps = K::steps(head_dim);
 
         let row_stride = heads * head_dim;
-        let mut packed_q = Scratch::new::<K::Unit>(panels * MR * steps);
+        let mut packed_q = Scratch::new::<K::Unit>(panels * K::ROWS * steps);
         let packed_q = packed_q.as_mut::<K::Unit>();
         let q = Operand {
             data: &self.q[self.element(self.rows.start)..],
@@ -164,17 +167,16 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
             lane_stride: row_stride,
             depth_stride: 1,
         };
-        for (i, panel) in packed_q.chunks_exact_mut(MR * steps).enumerate() {
-            q.pack::<K, MR>(panel, i * MR, 0, head_dim);
+        for (i, panel) in packed_q.chunks_exact_mut(K::ROWS * steps).enumerate() {
+            q.pack_rows::<K>(panel, i * K::ROWS, 0, head_dim);
         }
-        let mut sums = Scratch::new::<f32>(panels * MR * width);
+        let mut sums = Scratch::new::<f32>(panels * K::ROWS * width);
         let sums = sums.as_mut::<f32>();
         sums.fill(0.0);
-        let mut probabilities = Scratch::new::<K::Unit>(MR * SCORES / K::DEPTH);
+        let mut probabilities = Scratch::new::<K::Unit>(K::ROWS * SCORES / K::DEPTH);
         let probabilities = probabilities.as_mut::<K::Unit>().as_mut_ptr();
-        let mut scores = [0.0f32; MR * SCORES];
-        let mut softmax =
-            [Softmax { max: [f32::NEG_INFINITY; MR], sum: [[0.0; RUN]; MR] }; QUERIES / MR];
+        let mut scores = Scores([0.0; MOST_ROWS * SCORES]);
+        let mut softmax = Softmax { max: [f32::NEG_INFINITY; QUERIES], sum: [[0.0; RUN]; QUERIES] };
         // Powers of two are cheaper than powers of e.
         let factor = shape.scale() * std::f32::consts::LOG2_E;
 
@@ -182,8 +184,8 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
         let end_key = self.visibility.keys(self.b, self.rows.end - 1).1;
         for start in (first_key..end_key).step_by(SCORES) {
             for panel in 0..panels {
-                let rows = self.rows.start + panel * MR
-                    ..self.rows.end.min(self.rows.start + (panel + 1) * MR);
+                let rows = self.rows.start + panel * K::ROWS
+                    ..self.rows.end.min(self.rows.start + (panel + 1) * K::ROWS);
                 let end = self.visibility.keys(self.b, rows.end - 1).1;
                 if end <= start || self.visibility.first_key(self.b, rows.clone()) >= start + SCORES
                 {
@@ -191,19 +193,18 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
                 }
                 // Columns that any row sees, in whole panels.
                 let columns = (end - start).min(SCORES).next_multiple_of(NR);
-                let a = packed_q[panel * MR * steps..][..MR * steps].as_ptr();
+                let a = packed_q[panel * K::ROWS * steps..][..K::ROWS * steps].as_ptr();
                 for column in (0..columns).step_by(NR) {
                     let b = self.k[(start + column) / NR * k_panel..][..k_panel].as_ptr();
-                    // SAFETY: both panels hold `steps` steps, scores 12 rows of 96.
+                    // SAFETY: both panels hold `steps` steps, scores the rows of 96.
                     unsafe {
-                        let c = scores.as_mut_ptr().add(column);
+                        let c = scores.0.as_mut_ptr().add(column);
                         K::multiply::<{ layout::PACKED }>(steps, a, b, c, SCORES, false);
                     }
                 }
-                let state = &mut softmax[panel];
-                let sums = &mut sums[panel * MR * width..][..MR * width];
-                for r in 0..MR {
-                    let row = &mut scores[r * SCORES..][..columns];
+                let sums = &mut sums[panel * K::ROWS * width..][..K::ROWS * width];
+                for r in 0..K::ROWS {
+                    let row = &mut scores.0[r * SCORES..][..columns];
                     // Rows past the last query see nothing and stay zero.
                     let seen = if r < rows.len() {
                         self.visibility.keys(self.b, rows.start + r)
@@ -216,7 +217,10 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
                     // SAFETY: row r of the probabilities.
                     unsafe {
                         let p = probabilities.add(r * SCORES / K::DEPTH);
-                        let (max, sum) = (&mut state.max[r], &mut state.sum[r]);
+                        let (max, sum) = (
+                            &mut softmax.max[panel * K::ROWS + r],
+                            &mut softmax.sum[panel * K::ROWS + r],
+                        );
                         let rescale = softmax_row::<K>(p, row, max, sum, factor);
                         if rescale != 1.0 {
                             for x in &mut sums[r * width..][..width] {
@@ -228,7 +232,7 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
                 for column in (0..width).step_by(NR) {
                     let b = &self.v[column / NR * v_panel + start / K::DEPTH * NR..];
                     let b = b[..columns / K::DEPTH * NR].as_ptr();
-                    // SAFETY: the probabilities hold 12 rows, the panel `columns` keys.
+                    // SAFETY: the probabilities hold the rows, the panel `columns` keys.
                     unsafe {
                         let c = sums.as_mut_ptr().add(column);
                         let steps = columns / K::DEPTH;
@@ -246,13 +250,12 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
         }
 
         for (row, i) in self.rows.clone().enumerate() {
-            let Softmax { max, sum } = &softmax[row / MR];
-            let sum = sum_lanes(sum[row % MR]);
+            let (max, sum) = (softmax.max[row], sum_lanes(softmax.sum[row]));
             let normalize = 1.0 / sum;
             // SAFETY: this row is the block's own.
             unsafe {
                 lse.at((self.b * heads + self.h) * queries + i)
-                    .write(max[row % MR] * shape.scale() + sum.ln());
+                    .write(max * shape.scale() + sum.ln());
                 let out = std::slice::from_raw_parts_mut(out.at(self.element(i)), head_dim);
                 for (out, &x) in out.iter_mut().zip(&sums[row * width..][..head_dim]) {
                     *out = E::from_f32(x * normalize);

@@ -1,8 +1,8 @@
 //! One tile of a product over one block of the contraction.
 
-use super::{Output, SharedPointer, TILE_ROWS};
+use super::{Output, SharedPointer, tile_rows};
 use crate::element::Element;
-use crate::micro_kernel::{MR, MicroKernel, NR, layout};
+use crate::micro_kernel::{MOST_ROWS, MicroKernel, NR, RUN, layout};
 
 /// The output matrix, shared by tasks that write disjoint tiles.
 #[derive(Clone, Copy)]
@@ -41,7 +41,7 @@ impl<K: MicroKernel> Block<'_, K> {
     ///
     /// # Safety
     ///
-    /// K runs on this CPU, `b` holds a panel of this block, and 12 rows of 32 sums, `c_row` apart,
+    /// K runs on this CPU, `b` holds a panel of this block, and its rows of 32 sums, `c_row` apart,
     /// are nobody else's.
     #[inline(always)]
     unsafe fn product(
@@ -54,10 +54,10 @@ impl<K: MicroKernel> Block<'_, K> {
         add: bool,
     ) {
         match self.rows {
-            Some((rows, stride)) if height == MR => {
-                let end = (row + MR - 1) * stride + self.steps * size_of::<K::Unit>();
+            Some((rows, stride)) if height == K::ROWS => {
+                let end = (row + K::ROWS - 1) * stride + self.steps * size_of::<K::Unit>();
                 assert!(end <= rows.len(), "an operand is shorter than its shape");
-                // SAFETY: 12 rows of `steps` steps, as checked; the rest is passed on.
+                // SAFETY: rows of `steps` steps, as checked; the rest is passed on.
                 unsafe {
                     let a = rows.as_ptr().add(row * stride);
                     K::multiply_rows(self.steps, a, stride, b, c, c_row, add);
@@ -65,7 +65,7 @@ impl<K: MicroKernel> Block<'_, K> {
             }
             rows => {
                 let first = if rows.is_some() { 0 } else { row };
-                let a = self.a[first * self.steps..][..MR * self.steps].as_ptr();
+                let a = self.a[first * self.steps..][..K::ROWS * self.steps].as_ptr();
                 // SAFETY: the panel of rows holds `steps` steps; the rest is passed on.
                 unsafe { K::multiply::<{ layout::STRIPS }>(self.steps, a, b, c, c_row, add) };
             }
@@ -98,6 +98,10 @@ pub(super) struct Tile {
     pub(super) c_row: usize,
 }
 
+/// The sums of a micro-kernel, on cache lines.
+#[repr(align(64))]
+struct Sums([f32; MOST_ROWS * NR]);
+
 /// # Safety
 ///
 /// The tile must lie inside the slab, and no other task may write it.
@@ -108,35 +112,35 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
     pass: Pass,
     tile: Tile,
 ) {
-    let mut edge = [0.0f32; MR * NR];
-    let edge = edge.as_mut_ptr();
-    let bottom = (tile.row + TILE_ROWS).min(tile.slab_height);
+    let mut edge = Sums([0.0; MOST_ROWS * NR]);
+    let edge = edge.0.as_mut_ptr();
+    let bottom = (tile.row + tile_rows::<K>()).min(tile.slab_height);
     let right = (tile.column + tile.columns).min(tile.slab_width);
     for column in (tile.column..right).step_by(NR) {
         let width = NR.min(tile.slab_width - column);
         let b = block.b[column * block.steps..][..NR * block.steps].as_ptr();
-        for row in (tile.row..bottom).step_by(MR) {
-            let height = MR.min(tile.slab_height - row);
+        for row in (tile.row..bottom).step_by(K::ROWS) {
+            let height = K::ROWS.min(tile.slab_height - row);
             let at = (tile.slab_row + row) * tile.c_row + tile.slab_column + column;
             // SAFETY: rows and columns are inside C, and C's tile is this task's own.
             unsafe {
                 match target {
                     Target::Round { c, add } => {
-                        // The 12 x 32 sums are contiguous here.
+                        // The sums of a micro-kernel are contiguous here.
                         let panels = tile.slab_width.div_ceil(NR);
-                        let panel = (row / MR * panels + column / NR) * MR * NR;
+                        let panel = (row / K::ROWS * panels + column / NR) * K::ROWS * NR;
                         let sums = match pass.sums {
                             Some(sums) => sums.at(panel),
                             None => edge,
                         };
                         block.product(row, height, b, sums, NR, !pass.first);
                         if pass.last {
-                            round_tile(c.at(at), tile.c_row, sums, height, width, add);
+                            round_tile::<K, E>(c.at(at), tile.c_row, sums, height, width, add);
                         }
                     }
                     Target::Float { c, add } => {
                         let (c, add) = (c.at(at), add || !pass.first);
-                        if height == MR && width == NR {
+                        if height == K::ROWS && width == NR {
                             block.product(row, height, b, c, tile.c_row, add);
                         } else {
                             block.product(row, height, b, edge, NR, false);
@@ -155,7 +159,7 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
 ///
 /// `height` rows of `width` elements must be writable at `c`.
 #[inline(always)]
-unsafe fn round_tile<E: Element>(
+unsafe fn round_tile<K: MicroKernel, E: Element>(
     c: *mut E,
     c_row: usize,
     sums: *const f32,
@@ -167,20 +171,24 @@ unsafe fn round_tile<E: Element>(
         // SAFETY: row r of the tile.
         unsafe {
             let c = c.add(r * c_row);
-            let sums = &*sums.add(r * NR).cast::<[f32; NR]>();
+            let sums = &*sums.add(r * NR).cast::<[[f32; RUN]; NR / RUN]>();
             if width == NR {
-                let c = &mut *c.cast::<[E; NR]>();
-                if add {
-                    for (c, &sum) in c.iter_mut().zip(sums) {
-                        *c = E::from_f32(c.to_f32() + sum);
+                for (i, sums) in sums.iter().enumerate() {
+                    let c = c.add(i * RUN).cast::<[E; RUN]>();
+                    let mut sums = *sums;
+                    if add {
+                        for (sum, &c) in sums.iter_mut().zip(&*c) {
+                            *sum += c.to_f32();
+                        }
                     }
-                } else {
-                    for (c, &sum) in c.iter_mut().zip(sums) {
-                        *c = E::from_f32(sum);
+                    if K::lie_as_units::<E>() {
+                        K::store_row(c.cast(), &sums);
+                    } else {
+                        c.write(sums.map(E::from_f32));
                     }
                 }
             } else {
-                for (j, &sum) in sums[..width].iter().enumerate() {
+                for (j, &sum) in sums.as_flattened()[..width].iter().enumerate() {
                     let c = c.add(j);
                     let before = if add { (*c).to_f32() } else { 0.0 };
                     c.write(E::from_f32(before + sum));
