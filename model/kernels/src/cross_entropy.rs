@@ -284,7 +284,9 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{assert_close, assert_same_for_any_threads, bits, random, to_f64};
+    use crate::reference::{
+        assert_close, assert_same_for_any_threads, at_every_level, bits, random, to_f64,
+    };
     use half::bf16;
 
     /// `(losses, dx, dweight)` in f64, by the formulas.
@@ -369,13 +371,13 @@ mod tests {
 
     #[test]
     fn f32_agrees_with_reference() {
-        agrees_with_reference::<f32>(2e-5);
+        at_every_level(|| agrees_with_reference::<f32>(2e-5));
     }
 
     #[test]
     fn bf16_agrees_with_reference() {
         // dz and dx are rounded to 8 bits.
-        agrees_with_reference::<bf16>(4e-2);
+        at_every_level(|| agrees_with_reference::<bf16>(4e-2));
     }
 
     #[test]

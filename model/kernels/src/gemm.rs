@@ -27,7 +27,7 @@ const SLAB_UNITS: usize = 1 << 20;
 
 /// Rows of a tile, in whole panels: a panel of `B` is used this often while it is near.
 const fn tile_rows<K: MicroKernel>() -> usize {
-    4 * K::ROWS
+    48usize.next_multiple_of(K::ROWS)
 }
 
 /// Columns of a tile, in whole panels: the more, the longer panels of `A` stay near and rows of `C`
@@ -303,35 +303,31 @@ impl<T> SharedPointer<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::micro_kernel::{PortableF32, with_micro_kernel_at};
-    use crate::reference::{assert_close, random, to_f64};
-    use crate::simd::{CpuLevel, cpu_level};
+    use crate::micro_kernel::PortableF32;
+    use crate::reference::{assert_close, at_every_level, random, to_f64};
     use half::bf16;
 
-    /// Every instruction set this CPU has computes the same product.
-    fn every_level<E: Element>() {
-        // An odd contraction is packed, rows of an even one are read in place, by AMX if they lie on
-        // cache lines.
-        every_level_of::<E>(29, 70, 35);
-        every_level_of::<E>(29, 70, 36);
-        every_level_of::<E>(75, 70, 96);
-    }
-
-    fn every_level_of<E: Element>(m: usize, n: usize, k: usize) {
+    fn agrees_with_reference<E: Element>(m: usize, n: usize, k: usize) {
         let (a, b) = (random::<E>(m * k, 1.0, 1), random::<E>(k * n, 1.0, 2));
         let (a64, b64, depth) = (to_f64(&a), to_f64(&b), k);
         let want: Vec<f64> = (0..m * n)
             .map(|i| (0..k).map(|k| a64[i / n * depth + k] * b64[k * n + i % n]).sum())
             .collect();
-        for level in CpuLevel::ALL.into_iter().filter(|&level| level <= cpu_level()) {
+        at_every_level(|| {
             let mut c = vec![f32::NAN; m * n];
-            let product = Product {
-                c: Output::AssignF32(&mut c),
-                a: Operand::rows(&a, m, k),
-                b: Operand::columns(&b, k, n),
-            };
-            with_micro_kernel_at(level, E::IS_BF16, product);
-            assert_close(&format!("{level:?}"), &c, &want, 1e-5);
+            let (a, b) = (Operand::rows(&a, m, k), Operand::columns(&b, k, n));
+            gemm(Output::AssignF32(&mut c), a, b);
+            assert_close("product", &c, &want, 1e-5);
+        });
+    }
+
+    /// An odd contraction is packed, rows of an even one are read in place, by AMX if they are whole
+    /// tiles that lie on cache lines.
+    #[test]
+    fn packed_rows_and_rows_in_place_agree_with_reference() {
+        for (m, n, k) in [(29, 70, 35), (29, 70, 36), (75, 70, 96), (75, 70, 352)] {
+            agrees_with_reference::<f32>(m, n, k);
+            agrees_with_reference::<bf16>(m, n, k);
         }
     }
 
@@ -392,15 +388,5 @@ mod tests {
             }
             assert!(covered.iter().all(|&n| n == 1), "{shape:?} {slab:?}");
         }
-    }
-
-    #[test]
-    fn every_level_f32() {
-        every_level::<f32>();
-    }
-
-    #[test]
-    fn every_level_bf16() {
-        every_level::<bf16>();
     }
 }

@@ -165,7 +165,9 @@ pub fn linear_backward_weight<E: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{assert_close, assert_same_for_any_threads, bits, random, to_f64};
+    use crate::reference::{
+        assert_close, assert_same_for_any_threads, at_every_level, bits, random, to_f64,
+    };
     use half::bf16;
 
     /// Tiles, edges, an odd contraction, more than one block of it, and vectors.
@@ -234,13 +236,13 @@ mod tests {
 
     #[test]
     fn f32_agrees_with_reference() {
-        agrees_with_reference::<f32>(1e-5, 1e-5);
+        at_every_level(|| agrees_with_reference::<f32>(1e-5, 1e-5));
     }
 
     #[test]
     fn bf16_agrees_with_reference() {
         // Rounding the result to bf16 costs 2^-9 of its largest element; f32 sums cost nothing.
-        agrees_with_reference::<bf16>(1.6e-2, 1e-5);
+        at_every_level(|| agrees_with_reference::<bf16>(1.6e-2, 1e-5));
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //! columns, in four tiles; two hold rows of `A`, two columns of `B`.
 
 use crate::element::Element;
-use crate::simd::{CpuLevel, cpu_level};
+use crate::simd::CpuLevel;
+#[cfg(not(test))]
+use crate::simd::cpu_level;
 use bytemuck::Pod;
 
 /// Rows of `A` a micro-kernel takes that multiplies vectors.
@@ -160,6 +162,11 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         add: bool,
     );
 
+    /// Asks for the sums that the next product will write or be added to, which may lie outside the
+    /// matrix: they come from memory while this one is computed.
+    #[inline(always)]
+    fn fetch_ahead(_c: *const f32, _c_row: usize) {}
+
     /// Whether elements are the parts of units, without conversion.
     #[inline(always)]
     fn lie_as_units<E: Element>() -> bool {
@@ -270,14 +277,12 @@ pub(crate) trait KernelTask {
 
 /// Runs `task` with the best micro-kernel this CPU has for products of `E`.
 pub(crate) fn with_micro_kernel<E: Element>(task: impl KernelTask) {
-    with_micro_kernel_at(cpu_level(), E::IS_BF16, task);
-}
-
-/// As [`with_micro_kernel`] at a given level, which the CPU must have.
-pub(crate) fn with_micro_kernel_at(level: CpuLevel, bf16: bool, task: impl KernelTask) {
-    assert!(level <= cpu_level(), "this CPU has no {level:?}");
+    #[cfg(not(test))]
+    let level = cpu_level();
+    #[cfg(test)]
+    let level = crate::reference::level();
     #[cfg(target_arch = "x86_64")]
-    match (level, bf16) {
+    match (level, E::IS_BF16) {
         (CpuLevel::Amx, true) => return task.run::<amx::Amx>(),
         (CpuLevel::Avx512Bf16, true) => return task.run::<x86::Avx512Bf16>(),
         (CpuLevel::Avx512 | CpuLevel::Avx512Bf16 | CpuLevel::Amx, _) => {
@@ -286,7 +291,7 @@ pub(crate) fn with_micro_kernel_at(level: CpuLevel, bf16: bool, task: impl Kerne
         (CpuLevel::Avx2, _) => return task.run::<x86::Avx2F32>(),
         (CpuLevel::Portable, _) => {}
     }
-    let _ = bf16;
+    let _ = level;
     task.run::<PortableF32>();
 }
 

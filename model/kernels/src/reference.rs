@@ -1,8 +1,31 @@
-//! What the tests share: random inputs, f64 views and comparisons.
+//! What the tests share: random inputs, f64 views, comparisons, and products of other processors.
 
 use crate::element::Element;
+use crate::simd::{CpuLevel, cpu_level};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::cell::Cell;
+
+thread_local! {
+    /// The level that products on this thread pretend to have.
+    static LEVEL: Cell<Option<CpuLevel>> = const { Cell::new(None) };
+}
+
+/// The level of products that this thread starts.
+pub(crate) fn level() -> CpuLevel {
+    LEVEL.get().unwrap_or_else(cpu_level)
+}
+
+/// Runs `f` with the products of every level this CPU has.
+#[expect(clippy::print_stdout, reason = "shown only when the test fails")]
+pub(crate) fn at_every_level(f: impl Fn()) {
+    for level in CpuLevel::ALL.into_iter().filter(|&level| level <= cpu_level()) {
+        println!("products of {level:?}");
+        LEVEL.set(Some(level));
+        f();
+    }
+    LEVEL.set(None);
+}
 
 /// `len` elements, uniform in [-scale, scale].
 pub(crate) fn random<E: Element>(len: usize, scale: f32, seed: u64) -> Vec<E> {

@@ -1,5 +1,7 @@
 use super::*;
-use crate::reference::{assert_close, assert_same_for_any_threads, bits, random, to_f64};
+use crate::reference::{
+    assert_close, assert_same_for_any_threads, at_every_level, bits, random, to_f64,
+};
 use half::bf16;
 
 const fn shape(
@@ -128,17 +130,19 @@ fn agrees_with_reference<E: Element>(tolerance: f64, gradient_tolerance: f64) {
         for first in [None, Some(&first[..])] {
             let want =
                 reference(&to_f64(&q), &to_f64(&k), &to_f64(&v), &to_f64(&dout), first, shape);
-            let (o, lse, dq, dk, dv) = run(&q, &k, &v, &dout, first, shape);
             let name = |x| format!("{x} of {shape:?}, documents: {}", first.is_some());
-            assert_close(&name("o"), &o, &want[0], tolerance);
-            assert_close(&name("lse"), &lse, &want[1], 1e-5);
-            if shape.queries == shape.keys {
-                assert_close(&name("dv"), &dv, &want[4], gradient_tolerance);
-                if shape.keys > 1 {
-                    assert_close(&name("dq"), &dq, &want[2], gradient_tolerance);
-                    assert_close(&name("dk"), &dk, &want[3], gradient_tolerance);
+            at_every_level(|| {
+                let (o, lse, dq, dk, dv) = run(&q, &k, &v, &dout, first, shape);
+                assert_close(&name("o"), &o, &want[0], tolerance);
+                assert_close(&name("lse"), &lse, &want[1], 1e-5);
+                if shape.queries == shape.keys {
+                    assert_close(&name("dv"), &dv, &want[4], gradient_tolerance);
+                    if shape.keys > 1 {
+                        assert_close(&name("dq"), &dq, &want[2], gradient_tolerance);
+                        assert_close(&name("dk"), &dk, &want[3], gradient_tolerance);
+                    }
                 }
-            }
+            });
         }
     }
 }
@@ -234,38 +238,6 @@ fn documents_do_not_see_each_other() {
             [("o", &o, &o1), ("dq", &dq, &dq1), ("dk", &dk, &dk1), ("dv", &dv, &dv1)]
         {
             assert_close(name, &cut(got), &to_f64(want), 1e-5);
-        }
-    }
-}
-
-/// Every instruction set this CPU has agrees with the reference.
-#[test]
-fn every_level_agrees() {
-    use crate::micro_kernel::with_micro_kernel_at;
-    use crate::simd::{CpuLevel, cpu_level};
-    let shape = shape(1, 110, 110, 2, 1, 40);
-    let [q, k, v, dout] = inputs::<bf16>(shape);
-    let want = reference(&to_f64(&q), &to_f64(&k), &to_f64(&v), &to_f64(&dout), None, shape);
-    let levels = [CpuLevel::Portable, CpuLevel::Avx2, CpuLevel::Avx512, CpuLevel::Avx512Bf16];
-    for level in levels.into_iter().filter(|&level| level <= cpu_level()) {
-        let (mut o, mut lse) = (vec![bf16::NAN; q.len()], vec![f32::NAN; 220]);
-        let visibility = Visibility { first_visible: None, shape };
-        let forward =
-            forward::Forward { o: &mut o, lse: &mut lse, q: &q, k: &k, v: &v, visibility, shape };
-        with_micro_kernel_at(level, true, forward);
-        assert_close(&format!("o {level:?}"), &o, &want[0], 2e-2);
-        let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
-        let gradients = backward::Gradients::new(&mut dq, &mut dk, &mut dv);
-        let saved = backward::Saved { dout: &dout, q: &q, k: &k, v: &v, o: &o, lse: &lse };
-        with_micro_kernel_at(
-            level,
-            true,
-            backward::Backward { gradients, saved, visibility, shape },
-        );
-        for (name, got, want) in
-            [("dq", &dq, &want[2]), ("dk", &dk, &want[3]), ("dv", &dv, &want[4])]
-        {
-            assert_close(&format!("{name} {level:?}"), got, want, 6e-2);
         }
     }
 }

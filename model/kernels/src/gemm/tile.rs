@@ -140,6 +140,15 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
                     }
                     Target::Float { c, add } => {
                         let (c, add) = (c.at(at), add || !pass.first);
+                        if pass.first {
+                            // The panel below, or the first one of the next columns.
+                            let next = if row + K::ROWS < bottom {
+                                c.wrapping_add(K::ROWS * tile.c_row)
+                            } else {
+                                c.wrapping_sub((row - tile.row) * tile.c_row).wrapping_add(NR)
+                            };
+                            K::fetch_ahead(next, tile.c_row);
+                        }
                         if height == K::ROWS && width == NR {
                             block.product(row, height, b, c, tile.c_row, add);
                         } else {

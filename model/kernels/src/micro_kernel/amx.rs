@@ -6,7 +6,7 @@
 use super::x86::Avx512Bf16;
 use super::{Element, MOST_ROWS, MicroKernel, NR, RUN, SCORES, TILE, layout};
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::arch::x86_64::{__cpuid, __cpuid_count, _MM_HINT_T0, _mm_prefetch};
 
 /// bf16 on AMX, with AVX512-BF16 for everything but products.
 #[derive(Clone, Copy)]
@@ -263,6 +263,18 @@ unsafe impl MicroKernel for Amx {
         let b = Side::columns::<{ layout::STRIPS }>(b, steps);
         // SAFETY: passed on; vectorize configured the tiles.
         unsafe { multiply_tiles(steps / TILE, a, b, c, c_row, add) }
+    }
+
+    #[inline(always)]
+    fn fetch_ahead(c: *const f32, c_row: usize) {
+        for r in 0..MOST_ROWS {
+            let c = c.wrapping_add(r * c_row);
+            // SAFETY: a prefetch reads nothing the program sees, and faults nowhere.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(c.cast());
+                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(RUN).cast());
+            }
+        }
     }
 
     #[inline(always)]
