@@ -186,14 +186,16 @@ fn mask_row(row: &mut [f32], start: usize, (first, end): (usize, usize)) {
 #[inline(always)]
 fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for ((lane, a), b) in lanes.iter_mut().zip(a_runs.remainder()).zip(b_runs.remainder()) {
-        *lane = a.to_f32() * b.to_f32();
-    }
-    for (a, b) in a_runs.zip(b_runs) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane = a.to_f32().mul_add(b.to_f32(), *lane);
+    let mut start = 0;
+    while start + LANES <= a.len() {
+        let (a, b) = (&a[start..start + LANES], &b[start..start + LANES]);
+        for i in 0..LANES {
+            lanes[i] = a[i].to_f32().mul_add(b[i].to_f32(), lanes[i]);
         }
+        start += LANES;
+    }
+    for (lane, (a, b)) in lanes.iter_mut().zip(a[start..].iter().zip(&b[start..])) {
+        *lane = a.to_f32().mul_add(b.to_f32(), *lane);
     }
     sum_lanes(lanes)
 }

@@ -82,27 +82,43 @@ impl<'a, E: Element> Operand<'a, E> {
         depth: usize,
     ) {
         let lanes = self.lanes.saturating_sub(lane).min(W);
-        let steps = panel.len() / W;
-        let whole = if lanes == W { depth / K::DEPTH } else { 0 };
+        let whole = depth / K::DEPTH;
         let base = lane * self.lane_stride + start * self.depth_stride;
-        if self.depth_stride == 1 {
-            self.transpose::<K, W>(&mut panel[..whole * W], base);
-        } else {
-            self.interleave::<K, W>(&mut panel[..whole * W], base);
+        let steps = &mut panel[..whole * W];
+        // Calls with lengths that the compiler knows are compiled for them.
+        match (self.depth_stride == 1, lanes == W) {
+            (true, true) => self.transpose::<K, W>(steps, base, W),
+            (true, false) => self.transpose::<K, W>(steps, base, lanes),
+            (false, true) => self.interleave::<K, W>(steps, base, W),
+            (false, false) => self.interleave::<K, W>(steps, base, lanes),
         }
-        // The edges of the matrix, element by element.
-        for s in whole..steps {
-            for i in 0..W {
-                panel[s * W + i] = K::unit(|d| {
-                    let k = s * K::DEPTH + d;
-                    if i < lanes && k < depth {
-                        self.data[base + i * self.lane_stride + k * self.depth_stride]
-                    } else {
-                        E::ZERO
-                    }
-                });
+        // A last step that is not whole, and those beyond the matrix.
+        for (s, units) in panel.chunks_exact_mut(W).enumerate().skip(whole) {
+            if s * K::DEPTH >= depth {
+                units.fill(K::Unit::zeroed());
+                continue;
+            }
+            for (i, unit) in units.iter_mut().enumerate() {
+                *unit = self.unit::<K>(base, (i, lanes), (s * K::DEPTH, depth));
             }
         }
+    }
+
+    /// The unit of `lane` from element `k` of the contraction on, zero from `lanes` and `depth` on.
+    #[inline(always)]
+    fn unit<K: MicroKernel>(
+        &self,
+        base: usize,
+        (lane, lanes): (usize, usize),
+        (k, depth): (usize, usize),
+    ) -> K::Unit {
+        K::unit(|d| {
+            if lane < lanes && k + d < depth {
+                self.data[base + lane * self.lane_stride + (k + d) * self.depth_stride]
+            } else {
+                E::ZERO
+            }
+        })
     }
 
     /// Packs 32 lanes, or those that are left, in blocks of 16 steps.
@@ -115,68 +131,81 @@ impl<'a, E: Element> Operand<'a, E> {
         depth: usize,
     ) {
         let base = lane * self.lane_stride + start * self.depth_stride;
-        let tiles = panel.chunks_exact_mut(TILE * TILE);
-        for (i, tile) in tiles.enumerate() {
+        for (i, tile) in panel.chunks_exact_mut(TILE * TILE).enumerate() {
             let (block, half) = (i / (MOST_ROWS / TILE), i % (MOST_ROWS / TILE));
             let first = block * TILE * K::DEPTH;
             let depth = depth.saturating_sub(first).min(TILE * K::DEPTH);
             let lanes = self.lanes.saturating_sub(lane + half * TILE).min(TILE);
             let base = base + half * TILE * self.lane_stride + first * self.depth_stride;
-            if K::lie_as_units::<E>() && lanes == TILE && depth == TILE * K::DEPTH {
-                self.whole_tile::<K>(tile, base);
-                continue;
-            }
-            for (i, unit) in tile.iter_mut().enumerate() {
-                *unit = K::unit(|d| {
-                    let (lane, k) = (i / TILE, i % TILE * K::DEPTH + d);
-                    if lane < lanes && k < depth {
-                        self.data[base + lane * self.lane_stride + k * self.depth_stride]
-                    } else {
-                        E::ZERO
-                    }
-                });
+            if (lanes, depth) == (TILE, TILE * K::DEPTH) {
+                self.pack_tile::<K>(tile, base, TILE, TILE * K::DEPTH);
+            } else {
+                self.pack_tile::<K>(tile, base, lanes, depth);
             }
         }
     }
 
-    /// Packs 16 steps of 16 lanes, whose first element is at `base`.
+    /// Packs at most 16 steps of at most 16 lanes, whose first element is at `base`.
     #[inline(always)]
-    fn whole_tile<K: MicroKernel>(&self, tile: &mut [K::Unit], base: usize) {
+    fn pack_tile<K: MicroKernel>(
+        &self,
+        tile: &mut [K::Unit],
+        base: usize,
+        lanes: usize,
+        depth: usize,
+    ) {
+        if !K::lie_as_units::<E>() || !depth.is_multiple_of(K::DEPTH) {
+            for (i, unit) in tile.iter_mut().enumerate() {
+                *unit = self.unit::<K>(base, (i / TILE, lanes), (i % TILE * K::DEPTH, depth));
+            }
+            return;
+        }
+        let steps = depth / K::DEPTH;
         if self.depth_stride == 1 {
-            for (lane, units) in tile.chunks_exact_mut(TILE).enumerate() {
-                let row = &self.data[base + lane * self.lane_stride..][..TILE * K::DEPTH];
-                let units: &mut [u8] = bytemuck::cast_slice_mut(units);
+            if lanes < TILE || steps < TILE {
+                tile.fill(K::Unit::zeroed());
+            }
+            for (lane, units) in tile.chunks_exact_mut(TILE).enumerate().take(lanes) {
+                let row = &self.data[base + lane * self.lane_stride..][..depth];
+                let units: &mut [u8] = bytemuck::cast_slice_mut(&mut units[..steps]);
                 units.copy_from_slice(bytemuck::cast_slice(row));
             }
             return;
         }
-        let mut steps = [K::Unit::zeroed(); TILE * TILE];
-        self.interleave::<K, TILE>(&mut steps, base);
+        let mut by_step = [K::Unit::zeroed(); TILE * TILE];
+        self.interleave::<K, TILE>(&mut by_step[..steps * TILE], base, lanes);
         // SAFETY: 16 rows of 16 units, both.
         unsafe {
-            let from = steps.as_ptr().cast::<E>();
+            let from = by_step.as_ptr().cast::<E>();
             K::transpose_16(tile.as_mut_ptr(), TILE, from, TILE * K::DEPTH, TILE);
         }
     }
 
-    /// Packs whole steps of lanes that are neighbours in memory.
+    /// Packs whole steps of `lanes` lanes that are neighbours in memory.
     #[inline(always)]
-    fn interleave<K: MicroKernel, const W: usize>(&self, panel: &mut [K::Unit], base: usize) {
+    fn interleave<K: MicroKernel, const W: usize>(
+        &self,
+        panel: &mut [K::Unit],
+        base: usize,
+        lanes: usize,
+    ) {
         for (s, out) in panel.chunks_exact_mut(W).enumerate() {
             let row = |d: usize| {
                 let first = base + (s * K::DEPTH + d) * self.depth_stride;
-                &self.data[first..first + W]
+                if lanes == 0 { &[] } else { &self.data[first..first + lanes] }
             };
             let rows = [row(0), row(K::DEPTH - 1)];
             if K::lie_as_units::<E>() {
                 let [low, high] = rows.map(|row| row.as_ptr().cast());
-                // SAFETY: both rows and `out` have W lanes.
-                unsafe { K::interleave(out.as_mut_ptr(), low, high, W) };
+                let out = out.as_mut_ptr();
+                // SAFETY: both rows and `out` have that many lanes.
+                unsafe { K::interleave(out, low, high, lanes) };
             } else {
-                for (i, out) in out.iter_mut().enumerate() {
+                for (i, out) in out[..lanes].iter_mut().enumerate() {
                     *out = K::unit(|d| rows[d][i]);
                 }
             }
+            out[lanes..].fill(K::Unit::zeroed());
         }
     }
 
@@ -199,38 +228,46 @@ impl<'a, E: Element> Operand<'a, E> {
             && well_placed
     }
 
-    /// Packs lanes that are contiguous along the contraction: as 16 x 16 blocks of units where the
-    /// micro-kernel transposes such elements, the rest one by one.
+    /// Packs whole steps of `lanes` lanes that are contiguous along the contraction: as 16 x 16 blocks
+    /// of units where the micro-kernel transposes such elements, the last of which may overlap the one
+    /// before; one by one elsewhere.
     #[inline(always)]
-    fn transpose<K: MicroKernel, const W: usize>(&self, panel: &mut [K::Unit], base: usize) {
+    fn transpose<K: MicroKernel, const W: usize>(
+        &self,
+        panel: &mut [K::Unit],
+        base: usize,
+        lanes: usize,
+    ) {
         const BLOCK: usize = 16;
         let steps = panel.len() / W;
-        let blocked = if K::transposes::<E>() { steps / BLOCK * BLOCK } else { 0 };
-        if blocked > 0 {
-            // The last element that the blocks read.
-            let last = base + (W - 1) * self.lane_stride + blocked * K::DEPTH - 1;
-            assert!(last < self.data.len(), "a packed operand is shorter than its shape");
+        if lanes < W {
+            panel.fill(K::Unit::zeroed());
         }
-        for s in (0..blocked).step_by(BLOCK) {
-            for lane in (0..W).step_by(BLOCK) {
-                let lanes = (W - lane).min(BLOCK);
+        if lanes == 0 || steps == 0 {
+            return;
+        }
+        if !K::transposes::<E>() || steps < BLOCK {
+            for i in 0..lanes {
+                let source = &self.data[base + i * self.lane_stride..][..steps * K::DEPTH];
+                for s in 0..steps {
+                    panel[s * W + i] = K::unit(|d| source[s * K::DEPTH + d]);
+                }
+            }
+            return;
+        }
+        let last = base + (lanes - 1) * self.lane_stride + steps * K::DEPTH - 1;
+        assert!(last < self.data.len(), "a packed operand is shorter than its shape");
+        for s in (0..steps).step_by(BLOCK) {
+            let s = s.min(steps - BLOCK);
+            for lane in (0..lanes).step_by(BLOCK) {
                 let first = base + lane * self.lane_stride + s * K::DEPTH;
-                // SAFETY: 16 steps of `lanes` lanes, inside the panel and, as checked above,
+                // SAFETY: 16 steps of at most 16 lanes, inside the panel and, as checked above,
                 // inside the matrix.
                 unsafe {
                     let from = self.data.as_ptr().add(first);
                     let to = panel.as_mut_ptr().add(s * W + lane);
-                    K::transpose_16(to, W, from, self.lane_stride, lanes);
+                    K::transpose_16(to, W, from, self.lane_stride, (lanes - lane).min(BLOCK));
                 }
-            }
-        }
-        if blocked == steps {
-            return;
-        }
-        for i in 0..W {
-            let source = &self.data[base + i * self.lane_stride..][..steps * K::DEPTH];
-            for s in blocked..steps {
-                panel[s * W + i] = K::unit(|d| source[s * K::DEPTH + d]);
             }
         }
     }
