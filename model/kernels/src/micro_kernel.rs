@@ -99,8 +99,8 @@ pub(crate) const RUN: usize = 16;
 ///
 /// # Safety
 ///
-/// `multiply` and `vectorize` may run only on a CPU that has the kernel's instructions;
-/// [`with_micro_kernel`] sees to it.
+/// `vectorize` may run only on a CPU that has the kernel's instructions, which [`with_micro_kernel`]
+/// sees to; all else only inside `vectorize`, which also prepares the registers that products need.
 pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
     /// One step of the contraction of one row or column.
     type Unit: Pod + Send + Sync;
