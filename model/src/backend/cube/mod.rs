@@ -29,8 +29,8 @@ use self::kernels::reduction::THREADS;
 use self::kernels::{elementwise, embedding, rope};
 use self::product::{Operand, add_product, product, sum_and_product};
 use self::tensor::{
-    accumulator, contiguous, cubes, dims, element, elements, new, new_like, rows_and_width, units,
-    vector,
+    accumulator, contiguous, cubes, dims, element, elements, is_owned, new, new_like,
+    rows_and_width, units, vector,
 };
 use super::TransformerOps;
 
@@ -218,7 +218,8 @@ impl TransformerOps for Cube {
 
     fn linear_backward_input_add(dx: CubeTensor, dy: CubeTensor, weight: CubeTensor) -> CubeTensor {
         let (dy, weight) = (contiguous(dy), contiguous(weight));
-        if !dx.can_mut() {
+        // Both ways round otherwise, so it must not be chance which is taken.
+        if !is_owned(&dx) {
             let term = Self::linear_backward_input(dy, weight);
             return Self::residual_forward(term, dx);
         }

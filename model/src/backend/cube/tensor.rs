@@ -34,15 +34,18 @@ pub(super) fn contiguous(x: CubeTensor) -> CubeTensor {
     x
 }
 
+/// Whether nothing else holds the storage of `x`. The device's thread does for a moment, while it
+/// allocates it; that is waited for. A fault of the device shows when something is read.
+pub(super) fn is_owned(x: &CubeTensor) -> bool {
+    x.can_mut() || (x.client.flush().is_ok() && x.can_mut())
+}
+
 /// A tensor an op works on in place.
 ///
 /// One with padded rows is laid out anew the first time it comes here; from then on it is the
 /// tensor without gaps that the op handed back.
 pub(super) fn accumulator(x: CubeTensor, op: &str) -> CubeTensor {
-    // The device's thread holds storage it is about to allocate for a moment. A fault of the device
-    // shows when something is read.
-    let owned = x.can_mut() || (x.client.flush().is_ok() && x.can_mut());
-    assert!(owned, "{op}: the storage it works on in place is shared");
+    assert!(is_owned(&x), "{op}: the storage it works on in place is shared");
     contiguous(x)
 }
 
