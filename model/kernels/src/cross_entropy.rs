@@ -328,6 +328,32 @@ mod tests {
         [losses, dx, dw]
     }
 
+    /// `(losses, dx, dweight)`; the last is added to `dw`.
+    fn backward<E: Element>(
+        mut dw: Vec<f32>,
+        x: &[E],
+        w: &[E],
+        targets: &[i32],
+        scale: f32,
+        shape: LinearShape,
+        chunk: usize,
+    ) -> (Vec<f32>, Vec<E>, Vec<f32>) {
+        let mut losses = vec![f32::NAN; shape.rows];
+        let mut dx = vec![E::from_f32(f32::NAN); x.len()];
+        head_cross_entropy_backward(
+            &mut losses,
+            &mut dx,
+            &mut dw,
+            x,
+            w,
+            targets,
+            scale,
+            shape,
+            chunk,
+        );
+        (losses, dx, dw)
+    }
+
     fn targets(rows: usize, vocabulary: usize) -> Vec<i32> {
         (0..rows).map(|m| if m % 5 == 3 { -100 } else { ((m * 37) % vocabulary) as i32 }).collect()
     }
@@ -348,21 +374,9 @@ mod tests {
             assert_close(&format!("losses {shape:?}"), &losses, &want[0], 1e-5);
             assert!((0..rows).all(|m| targets[m] >= 0 || losses[m] == 0.0));
 
-            let mut again = vec![f32::NAN; rows];
-            let mut dx = vec![E::from_f32(f32::NAN); x.len()];
             let start = random::<f32>(w.len(), 0.1, 3);
-            let mut dw = start.clone();
-            head_cross_entropy_backward(
-                &mut again,
-                &mut dx,
-                &mut dw,
-                &x,
-                &w,
-                &targets,
-                scale as f32,
-                shape,
-                chunk,
-            );
+            let (again, dx, dw) =
+                backward(start.clone(), &x, &w, &targets, scale as f32, shape, chunk);
             assert_eq!(losses, again, "the backward pass has other losses");
             assert_close(&format!("dx {shape:?}"), &dx, &want[1], tolerance);
             let mut want_dw = want[2].clone();
@@ -394,18 +408,8 @@ mod tests {
             let w: Vec<f32> =
                 (0..words).map(|v| if v == 7 { gap } else { (v % 9) as f32 }).collect();
             let shape = LinearShape { rows, inputs: 1, outputs: words };
-            let (mut losses, mut dx, mut dw) = (vec![0.0; rows], vec![0.0; rows], vec![0.0; words]);
-            head_cross_entropy_backward(
-                &mut losses,
-                &mut dx,
-                &mut dw,
-                &x,
-                &w,
-                &[7, 7, 100],
-                1e-5,
-                shape,
-                rows,
-            );
+            let (losses, _, dw) =
+                backward(vec![0.0; words], &x, &w, &[7, 7, 100], 1e-5, shape, rows);
             assert!(dw.iter().all(|dw| *dw == 0.0 || dw.is_normal()), "{gap}: {dw:?}");
             assert_close("loss", &losses[2..], &[f64::from(gap) - 1.0], 1e-4);
         }
@@ -453,18 +457,7 @@ mod tests {
         let w = random::<E>(700 * 40, 1.0, 2);
         let targets = targets(150, 700);
         assert_same_for_any_threads(|| {
-            let (mut losses, mut dx, mut dw) = (vec![0.0; 150], x.clone(), vec![0.0; w.len()]);
-            head_cross_entropy_backward(
-                &mut losses,
-                &mut dx,
-                &mut dw,
-                &x,
-                &w,
-                &targets,
-                0.1,
-                shape,
-                64,
-            );
+            let (losses, dx, dw) = backward(vec![0.0; w.len()], &x, &w, &targets, 0.1, shape, 64);
             (bits(&losses), bits(&dx), bits(&dw))
         });
     }

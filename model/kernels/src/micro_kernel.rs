@@ -13,6 +13,8 @@
 //! columns, in four tiles; two hold rows of `A`, two columns of `B`.
 
 use crate::element::Element;
+#[cfg(test)]
+use crate::reference::level as cpu_level;
 use crate::simd::CpuLevel;
 #[cfg(not(test))]
 use crate::simd::cpu_level;
@@ -277,10 +279,7 @@ pub(crate) trait KernelTask {
 
 /// Runs `task` with the best micro-kernel this CPU has for products of `E`.
 pub(crate) fn with_micro_kernel<E: Element>(task: impl KernelTask) {
-    #[cfg(not(test))]
     let level = cpu_level();
-    #[cfg(test)]
-    let level = crate::reference::level();
     #[cfg(target_arch = "x86_64")]
     match (level, E::IS_BF16) {
         (CpuLevel::Amx, true) => return task.run::<amx::Amx>(),

@@ -82,6 +82,9 @@ impl<'a, E: Element> Operand<'a, E> {
         depth: usize,
     ) {
         let lanes = self.lanes.saturating_sub(lane).min(W);
+        if lanes == 0 || depth == 0 {
+            return panel.fill(K::Unit::zeroed());
+        }
         let whole = depth / K::DEPTH;
         let base = lane * self.lane_stride + start * self.depth_stride;
         let steps = &mut panel[..whole * W];
@@ -154,6 +157,9 @@ impl<'a, E: Element> Operand<'a, E> {
         lanes: usize,
         depth: usize,
     ) {
+        if lanes == 0 || depth == 0 {
+            return tile.fill(K::Unit::zeroed());
+        }
         if !K::lie_as_units::<E>() || !depth.is_multiple_of(K::DEPTH) {
             for (i, unit) in tile.iter_mut().enumerate() {
                 *unit = self.unit::<K>(base, (i / TILE, lanes), (i % TILE * K::DEPTH, depth));
@@ -192,7 +198,7 @@ impl<'a, E: Element> Operand<'a, E> {
         for (s, out) in panel.chunks_exact_mut(W).enumerate() {
             let row = |d: usize| {
                 let first = base + (s * K::DEPTH + d) * self.depth_stride;
-                if lanes == 0 { &[] } else { &self.data[first..first + lanes] }
+                &self.data[first..first + lanes]
             };
             let rows = [row(0), row(K::DEPTH - 1)];
             if K::lie_as_units::<E>() {
@@ -242,9 +248,6 @@ impl<'a, E: Element> Operand<'a, E> {
         let steps = panel.len() / W;
         if lanes < W {
             panel.fill(K::Unit::zeroed());
-        }
-        if lanes == 0 || steps == 0 {
-            return;
         }
         if !K::transposes::<E>() || steps < BLOCK {
             for i in 0..lanes {

@@ -8,6 +8,10 @@ use std::cell::RefCell;
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
+/// Numbers on the stack that start on a cache line.
+#[repr(C, align(64))]
+pub(crate) struct OnCacheLines<const N: usize>(pub(crate) [f32; N]);
+
 thread_local! {
     /// Buffers this thread is not using. A kernel that waits inside rayon may start another
     /// kernel on the same thread, so buffers are taken out and put back, never borrowed.

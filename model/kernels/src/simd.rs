@@ -21,12 +21,6 @@ pub enum CpuLevel {
     Amx,
 }
 
-impl CpuLevel {
-    /// From least to most.
-    pub const ALL: [Self; 5] =
-        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
-}
-
 /// The level of this CPU, detected once.
 pub fn cpu_level() -> CpuLevel {
     static LEVEL: OnceLock<CpuLevel> = OnceLock::new();
@@ -86,18 +80,16 @@ macro_rules! vectorized {
             }
 
             #[cfg(target_arch = "x86_64")]
-            match $crate::simd::cpu_level() {
-                $crate::simd::CpuLevel::Avx512
-                | $crate::simd::CpuLevel::Avx512Bf16
-                | $crate::simd::CpuLevel::Amx => {
+            {
+                let level = $crate::simd::cpu_level();
+                if level >= $crate::simd::CpuLevel::Avx512 {
                     // SAFETY: cpu_level found these features on this CPU.
                     return unsafe { avx512 $(::<$($generic),+>)? ($($arg),*) };
                 }
-                $crate::simd::CpuLevel::Avx2 => {
+                if level >= $crate::simd::CpuLevel::Avx2 {
                     // SAFETY: cpu_level found these features on this CPU.
                     return unsafe { avx2 $(::<$($generic),+>)? ($($arg),*) };
                 }
-                $crate::simd::CpuLevel::Portable => {}
             }
             body $(::<$($generic),+>)? ($($arg),*)
         }

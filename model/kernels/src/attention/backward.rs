@@ -3,14 +3,13 @@
 //! A task goes over its heads, their blocks of keys, and for each the blocks of queries that
 //! see them, always in this order, and sums in f32.
 
-use super::forward::Scores;
 use super::{AttentionShape, Visibility, dot, mask_row};
 use crate::element::Element;
 use crate::exp::exp2;
 use crate::gemm::SharedPointer;
 use crate::micro_kernel::{KernelTask, MOST_ROWS, MicroKernel, NR, RUN, SCORES, layout};
 use crate::packing::Operand;
-use crate::scratch::Scratch;
+use crate::scratch::{OnCacheLines, Scratch};
 use rayon::prelude::*;
 
 /// Where the gradients go; every task writes heads of its own.
@@ -233,8 +232,8 @@ impl<K: MicroKernel> Operands<'_, K> {
         let units = block_units(K::DEPTH);
         let blocks = &mut blocks[..3 * units];
         let p_columns = blocks.as_mut_ptr();
-        let mut s = Scores([0.0; MOST_ROWS * SCORES]);
-        let mut dp = Scores([0.0; MOST_ROWS * SCORES]);
+        let mut s = OnCacheLines([0.0; MOST_ROWS * SCORES]);
+        let mut dp = OnCacheLines([0.0; MOST_ROWS * SCORES]);
         for panel in (0..SCORES).step_by(K::ROWS) {
             let rows = query + panel;
             if rows >= self.keys {

@@ -6,7 +6,7 @@ use crate::exp::exp2;
 use crate::gemm::SharedPointer;
 use crate::micro_kernel::{KernelTask, MOST_ROWS, MicroKernel, NR, RUN, SCORES, layout};
 use crate::packing::Operand;
-use crate::scratch::Scratch;
+use crate::scratch::{OnCacheLines, Scratch};
 use crate::simd::{max_lanes, sum_lanes};
 use rayon::prelude::*;
 
@@ -135,10 +135,6 @@ struct QueryBlock<'a, K: MicroKernel, E> {
     rows: std::ops::Range<usize>,
 }
 
-/// Scores of the rows a micro-kernel takes, on cache lines.
-#[repr(align(64))]
-pub(super) struct Scores(pub(super) [f32; MOST_ROWS * SCORES]);
-
 /// Running maximum and sum of each row; the sum in lanes, added up once at the end.
 struct Softmax {
     max: [f32; QUERIES],
@@ -175,7 +171,7 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
         sums.fill(0.0);
         let mut probabilities = Scratch::new::<K::Unit>(K::ROWS * SCORES / K::DEPTH);
         let probabilities = probabilities.as_mut::<K::Unit>().as_mut_ptr();
-        let mut scores = Scores([0.0; MOST_ROWS * SCORES]);
+        let mut scores = OnCacheLines([0.0; MOST_ROWS * SCORES]);
         let mut softmax = Softmax { max: [f32::NEG_INFINITY; QUERIES], sum: [[0.0; RUN]; QUERIES] };
         // Powers of two are cheaper than powers of e.
         let factor = shape.scale() * std::f32::consts::LOG2_E;

@@ -3,6 +3,7 @@
 use super::{Output, SharedPointer, tile_rows};
 use crate::element::Element;
 use crate::micro_kernel::{MOST_ROWS, MicroKernel, NR, RUN, layout};
+use crate::scratch::OnCacheLines;
 
 /// The output matrix, shared by tasks that write disjoint tiles.
 #[derive(Clone, Copy)]
@@ -98,10 +99,6 @@ pub(super) struct Tile {
     pub(super) c_row: usize,
 }
 
-/// The sums of a micro-kernel, on cache lines.
-#[repr(align(64))]
-struct Sums([f32; MOST_ROWS * NR]);
-
 /// # Safety
 ///
 /// The tile must lie inside the slab, and no other task may write it.
@@ -112,7 +109,7 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
     pass: Pass,
     tile: Tile,
 ) {
-    let mut edge = Sums([0.0; MOST_ROWS * NR]);
+    let mut edge = OnCacheLines([0.0; MOST_ROWS * NR]);
     let edge = edge.0.as_mut_ptr();
     let bottom = (tile.row + tile_rows::<K>()).min(tile.slab_height);
     let right = (tile.column + tile.columns).min(tile.slab_width);

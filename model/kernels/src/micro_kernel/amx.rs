@@ -3,10 +3,11 @@
 //! The intrinsics are not stable in Rust, so the instructions are written out. The compiler uses no
 //! tile by itself: what an instruction leaves in the tiles' configuration stays until the next one.
 
-use super::x86::Avx512Bf16;
+use super::x86::{Avx512Bf16, fetch};
 use super::{Element, MOST_ROWS, MicroKernel, NR, RUN, SCORES, TILE, layout};
+use crate::transpose::transpose_16;
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count, _MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{__cpuid, __cpuid_count};
 
 /// bf16 on AMX, with AVX512-BF16 for everything but products.
 #[derive(Clone, Copy)]
@@ -267,14 +268,7 @@ unsafe impl MicroKernel for Amx {
 
     #[inline(always)]
     fn fetch_ahead(c: *const f32, c_row: usize) {
-        for r in 0..MOST_ROWS {
-            let c = c.wrapping_add(r * c_row);
-            // SAFETY: a prefetch reads nothing the program sees, and faults nowhere.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(c.cast());
-                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(RUN).cast());
-            }
-        }
+        fetch(c, MOST_ROWS, c_row);
     }
 
     #[inline(always)]
@@ -313,8 +307,7 @@ unsafe impl MicroKernel for Amx {
             // SAFETY: 16 steps of 16 columns; all are read before the first is written.
             unsafe {
                 let block = units.add(column);
-                let from = block.cast_const().cast::<half::bf16>();
-                Avx512Bf16::transpose_16(block, SCORES, from, SCORES * Self::DEPTH, TILE);
+                transpose_16(block, SCORES, block.cast_const().cast(), bytes(SCORES), TILE);
             }
         }
     }

@@ -57,7 +57,7 @@ unsafe impl MicroKernel for Avx2F32 {
         // SAFETY: passed on.
         unsafe {
             if LAYOUT == layout::STRIPS {
-                fetch(c, c_row);
+                fetch(c, MR, c_row);
             }
             let a = layout::units::<LAYOUT, _>(a, 1);
             multiply_plain::<LAYOUT>(steps, a, b, c, c_row, add, |a, b, sum| a.mul_add(b, sum));
@@ -76,7 +76,7 @@ unsafe impl MicroKernel for Avx2F32 {
     ) {
         // SAFETY: passed on.
         unsafe {
-            fetch(c, c_row);
+            fetch(c, MR, c_row);
             let a = layout::in_place(a, a_row);
             multiply_plain::<{ layout::STRIPS }>(steps, a, b, c, c_row, add, |a, b, sum| {
                 a.mul_add(b, sum)
@@ -90,20 +90,16 @@ unsafe impl MicroKernel for Avx2F32 {
     }
 }
 
-/// Asks for the 12 x 32 numbers at `c` that the sums will be written or added to: without, each
-/// product would end waiting for 12 rows on 12 pages.
-///
-/// # Safety
-///
-/// As [`store`].
+/// Asks for `rows` rows of 32 words, `row` words apart, from `first` on. Without, a product whose sums
+/// are written or added to 12 rows on 12 pages would end waiting for them.
 #[inline(always)]
-unsafe fn fetch(c: *const f32, c_row: usize) {
-    for r in 0..MR {
-        // SAFETY: row r of c; a prefetch reads nothing the program sees.
+pub(super) fn fetch<T>(first: *const T, rows: usize, row: usize) {
+    for r in 0..rows {
+        let line = first.wrapping_add(r * row);
+        // SAFETY: a prefetch reads nothing the program sees, and faults nowhere.
         unsafe {
-            let c = c.add(r * c_row);
-            _mm_prefetch::<_MM_HINT_T0>(c.cast());
-            _mm_prefetch::<_MM_HINT_T0>(c.add(16).cast());
+            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(RUN).cast());
         }
     }
 }
@@ -111,17 +107,6 @@ unsafe fn fetch(c: *const f32, c_row: usize) {
 /// Steps of `B` that are asked for ahead of their use: a second-level cache is not near enough for
 /// rows of two cache lines, each used in 12 cycles.
 const STEPS_AHEAD: usize = 8;
-
-/// Asks for the row of `B` that comes [`STEPS_AHEAD`] after the one at `b`.
-#[inline(always)]
-fn fetch_steps<U>(b: *const U) {
-    let ahead = b.wrapping_add(STEPS_AHEAD * NR);
-    // SAFETY: a prefetch reads nothing the program sees, and faults nowhere.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(16).cast());
-    }
-}
 
 /// Stores the 12 x 32 sums to `c`, or adds them.
 ///
@@ -162,14 +147,13 @@ unsafe fn multiply_f32(
 ) {
     let mut sums = [[_mm512_setzero_ps(); 2]; MR];
     if add {
-        // SAFETY: passed on.
-        unsafe { fetch(c, c_row) };
+        fetch(c, MR, c_row);
     }
     for s in 0..steps {
         // SAFETY: inside the ranges the caller vouches for.
         unsafe {
             let b = b.add(s * NR);
-            fetch_steps(b);
+            fetch(b.wrapping_add(STEPS_AHEAD * NR), 1, NR);
             let (low, high) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let a = _mm512_set1_ps(a(r, s).read_unaligned());
@@ -201,14 +185,13 @@ unsafe fn multiply_bf16(
     let pairs = |x: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
     let mut sums = [[_mm512_setzero_ps(); 2]; MR];
     if add {
-        // SAFETY: passed on.
-        unsafe { fetch(c, c_row) };
+        fetch(c, MR, c_row);
     }
     for s in 0..steps {
         // SAFETY: inside the ranges the caller vouches for.
         unsafe {
             let b = b.add(s * NR);
-            fetch_steps(b);
+            fetch(b.wrapping_add(STEPS_AHEAD * NR), 1, NR);
             let low = pairs(_mm512_loadu_si512(b.cast()));
             let high = pairs(_mm512_loadu_si512(b.add(16).cast()));
             for (r, sums) in sums.iter_mut().enumerate() {
