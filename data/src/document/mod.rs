@@ -15,7 +15,7 @@ pub use writer::{DocumentFileSummary, DocumentWriter};
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 /// Key of the footer entry with the number of documents.

@@ -12,8 +12,8 @@
 use std::ops::Range;
 use std::path::Path;
 
-use arrow::ipc::{Block, Footer, Message, root_as_footer, root_as_message};
-use arrow::ipc::{RecordBatch, Type};
+use arrow_ipc::{Block, Footer, Message, root_as_footer, root_as_message};
+use arrow_ipc::{RecordBatch, Type};
 
 use super::{FORMAT, ShardHeader, U16_VOCABULARY, VERSION};
 use crate::error::{DataError, Result};
@@ -222,7 +222,7 @@ fn batch_of(file: &[u8], block: &Block, width: usize, first_token: u64) -> Check
         return fault("buffers", buffers.len(), 4);
     };
     // `length` and `offset` come from the file; `needed` is what the counts ask for.
-    let range = |what, buffer: &arrow::ipc::Buffer, needed: Option<usize>, align: usize| {
+    let range = |what, buffer: &arrow_ipc::Buffer, needed: Option<usize>, align: usize| {
         let begin =
             usize::try_from(buffer.offset()).ok().and_then(|offset| body_begin.checked_add(offset));
         let length = usize::try_from(buffer.length()).ok();

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::UInt16Type;
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt16Type;
 use proptest::prelude::*;
 
 use super::*;
@@ -78,7 +79,7 @@ fn any_arrow_reader_sees_the_documents() {
     let documents = documents(50, 1000);
     write(&path, &documents, 1000, 40);
     let file = std::fs::File::open(&path).unwrap();
-    let reader = arrow::ipc::reader::FileReader::try_new(file, None).unwrap();
+    let reader = arrow_ipc::reader::FileReader::try_new(file, None).unwrap();
     assert_eq!(reader.schema().metadata()["altiplano.documents"], "50");
     assert!(reader.num_batches() > 2);
     let mut seen = Vec::new();

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, ListArray, RecordBatch, UInt16Array, UInt32Array};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::ipc::writer::FileWriter;
+use arrow_array::{ArrayRef, ListArray, RecordBatch, UInt16Array, UInt32Array};
+use arrow_buffer::OffsetBuffer;
+use arrow_ipc::writer::FileWriter;
+use arrow_schema::{DataType, Field, Schema};
 
 use super::manifest::ShardSummary;
 use super::{FORMAT, ShardHeader, U16_VOCABULARY, VERSION};
@@ -144,7 +144,7 @@ impl ShardWriter {
             text_bytes: self.text_bytes,
             blake3: hasher.finalize().to_hex().to_string(),
         };
-        let fail = |error: arrow::error::ArrowError| DataError::bad_file(&self.path, error);
+        let fail = |error: arrow_schema::ArrowError| DataError::bad_file(&self.path, error);
         let item = Arc::new(Field::new("item", self.tokens.data_type(), false));
         let column = Field::new("tokens", DataType::List(Arc::clone(&item)), false);
         let schema = Arc::new(Schema::new_with_metadata(vec![column], metadata(&header)));

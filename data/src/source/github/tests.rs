@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, Int64Array, ListBuilder, StringArray, StringBuilder};
-use arrow::record_batch::RecordBatch;
+use arrow_array::RecordBatch;
+use arrow_array::builder::{ListBuilder, StringBuilder};
+use arrow_array::{BooleanArray, Int64Array, StringArray};
 use parquet::arrow::ArrowWriter;
 
 use super::*;

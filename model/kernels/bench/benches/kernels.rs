@@ -1,5 +1,5 @@
 //! Benchmarks of each kernel on the shapes of a 58M model. Small and quick:
-//! `cargo bench -p altiplano-kernels`, or with a filter, e.g. `-- attention/bf16`.
+//! `cargo bench --manifest-path model/kernels/bench/Cargo.toml`, or with a filter, e.g. `-- attention/bf16`.
 
 #![allow(missing_docs)]
 
