@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`error`] | what can go wrong |
 //! | [`atomic_file`] | files that appear whole or not at all |
+//! | [`terminal`] | what is written to standard error, and that it never fails |
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
 //! | [`text`] | character sets, lines, white space, HTML, TeX |
@@ -27,6 +28,8 @@
 pub mod error;
 
 pub mod atomic_file;
+pub mod terminal;
+
 pub mod progress;
 
 pub mod document;

@@ -6,6 +6,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`fatal_signals`] | signals that would end the process without a word |
 //! | [`config`] | YAML files, overrides, checks |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`metrics`] | `metrics.jsonl`, peak memory, outliers |
@@ -25,6 +26,8 @@
 //! | [`commands`] | the command line |
 
 pub mod error;
+
+pub mod fatal_signals;
 
 pub mod config;
 
