@@ -94,6 +94,34 @@ fn resuming_is_exact_at_every_place_and_across_epochs() {
 }
 
 #[test]
+fn skipping_is_drawing_without_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = mixture(folder.path());
+    let mut whole = Loader::open(&config, options(0)).unwrap();
+    for place in 0..30 {
+        let mut skipped = Loader::open(&config, options(place % 3)).unwrap();
+        draw(&mut skipped, place % 2); // a running loader can be moved on too
+        skipped.skip_batches((place - place % 2) as u64);
+        assert_eq!(skipped.state(), whole.state(), "{place}");
+        assert_eq!(skipped.next_batch().unwrap(), whole.next_batch().unwrap(), "{place}");
+    }
+}
+
+#[test]
+fn an_origin_tells_epoch_and_sequence() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = MixtureConfig::of(mixture(folder.path()).sources[..1].to_vec());
+    let mut loader = Loader::open(&config, options(0)).unwrap();
+    // 12 sequences of 8 tokens: 4 batches an epoch. Token k of the source is k.
+    for (number, batch) in draw(&mut loader, 10).into_iter().enumerate() {
+        for (row, origin) in batch.origins.iter().enumerate() {
+            assert_eq!(origin.epoch, number as u64 / 4);
+            assert_eq!(origin.sequence * 8, batch.inputs[row * 8] as u64);
+        }
+    }
+}
+
+#[test]
 fn an_epoch_visits_every_sequence_once() {
     let folder = tempfile::tempdir().unwrap();
     let config = MixtureConfig::of(mixture(folder.path()).sources[..1].to_vec());
