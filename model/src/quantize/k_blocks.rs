@@ -169,7 +169,8 @@ pub(super) fn decode_q4_k(bytes: &[u8; Q4_K_BYTES], out: &mut [f32; LEN]) {
     let quants = bytes[16..].chunks_exact(Q4_GROUP);
     for (n, (pair, quants)) in out.chunks_exact_mut(2 * Q4_GROUP).zip(quants).enumerate() {
         let (first, second) = pair.split_at_mut(Q4_GROUP);
-        let line = |group: usize| (d * f32::from(scales[group]), d_min * f32::from(minimums[group]));
+        let line =
+            |group: usize| (d * f32::from(scales[group]), d_min * f32::from(minimums[group]));
         let ((low_scale, low_minimum), (high_scale, high_minimum)) = (line(2 * n), line(2 * n + 1));
         for ((low, high), quant) in first.iter_mut().zip(second).zip(quants) {
             *low = low_scale * f32::from(quant & 0x0F) - low_minimum;
@@ -181,8 +182,7 @@ pub(super) fn decode_q4_k(bytes: &[u8; Q4_K_BYTES], out: &mut [f32; LEN]) {
 /// The scale of a group of `q6_k` with the smallest error weighted by x²: of 19 scales near the one
 /// that maps the extreme value to −32, each replaced by the best for its integers.
 fn fit_scale(group: &[f32; Q6_GROUP]) -> f32 {
-    let extreme =
-        group.iter().fold(0f32, |best, &x| if x.abs() > best.abs() { x } else { best });
+    let extreme = group.iter().fold(0f32, |best, &x| if x.abs() > best.abs() { x } else { best });
     let (mut best, mut best_gain) = (0.0, 0.0);
     for step in -9i8..=9 {
         let quantize = inverse(extreme / -(Q6_HALF + 0.1 * f32::from(step)));
@@ -207,11 +207,11 @@ pub(super) fn encode_q6_k(block: &[f32; LEN], out: &mut [u8; Q6_K_BYTES]) {
     for (scale, group) in fitted.iter_mut().zip(groups) {
         *scale = fit_scale(group);
     }
-    let extreme =
-        fitted.iter().fold(0f32, |best, &x| if x.abs() > best.abs() { x } else { best });
+    let extreme = fitted.iter().fold(0f32, |best, &x| if x.abs() > best.abs() { x } else { best });
     let d = f16::from_f32(extreme / -128.0);
     let to_scale = inverse(extreme / -128.0);
-    let scales = fitted.map(|scale| (scale * to_scale).round_ties_even().clamp(-128.0, 127.0) as i8);
+    let scales =
+        fitted.map(|scale| (scale * to_scale).round_ties_even().clamp(-128.0, 127.0) as i8);
 
     let mut quants = [0u8; LEN];
     for ((group, quants), scale) in groups.iter().zip(quants.chunks_mut(Q6_GROUP)).zip(scales) {
@@ -248,7 +248,8 @@ pub(super) fn decode_q6_k(bytes: &[u8; Q6_K_BYTES], out: &mut [f32; LEN]) {
     let (scales, d) = rest.split_at(LEN / Q6_GROUP);
     let d = read_f16(d);
     let mut quants = [0u8; LEN];
-    let (low_halves, high_halves) = (low_bits.chunks_exact(LEN / 4), high_bits.chunks_exact(LEN / 8));
+    let (low_halves, high_halves) =
+        (low_bits.chunks_exact(LEN / 4), high_bits.chunks_exact(LEN / 8));
     for ((half, low), high) in quants.chunks_exact_mut(LEN / 2).zip(low_halves).zip(high_halves) {
         for l in 0..32 {
             half[l] = (low[l] & 0x0F) | (high[l] & 3) << 4;

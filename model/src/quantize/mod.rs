@@ -19,9 +19,7 @@ mod small_blocks;
 use half::{bf16, f16};
 
 use k_blocks::{decode_q4_k, decode_q6_k, encode_q4_k, encode_q6_k};
-use small_blocks::{
-    decode_q4_0, decode_q5_0, decode_q8_0, encode_q4_0, encode_q5_0, encode_q8_0,
-};
+use small_blocks::{decode_q4_0, decode_q5_0, decode_q8_0, encode_q4_0, encode_q5_0, encode_q8_0};
 
 /// How elements are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -53,7 +53,8 @@ fn every_format_comes_back_within_its_precision() {
 #[test]
 fn the_fitted_scales_beat_the_plain_ones() {
     let row = weights(4096, 2);
-    let [k, plain] = [StoredAs::Q4K, StoredAs::Q4_0].map(|f| relative_error(&row, &round_trip(f, &row)));
+    let [k, plain] =
+        [StoredAs::Q4K, StoredAs::Q4_0].map(|f| relative_error(&row, &round_trip(f, &row)));
     assert!(k < 0.8 * plain, "{k} and {plain}");
 }
 

@@ -36,7 +36,7 @@ pub(super) fn replaced_path(run_dir: &Path, step: u64) -> PathBuf {
 }
 
 /// Waits until the entries of a directory are on the disk.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(TrainerError::io(dir))
 }
 
