@@ -15,6 +15,7 @@
 //! | [`layer`] | forward and backward of one transformer layer |
 //! | [`activation_checkpoint`] | what a layer keeps between the two and how the rest comes back |
 //! | [`llama`] | the whole model: loss and gradients |
+//! | [`weight_files`] | safetensors files, one or in shards |
 //! | [`weights`] | safetensors with Hugging Face names |
 //! | [`infer`] | key/value cache, sampling, generation |
 //!
@@ -46,6 +47,8 @@ pub mod layer;
 pub mod activation_checkpoint;
 
 pub mod llama;
+
+pub mod weight_files;
 
 pub mod weights;
 

@@ -1,21 +1,21 @@
 //! Parameters in safetensors files with Hugging Face names.
 //!
-//! Files are memory-mapped and checked before a byte is used: names, shapes and types against the
-//! configuration, never a length the file claims.
+//! Files are checked before a byte is used: names, shapes and types against the configuration, never
+//! a length the file claims.
 
 use std::borrow::Cow;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, View};
 
 use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
 use crate::params::{Param, ParamSpec, Params};
+use crate::weight_files::WeightFiles;
 
 /// One parameter on its way to a file, as f32. On the CPU its bytes are written from where they are;
 /// from elsewhere, or in another format, they are copied when their turn comes.
@@ -66,52 +66,53 @@ pub fn save(path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
             params.named().into_iter().map(view).collect::<Vec<_>>()
         })
         .collect();
-    // Made here with the permissions of any other file; safetensors would make it private.
-    File::create(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
+    let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
+    // safetensors writes a private temporary file and renames it. A file made here has the
+    // permissions of any other new file, and the final one gets them.
+    let made = File::create(path).and_then(|file| file.metadata()).map_err(io_error)?;
     // transformers refuses a file whose metadata does not name a format.
     let metadata = [("format".to_string(), "pt".to_string())].into();
-    safetensors::serialize_to_file(views, Some(metadata), path)
-        .map_err(|error| file_error(path, format!("cannot be written: {error}")))
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| {
+        ModelError::WeightFile {
+            path: path.to_path_buf(),
+            reason: format!("cannot be written: {error}"),
+        }
+    })?;
+    fs::set_permissions(path, made.permissions()).map_err(io_error)
 }
 
-/// Reads the parameters of `config` whose names stand behind `prefix`, as f32.
+/// Reads the parameters of `config` whose names stand behind `prefix`, as f32. `path` is a
+/// safetensors file, or a Hugging Face directory with `model.safetensors` or its shards.
 ///
 /// # Errors
-/// [`ModelError::Io`] when the file cannot be opened, [`ModelError::WeightFile`] when it is no
-/// safetensors file or is cut short, [`ModelError::WeightTensor`] when a tensor is missing or has
-/// another shape or an unknown type.
+/// As [`WeightFiles::open`]; [`ModelError::WeightTensor`] when a tensor is missing or has another
+/// shape or an unknown type.
 pub fn load(path: &Path, prefix: &str, config: &LlamaConfig, device: &Device) -> Result<Params> {
-    let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(io_error)?;
-    // SAFETY: the map is read only and private; a file cut short by someone else while it is read
-    // can end the process with a bus error, as with every memory-mapped reader, but not corrupt it.
-    let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
-    let tensors = SafeTensors::deserialize(&map)
-        .map_err(|error| file_error(path, format!("is not a whole safetensors file: {error}")))?;
-    Params::build(config, |_, spec| read_tensor(path, &tensors, prefix, spec, device))
+    let files = WeightFiles::open(path)?;
+    Params::build(config, |_, spec| read_tensor(&files, prefix, spec, device))
 }
 
 fn read_tensor(
-    path: &Path,
-    tensors: &SafeTensors<'_>,
+    files: &WeightFiles,
     prefix: &str,
     spec: &ParamSpec,
     device: &Device,
 ) -> Result<Tensor<1>> {
     let name = format!("{prefix}{}", spec.name);
-    let expected = format!("{:?} of F32, F16 or BF16", spec.shape);
-    let mismatch = |found: String| ModelError::WeightTensor {
+    let mismatch = |path: &Path, found: String| ModelError::WeightTensor {
         path: path.to_path_buf(),
         tensor: name.clone(),
         found,
-        expected: expected.clone(),
+        expected: format!("{:?} of F32, F16 or BF16", spec.shape),
     };
-    let tensor = tensors.tensor(&name).map_err(|_| mismatch("no such tensor".into()))?;
-    if tensor.shape() != spec.shape {
-        return Err(mismatch(format!("{:?}", tensor.shape())));
+    let tensor = files
+        .tensor(&name)
+        .ok_or_else(|| mismatch(files.path(), "no such tensor".into()))?;
+    if tensor.shape != spec.shape {
+        return Err(mismatch(tensor.path, format!("{:?}", tensor.shape)));
     }
-    let bytes = tensor.data();
-    let values: Vec<f32> = match tensor.dtype() {
+    let bytes = tensor.bytes;
+    let values: Vec<f32> = match tensor.dtype {
         Dtype::F32 => {
             bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
         }
@@ -121,14 +122,10 @@ fn read_tensor(
         Dtype::F16 => {
             bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         }
-        other => return Err(mismatch(format!("{:?} of {other:?}", tensor.shape()))),
+        other => return Err(mismatch(tensor.path, format!("{:?} of {other:?}", tensor.shape))),
     };
     let count = values.len();
     Ok(Tensor::from_data(TensorData::new(values, [count]), (device, DType::F32)))
-}
-
-fn file_error(path: &Path, reason: String) -> ModelError {
-    ModelError::WeightFile { path: path.to_path_buf(), reason }
 }
 
 #[cfg(test)]
@@ -181,6 +178,41 @@ mod tests {
         let expected: Vec<_> =
             bf16.named().iter().map(|p| widened(p).as_bytes().to_vec()).collect();
         assert_eq!(bytes(&read), expected);
+    }
+
+    /// A file of weights is as readable as any other file of the process.
+    #[cfg(unix)]
+    #[test]
+    fn permissions_follow_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        let (other, path) = (folder.path().join("other"), folder.path().join("model.safetensors"));
+        File::create(&other).unwrap();
+        let params = Params::init(&config(), 1, DType::F32, &device);
+        // New, and over one that is there.
+        for _ in 0..2 {
+            save(&path, &[("", &params)]).unwrap();
+            assert_eq!(mode(&path), mode(&other));
+        }
+    }
+
+    /// A model in shards is read as the model in one file.
+    #[test]
+    fn shards_are_read() {
+        let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+        let params = Params::init(&config(), 1, DType::F32, &device);
+        let mut weight_map = serde_json::Map::new();
+        for (n, (name, param)) in params.named().into_iter().enumerate() {
+            let file = format!("model-{n:05}.safetensors");
+            weight_map.insert(name.clone(), file.clone().into());
+            let views = [(name, ParamView::new(param))];
+            safetensors::serialize_to_file(views, None, &folder.path().join(file)).unwrap();
+        }
+        let index = serde_json::json!({ "weight_map": weight_map }).to_string();
+        fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        let read = load(folder.path(), "", &config(), &device).unwrap();
+        assert_eq!(bytes(&read), bytes(&params));
     }
 
     #[test]
