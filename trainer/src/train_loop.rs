@@ -272,8 +272,7 @@ impl Run {
             && metrics.validation.is_none()
             && (due(config.validate.every, metrics.step) || last)
         {
-            let batches = config.validate.max_sequences.div_ceil(config.batch.micro_batch);
-            let validation = validate(&self.trainer, set, batches)?;
+            let validation = validate(&self.trainer, set, config.validate.max_sequences)?;
             progress.println(&summary(&validation));
             metrics.validation = Some(validation);
         }
@@ -337,7 +336,7 @@ impl Run {
             let moments = [("m.", &trainer.optimizer.m), ("v.", &trainer.optimizer.v)];
             weights::save(&dir.join(checkpoint::OPTIMIZER_FILE), &moments)?;
             let special = self.special_tokens();
-            hugging_face::write(dir, &config.model, special, config.tokenizer.as_deref())
+            hugging_face::write(dir, &config.model, special, self.tokenizer.as_ref())
         })?;
         checkpoint::prune(&self.dir, config.checkpoint.keep_last, config.checkpoint.keep_every)?;
         Ok(())

@@ -11,6 +11,7 @@ mod bpe;
 pub(crate) mod model_proto;
 pub(crate) mod sample;
 mod stream;
+mod tokenizer_json;
 pub(crate) mod train;
 pub(crate) mod word_cache;
 
@@ -40,6 +41,8 @@ pub struct Tokenizer {
     pieces: Vec<Piece>,
     add_dummy_prefix: bool,
     unknown_surface: String,
+    /// The model file.
+    bytes: Vec<u8>,
     fingerprint: String,
     path: PathBuf,
     bos: Option<u32>,
@@ -108,6 +111,7 @@ impl Tokenizer {
             pieces: model.pieces,
             add_dummy_prefix: model.add_dummy_prefix,
             unknown_surface: model.unknown_surface,
+            bytes: bytes.to_vec(),
             fingerprint: blake3::hash(bytes).to_hex().to_string(),
             path: path.to_owned(),
             part_prefix,
@@ -117,6 +121,22 @@ impl Tokenizer {
     /// The file it was read from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The bytes of that file, as they were when it was read.
+    pub fn model_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The `tokenizer.json` with which Hugging Face's `tokenizers` gives the ids of this tokenizer for
+    /// every text. None for a model that cannot be written that way; all that this program trains can.
+    pub fn tokenizer_json(&self) -> Option<String> {
+        let model = model_proto::read(&self.path, &self.bytes).ok()?;
+        tokenizer_json::tokenizer_json(&model, self.bos)
+            .inspect_err(|reason| {
+                tracing::debug!(path = %self.path.display(), reason, "no tokenizer.json");
+            })
+            .ok()
     }
 
     /// Entries of the vocabulary.

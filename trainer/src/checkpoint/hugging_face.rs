@@ -3,10 +3,14 @@
 //! `config.json` carries both spellings in use: `torch_dtype` and top-level `rope_theta` for
 //! transformers 4 and the servers that read the same keys, `dtype` and `rope_parameters` for
 //! transformers 5.
+//!
+//! The tokenizer is there twice: as SentencePiece's model and as `tokenizer.json`, for readers that
+//! know only that. Both give the same ids for every text.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use altiplano_data::Tokenizer;
 use altiplano_model::config::LlamaConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -32,16 +36,21 @@ impl Default for SpecialTokens {
     }
 }
 
-/// Writes `config.json`, `generation_config.json` and, with a tokenizer, a copy of its model,
-/// `tokenizer_config.json` and `special_tokens_map.json`.
+/// Whether the directory holds a model as Hugging Face's libraries expect it.
+pub fn is_model(dir: &Path) -> bool {
+    dir.join(CONFIG_FILE).exists()
+}
+
+/// Writes `config.json`, `generation_config.json` and, with a tokenizer, its model, the same as
+/// `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
 ///
 /// # Errors
-/// When a file cannot be read or written.
+/// When a file cannot be written.
 pub fn write(
     dir: &Path,
     model: &LlamaConfig,
     tokens: SpecialTokens,
-    tokenizer: Option<&Path>,
+    tokenizer: Option<&Tokenizer>,
 ) -> Result<()> {
     write_json(&dir.join(CONFIG_FILE), &config_json(model, tokens))?;
     write_json(
@@ -56,28 +65,48 @@ pub fn write(
     let Some(tokenizer) = tokenizer else {
         return Ok(());
     };
-    fs::copy(tokenizer, dir.join(TOKENIZER_FILE)).map_err(TrainerError::io(tokenizer))?;
-    write_json(
-        &dir.join("tokenizer_config.json"),
-        &json!({
-            "tokenizer_class": "LlamaTokenizer",
-            "add_bos_token": true,
-            "add_eos_token": false,
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "pad_token": null,
-            "clean_up_tokenization_spaces": false,
-            // The ids of plain SentencePiece.
-            "legacy": true,
-            "model_max_length": model.max_seq_len,
-            "sp_model_kwargs": {},
-        }),
-    )?;
-    write_json(
-        &dir.join("special_tokens_map.json"),
-        &json!({ "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>" }),
-    )
+    // Not copied: a copy would have the permissions of the original.
+    let path = dir.join(TOKENIZER_FILE);
+    fs::write(&path, tokenizer.model_bytes()).map_err(TrainerError::io(&path))?;
+    let json = tokenizer.tokenizer_json();
+    // transformers 5 makes merges and a normalizer of its own for LlamaTokenizer and then differs where
+    // spaces lead or repeat; this class takes tokenizer.json as it is.
+    let class = match json {
+        Some(_) => "PreTrainedTokenizerFast",
+        None => "LlamaTokenizer",
+    };
+    if let Some(json) = json {
+        let path = dir.join("tokenizer.json");
+        fs::write(&path, json).map_err(TrainerError::io(&path))?;
+    }
+    let name = |id: Option<u32>| Some(tokenizer.piece(id?)?.text.as_str());
+    let marks = [
+        ("bos_token", name(tokenizer.bos_id())),
+        ("eos_token", name(tokenizer.eos_id())),
+        ("unk_token", name(Some(tokenizer.unk_id()))),
+    ];
+    let mut config = json!({
+        "tokenizer_class": class,
+        "add_bos_token": tokenizer.bos_id().is_some(),
+        "add_eos_token": false,
+        "pad_token": null,
+        "clean_up_tokenization_spaces": false,
+        // `<s>` in a text is text.
+        "split_special_tokens": true,
+        // The ids of plain SentencePiece.
+        "legacy": true,
+        "model_max_length": model.max_seq_len,
+        "sp_model_kwargs": {},
+    });
+    let mut map = json!({});
+    for (key, name) in marks {
+        config[key] = json!(name);
+        if let Some(name) = name {
+            map[key] = json!(name);
+        }
+    }
+    write_json(&dir.join("tokenizer_config.json"), &config)?;
+    write_json(&dir.join("special_tokens_map.json"), &map)
 }
 
 /// The version whose keys are written.
@@ -269,22 +298,15 @@ mod tests {
     #[test]
     fn the_shape_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let tokenizer = dir.path().join("sp.model");
-        fs::write(&tokenizer, b"pieces").unwrap();
-        let out = dir.path().join("out");
-        fs::create_dir(&out).unwrap();
         let tokens = SpecialTokens { bos: 5, eos: 6 };
-        write(&out, &model(), tokens, Some(&tokenizer)).unwrap();
+        write(dir.path(), &model(), tokens, None).unwrap();
+        assert!(is_model(dir.path()));
         assert_eq!(
-            read(&out).unwrap(),
+            read(dir.path()).unwrap(),
             (LlamaConfig { hidden_dim: Some(11008), ..model() }, tokens)
         );
-        assert_eq!(fs::read(out.join(TOKENIZER_FILE)).unwrap(), b"pieces");
-        let names = ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
-        for name in names {
-            let text = fs::read_to_string(out.join(name)).unwrap();
-            assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{name}");
-        }
+        let text = fs::read_to_string(dir.path().join("generation_config.json")).unwrap();
+        assert!(serde_json::from_str::<Value>(&text).unwrap().is_object());
     }
 
     #[test]

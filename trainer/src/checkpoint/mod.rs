@@ -22,7 +22,7 @@ mod verify;
 
 use serde::{Deserialize, Serialize};
 
-pub use directory::{RunLock, latest, list, lock, prune, recover, step_name};
+pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name};
 pub use save::save;
 pub use verify::{is_checkpoint, read_state, verify, verify_files};
 

@@ -13,6 +13,7 @@ mod locate;
 mod path;
 mod step;
 mod train;
+mod yaml;
 
 pub use altiplano_data::DataConfig;
 pub(crate) use explain::nearest;

@@ -9,7 +9,8 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::load::{ConfigFile, load};
-use super::path::{normalize, relative_to};
+use super::path::relative_to;
+use super::yaml::to_yaml;
 use crate::error::{Result, TrainerError};
 
 /// `configs/train/*.yaml`: everything that decides a run.
@@ -269,10 +270,8 @@ impl TrainConfig {
                 ),
             });
         }
-        let dir = normalize(&std::path::absolute(run_dir).map_err(TrainerError::io(run_dir))?);
-        let written =
-            normalize(&std::path::absolute(config.run_dir()).map_err(TrainerError::io(run_dir))?);
-        if dir != written
+        let dir = run_dir.canonicalize().map_err(TrainerError::io(run_dir))?;
+        if config.run_dir().canonicalize().ok().as_ref() != Some(&dir)
             && let (Some(parent), Some(name)) = (dir.parent(), dir.file_name())
         {
             config.output = parent.to_path_buf();
@@ -315,7 +314,7 @@ impl TrainConfig {
         for source in &mut resolved.data.sources {
             source.path = seen(&source.path)?;
         }
-        let yaml = serde_yaml::to_string(&resolved).map_err(|error| TrainerError::RunFile {
+        let yaml = to_yaml(&resolved).map_err(|error| TrainerError::RunFile {
             path: run_dir.join("config.yaml"),
             reason: error.to_string(),
         })?;
