@@ -33,14 +33,12 @@ impl TrainedModel {
             return Err(TrainerError::RunFile { path: tokenizer_path, reason: NO_TOKENIZER.into() });
         }
         if checkpoint::is_checkpoint(&dir) {
-            checkpoint::verify_files(
-                &dir,
-                &[checkpoint::MODEL_FILE, hugging_face::TOKENIZER_FILE],
-            )?;
+            checkpoint::verify_files(&dir, &[checkpoint::MODEL_FILE])?;
         }
         let device = device::select(device)?;
         let (config, _) = hugging_face::read(&dir)?;
-        let tokenizer = Tokenizer::open(&tokenizer_path)?;
+        let bytes = checkpoint::read_file(&dir, hugging_face::TOKENIZER_FILE)?;
+        let tokenizer = Tokenizer::from_bytes(&tokenizer_path, &bytes)?;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(TrainerError::RunFile {
                 path: tokenizer_path,

@@ -8,6 +8,7 @@
 //! has by design: the character `▁` (U+2581) comes back as a space.
 
 mod bpe;
+mod description;
 pub(crate) mod model_proto;
 pub(crate) mod sample;
 mod stream;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use sentencepiece::SentencePieceProcessor;
 
 use self::bpe::BpeEncoder;
+use self::description::Description;
 use crate::error::{DataError, Result};
 
 /// Texts longer than this are encoded in parts, to bound memory. SentencePiece needs some hundred
@@ -41,10 +43,9 @@ pub struct Tokenizer {
     pieces: Vec<Piece>,
     add_dummy_prefix: bool,
     unknown_surface: String,
-    /// The model file.
-    bytes: Vec<u8>,
     fingerprint: String,
     path: PathBuf,
+    model: Vec<u8>,
     bos: Option<u32>,
     eos: Option<u32>,
     unk: u32,
@@ -63,16 +64,19 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a SentencePiece `.model` file.
+    /// Reads a SentencePiece `.model` file. One that was trained here must be as it was written.
     ///
     /// # Errors
-    /// [`DataError::Io`] when it cannot be read, [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::Io`] when it cannot be read, [`DataError::Altered`] when it is not as it was
+    /// written, [`DataError::Tokenizer`] when it is no model.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        Description::check(path, &bytes)?;
         Self::from_bytes(path, &bytes)
     }
 
-    /// As [`Tokenizer::open`], from the file's bytes; `path` is for messages.
+    /// As [`Tokenizer::open`], from the file's bytes, which are not held against anything; `path`
+    /// is for messages.
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] when it is no model.
@@ -111,9 +115,9 @@ impl Tokenizer {
             pieces: model.pieces,
             add_dummy_prefix: model.add_dummy_prefix,
             unknown_surface: model.unknown_surface,
-            bytes: bytes.to_vec(),
             fingerprint: blake3::hash(bytes).to_hex().to_string(),
             path: path.to_owned(),
+            model: bytes.to_owned(),
             part_prefix,
         })
     }
@@ -123,15 +127,15 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The bytes of that file, as they were when it was read.
-    pub fn model_bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The bytes of that file, as they were read.
+    pub fn model(&self) -> &[u8] {
+        &self.model
     }
 
     /// The `tokenizer.json` with which Hugging Face's `tokenizers` gives the ids of this tokenizer for
     /// every text. None for a model that cannot be written that way; all that this program trains can.
     pub fn tokenizer_json(&self) -> Option<String> {
-        let model = model_proto::read(&self.path, &self.bytes).ok()?;
+        let model = model_proto::read(&self.path, &self.model).ok()?;
         tokenizer_json::tokenizer_json(&model, self.bos)
             .inspect_err(|reason| {
                 tracing::debug!(path = %self.path.display(), reason, "no tokenizer.json");

@@ -7,7 +7,6 @@
 //! The tokenizer is there twice: as SentencePiece's model and as `tokenizer.json`, for readers that
 //! know only that. Both give the same ids for every text.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
@@ -15,6 +14,7 @@ use altiplano_model::config::LlamaConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::{CheckpointFiles, read_file};
 use crate::error::{Result, TrainerError};
 
 /// SentencePiece model of the directory.
@@ -41,20 +41,21 @@ pub fn is_model(dir: &Path) -> bool {
     dir.join(CONFIG_FILE).exists()
 }
 
-/// Writes `config.json`, `generation_config.json` and, with a tokenizer, its model, the same as
-/// `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
+/// Writes `config.json`, `generation_config.json` and, with a tokenizer, the bytes of its model, the
+/// same as `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
 ///
 /// # Errors
 /// When a file cannot be written.
 pub fn write(
-    dir: &Path,
+    files: &mut CheckpointFiles,
     model: &LlamaConfig,
     tokens: SpecialTokens,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<()> {
-    write_json(&dir.join(CONFIG_FILE), &config_json(model, tokens))?;
+    write_json(files, CONFIG_FILE, &config_json(model, tokens))?;
     write_json(
-        &dir.join("generation_config.json"),
+        files,
+        "generation_config.json",
         &json!({
             "_from_model_config": true,
             "bos_token_id": tokens.bos,
@@ -65,9 +66,7 @@ pub fn write(
     let Some(tokenizer) = tokenizer else {
         return Ok(());
     };
-    // Not copied: a copy would have the permissions of the original.
-    let path = dir.join(TOKENIZER_FILE);
-    fs::write(&path, tokenizer.model_bytes()).map_err(TrainerError::io(&path))?;
+    files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
     let json = tokenizer.tokenizer_json();
     // transformers 5 makes merges and a normalizer of its own for LlamaTokenizer and then differs where
     // spaces lead or repeat; this class takes tokenizer.json as it is.
@@ -76,8 +75,7 @@ pub fn write(
         None => "LlamaTokenizer",
     };
     if let Some(json) = json {
-        let path = dir.join("tokenizer.json");
-        fs::write(&path, json).map_err(TrainerError::io(&path))?;
+        files.write_bytes("tokenizer.json", json.as_bytes())?;
     }
     let name = |id: Option<u32>| Some(tokenizer.piece(id?)?.text.as_str());
     let marks = [
@@ -105,8 +103,8 @@ pub fn write(
             map[key] = json!(name);
         }
     }
-    write_json(&dir.join("tokenizer_config.json"), &config)?;
-    write_json(&dir.join("special_tokens_map.json"), &map)
+    write_json(files, "tokenizer_config.json", &config)?;
+    write_json(files, "special_tokens_map.json", &map)
 }
 
 /// The version whose keys are written.
@@ -145,9 +143,8 @@ fn config_json(model: &LlamaConfig, tokens: SpecialTokens) -> Value {
     })
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = format!("{value:#}\n");
-    fs::write(path, text).map_err(TrainerError::io(path))
+fn write_json(files: &mut CheckpointFiles, name: &str, value: &Value) -> Result<()> {
+    files.write_bytes(name, format!("{value:#}\n").as_bytes())
 }
 
 /// The keys of `config.json` that decide a model, in either spelling.
@@ -196,15 +193,16 @@ enum OneOrMore {
     More(Vec<u32>),
 }
 
-/// Reads the shape of the model and its special tokens from the `config.json` of a directory.
+/// Reads the shape of the model and its special tokens from the `config.json` of a directory. That
+/// of a checkpoint must be as it was written.
 ///
 /// # Errors
-/// [`TrainerError::RunFile`] when it is missing, not LLaMA's, or asks for something that this
+/// As [`read_file`]; [`TrainerError::RunFile`] when it is missing, not LLaMA's, or asks for something that this
 /// program does not compute.
 pub fn read(dir: &Path) -> Result<(LlamaConfig, SpecialTokens)> {
     let path = dir.join(CONFIG_FILE);
-    let text = fs::read_to_string(&path).map_err(TrainerError::io(&path))?;
-    let hf: HfConfig = serde_json::from_str(&text).map_err(|error| {
+    let json = read_file(dir, CONFIG_FILE)?;
+    let hf: HfConfig = serde_json::from_slice(&json).map_err(|error| {
         unfit(&path, format!("not the configuration of a LLaMA model: {error}"))
     })?;
     hf.check(&path)?;
@@ -277,6 +275,8 @@ impl HfConfig {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn model() -> LlamaConfig {
@@ -299,7 +299,7 @@ mod tests {
     fn the_shape_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let tokens = SpecialTokens { bos: 5, eos: 6 };
-        write(dir.path(), &model(), tokens, None).unwrap();
+        write(&mut CheckpointFiles::new(dir.path()), &model(), tokens, None).unwrap();
         assert!(is_model(dir.path()));
         assert_eq!(
             read(dir.path()).unwrap(),
@@ -334,7 +334,7 @@ mod tests {
         ] {
             let mut config = config_json(&model(), SpecialTokens::default());
             config[key] = value;
-            write_json(&dir.path().join(CONFIG_FILE), &config).unwrap();
+            fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
             let error = read(dir.path()).unwrap_err().to_string();
             assert!(error.contains("config.json"), "{key}: {error}");
         }
