@@ -78,7 +78,9 @@ impl WeightFiles {
             let pickled = path.join("pytorch_model.bin").exists()
                 || path.join("pytorch_model.bin.index.json").exists();
             let advice = match pickled {
-                true => "; pytorch_model.bin can run code when it is read: convert it to safetensors",
+                true => {
+                    "; pytorch_model.bin can run code when it is read: convert it to safetensors"
+                }
                 false => "",
             };
             Err(unfit(path, format!("no {SINGLE_FILE} and no {INDEX_FILE} in it{advice}")))
@@ -103,7 +105,8 @@ impl WeightFiles {
             }
             // The index may come from anywhere: it names files beside it and nothing else.
             let mut parts = Path::new(file).components();
-            let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+            let is_name =
+                matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
             if !is_name || file.contains(['/', '\\']) {
                 return Err(unfit(
                     path,
@@ -269,10 +272,10 @@ mod tests {
     /// Two shards with their index.
     fn sharded() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        write(&dir.path().join("model-00001-of-00002.safetensors"), &[
-            ("a", [1.0, 2.0]),
-            ("b", [3.0, 4.0]),
-        ]);
+        write(
+            &dir.path().join("model-00001-of-00002.safetensors"),
+            &[("a", [1.0, 2.0]), ("b", [3.0, 4.0])],
+        );
         write(&dir.path().join("model-00002-of-00002.safetensors"), &[("c", [5.0, 6.0])]);
         index(
             &dir,
@@ -283,7 +286,8 @@ mod tests {
     }
 
     fn index(dir: &tempfile::TempDir, weight_map: &str) {
-        let text = format!(r#"{{"metadata": {{"total_size": 24}}, "weight_map": {{{weight_map}}}}}"#);
+        let text =
+            format!(r#"{{"metadata": {{"total_size": 24}}, "weight_map": {{{weight_map}}}}}"#);
         fs::write(dir.path().join(INDEX_FILE), text).unwrap();
     }
 
@@ -344,7 +348,8 @@ mod tests {
     fn an_index_leads_nowhere_else() {
         let dir = sharded();
         let outside = dir.path().join("model-00001-of-00002.safetensors");
-        for name in ["../x", "/etc/passwd", "sub/x", ".", "..", "", r"..\\x", outside.to_str().unwrap()]
+        for name in
+            ["../x", "/etc/passwd", "sub/x", ".", "..", "", r"..\\x", outside.to_str().unwrap()]
         {
             index(&dir, &format!(r#""a": "{name}""#));
             says(&error(&dir), &[INDEX_FILE, "the name of a file in the same directory"]);

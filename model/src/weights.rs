@@ -72,7 +72,10 @@ pub fn write(out: &mut impl Write, path: &Path, trees: &[(&str, &Params)]) -> Re
     });
     // transformers refuses a file whose metadata does not name a format.
     let format = [("format".to_string(), "pt".to_string())].into();
-    let cannot = |reason: String| file_error(path, format!("cannot be written: {reason}"));
+    let cannot = |reason: String| ModelError::WeightFile {
+        path: path.to_path_buf(),
+        reason: format!("cannot be written: {reason}"),
+    };
     let metadata = Metadata::new(Some(format), tensors.collect())
         .map_err(|error| cannot(error.to_string()))?;
     let mut header = serde_json::to_vec(&metadata).map_err(|error| cannot(error.to_string()))?;
@@ -107,9 +110,8 @@ fn read_tensor(
         found,
         expected: format!("{:?} of F32, F16 or BF16", spec.shape),
     };
-    let tensor = files
-        .tensor(&name)
-        .ok_or_else(|| mismatch(files.path(), "no such tensor".into()))?;
+    let tensor =
+        files.tensor(&name).ok_or_else(|| mismatch(files.path(), "no such tensor".into()))?;
     if tensor.shape != spec.shape {
         return Err(mismatch(tensor.path, format!("{:?}", tensor.shape)));
     }

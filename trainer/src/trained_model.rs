@@ -30,7 +30,10 @@ impl TrainedModel {
         let dir = checkpoint::find(path)?;
         let tokenizer_path = dir.join(hugging_face::TOKENIZER_FILE);
         if !tokenizer_path.exists() {
-            return Err(TrainerError::RunFile { path: tokenizer_path, reason: NO_TOKENIZER.into() });
+            return Err(TrainerError::RunFile {
+                path: tokenizer_path,
+                reason: NO_TOKENIZER.into(),
+            });
         }
         if checkpoint::is_checkpoint(&dir) {
             checkpoint::verify_files(&dir, &[checkpoint::MODEL_FILE])?;

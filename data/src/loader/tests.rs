@@ -234,7 +234,7 @@ fn shards_that_do_not_fit_are_refused_before_the_first_batch() {
     assert!(matches!(open(&weightless, options(1)), DataError::Config { .. }));
     let missing =
         MixtureConfig::of(vec![MixtureSource { path: folder.path().join("nothing"), weight: 1.0 }]);
-    assert!(matches!(open(&missing, options(1)), DataError::NoInput { .. }));
+    assert!(matches!(open(&missing, options(1)), DataError::NotMade { .. }));
 
     // One byte of one shard.
     let shard = config.sources[0].path.join("train-00001.arrow");

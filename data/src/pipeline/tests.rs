@@ -361,7 +361,7 @@ fn counters_that_were_tampered_with_are_noticed() {
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"docs_in\": 14", "\"docs_in\": 15")).unwrap();
     assert!(matches!(report(&output), Err(DataError::Counters { .. })));
-    assert!(matches!(report(&output.join("nothing")), Err(DataError::NoInput { .. })));
+    assert!(matches!(report(&output.join("nothing")), Err(DataError::NotMade { .. })));
 }
 
 #[test]

@@ -67,10 +67,18 @@ impl Tokenizer {
     /// Reads a SentencePiece `.model` file. One that was trained here must be as it was written.
     ///
     /// # Errors
-    /// [`DataError::Io`] when it cannot be read, [`DataError::Altered`] when it is not as it was
-    /// written, [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::NotMade`] when there is none, [`DataError::Io`] when it cannot be read,
+    /// [`DataError::Altered`] when it is not as it was written, [`DataError::Tokenizer`] when it is no
+    /// model.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => DataError::NotMade {
+                path: path.to_owned(),
+                expected: "a SentencePiece model",
+                command: "tokenizer train CONFIG",
+            },
+            _ => DataError::io(path)(error),
+        })?;
         Description::check(path, &bytes)?;
         Self::from_bytes(path, &bytes)
     }

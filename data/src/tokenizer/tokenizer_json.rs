@@ -177,8 +177,7 @@ fn merges(pieces: &[Piece]) -> Result<Vec<[&str; 2]>, &'static str> {
 /// The two can overlap: A, B and C in a row with `AB = BC = text`, so that `text` repeats after the
 /// length of A. SentencePiece then merges A and B, which stand to the left.
 fn comes_first(text: &str, at: usize) -> bool {
-    let repeats = |period: usize| {
-        text.is_char_boundary(period) && text.starts_with(&text[period..])
-    };
+    let repeats =
+        |period: usize| text.is_char_boundary(period) && text.starts_with(&text[period..]);
     repeats(at) && !repeats(text.len() - at)
 }

@@ -106,8 +106,27 @@ mod tests {
     #[test]
     fn words_that_are_no_strings_elsewhere_are_quoted() {
         for word in [
-            "on", "Yes", "NO", "y", "2024-01-01", "12:30:45", "1_000", "0o17", "0x1f", "1e5", "-3",
-            "+.5", ".5", ".inf", "-.INF", ".NaN", "null", "~", "=", "1.2.3", "7b",
+            "on",
+            "Yes",
+            "NO",
+            "y",
+            "2024-01-01",
+            "12:30:45",
+            "1_000",
+            "0o17",
+            "0x1f",
+            "1e5",
+            "-3",
+            "+.5",
+            ".5",
+            ".inf",
+            "-.INF",
+            ".NaN",
+            "null",
+            "~",
+            "=",
+            "1.2.3",
+            "7b",
         ] {
             let yaml = to_yaml(&json!({ "x": [word] })).unwrap();
             let quoted = yaml.trim_end().ends_with(['"', '\'']);
@@ -115,7 +134,8 @@ mod tests {
             let back: Value = serde_yaml::from_str(&yaml).unwrap();
             assert_eq!(back["x"][0], word);
         }
-        for word in ["small", "../runs", "./x", "runs/1", "a: b", "scalar-0.", "scalar--1.", "1e-8\nx"]
+        for word in
+            ["small", "../runs", "./x", "runs/1", "a: b", "scalar-0.", "scalar--1.", "1e-8\nx"]
         {
             let all = json!({ "x": word, "y": 1e-8, "z": "scalar-1." });
             let yaml = to_yaml(&all).unwrap();
