@@ -10,6 +10,7 @@ mod cuda;
 mod data;
 mod devices;
 mod harness;
+mod interop;
 mod numeric;
 mod readme;
 mod resume;

@@ -6,12 +6,22 @@ use std::path::{Component, Path, PathBuf};
 /// Removes `.`, and `..` together with the name before it: `configs/train/../../runs` is `runs`. A
 /// `..` behind a symbolic link stays, so the path leads where it led.
 pub fn normalize(path: &Path) -> PathBuf {
+    without_dots(path, |name| !name.is_symlink())
+}
+
+/// The place that `path` would lead to if no directory in it were a symbolic link: with `runs/x` a link
+/// to another disk, `runs/x/../../data` is `data`.
+pub(super) fn beside_links(path: &Path) -> PathBuf {
+    without_dots(path, |_| true)
+}
+
+fn without_dots(path: &Path, may_leave: impl Fn(&Path) -> bool) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {
             Component::CurDir => {}
             Component::ParentDir => match out.components().next_back() {
-                Some(Component::Normal(_)) if !out.is_symlink() => {
+                Some(Component::Normal(_)) if may_leave(&out) => {
                     out.pop();
                 }
                 Some(Component::RootDir | Component::Prefix(_)) => {}
@@ -103,6 +113,7 @@ mod tests {
         let (_dir, root) = linked();
         assert_eq!(normalize(&root.join("link/run/../x")), root.join("link/x"));
         assert_eq!(normalize(&root.join("link/../x")), root.join("link/../x"));
+        assert_eq!(beside_links(&root.join("link/../x")), root.join("x"));
         assert_eq!(normalize(&root.join("real/deep/../x")), root.join("real/x"));
         std::fs::write(root.join("real/deep/file"), "").unwrap();
         std::os::unix::fs::symlink(root.join("link/file"), root.join("other")).unwrap();

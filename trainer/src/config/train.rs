@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::load::{ConfigFile, load};
-use super::path::relative_to;
+use super::path::{beside_links, relative_to};
 use super::yaml::to_yaml;
 use crate::error::{Result, TrainerError};
 
@@ -287,6 +287,14 @@ impl TrainConfig {
         {
             config.output = parent.to_path_buf();
             config.name = name.to_string_lossy().into_owned();
+        }
+        // A run that was moved and left a link in its place still finds what lies around the link.
+        let shards = config.data.sources.iter_mut().map(|source| &mut source.path);
+        for path in shards.chain(config.tokenizer.as_mut()).filter(|path| !path.exists()) {
+            let around = beside_links(path);
+            if around.exists() {
+                *path = around;
+            }
         }
         Ok(config)
     }
