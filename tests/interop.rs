@@ -27,9 +27,9 @@ fn eval(checkpoint: &Path, documents: &[&Path], more: &[&str]) -> Finished {
 #[test]
 fn checkpoints_are_found_in_their_run() {
     let small = SmallRun::new();
-    small.train(&["steps=4", "checkpoint.every=2", "validate.every=0"]).ok();
-    let newest = generate(&small.checkpoint("small", 4)).ok().json();
-    let older = generate(&small.checkpoint("small", 2)).ok().json();
+    small.train(&["steps=20", "checkpoint.every=10", "validate.every=0"]).ok();
+    let newest = generate(&small.checkpoint("small", 20)).ok().json();
+    let older = generate(&small.checkpoint("small", 10)).ok().json();
     assert_ne!(newest, older, "the test shows nothing");
     for path in [small.run_dir("small"), small.run_dir("small").join("checkpoints")] {
         assert_eq!(generate(&path).ok().json(), newest);
@@ -48,7 +48,7 @@ fn checkpoints_are_found_in_their_run() {
     ] {
         generate(&path).fails(1, &[&expected[..], &[path.to_str().unwrap(), found]].concat());
     }
-    fs::remove_file(small.checkpoint("small", 4).join("tokenizer.model")).unwrap();
+    fs::remove_file(small.checkpoint("small", 20).join("tokenizer.model")).unwrap();
     generate(&small.run_dir("small")).fails(1, &["tokenizer.model", "SentencePiece"]);
 }
 
@@ -263,27 +263,27 @@ fn eval_reads_what_there_is() {
     let data = data.json();
     assert_eq!((&data["end_mark"], &data["scored"][0]["content"]), (&json!(true), &json!("held_out")));
     assert_eq!(eval(&model, &[&corpus().join("documents")], &[]).ok().json()["loss"], data["loss"]);
-    let books = corpus().join("documents/books");
-    let held_out = eval(&model, &[&books], &[]).ok().json();
-    let file = books.join("validation-00000.parquet");
+    let early = corpus().join("documents/early");
+    let held_out = eval(&model, &[&early], &[]).ok().json();
+    let file = early.join("validation-00000.parquet");
     let file = eval(&model, &[&file], &[]).ok().json();
-    assert_eq!(file["sources"]["books"], held_out["sources"]["books"]);
-    assert_eq!(file["sources"]["books"], data["sources"]["books"]);
-    let all = eval(&model, &[&books], &["--split", "all"]).ok().json();
-    let train = eval(&model, &[&books], &["--split", "train"]).ok().json();
+    assert_eq!(file["sources"]["early"], held_out["sources"]["early"]);
+    assert_eq!(file["sources"]["early"], data["sources"]["early"]);
+    let all = eval(&model, &[&early], &["--split", "all"]).ok().json();
+    let train = eval(&model, &[&early], &["--split", "train"]).ok().json();
     assert_eq!(number(&all, "bytes"), number(&train, "bytes") + number(&held_out, "bytes"));
 
     // The same documents as JSON lines; a text; both in a folder.
     let folder = dir.join("texts");
     fs::create_dir(&folder).unwrap();
-    let held_out_file = books.join("validation-00000.parquet");
+    let held_out_file = early.join("validation-00000.parquet");
     let lines =
         run(["data", "cat", "--format", "jsonl", held_out_file.to_str().unwrap()]).ok().stdout;
     fs::write(folder.join("lines.jsonl"), format!("{lines}not JSON\n")).unwrap();
     fs::write(folder.join("ignored.arrow"), "no text").unwrap();
     let jsonl = eval(&model, &[&folder], &[]).ok();
     assert!(jsonl.stdout.contains("records left out: 1 bad_json"), "{}", jsonl.stdout);
-    assert_eq!(jsonl.json()["sources"]["books"], held_out["sources"]["books"]);
+    assert_eq!(jsonl.json()["sources"]["early"], held_out["sources"]["early"]);
     let text = folder.join("a.txt");
     fs::write(&text, "Call me Ishmael.").unwrap();
     let whole = eval(&model, &[&text], &[]).ok().json();
