@@ -104,11 +104,23 @@ impl Progress {
         self.job.show_when_due();
     }
 
-    /// So much is to be done, of which the beginning is now.
+    /// So much is to be done in all, as far as is known now.
     pub fn set_total(&self, total: u64) {
-        *lock(&self.job.counted_since) = Instant::now();
+        if self.job.total.swap(total, Ordering::Relaxed) == 0 {
+            *lock(&self.job.counted_since) = Instant::now();
+        }
+    }
+
+    /// Something begins of which so much is to be done.
+    pub fn begin(&self, total: u64) {
+        self.job.total.store(0, Ordering::Relaxed);
         self.job.done.store(0, Ordering::Relaxed);
-        self.job.total.store(total, Ordering::Relaxed);
+        self.set_total(total);
+    }
+
+    /// The share that is done, if it is known how much there is to do.
+    pub fn share(&self) -> Option<f64> {
+        self.job.share()
     }
 
     /// One more of the items is done.
@@ -355,7 +367,7 @@ mod tests {
         progress.phase("reading");
         assert!(progress.job.plain_line().starts_with("tokenizer: reading, 0s"));
         assert_eq!(progress.job.share(), None);
-        progress.set_total(200);
+        progress.begin(200);
         assert_eq!(progress.job.share(), Some(0.0));
         assert!(progress.job.plain_line().starts_with("tokenizer: 0%, reading, 0/200 pieces"));
         progress.set_done(199);

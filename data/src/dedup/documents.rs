@@ -59,7 +59,7 @@ impl GlobalStep for DedupDocuments {
         Ok(Box::new(DocumentCollector { notes: UnitNotesWriter::create(notes)?, key: self.key }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<()> {
         resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
     }
 

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use crate::document::Document;
 use crate::error::Result;
+use crate::progress::Progress;
 use crate::step::{StepCounts, Verdict};
 
 /// A step that needs to see all documents of a source.
@@ -47,7 +48,7 @@ pub trait GlobalStep: Send + Sync {
     ///
     /// # Errors
     /// [`crate::DataError::Io`], or [`crate::DataError::BadFile`] for damaged notes.
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()>;
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<()>;
 
     /// Opens the decisions of one group.
     ///
@@ -114,9 +115,11 @@ pub struct GroupFiles {
 
 /// What [`GlobalStep::resolve`] may use.
 #[derive(Clone, Debug)]
-pub struct Resources {
+pub struct Resources<'a> {
     /// Most memory to hold, in bytes.
     pub memory_bytes: u64,
     /// A folder for temporary files; exists and is empty.
     pub spill: PathBuf,
+    /// Hears how far the decision is.
+    pub progress: &'a Progress,
 }

@@ -67,7 +67,7 @@ impl GlobalStep for DedupLines {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<()> {
         resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
     }
 

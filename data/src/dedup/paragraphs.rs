@@ -98,7 +98,7 @@ impl GlobalStep for DedupParagraphs {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<()> {
         match self.mode {
             ParagraphMode::Ccnet => {
                 let losers = Losers::All { scope: Some(self.files_per_group) };

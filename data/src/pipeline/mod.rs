@@ -161,7 +161,7 @@ fn run_in_groups(
         if alone {
             for plan in plans.iter().filter(open) {
                 if !plan.is_resolved(stage) {
-                    plan.resolve(stage, options.memory_bytes)?;
+                    plan.resolve(stage, options)?;
                 }
             }
         }
@@ -212,7 +212,7 @@ fn merge_in_groups(
             }
         }
         if let Some(stage) = stage {
-            plan.resolve(stage, options.memory_bytes)?;
+            plan.resolve(stage, options)?;
             report.waiting.push(plan.config.name.clone());
         }
     }

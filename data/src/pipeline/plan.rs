@@ -15,10 +15,11 @@ use super::holdout::{self, HoldoutConfig};
 use super::layout::Layout;
 use super::source_config::SourceConfig;
 use super::stage::StageRecord;
-use super::write_json;
+use super::{RunOptions, write_json};
 use crate::dedup::{GroupFiles, Resources};
 use crate::document::Split;
 use crate::error::{DataError, Result};
+use crate::progress::{Progress, Work};
 use crate::source::{Input, SourceOptions};
 
 /// Consecutive input files of a source: the unit of work and of output files.
@@ -169,7 +170,7 @@ impl<'a> SourcePlan<'a> {
     }
 
     /// Makes the decision before `stage`, for which the stage before it must be finished.
-    pub fn resolve(&self, stage: usize, memory_bytes: u64) -> Result<()> {
+    pub fn resolve(&self, stage: usize, options: &RunOptions) -> Result<()> {
         let Some(opening) = &self.chain.stages[stage].opening else {
             return Ok(());
         };
@@ -184,10 +185,16 @@ impl<'a> SourcePlan<'a> {
             Global::Holdout => {
                 holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
             }
-            Global::Step { step, .. } => {
+            Global::Step { name, step, .. } => {
                 let spill = super::stage::scratch_folder(&self.layout.work())?;
-                let resources = Resources { memory_bytes, spill: spill.path().to_owned() };
+                let progress = Progress::new(options.progress, name, Work::count(0, "keys"));
+                let resources = Resources {
+                    memory_bytes: options.memory_bytes,
+                    spill: spill.path().to_owned(),
+                    progress: &progress,
+                };
                 step.resolve(&files, &resources)?;
+                progress.finish(&format!("decided for source {}", self.config.name));
             }
         }
         let mut seconds = 0.0;

@@ -90,7 +90,7 @@ impl GlobalStep for DedupBooks {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<()> {
         containment::resolve(groups, self.threshold, resources)
     }
 

@@ -38,7 +38,7 @@ fn train_in(folder: &Path) -> TrainReport {
         }
         Ok(())
     };
-    train(&options(folder), &documents, None, ProgressMode::Hidden).unwrap()
+    train(&options(folder), &documents, None, [0; 2], ProgressMode::Hidden).unwrap()
 }
 
 /// A folder with a model for `en`, trained on [`paragraphs`].
@@ -147,7 +147,8 @@ fn a_model_of_other_tools_is_imported_and_gets_cut_offs() {
 fn what_does_not_fit_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let none = |_: TextSink<'_>| Ok(());
-    let error = train(&options(folder.path()), &none, None, ProgressMode::Hidden).unwrap_err();
+    let error =
+        train(&options(folder.path()), &none, None, [0; 2], ProgressMode::Hidden).unwrap_err();
     assert!(matches!(error, DataError::LanguageModel { .. }), "{error}");
     for bad in [
         TrainOptions { language: "../x".into(), ..options(folder.path()) },
@@ -155,7 +156,7 @@ fn what_does_not_fit_is_an_error() {
         TrainOptions { character_coverage: f64::NAN, ..options(folder.path()) },
         TrainOptions { documents: 0, ..options(folder.path()) },
     ] {
-        let error = train(&bad, &none, None, ProgressMode::Hidden).unwrap_err();
+        let error = train(&bad, &none, None, [0; 2], ProgressMode::Hidden).unwrap_err();
         assert!(matches!(error, DataError::Config { .. }), "{error}");
     }
     assert!(matches!(PerplexityModel::open(folder.path(), "en"), Err(DataError::Io { .. })));
