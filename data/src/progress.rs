@@ -4,6 +4,7 @@
 //! The share that is done, and the time left, come from bytes or from a count of what takes the
 //! time, not from files: files differ too much in size.
 
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -92,6 +93,11 @@ impl Progress {
         Self { job, ticker: Mutex::new(ticker) }
     }
 
+    /// A job that shows nothing.
+    pub fn hidden() -> Self {
+        Self::new(ProgressMode::Hidden, "", Work::default())
+    }
+
     /// So many bytes, or whatever is counted, more are done.
     pub fn add(&self, amount: u64) {
         self.job.done.fetch_add(amount, Ordering::Relaxed);
@@ -164,6 +170,28 @@ impl Progress {
             let seconds = self.elapsed_seconds();
             terminal::write_line(&format!("{}: {summary} in {seconds:.1} s", self.job.label));
         }
+    }
+}
+
+/// A reader whose bytes count for a progress.
+#[derive(Debug)]
+pub struct CountedReader<'a, R> {
+    inner: R,
+    progress: &'a Progress,
+}
+
+impl<'a, R> CountedReader<'a, R> {
+    /// Reads from `inner`.
+    pub fn new(inner: R, progress: &'a Progress) -> Self {
+        Self { inner, progress }
+    }
+}
+
+impl<R: Read> Read for CountedReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.progress.add(read as u64);
+        Ok(read)
     }
 }
 

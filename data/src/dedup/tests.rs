@@ -12,7 +12,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::plan::Plan;
 use super::units::{Losers, resolve_as_planned};
 use super::*;
-use crate::progress::{ProgressMode, Work};
 use crate::text::ccnet::normalize_for_dedup;
 
 /// A document and the number of its input file.
@@ -88,15 +87,11 @@ fn resolve_within(
     memory_bytes: u64,
     spill: &Path,
 ) -> Result<()> {
-    let progress = hidden();
+    let progress = Progress::hidden();
     let resources = Resources { memory_bytes, spill: spill.to_owned(), progress: &progress };
     step.resolve(files, &resources)?;
     assert!(progress.share().is_none_or(|share| share == 1.0), "{progress:?}");
     Ok(())
-}
-
-fn hidden() -> Progress {
-    Progress::new(ProgressMode::Hidden, "duplicates", Work::bytes(0))
 }
 
 /// A plan with everything tiny.
@@ -235,7 +230,7 @@ proptest! {
             let options = DedupParagraphs { mode, files_per_group, min_chars: 0 };
             let folder = tempfile::tempdir().unwrap();
             let step = options.build();
-            let progress = hidden();
+            let progress = Progress::hidden();
             let fates = run_with(&*step, &groups, folder.path(), |files, spill| {
                 let spill = spill.to_owned();
                 let resources = Resources { memory_bytes: 0, spill, progress: &progress };

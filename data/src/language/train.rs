@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::labelled::{self, Skipped};
+use super::labelled::{self, LabelledFile, Skipped};
 use crate::atomic_file::{hash_file, write_atomically};
 use crate::error::{DataError, Result};
 use crate::fasttext_model::{self, Examples, FastTextModel, Loss, TrainingOptions};
+use crate::progress::{Progress, ProgressMode, Work};
 
 /// What `altiplano data train-lid` needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,9 +128,15 @@ pub struct LanguageReport {
 /// # Errors
 /// [`DataError::NoInput`], [`DataError::Io`], [`DataError::Config`], and
 /// [`DataError::BadFile`] when the text has fewer than two languages.
-pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
+pub fn train(
+    options: &TrainLanguageOptions,
+    progress: ProgressMode,
+) -> Result<TrainLanguageReport> {
     options.validate()?;
     let files = labelled::list(&options.inputs)?;
+    let size = |file: &LabelledFile| std::fs::metadata(&file.path).map_or(0, |data| data.len());
+    let work = Work::bytes(files.iter().map(size).sum()).of(files.len() as u64, "files");
+    let reading = Progress::new(progress, "examples", work);
     let mut examples = Examples::new(&options.output, options.training.seed)?;
     let mut numbers = BTreeMap::new();
     let mut labels = Vec::new();
@@ -137,7 +144,7 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
     let mut skipped = Skipped::default();
     let (mut too_short, mut repeated, mut above_maximum) = (0, 0, 0);
     for file in &files {
-        file.each(&mut skipped, |language, text| {
+        file.each(&mut skipped, &reading, |language, text| {
             if text.trim().chars().count() < options.min_chars {
                 too_short += 1;
                 return Ok(());
@@ -162,7 +169,9 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
             }
             Ok(())
         })?;
+        reading.item_done();
     }
+    reading.finish(&format!("{} languages", labels.len()));
     if labels.len() < 2 {
         return Err(DataError::bad_file(
             &files[0].path,
@@ -170,7 +179,8 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
         ));
     }
     let split = examples.split(&labels, options.held_out)?;
-    fasttext_model::train(&split.train, &options.output, &options.training)?;
+    let training = Progress::new(progress, "training", Work::bytes(0));
+    fasttext_model::train(&split.train, &options.output, &options.training, &training)?;
 
     let model = FastTextModel::load(&options.output)?;
     let mut reports = vec![LanguageReport::default(); labels.len()];
@@ -187,6 +197,7 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
             reports[found].correct += u64::from(found == label);
         }
     })?;
+    training.finish("trained and measured");
     for report in &mut reports {
         report.accuracy = share(report.correct, report.held_out);
         report.precision = share(report.correct, report.found);
@@ -260,7 +271,7 @@ mod tests {
             let mut options =
                 TrainLanguageOptions::new(vec![text.clone()], folder.path().join(name));
             options.training.buckets = 2000;
-            train(&options).unwrap()
+            train(&options, ProgressMode::Hidden).unwrap()
         };
         let report = run("a.bin");
         assert!(report.accuracy > 0.95, "{report:?}");
@@ -283,7 +294,7 @@ mod tests {
         let file = folder.path().join("lines");
         std::fs::write(&file, "__label__en a line of text that is long enough\n").unwrap();
         let options = TrainLanguageOptions::new(vec![file], folder.path().join("m.bin"));
-        let error = train(&options).unwrap_err().to_string();
+        let error = train(&options, ProgressMode::Hidden).unwrap_err().to_string();
         assert!(error.contains("two or more"), "{error}");
         assert!(!folder.path().join("m.bin").exists());
     }

@@ -136,11 +136,10 @@ fn message_of(status: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::{ProgressMode, Work};
 
     #[test]
     fn merges_are_counted() {
-        let progress = Progress::new(ProgressMode::Hidden, "tokenizer", Work::count(0, "pieces"));
+        let progress = Progress::hidden();
         let mut log = TrainerLog::new(&progress, 1000);
         log.hear("trainer_interface.cc(562) LOG(INFO) Alphabet size=41");
         assert_eq!(progress.share(), None);
@@ -160,7 +159,7 @@ mod tests {
         assert_eq!(passes_left(1100, 1000), 0);
         // 2000, 1500, 1125, then below 1100.
         assert_eq!(passes_left(2000, 1000), 6);
-        let progress = Progress::new(ProgressMode::Hidden, "pieces", Work::count(0, "passes"));
+        let progress = Progress::hidden();
         let mut log = TrainerLog::new(&progress, 1000);
         let line = |iter: u32, size: u32| {
             format!("u.cc(1) LOG(INFO) EM sub_iter={iter} size={size} obj=1")

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use rayon::prelude::*;
 
-use crate::progress::{Progress, ProgressMode, Work};
+use crate::progress::Progress;
 use crate::tokenizer::model_proto::{self, PieceType};
 use crate::tokenizer::train::{arguments, train_with};
 use crate::tokenizer::trainer_log::TrainerLog;
@@ -44,7 +44,7 @@ fn trained(vocab_size: usize, bytes: usize, more: &[&str]) -> Tokenizer {
             ends.push(text.len());
         }
     }
-    let progress = Progress::new(ProgressMode::Hidden, "tokenizer", Work::count(0, "pieces"));
+    let progress = Progress::hidden();
     let mut log = TrainerLog::new(&progress, 0);
     let bytes = train_with(&arguments, text.as_bytes(), &ends, &mut log).unwrap();
     Tokenizer::from_bytes(Path::new("test.model"), &bytes).unwrap()

@@ -107,11 +107,11 @@ struct TrainArgs {
 }
 
 pub(super) fn train_lid(args: &TrainLidArgs) -> Result<()> {
-    args.job.run(|options: &TrainLanguageOptions| language::train(options))
+    args.job.run(|options: &TrainLanguageOptions| language::train(options, ProgressMode::Auto))
 }
 
 pub(super) fn train_classifier(args: &TrainClassifierArgs) -> Result<()> {
-    args.job.run(|options: &TrainClassifierOptions| classifier::train(options))
+    args.job.run(|options: &TrainClassifierOptions| classifier::train(options, ProgressMode::Auto))
 }
 
 impl TrainArgs {
