@@ -125,8 +125,8 @@ pub fn train(
     progress: ProgressMode,
 ) -> Result<TrainClassifierReport> {
     options.validate()?;
-    let reference_files = list(&options.references)?;
-    let random_files = list(&options.random)?;
+    let reference_files = list("references", &options.references)?;
+    let random_files = list("random", &options.random)?;
     let mut examples = Examples::new(&options.output, options.training.seed)?;
     let mut references = ClassReport::default();
     let mut random = ClassReport::default();
@@ -215,13 +215,17 @@ pub fn train(
     Ok(report)
 }
 
-fn list(paths: &[PathBuf]) -> Result<Vec<DocumentFile>> {
+fn list(key: &str, paths: &[PathBuf]) -> Result<Vec<DocumentFile>> {
     let mut files = Vec::new();
     for path in paths {
         files.extend(list_documents(path, None)?);
     }
     if files.is_empty() {
-        return Err(DataError::NoInput { key: "documents".into(), pattern: String::new() });
+        return Err(DataError::config(
+            key,
+            "an empty list",
+            "files of documents, or folders of them",
+        ));
     }
     Ok(files)
 }

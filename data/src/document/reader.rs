@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
+use arrow_schema::{Field, Fields};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::{DOCUMENTS_KEY, Document, Split, TEXT_BYTES_KEY, schema};
@@ -54,9 +56,9 @@ impl DocumentFile {
             return Err(DataError::bad_file(
                 path,
                 format!(
-                    "columns {:?}, expected {:?}",
-                    builder.schema().fields(),
-                    schema().fields()
+                    "not written by `altiplano data run`: it has the columns {}, expected {}",
+                    columns(builder.schema().fields()),
+                    columns(schema().fields())
                 ),
             ));
         }
@@ -126,7 +128,11 @@ impl Iterator for DocumentReader {
 pub fn list_documents(path: &Path, split: Option<Split>) -> Result<Vec<DocumentFile>> {
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(path).sort_by_file_name() {
-        let entry = entry.map_err(|error| DataError::bad_file(path, error))?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) if is_missing(&error) => break,
+            Err(error) => return Err(DataError::bad_file(path, error)),
+        };
         let name = entry.file_name().to_string_lossy();
         let hidden = name.starts_with('.');
         let wanted = split.is_none_or(|split| name.starts_with(split.name()));
@@ -141,6 +147,16 @@ pub fn list_documents(path: &Path, split: Option<Split>) -> Result<Vec<DocumentF
         });
     }
     Ok(files)
+}
+
+fn is_missing(error: &walkdir::Error) -> bool {
+    error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Names and types of columns, as `id (Utf8), text (Utf8)`.
+fn columns(fields: &Fields) -> String {
+    let column = |field: &Arc<Field>| format!("{} ({})", field.name(), field.data_type());
+    fields.iter().map(column).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens a Parquet file of any schema.

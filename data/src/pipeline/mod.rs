@@ -303,7 +303,7 @@ fn chosen<'a>(sources: &'a [SourceConfig], only: Option<&str>) -> Result<Vec<&'a
         return Err(DataError::config(
             "sources",
             only.map_or("an empty list".into(), |name| format!("{name:?}")),
-            format!("one of {names:?}"),
+            format!("one of {}", names.join(", ")),
         ));
     }
     Ok(chosen)

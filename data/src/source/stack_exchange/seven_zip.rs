@@ -132,7 +132,8 @@ fn find(path: &Path, archive: &Archive) -> Result<usize> {
         (None, _) => {
             let names: Vec<_> =
                 archive.files.iter().take(NAMED).map(|entry| entry.name().to_owned()).collect();
-            let reason = format!("no {NAME} in it, but {names:?}; give the archive of the posts");
+            let reason =
+                format!("no {NAME} in it, but {}; give the archive of the posts", names.join(", "));
             Err(DataError::bad_file(path, reason))
         }
     }
