@@ -6,8 +6,11 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`checksum`] | what a file is meant to hold |
 //! | [`atomic_file`] | files that appear whole or not at all |
+//! | [`decoder_panic`] | panics of decoders on hostile data |
 //! | [`terminal`] | what is written to standard error, and that it never fails |
+//! | [`json_file`] | JSON files with their checksum |
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
 //! | [`text`] | character sets, lines, white space, HTML, TeX |
@@ -27,8 +30,13 @@
 
 pub mod error;
 
+pub mod checksum;
+
 pub mod atomic_file;
+pub mod decoder_panic;
 pub mod terminal;
+
+pub mod json_file;
 
 pub mod progress;
 

@@ -25,7 +25,7 @@ fn run_with(
     step: &dyn GlobalStep,
     groups: &[&[(Document, u32)]],
     folder: &Path,
-    resolve: impl FnOnce(&[GroupFiles], &Path) -> Result<()>,
+    resolve: impl FnOnce(&[GroupFiles], &Path) -> Result<Vec<FileDigest>>,
 ) -> Fates {
     let files: Vec<GroupFiles> = (0..groups.len())
         .map(|number| GroupFiles {
@@ -38,11 +38,15 @@ fn run_with(
         for (document, input) in *group {
             collector.add(document, *input).unwrap();
         }
-        collector.finish().unwrap();
+        collector.finish().unwrap().verify(&files.notes, "").unwrap();
     }
     let spill = folder.join("spill");
     std::fs::create_dir_all(&spill).unwrap();
-    resolve(&files, &spill).unwrap();
+    let written = resolve(&files, &spill).unwrap();
+    assert_eq!(written.len(), files.len());
+    for (digest, files) in written.iter().zip(&files) {
+        digest.verify(&files.decisions, "").unwrap();
+    }
     assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0, "temporary files are left");
     let mut fates = Vec::new();
     for (group, files) in groups.iter().zip(&files) {
@@ -86,12 +90,12 @@ fn resolve_within(
     files: &[GroupFiles],
     memory_bytes: u64,
     spill: &Path,
-) -> Result<()> {
+) -> Result<Vec<FileDigest>> {
     let progress = Progress::hidden();
     let resources = Resources { memory_bytes, spill: spill.to_owned(), progress: &progress };
-    step.resolve(files, &resources)?;
+    let written = step.resolve(files, &resources)?;
     assert!(progress.share().is_none_or(|share| share == 1.0), "{progress:?}");
-    Ok(())
+    Ok(written)
 }
 
 /// A plan with everything tiny.

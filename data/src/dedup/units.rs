@@ -17,6 +17,7 @@ use super::unit_decisions::{Decision, UnitDecisionsWriter};
 use super::unit_notes::{UnitNotes, damaged};
 use super::workers::in_parallel;
 use super::{GroupFiles, Resources};
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 use crate::progress::Progress;
 
@@ -42,7 +43,7 @@ pub(super) fn resolve<const K: usize, const N: usize>(
     groups: &[GroupFiles],
     losers: Losers,
     resources: &Resources<'_>,
-) -> Result<()> {
+) -> Result<Vec<FileDigest>> {
     let mut units = 0;
     let mut noted = 0;
     for group in groups {
@@ -73,7 +74,7 @@ pub(super) fn resolve_as_planned<const K: usize, const N: usize>(
     losers: Losers,
     plan: &Plan,
     resources: &Resources<'_>,
-) -> Result<()> {
+) -> Result<Vec<FileDigest>> {
     let Resources { spill, progress, .. } = resources;
     let out = SpillFiles::new(spill, "out", plan.ranges);
     {
@@ -222,7 +223,8 @@ fn write_decisions<const K: usize>(
     plan: &Plan,
     out: &SpillFiles,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<Vec<FileDigest>> {
+    let mut written = Vec::with_capacity(groups.len());
     let mut bits = OutBits::new(plan, out);
     let mut unit = 0;
     for group in groups {
@@ -244,9 +246,9 @@ fn write_decisions<const K: usize>(
             })?;
             progress.add(document.units.into());
         }
-        decisions.finish()?;
+        written.push(decisions.finish()?);
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Which units of the current range are out. Ranges are loaded in ascending order.

@@ -11,6 +11,7 @@ use fasttext::args::{Args, LossName};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::AtomicFile;
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 use crate::progress::Progress;
 
@@ -140,8 +141,8 @@ impl TrainingOptions {
 }
 
 /// Trains on `lines`, a file of `__label__xx text` lines, and writes the model to `output`
-/// (`.bin`). One thread, so the same lines and options give the same bytes. `progress` counts
-/// the bytes of `lines` that are read, of all passes.
+/// (`.bin`). Gives what was written. One thread, so the same lines and options give the same bytes.
+/// `progress` counts the bytes of `lines` that are read, of all passes.
 ///
 /// Memory: (words + buckets) × dimensions × 4 bytes, and about 250 MB of tables.
 ///
@@ -153,7 +154,7 @@ pub fn train(
     output: &Path,
     options: &TrainingOptions,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<FileDigest> {
     options.validate("training")?;
     let arguments = options.arguments(lines);
     let model = watched(lines, options.epochs, progress, || FastText::train(arguments))

@@ -7,9 +7,9 @@ use std::sync::{Mutex, Once};
 use serde::{Deserialize, Serialize};
 
 use super::Tokenizer;
+use super::description::Description;
 use super::sample::{self, SENTENCE_BYTES};
 use super::trainer_log::{self, TrainerLog};
-use crate::atomic_file::write_atomically;
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
 use crate::progress::{Progress, ProgressMode, Work};
@@ -119,7 +119,8 @@ pub struct TrainReport {
     pub seconds: f64,
 }
 
-/// Trains a tokenizer on the documents of `files` and writes it to `model`. The same documents
+/// Trains a tokenizer on the documents of `files` and writes it to `model`, with a description
+/// beside it that the model is held against whenever it is opened. The same documents
 /// and configuration give the same bytes.
 ///
 /// # Errors
@@ -150,15 +151,18 @@ pub fn train(
     let mut log = TrainerLog::new(&training, config.vocab_size);
     let bytes = train_with(&arguments(config), &sample.text, &sample.ends, &mut log)?;
     let tokenizer = Tokenizer::from_bytes(model, &bytes)?;
-    write_atomically(model, &bytes)?;
-    training.finish(&format!("{} pieces", tokenizer.vocab_size()));
+    let (sample_bytes, sample_sentences) = (sample.text.len() as u64, sample.ends.len() as u64);
+    let (vocab_size, documents) = (tokenizer.vocab_size(), sample.documents);
+    Description { vocab_size, sample_bytes, sample_sentences, documents }
+        .write_with(model, &bytes)?;
+    training.finish(&format!("{vocab_size} pieces"));
     Ok(TrainReport {
         model: model.to_owned(),
         fingerprint: tokenizer.fingerprint().to_owned(),
-        vocab_size: tokenizer.vocab_size(),
-        sample_bytes: sample.text.len() as u64,
-        sample_sentences: sample.ends.len() as u64,
-        documents: sample.documents,
+        vocab_size,
+        sample_bytes,
+        sample_sentences,
+        documents,
         seconds: reading.elapsed_seconds(),
     })
 }

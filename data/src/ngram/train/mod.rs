@@ -100,7 +100,9 @@ pub fn train(
     let folder = &options.output;
     std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
     let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
-    let files = ModelFiles::new(folder, &options.language);
+    // The model is made beside the one that may be there, and moved when it is whole.
+    let made = TrainOptions { output: scratch.path().join("model"), ..options.clone() };
+    let files = ModelFiles::new(&made.output, &options.language);
 
     let reading = Progress::new(progress, "text", Work::bytes(text_bytes[0]));
     let mut text = Lines::create(scratch.path())?;
@@ -122,7 +124,7 @@ pub fn train(
     let training = Progress::new(progress, "pieces", Work::count(0, "passes"));
     let model = train_pieces(options, &mut text, &training)?;
     let pieces = Pieces::from_bytes(&files.pieces, &model)?;
-    write_atomically(&files.pieces, &model)?;
+    let written_pieces = write_atomically(&files.pieces, &model)?;
     training.finish("done");
 
     let counting = Progress::new(progress, "n-grams", Work::bytes(text.bytes));
@@ -144,32 +146,34 @@ pub fn train(
     if options.arpa {
         ngrams.write_arpa(&files.arpa)?;
     }
-    ngrams.write_binary(&files.ngrams)?;
+    let written_ngrams = ngrams.write_binary(&files.ngrams)?;
     drop(ngrams);
     counting.finish(&format!("{} n-grams", estimate.ngrams.iter().sum::<u64>()));
 
-    // Without cut-offs of an older model.
-    write_description(
-        &files,
-        &Description { language: options.language.clone(), ..Default::default() },
-    )?;
+    // The model scores the sample, so it must open before it has cut-offs.
+    let mut description = Description {
+        language: options.language.clone(),
+        pieces: written_pieces,
+        ngrams: written_ngrams,
+        estimate: Some(estimate.clone()),
+        sample_documents: 0,
+        percentiles: Vec::new(),
+    };
+    description.write(&files.description)?;
     let sample_bytes = if sample.is_some() { text_bytes[1] } else { held_out.bytes };
     let scoring = Progress::new(progress, "cut-offs", Work::bytes(sample_bytes));
     let mut perplexities = match sample {
-        Some(sample) => perplexities(options, sample, &scoring)?,
+        Some(sample) => perplexities(&made, sample, &scoring)?,
         None => {
             let held_out = RefCell::new(held_out);
             let lines = |sink: TextSink<'_>| held_out.borrow_mut().read(sink);
-            perplexities(options, &lines, &scoring)?
+            perplexities(&made, &lines, &scoring)?
         }
     };
-    let description = Description {
-        language: options.language.clone(),
-        estimate: Some(estimate.clone()),
-        sample_documents: perplexities.len() as u64,
-        percentiles: percentiles(&mut perplexities),
-    };
-    write_description(&files, &description)?;
+    description.sample_documents = perplexities.len() as u64;
+    description.percentiles = percentiles(&mut perplexities);
+    description.write(&files.description)?;
+    files.move_to(&ModelFiles::new(folder, &options.language))?;
     write_cutoffs(folder)?;
     scoring.finish(&format!("{} documents", description.sample_documents));
     Ok(TrainReport {
@@ -198,19 +202,22 @@ pub fn import(
 ) -> Result<()> {
     TrainOptions::new(language, folder).validate("language_model")?;
     std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-    let files = ModelFiles::new(folder, language);
     let bytes = std::fs::read(sentencepiece).map_err(DataError::io(sentencepiece))?;
     Pieces::from_bytes(sentencepiece, &bytes)?;
     let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
-    NGrams::read_arpa(arpa, scratch.path(), memory_bytes)?.write_binary(&files.ngrams)?;
-    write_atomically(&files.pieces, &bytes)?;
-    let description = Description { language: language.to_owned(), ..Description::default() };
-    write_description(&files, &description)
-}
-
-fn write_description(files: &ModelFiles, description: &Description) -> Result<()> {
-    let json = serde_json::to_vec_pretty(description).unwrap_or_default();
-    write_atomically(&files.description, &json)
+    let files = ModelFiles::new(&scratch.path().join("model"), language);
+    let mut read = NGrams::read_arpa(arpa, scratch.path(), memory_bytes)?;
+    let ngrams = read.write_binary(&files.ngrams)?;
+    let description = Description {
+        language: language.to_owned(),
+        pieces: write_atomically(&files.pieces, &bytes)?,
+        ngrams,
+        estimate: None,
+        sample_documents: 0,
+        percentiles: Vec::new(),
+    };
+    description.write(&files.description)?;
+    files.move_to(&ModelFiles::new(folder, language))
 }
 
 /// Trains the pieces on lines drawn by the hash of their number.

@@ -6,7 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Documents, TrainOptions, write_description};
+use super::{Documents, TrainOptions};
 use crate::atomic_file::write_atomically;
 use crate::error::Result;
 use crate::ngram::cutoffs::{Cutoffs, percentiles};
@@ -31,12 +31,11 @@ pub fn compute_cutoffs(
     let scoring = Progress::new(progress, "cut-offs", Work::bytes(0));
     let mut perplexities = perplexities(options, sample, &scoring)?;
     let description = Description {
-        language: options.language.clone(),
-        estimate: Description::read(&files.description)?.estimate,
         sample_documents: perplexities.len() as u64,
         percentiles: percentiles(&mut perplexities),
+        ..Description::read(&files.description)?
     };
-    write_description(&files, &description)?;
+    description.write(&files.description)?;
     write_cutoffs(&options.output)?;
     scoring.finish(&format!("{} documents", description.sample_documents));
     Ok(Cutoffs::from_percentiles(&description.percentiles))
@@ -66,7 +65,7 @@ pub(super) fn write_cutoffs(folder: &Path) -> Result<()> {
         }
         csv.push('\n');
     }
-    write_atomically(&folder.join("cutoffs.csv"), csv.as_bytes())
+    write_atomically(&folder.join("cutoffs.csv"), csv.as_bytes()).map(drop)
 }
 
 /// The perplexity of the documents, or of those with the smallest hashes of their number.
