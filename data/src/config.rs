@@ -181,6 +181,7 @@ shards: {tokens_per_shard: 500}
             readers: 2,
             tokenizer_fingerprint: tokenizer.fingerprint().into(),
             vocab_size: 330,
+            progress: ProgressMode::Hidden,
         };
         let mut loader = Loader::open(&mixture, options.clone()).unwrap();
         let batch = loader.next_batch().unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use altiplano_data::loader::MixtureTable;
-use altiplano_data::{Batch, Loader, LoaderOptions, Tokenizer, ValidationSet};
+use altiplano_data::{Batch, Loader, LoaderOptions, ProgressMode, Tokenizer, ValidationSet};
 use altiplano_model::infer::{Sampler, SamplerConfig};
 use altiplano_model::params::Params;
 use altiplano_model::{device, weights};
@@ -140,6 +140,7 @@ pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> Lo
             .map(|tokenizer| tokenizer.fingerprint().to_string())
             .unwrap_or_default(),
         vocab_size: config.model.vocab_size,
+        progress: ProgressMode::Auto,
     }
 }
 
