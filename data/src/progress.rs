@@ -6,12 +6,10 @@
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::terminal::{self, LiveLine, Part};
+use crate::terminal::{self, LiveLine, Part, Ticker};
 
 /// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -89,7 +87,10 @@ impl Progress {
             job.show();
         }
         // Without a thread for it, the job shows its progress when it counts.
-        let ticker = (mode == ProgressMode::Auto).then(|| Ticker::start(&job)).flatten();
+        let shown = Arc::clone(&job);
+        let tick = move || shown.show_when_due();
+        let ticker = (mode == ProgressMode::Auto).then(|| Ticker::start(DRAW_EVERY, tick));
+        let ticker = ticker.flatten();
         Self { job, ticker: Mutex::new(ticker) }
     }
 
@@ -241,7 +242,7 @@ impl Job {
         match &self.display {
             Display::Hidden => {}
             Display::Lines => terminal::write_line(&self.plain_line()),
-            Display::Live(line) => line.draw(&self.parts(), self.share()),
+            Display::Live(line) => line.draw(self.parts(), self.share()),
         }
     }
 
@@ -333,38 +334,6 @@ pub fn duration(seconds: f64) -> String {
         60..3600 => format!("{}m {}s", s / 60, s % 60),
         3600..86400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
         _ => format!("{}d {}h", s / 86400, s % 86400 / 3600),
-    }
-}
-
-/// Shows the progress of a job that has nothing to count for a while.
-#[derive(Debug)]
-struct Ticker {
-    /// Dropped to end the thread.
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Ticker {
-    /// None where the system refuses a thread.
-    fn start(job: &Arc<Job>) -> Option<Self> {
-        let (stop, stopped) = mpsc::channel();
-        let job = Arc::clone(job);
-        let tick = move || {
-            while stopped.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
-                job.show_when_due();
-            }
-        };
-        let thread = std::thread::Builder::new().name("progress".into()).spawn(tick).ok()?;
-        Some(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
