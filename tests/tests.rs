@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod batches;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -11,5 +12,6 @@ mod devices;
 mod harness;
 mod numeric;
 mod readme;
+mod reports;
 mod resume;
 mod training;
