@@ -340,7 +340,7 @@ impl Run {
         let batch = &config.batch;
         let budget = config.total_steps() * config.tokens_per_step();
         let mut text = format!(
-            "{}: {:.1}M parameters, {:?}, checkpointing {:?}, {} threads\n\
+            "{}: {:.1}M parameters, {}, checkpointing {}, {} threads\n\
              {} steps of {} x {} x {} = {} tokens, {} in all, {:.3e} FLOPs",
             config.name,
             config.model.parameter_count() as f64 / 1e6,
@@ -380,12 +380,17 @@ impl Run {
             last_step: last_step.clone(),
         };
         let (trainer, config) = (&self.trainer, &self.config);
-        checkpoint::save(&self.dir, &state, |dir| {
-            weights::save(&dir.join(checkpoint::MODEL_FILE), &[("", &trainer.masters)])?;
+        checkpoint::save(&self.dir, &state, |files| {
+            let mut write = |name: &str, trees: &[(&str, &Params)]| {
+                files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
+            };
+            write(checkpoint::MODEL_FILE, &[("", &trainer.masters)])?;
             let moments = [("m.", &trainer.optimizer.m), ("v.", &trainer.optimizer.v)];
-            weights::save(&dir.join(checkpoint::OPTIMIZER_FILE), &moments)?;
+            write(checkpoint::OPTIMIZER_FILE, &moments)?;
             let special = self.special_tokens();
-            hugging_face::write(dir, &config.model, special, config.tokenizer.as_deref())
+            // As it was read at the start, whatever lies at its path by now.
+            let tokenizer = self.tokenizer.as_ref().map(Tokenizer::model);
+            hugging_face::write(files, &config.model, special, tokenizer)
         })?;
         checkpoint::prune(&self.dir, config.checkpoint.keep_last, config.checkpoint.keep_every)?;
         Ok(())

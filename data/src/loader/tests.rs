@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::mixture::MixtureSource;
-use crate::pipeline::write_json;
 use crate::shard::{ShardManifest, ShardWriter};
 
 const VOCABULARY: usize = 5000;
@@ -26,16 +25,8 @@ fn write_source(folder: &Path, name: &str, first: u32, split: Split, shards: &[&
         }
         summaries.push(writer.finish(split).unwrap());
     }
-    let manifest = ShardManifest {
-        format: "tokens".into(),
-        version: "1".into(),
-        source: name.into(),
-        tokenizer: "tok".into(),
-        vocab_size: VOCABULARY,
-        key: String::new(),
-        shards: summaries,
-    };
-    write_json(&ShardManifest::path(&path), &manifest).unwrap();
+    let manifest = ShardManifest::new(name, "tok", VOCABULARY, String::new(), summaries);
+    manifest.write(&path).unwrap();
     path
 }
 
