@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
 mod bad_input;
+mod batches;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -14,6 +15,7 @@ mod harness;
 mod limits;
 mod numeric;
 mod readme;
+mod reports;
 mod resume;
 mod terminal;
 mod training;
