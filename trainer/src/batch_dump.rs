@@ -241,7 +241,7 @@ impl OutputFile {
     }
 
     fn commit(self) -> Result<()> {
-        Ok(self.file.commit()?)
+        Ok(self.file.commit().map(drop)?)
     }
 }
 

@@ -113,9 +113,8 @@ mod tests {
     fn a_damaged_file_is_measured_anew() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("peak_flops.json");
-        let of_rate = |rate: &str| {
-            format!(r#"{{"a": {{"flops_per_second": {rate}, "measurements": 9}}}}"#)
-        };
+        let of_rate =
+            |rate: &str| format!(r#"{{"a": {{"flops_per_second": {rate}, "measurements": 9}}}}"#);
         let texts = ["", "{", "[1]", r#"{"a": 2e9}"#].map(ToString::to_string);
         let rates = ["-1", "1e300", "null", "\"fast\""].map(of_rate);
         for text in texts.iter().chain(&rates) {
