@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod altered_files;
 mod bad_input;
 mod commands;
 #[cfg(feature = "cuda")]
