@@ -6,6 +6,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`fatal_signals`] | signals that would end the process without a word |
 //! | [`config`] | YAML files, overrides, checks |
 //! | [`timing`] | how long work takes where a device computes |
 //! | [`peak`] | the peak rate of a device, for `mfu` |
@@ -29,6 +30,8 @@
 //! | [`commands`] | the command line |
 
 pub mod error;
+
+pub mod fatal_signals;
 
 pub mod config;
 

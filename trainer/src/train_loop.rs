@@ -340,7 +340,7 @@ impl Run {
         let batch = &config.batch;
         let budget = config.total_steps() * config.tokens_per_step();
         let mut text = format!(
-            "{}: {:.1}M parameters, {:?}, checkpointing {:?}, {} threads\n\
+            "{}: {:.1}M parameters, {}, checkpointing {}, {} threads\n\
              {} steps of {} x {} x {} = {} tokens, {} in all, {:.3e} FLOPs",
             config.name,
             config.model.parameter_count() as f64 / 1e6,

@@ -51,7 +51,7 @@ use serde::Serialize;
 
 use crate::atomic_file::remove_unfinished;
 use crate::error::{DataError, Result};
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Progress, ProgressMode, Work};
 use plan::SourcePlan;
 use stage::StageOptions;
 
@@ -254,9 +254,10 @@ fn run_stage(
     let files = open.iter().map(|(_, group)| group.inputs.len() as u64).sum();
     let label = match stages {
         1 => "documents".to_owned(),
-        _ => format!("documents, stage {} of {stages}", stage + 1),
+        _ => format!("stage {} of {stages}", stage + 1),
     };
-    let progress = Progress::new(options.progress, &label, open.iter().map(bytes).sum(), files);
+    let work = Work::bytes(open.iter().map(bytes).sum()).of(files, "files");
+    let progress = Progress::new(options.progress, &label, work);
     let threads = rayon::current_num_threads();
     let stage_options = StageOptions {
         progress: &progress,

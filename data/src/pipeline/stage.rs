@@ -145,7 +145,7 @@ fn read_inputs(
             memory_bytes: options.memory_bytes,
             bytes_read: &|bytes| {
                 consumed.fetch_add(bytes, Ordering::Relaxed);
-                options.progress.add_bytes(bytes);
+                options.progress.add(bytes);
             },
         };
         let mut log = RejectionLog::new(input);
@@ -173,8 +173,8 @@ fn read_inputs(
         clock.stop(&mut output.steps[0].stats.cpu_seconds);
         // A reader that does not say how far it is has read the whole file now.
         let rest = input.bytes.saturating_sub(consumed.load(Ordering::Relaxed));
-        options.progress.add_bytes(rest);
-        options.progress.file_done();
+        options.progress.add(rest);
+        options.progress.item_done();
     }
     Ok(())
 }
@@ -207,7 +207,7 @@ fn read_stage(
             let mut document = documents.next().ok_or_else(|| {
                 DataError::bad_file(&path, "documents are missing; delete it and run again")
             })??;
-            options.progress.add_bytes(document.text.len() as u64);
+            options.progress.add(document.text.len() as u64);
             if let Some(applier) = &mut applier {
                 let clock = batch::Clock::start();
                 let bytes = document.text.len() as u64;
@@ -236,7 +236,7 @@ fn read_stage(
                 output.process(batch)?;
             }
         }
-        options.progress.file_done();
+        options.progress.item_done();
     }
     applier.map_or(Ok(()), |applier| applier.finish())
 }

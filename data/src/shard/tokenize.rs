@@ -12,7 +12,7 @@ use crate::atomic_file::{remove_durably, remove_unfinished};
 use crate::document::{Document, DocumentFile, SourceDocuments, Split};
 use crate::error::{DataError, Result};
 use crate::pipeline::documents_folder;
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Progress, ProgressMode, Work};
 use crate::tokenizer::{PieceType, Tokenizer};
 
 /// Text encoded at a time, in bytes: the documents of such a batch are encoded in parallel.
@@ -169,7 +169,8 @@ fn tokenize_source(
     remove_durably(&ShardManifest::path(&folder))?;
     let all = || documents.files(None);
     let total = all().map(|file| file.text_bytes).fold(0, u64::saturating_add);
-    let progress = Progress::new(progress, "tokens", total, all().count() as u64);
+    let progress =
+        Progress::new(progress, "tokens", Work::bytes(total).of(all().count() as u64, "files"));
     let mut job = Job {
         folder: &folder,
         tokenizer,
@@ -226,7 +227,7 @@ impl Job<'_> {
                     batch_bytes = 0;
                 }
             }
-            self.progress.file_done();
+            self.progress.item_done();
         }
         self.encode(split, &mut number, &mut writer, &mut batch)?;
         if writer.documents() > 0 {
@@ -256,7 +257,7 @@ impl Job<'_> {
                     piece.is_some_and(|piece| matches!(piece.kind, PieceType::Byte(_)))
                 };
                 let bytes = ids.iter().filter(is_byte).count() as u64;
-                self.progress.add_bytes(document.text.len() as u64);
+                self.progress.add(document.text.len() as u64);
                 Ok((ids, bytes))
             })
             .collect::<Result<_>>()?;

@@ -187,7 +187,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     use_threads(config.threads)?;
     let bench = bench_train(&config, TrainBenchOptions { steps: args.steps, warmup: args.warmup })?;
     print_line(&format!(
-        "{}: {:.1}M parameters, {:?}, checkpointing {:?}, {} threads, {} tokens a step",
+        "{}: {:.1}M parameters, {}, checkpointing {}, {} threads, {} tokens a step",
         config.name,
         bench.parameters as f64 / 1e6,
         bench.precision,
@@ -222,7 +222,7 @@ fn attention(args: &AttentionArgs) -> Result<()> {
         repeats: args.repeats,
     })?;
     print_line(&format!(
-        "B {} H {} D {} T {}, {:?}, {} threads",
+        "B {} H {} D {} T {}, {}, {} threads",
         bench.batch, bench.heads, bench.head_dim, bench.seq_len, bench.precision, bench.threads
     ))?;
     print_line(&format!(
@@ -240,7 +240,7 @@ fn matmul(args: &MatmulArgs) -> Result<()> {
     let device = device::select(&args.device)?;
     let rate = large_product_flops_per_second(args.precision, &device);
     Peak::keep(&args.device, &device, args.precision, rate);
-    print_line(&format!("{:.1} GFLOP/s, {:?}, {}", rate / 1e9, args.precision, args.device))?;
+    print_line(&format!("{:.1} GFLOP/s, {}, {}", rate / 1e9, args.precision, args.device))?;
     let figures = json!({
         "flops_per_second": rate,
         "precision": args.precision,
@@ -261,7 +261,7 @@ fn generate(args: &GenerateArgs) -> Result<()> {
         },
     )?;
     print_line(&format!(
-        "{:.1}M parameters, {:?}, {} threads: prompt of {} tokens, {} new",
+        "{:.1}M parameters, {}, {} threads: prompt of {} tokens, {} new",
         bench.parameters as f64 / 1e6,
         bench.precision,
         bench.threads,

@@ -24,10 +24,10 @@ use super::vocabulary::is_plain;
 use crate::atomic_file::write_atomically;
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Progress, ProgressMode, Work};
 use crate::text::ccnet;
 use crate::tokenizer::sample::{RESERVED, SENTENCE_BYTES, sentences};
-use crate::tokenizer::train::{in_background, train_with};
+use crate::tokenizer::train::train_with;
 
 /// Of so many documents one is held out when there is no sample for the cut-offs.
 const HELD_OUT: u64 = 100;
@@ -97,12 +97,11 @@ pub fn train(
     let made = TrainOptions { output: scratch.path().join("model"), ..options.clone() };
     let files = ModelFiles::new(&made.output, &options.language);
 
-    let reading = Progress::new(progress, "text", 0, 0);
+    let reading = Progress::new(progress, "text", Work::bytes(0));
     let mut text = Lines::create(scratch.path())?;
     let mut held_out = Lines::create(scratch.path())?;
     let mut number = 0;
     documents(&mut |document| {
-        reading.line_when_due();
         let to = if sample.is_none() && number % HELD_OUT == HELD_OUT - 1 {
             &mut held_out
         } else {
@@ -114,14 +113,14 @@ pub fn train(
     })?;
     reading.finish(&format!("{} documents, {:.1} MB", text.lines, text.bytes as f64 / 1e6));
 
-    let training = Progress::new(progress, "pieces", 0, 0);
+    let training = Progress::new(progress, "pieces", Work::count(0, "pieces"));
     training.phase(&format!("training {} pieces", options.vocab_size));
     let model = train_pieces(options, &mut text, &training)?;
     let pieces = Pieces::from_bytes(&files.pieces, &model)?;
     let written_pieces = write_atomically(&files.pieces, &model)?;
     training.finish("done");
 
-    let counting = Progress::new(progress, "n-grams", text.bytes, 1);
+    let counting = Progress::new(progress, "n-grams", Work::bytes(text.bytes));
     let mut estimator =
         Estimator::new(options.ngrams.clone(), scratch.path(), options.memory_bytes)?;
     let (mut cache, mut ids) = (PieceCache::default(), Vec::new());
@@ -130,7 +129,7 @@ pub fn train(
         pieces.ids(line, &mut cache, &mut ids, |word| {
             is_plain(word).then(|| estimator.word(word)).transpose()
         })?;
-        counting.add_bytes(line.len() as u64 + 1);
+        counting.add(line.len() as u64 + 1);
         estimator.add_ids(&ids)?;
         Ok(true)
     })?;
@@ -152,7 +151,7 @@ pub fn train(
         percentiles: Vec::new(),
     };
     description.write(&files.description)?;
-    let scoring = Progress::new(progress, "cut-offs", 0, 0);
+    let scoring = Progress::new(progress, "cut-offs", Work::bytes(0));
     let mut perplexities = match sample {
         Some(sample) => perplexities(&made, sample, &scoring)?,
         None => {
@@ -212,7 +211,11 @@ pub fn import(
 }
 
 /// Trains the pieces on lines drawn by the hash of their number.
-fn train_pieces(options: &TrainOptions, lines: &mut Lines, progress: &Progress) -> Result<Vec<u8>> {
+fn train_pieces(
+    options: &TrainOptions,
+    lines: &mut Lines,
+    _progress: &Progress,
+) -> Result<Vec<u8>> {
     let share = options.input_bytes as f64 / lines.bytes.max(1) as f64;
     let below = if share >= 1.0 { u64::MAX } else { (share * u64::MAX as f64) as u64 };
     let (mut text, mut ends, mut number) = (Vec::new(), Vec::new(), 0u64);
@@ -243,7 +246,7 @@ fn train_pieces(options: &TrainOptions, lines: &mut Lines, progress: &Progress) 
         // How the work is shared out decides the rounding of sums, so this is a constant.
         "--num_threads=16".into(),
     ];
-    in_background(progress, || train_with(&arguments, &text, &ends))
+    train_with(&arguments, &text, &ends)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::atomic_file::write_atomically;
 use crate::error::Result;
 use crate::ngram::cutoffs::{Cutoffs, percentiles};
 use crate::ngram::perplexity::{Description, ModelFiles, PerplexityModel};
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Progress, ProgressMode, Work};
 
 /// Bytes of text that are scored in parallel.
 const BATCH_BYTES: usize = 16 << 20;
@@ -28,7 +28,7 @@ pub fn compute_cutoffs(
 ) -> Result<Option<Cutoffs>> {
     options.validate("language_model")?;
     let files = ModelFiles::new(&options.output, &options.language);
-    let scoring = Progress::new(progress, "cut-offs", 0, 0);
+    let scoring = Progress::new(progress, "cut-offs", Work::bytes(0));
     let mut perplexities = perplexities(options, sample, &scoring)?;
     let description = Description {
         sample_documents: perplexities.len() as u64,
@@ -72,7 +72,7 @@ pub(super) fn write_cutoffs(folder: &Path) -> Result<()> {
 pub(super) fn perplexities(
     options: &TrainOptions,
     documents: Documents<'_>,
-    progress: &Progress,
+    _progress: &Progress,
 ) -> Result<Vec<f64>> {
     let model = PerplexityModel::open(&options.output, &options.language)?;
     let most = usize::try_from(options.sample_documents).unwrap_or(usize::MAX);
@@ -90,7 +90,6 @@ pub(super) fn perplexities(
                 drawn.pop();
             }
         }
-        progress.line_when_due();
         Ok(())
     };
     documents(&mut |text| {
