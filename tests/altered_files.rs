@@ -97,12 +97,25 @@ impl Chain {
     }
 
     fn generate(&self) -> Finished {
-        run(["generate", "--checkpoint", &self.checkpoint(), "--prompt", "The", "--max-tokens", "2"])
+        run([
+            "generate",
+            "--checkpoint",
+            &self.checkpoint(),
+            "--prompt",
+            "The",
+            "--max-tokens",
+            "2",
+        ])
     }
 
     fn eval(&self) -> Finished {
         let documents = self.text("data/documents/early/validation-00000.parquet");
         run(["eval", "--checkpoint", &self.checkpoint(), "--documents", &documents])
+    }
+
+    /// The part of a path that messages have, however they reach the folder.
+    fn name<'a>(&self, path: &'a Path) -> &'a str {
+        path.strip_prefix(self.dir.path()).unwrap().to_str().unwrap()
     }
 
     /// Every file below `folder`, by its path inside it.
@@ -142,7 +155,7 @@ type Command = fn(&Chain) -> Finished;
 /// Each of `refusing` fails and names `path` when a bit of it is flipped.
 #[track_caller]
 fn refused(chain: &Chain, path: &Path, refusing: &[Command]) {
-    let name = path.to_str().unwrap();
+    let name = chain.name(path);
     for share in PLACES {
         let whole = flip(path, share);
         for command in refusing {
@@ -156,7 +169,7 @@ fn refused(chain: &Chain, path: &Path, refusing: &[Command]) {
 /// the same bytes, but for the times in statistics.
 #[track_caller]
 fn mended(chain: &Chain, path: &Path, mending: Command) {
-    let name = path.to_str().unwrap();
+    let name = chain.name(path);
     let is_statistics = path.components().any(|part| part.as_os_str() == "stats");
     for share in PLACES {
         let whole = flip(path, share);
@@ -222,7 +235,7 @@ fn a_flipped_bit_in_any_file_is_named() {
             "metrics.jsonl" => {
                 for share in [0.0, 0.4, 0.75] {
                     let whole = flip(&path, share);
-                    chain.resume().fails(1, &[path.to_str().unwrap(), "line"]);
+                    chain.resume().fails(1, &[chain.name(&path), "line"]);
                     fs::write(&path, whole).unwrap();
                 }
             }

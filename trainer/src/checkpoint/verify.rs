@@ -118,8 +118,10 @@ fn read_state_file(dir: &Path) -> Result<StateFile> {
     let json = fs::read(&path).map_err(TrainerError::io(&path))?;
     let (found, expected) = (FileDigest::of(&json).blake3, done.trim());
     if found != expected {
-        let reason =
-            format!("altered or truncated: blake3 is {found}, DONE says {expected}; {USE_ANOTHER}");
+        let reason = format!(
+            "altered or truncated: blake3 is {found}, {} says {expected}; {USE_ANOTHER}",
+            done_path.display()
+        );
         return Err(differs(path, reason));
     }
     let value: serde_json::Value = serde_json::from_slice(&json)
