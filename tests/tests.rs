@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
+mod altered_files;
 mod bad_input;
 mod batches;
 mod commands;
