@@ -5,12 +5,12 @@ use std::path::Path;
 use altiplano_data::Batch;
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::param_ops::{AdamWState, fill_zero};
-use altiplano_model::params::{Grads, Moments, Weights};
+use altiplano_model::params::{Grads, Moments, TensorTree, Weights};
 use altiplano_model::weights;
 use burn::tensor::{DType, Device};
 
 use crate::adamw::AdamW;
-use crate::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, TrainState};
+use crate::checkpoint::{CheckpointFiles, MODEL_FILE, OPTIMIZER_FILE, TrainState};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::grad_clip::{clip_factor, global_norm};
@@ -107,15 +107,17 @@ impl Trainer {
         &self.optimizer.state.master_weights
     }
 
-    /// Writes the master weights and the moments into the directory of a checkpoint.
+    /// Writes the master weights and the moments among the files of a checkpoint.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn save_tensors(&self, checkpoint: &Path) -> Result<()> {
+    pub fn save_tensors(&self, files: &mut CheckpointFiles) -> Result<()> {
+        let mut write = |name: &str, trees: &[(&str, &TensorTree)]| {
+            files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
+        };
         let AdamWState { master_weights, m, v } = &self.optimizer.state;
-        weights::save(&checkpoint.join(MODEL_FILE), &[("", master_weights)])?;
-        weights::save(&checkpoint.join(OPTIMIZER_FILE), &[("m.", m), ("v.", v)])?;
-        Ok(())
+        write(MODEL_FILE, &[("", master_weights)])?;
+        write(OPTIMIZER_FILE, &[("m.", m), ("v.", v)])
     }
 
     /// One step over `batches`, whose gradients are weighted by their valid targets so that any
