@@ -241,7 +241,8 @@ impl OutputFile {
     }
 
     fn commit(self) -> Result<()> {
-        Ok(self.file.commit()?)
+        self.file.commit()?;
+        Ok(())
     }
 }
 
