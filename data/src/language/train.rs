@@ -299,7 +299,7 @@ mod tests {
         let model = folder.path().join("lid.bin");
         let mut options = TrainLanguageOptions::new(vec![text], model.clone());
         options.training.buckets = 2000;
-        train(&options).unwrap();
+        train(&options, ProgressMode::Hidden).unwrap();
         for name in ["lid.bin", "lid.json"] {
             let path = folder.path().join(name);
             let whole = std::fs::read(&path).unwrap();
