@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
+mod altered_files;
 mod bad_input;
+mod batches;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -14,6 +16,7 @@ mod harness;
 mod limits;
 mod numeric;
 mod readme;
+mod reports;
 mod resume;
 mod terminal;
 mod training;

@@ -292,6 +292,31 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_was_altered_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("text");
+        write_languages(&text);
+        let model = folder.path().join("lid.bin");
+        let mut options = TrainLanguageOptions::new(vec![text], model.clone());
+        options.training.buckets = 2000;
+        train(&options, ProgressMode::Hidden).unwrap();
+        for name in ["lid.bin", "lid.json"] {
+            let path = folder.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            let mut bytes = whole.clone();
+            let at = bytes.len() - 9;
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            let error = FastTextModel::load(&model).unwrap_err().to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+            std::fs::write(&path, whole).unwrap();
+        }
+        // Another tool's file of that name is no report.
+        std::fs::write(folder.path().join("lid.json"), "{\"labels\": 2}").unwrap();
+        FastTextModel::load(&model).unwrap();
+    }
+
+    #[test]
     fn one_language_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("lines");
