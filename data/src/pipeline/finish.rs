@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use rayon::prelude::*;
-
 use super::plan::SourcePlan;
 use super::stage::StageRecord;
 use crate::atomic_file::remove_durably;
@@ -18,9 +16,9 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
     let last = plan.last_stage();
     let records: Vec<StageRecord> = plan
         .groups
-        .par_iter()
+        .iter()
         .map(|group| {
-            plan.finished(last, group.number).ok_or_else(|| plan.unfinished(last, group.number))
+            plan.recorded(last, group.number).ok_or_else(|| plan.unfinished(last, group.number))
         })
         .collect::<Result<_>>()?;
     let files: Vec<&DocumentFileSummary> =

@@ -210,8 +210,8 @@ fn merge_in_groups(
         let all = Rank::default();
         let stage = (1..plan.chain.stages.len()).find(|&stage| !plan.is_resolved(stage, all));
         let before = stage.map_or(plan.last_stage(), |stage| stage - 1);
-        let unfinished = |group: &&plan::Group| plan.finished(before, group.number).is_none();
-        if let Some(group) = plan.groups.par_iter().find_first(unfinished) {
+        let unfinished = |group: &&plan::Group| plan.recorded(before, group.number).is_none();
+        if let Some(group) = plan.groups.iter().find(unfinished) {
             return Err(plan.unfinished(before, group.number));
         }
         if let Some(stage) = stage {
@@ -238,16 +238,15 @@ fn run_stage(
         .filter(|(_, group)| options.rank.does(group.number))
         .collect();
     // In parallel: every file of what is finished is read and held against what was written.
-    let is_open = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| {
-        plan.finished(stage, group.number).is_none()
-    };
+    let is_open =
+        |(plan, group): &(&SourcePlan<'_>, &plan::Group)| !plan.is_finished(stage, group.number);
     let all = tasks.len();
     let open: Vec<_> = tasks.into_par_iter().filter(is_open).collect();
     let finished = all - open.len();
     let bytes = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| match stage.checked_sub(1) {
         None => group.bytes(),
         Some(before) => {
-            let record = plan.finished(before, group.number);
+            let record = plan.recorded(before, group.number);
             record.and_then(|record| record.stage_file).map_or(0, |file| file.text_bytes)
         }
     };
@@ -268,7 +267,7 @@ fn run_stage(
     open.par_iter()
         .map(|(plan, group)| stage::run(plan, stage, group, &stage_options).map(|_| ()))
         .collect::<Result<()>>()?;
-    progress.finish(&format!("{} groups of files done, {} already finished", open.len(), finished));
+    progress.finish(&format!("{} groups of files done, {finished} already finished", open.len()));
     Ok((open.len(), finished))
 }
 
@@ -285,7 +284,7 @@ fn finish_sources(output: &Path, plans: &[SourcePlan<'_>], report: &mut RunRepor
         let hash = finish::finish_source(plan)?;
         report.manifests.insert(plan.config.name.clone(), hash);
     }
-    // Every file of these sources was read above.
+    // What was skipped was read above, and what was written now has its digest.
     let names: Vec<&str> = plans.iter().map(|plan| plan.config.name.as_str()).collect();
     report.waterfall = Some(report::report_of(output, &names)?);
     Ok(())

@@ -15,9 +15,7 @@ use super::plan::{Group, SourcePlan};
 use super::stats::StepStats;
 use crate::checksum::FileDigest;
 use crate::dedup::Collector;
-use crate::document::{
-    Document, DocumentFile, DocumentFileSummary, DocumentWriter, RUN_AGAIN, Split,
-};
+use crate::document::{Document, DocumentFileSummary, DocumentWriter, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
 use crate::json_file::{read_json, write_json};
 use crate::progress::Progress;
@@ -189,7 +187,7 @@ fn read_stage(
     output: &mut Output<'_>,
 ) -> Result<()> {
     let before = plan
-        .finished(stage - 1, group.number)
+        .recorded(stage - 1, group.number)
         .ok_or_else(|| plan.unfinished(stage - 1, group.number))?;
     let decisions = plan.layout.global_files(stage - 1, group.number).decisions;
     let mut applier = match &plan.chain.stages[stage].opening {
@@ -200,12 +198,12 @@ fn read_stage(
         }
         _ => None,
     };
-    let path = plan.layout.stage_file(stage - 1, group.number);
-    let mut documents = DocumentFile::open(&path)?.reader()?;
+    let file = plan.stage_documents(stage - 1, &before)?;
+    let mut documents = file.reader()?;
     for (position, &count) in before.input_documents.iter().enumerate() {
         for _ in 0..count {
             let mut document = documents.next().ok_or_else(|| {
-                DataError::bad_file(&path, "documents are missing; delete it and run again")
+                DataError::altered(&file.path, "documents are missing", RUN_AGAIN)
             })??;
             options.progress.add(document.text.len() as u64);
             if let Some(applier) = &mut applier {
