@@ -119,6 +119,7 @@ fn a_run_learns_and_leaves_its_files() {
     for key in [
         "step",
         "tokens",
+        "wall_time",
         "loss",
         "lr",
         "grad_norm",

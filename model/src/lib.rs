@@ -16,7 +16,10 @@
 //! | [`layer`] | forward and backward of one transformer layer |
 //! | [`activation_checkpoint`] | what a layer saves between the two and how the rest is recomputed |
 //! | [`llama`] | the whole model: loss and gradients |
+//! | [`mapped_file`] | files mapped into memory |
+//! | [`weight_files`] | safetensors files, one or in shards |
 //! | [`weights`] | safetensors with Hugging Face names |
+//! | [`quantize`] | how the elements of a row are stored: floating point, blocks of integers |
 //! | [`infer`] | key/value cache, forward pass with it, sampling, generation |
 //!
 //! Shapes are written with one legend: `B` batch, `T` time, `C` channels, `H` query heads,
@@ -50,7 +53,13 @@ pub mod activation_checkpoint;
 
 pub mod llama;
 
+pub mod mapped_file;
+
+pub mod weight_files;
+
 pub mod weights;
+
+pub mod quantize;
 
 pub mod infer;
 

@@ -358,6 +358,8 @@ impl Run {
             grad_norm_window: self.trainer.grad_norm_window.clone(),
             last_step: last_step.clone(),
         };
+        // A checkpoint counts on the lines before its step.
+        self.metrics.sync()?;
         let (trainer, config) = (&self.trainer, &self.config);
         checkpoint::save(&self.dir, &state, |files| {
             trainer.save_tensors(files)?;
