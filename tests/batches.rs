@@ -5,11 +5,9 @@ use std::path::Path;
 
 use altiplano_data::shard::Shard;
 use altiplano_data::{Batch, Tokenizer};
-use altiplano_model::params::Params;
-use altiplano_trainer::adamw::AdamW;
 use altiplano_trainer::config::{TrainConfig, load};
 use altiplano_trainer::train_step::Trainer;
-use burn::tensor::{DType, Device};
+use burn::tensor::Device;
 use serde_json::Value;
 
 use crate::harness::{SmallRun, corpus, repository, run};
@@ -60,11 +58,7 @@ fn training_on_what_was_written_gives_the_losses_of_the_run() {
     assert!(targets.contains(&-100), "no target is masked: the test shows less");
 
     let config: TrainConfig = load(Path::new(&file), &[]).unwrap();
-    let device = Device::flex();
-    let masters = Params::init(&config.model, config.seed, DType::F32, &device);
-    let zeros = || Params::zeros(&config.model, DType::F32, &device);
-    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
-    let mut trainer = Trainer::new(&config, masters, optimizer, &device).unwrap();
+    let mut trainer = Trainer::start(&config, &Device::flex()).unwrap();
     let micro_batches: Vec<Batch> = inputs
         .chunks(4 * 64)
         .zip(targets.chunks(4 * 64))
