@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{altiplano, copy_dir, repository};
+use crate::harness::{altiplano, copy_dir, repository, temporary};
 
 fn pages() -> Vec<(String, String)> {
     let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(String::from).to_vec();
@@ -75,6 +75,7 @@ fn commands_of_the_readme_run() {
             .args(["-c", command])
             .current_dir(dir.path())
             .env("PATH", &path)
+            .env("XDG_CACHE_HOME", temporary("cache"))
             .output()
             .unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
