@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
+mod altered_files;
 mod bad_input;
 mod batches;
 mod commands;
@@ -10,9 +11,12 @@ mod commands;
 mod cuda;
 mod data;
 mod devices;
+mod every_command;
 mod harness;
+mod limits;
 mod numeric;
 mod readme;
 mod reports;
 mod resume;
+mod terminal;
 mod training;

@@ -8,6 +8,7 @@
 //! | [`error`] | what can go wrong |
 //! | [`checksum`] | what a file is meant to hold |
 //! | [`atomic_file`] | files that appear whole or not at all |
+//! | [`decoder_panic`] | panics of decoders on hostile data |
 //! | [`terminal`] | what is written to standard error, and that it never fails |
 //! | [`json_file`] | JSON files with their checksum |
 //! | [`progress`] | progress of a job on the terminal |
@@ -32,6 +33,7 @@ pub mod error;
 pub mod checksum;
 
 pub mod atomic_file;
+pub mod decoder_panic;
 pub mod terminal;
 
 pub mod json_file;

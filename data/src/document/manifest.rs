@@ -15,8 +15,7 @@ use crate::error::{DataError, Result};
 use crate::json_file::{JsonDigest, read_json, write_json};
 
 /// How documents, and all that `altiplano data run` writes beside them, are made anew.
-pub(crate) const RUN_AGAIN: &str =
-    "`altiplano data run` makes anew what is not as it was written";
+pub(crate) const RUN_AGAIN: &str = "`altiplano data run` makes anew what is not as it was written";
 
 /// What a source's folder holds, with checksums. Nothing in it depends on the time, the machine
 /// or where the folder lies.
@@ -184,9 +183,7 @@ fn open_file(path: &Path) -> Result<DocumentFile> {
     let name = path.file_name().map(|name| name.to_string_lossy());
     match manifest.files.iter().find(|summary| Some(summary.file.as_str()) == name.as_deref()) {
         Some(summary) => DocumentFile::of_summary(path, summary),
-        None => {
-            Err(DataError::altered(path, "no file of the manifest.json beside it", RUN_AGAIN))
-        }
+        None => Err(DataError::altered(path, "no file of the manifest.json beside it", RUN_AGAIN)),
     }
 }
 
@@ -226,12 +223,12 @@ fn parquet_names(folder: &Path) -> Result<BTreeSet<OsString>> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::document::{Document, DocumentWriter};
 
     /// Makes `folder` the folder of a source with these files of documents.
-    pub(crate) fn write_source(folder: &Path, files: &[(&str, &[Document])]) -> DocumentManifest {
+    fn write_source(folder: &Path, files: &[(&str, &[Document])]) -> DocumentManifest {
         let summaries: Vec<DocumentFileSummary> = files
             .iter()
             .map(|(name, documents)| {
@@ -318,7 +315,9 @@ pub(crate) mod tests {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
             fs::write(&path, bytes).unwrap();
-            [&folder, &folder.join("a"), &path].map(|of| named(&path, of));
+            for of in [&folder, &folder.join("a"), &path] {
+                named(&path, of);
+            }
             let all = SourceDocuments::open(&folder.join("a")).unwrap();
             assert!(all.verify().unwrap_err().to_string().contains(TRAIN));
         }

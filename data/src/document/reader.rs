@@ -2,18 +2,19 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
+use arrow_schema::{Field, Fields};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::manifest::RUN_AGAIN;
 use super::{DOCUMENTS_KEY, Document, DocumentFileSummary, Split, TEXT_BYTES_KEY, schema};
 use crate::checksum::FileDigest;
+use crate::decoder_panic;
 use crate::error::{DataError, Result};
 
 /// Documents decoded at a time.
@@ -167,10 +168,20 @@ fn open_documents(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> 
     if builder.schema().fields() != schema().fields() {
         return Err(DataError::bad_file(
             path,
-            format!("columns {:?}, expected {:?}", builder.schema().fields(), schema().fields()),
+            format!(
+                "not written by `altiplano data run`: it has the columns {}, expected {}",
+                columns(builder.schema().fields()),
+                columns(schema().fields())
+            ),
         ));
     }
     Ok(builder)
+}
+
+/// Names and types of columns, as `id (Utf8), text (Utf8)`.
+fn columns(fields: &Fields) -> String {
+    let column = |field: &Arc<Field>| format!("{} ({})", field.name(), field.data_type());
+    fields.iter().map(column).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens a Parquet file of any schema.
@@ -185,7 +196,7 @@ pub(crate) fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilde
 /// Runs a Parquet decoder. It checks most but not all of what a file claims; what it does not
 /// check ends in a panic, which becomes an error here.
 pub(crate) fn without_panic<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
+    decoder_panic::catch(decode).unwrap_or_else(|| {
         Err(DataError::bad_file(path, "the Parquet data is damaged; write or fetch the file again"))
     })
 }

@@ -161,12 +161,15 @@ fn run_in_groups(
         if alone {
             for plan in plans.iter().filter(open) {
                 if !plan.is_resolved(stage, options.rank) {
-                    plan.resolve(stage, options.memory_bytes)?;
+                    plan.resolve(stage, options)?;
                 }
             }
         }
-        let ready: Vec<_> =
-            plans.iter().filter(open).filter(|plan| plan.is_resolved(stage, options.rank)).collect();
+        let ready: Vec<_> = plans
+            .iter()
+            .filter(open)
+            .filter(|plan| plan.is_resolved(stage, options.rank))
+            .collect();
         let (now_done, now_skipped) = run_stage(&ready, stage, stages, options)?;
         done += now_done;
         skipped += now_skipped;
@@ -212,7 +215,7 @@ fn merge_in_groups(
             return Err(plan.unfinished(before, group.number));
         }
         if let Some(stage) = stage {
-            plan.resolve(stage, options.memory_bytes)?;
+            plan.resolve(stage, options)?;
             report.waiting.push(plan.config.name.clone());
         }
     }
@@ -265,11 +268,7 @@ fn run_stage(
     open.par_iter()
         .map(|(plan, group)| stage::run(plan, stage, group, &stage_options).map(|_| ()))
         .collect::<Result<()>>()?;
-    progress.finish(&format!(
-        "{} groups of files done, {} already finished",
-        open.len(),
-        finished
-    ));
+    progress.finish(&format!("{} groups of files done, {} already finished", open.len(), finished));
     Ok((open.len(), finished))
 }
 
@@ -310,7 +309,7 @@ fn chosen<'a>(sources: &'a [SourceConfig], only: Option<&str>) -> Result<Vec<&'a
         return Err(DataError::config(
             "sources",
             only.map_or("an empty list".into(), |name| format!("{name:?}")),
-            format!("one of {names:?}"),
+            format!("one of {}", names.join(", ")),
         ));
     }
     Ok(chosen)

@@ -37,9 +37,9 @@ pub(super) fn read(
         return Err(DataError::bad_file(
             path,
             format!(
-                "no column {:?}; it has {:?}; set `text_field`",
+                "no column {:?}; it has {}; set `text_field`",
                 config.text_field,
-                column_names(&builder)
+                column_names(&builder).join(", ")
             ),
         ));
     }

@@ -134,8 +134,9 @@ pub(super) fn read_parquet(
         .filter(|&index| ALL.iter().any(|names| names.contains(&fields[index].name().as_str())))
         .collect();
     if !fields.iter().any(|field| CONTENT.contains(&field.name().as_str())) {
-        let names: Vec<&String> = fields.iter().map(|field| field.name()).collect();
-        return Err(DataError::bad_file(path, format!("no column \"content\"; it has {names:?}")));
+        let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        let reason = format!("no column \"content\"; it has {}", names.join(", "));
+        return Err(DataError::bad_file(path, reason));
     }
     let total_rows = builder.metadata().file_metadata().num_rows().max(1) as u64;
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
