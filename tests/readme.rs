@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::data::{gzip, warc_record};
 use crate::every_command::{self, help_of};
-use crate::harness::{altiplano, copy_dir, repository};
+use crate::harness::{altiplano, copy_dir, repository, temporary};
 
 fn pages() -> Vec<(String, String)> {
     let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(String::from).to_vec();
@@ -82,6 +82,7 @@ impl Shell {
             .args(["-o", "pipefail", "-c", command])
             .current_dir(self.dir.path())
             .env("PATH", &self.path)
+            .env("XDG_CACHE_HOME", temporary("cache"))
             .output()
             .unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
