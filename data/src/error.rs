@@ -51,6 +51,18 @@ pub enum DataError {
         /// The decoder's answer.
         reason: String,
     },
+    /// Another process is writing a folder.
+    #[error(
+        "{path}: another altiplano process{holder} is writing here; wait until it ends, or choose \
+         another folder"
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// `, PID of HOST,` and what to do where it cannot be told whether the process still
+        /// runs; empty where it is not known.
+        holder: String,
+    },
     /// A file is not what its name says.
     #[error("{path}: {reason}")]
     BadFile {

@@ -6,7 +6,9 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`process`] | which process wrote something, and whether it still runs |
 //! | [`atomic_file`] | files that appear whole or not at all |
+//! | [`lock`] | one writer of a folder at a time |
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
 //! | [`text`] | character sets, lines, white space, HTML, TeX |
@@ -26,7 +28,11 @@
 
 pub mod error;
 
+pub mod process;
+
 pub mod atomic_file;
+
+pub mod lock;
 pub mod progress;
 
 pub mod document;

@@ -73,11 +73,11 @@ struct Run {
 /// Whatever a step fails with; what was saved before is intact.
 pub fn train(config: TrainConfig) -> Result<TrainReport> {
     let dir = config.run_dir();
+    let lock = checkpoint::lock(&dir)?;
     if dir.join("config.yaml").exists() {
         return Err(TrainerError::RunExists { path: dir });
     }
     let device = device::select(&config.device)?;
-    let lock = checkpoint::lock(&dir)?;
     let masters = Params::init(&config.model, config.seed, DType::F32, &device);
     let zeros = || Params::zeros(&config.model, DType::F32, &device);
     let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());

@@ -4,12 +4,15 @@
 //! metadata`. Strings are UTF-8, times are RFC 3339, `metadata` is a JSON object as a string.
 //! Files are compressed with zstd; the footer carries the number of documents and of text bytes.
 
+mod page_header;
+mod page_values;
+mod parquet;
 mod reader;
 mod reason;
 mod writer;
 
 pub use reader::{DocumentFile, DocumentReader, list_documents};
-pub(crate) use reader::{open_parquet, without_panic};
+pub(crate) use parquet::{ParquetFile, ParquetRows};
 pub use reason::Reason;
 pub use writer::{DocumentFileSummary, DocumentWriter};
 

@@ -1,20 +1,18 @@
 //! Streams documents out of Parquet files.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
+use super::parquet::{ParquetFile, ParquetRows};
 use super::{DOCUMENTS_KEY, Document, Split, TEXT_BYTES_KEY, schema};
 use crate::error::{DataError, Result};
 
-/// Documents decoded at a time.
-const ROWS_PER_BATCH: usize = 256;
+/// Size of a document that any file may have; larger ones are read too if the file is not small.
+const DOCUMENT_BYTES: u64 = 64 << 20;
 
 /// A document file and its counts. Opening it reads the footer only.
 #[derive(Clone, Debug)]
@@ -33,8 +31,8 @@ impl DocumentFile {
     /// # Errors
     /// [`DataError::Io`], or [`DataError::BadFile`] when it is no document file.
     pub fn open(path: &Path) -> Result<Self> {
-        let builder = open_parquet(path)?;
-        let entries = builder.metadata().file_metadata().key_value_metadata();
+        let file = ParquetFile::open(path)?;
+        let entries = file.footer().file_metadata().key_value_metadata();
         let count = |key: &str| {
             entries
                 .into_iter()
@@ -50,12 +48,12 @@ impl DocumentFile {
                     )
                 })
         };
-        if builder.schema().fields() != schema().fields() {
+        if file.schema().fields() != schema().fields() {
             return Err(DataError::bad_file(
                 path,
                 format!(
                     "columns {:?}, expected {:?}",
-                    builder.schema().fields(),
+                    file.schema().fields(),
                     schema().fields()
                 ),
             ));
@@ -72,46 +70,26 @@ impl DocumentFile {
     /// # Errors
     /// As [`DocumentFile::open`].
     pub fn reader(&self) -> Result<DocumentReader> {
-        let reader = without_panic(&self.path, || {
-            open_parquet(&self.path)?
-                .with_batch_size(ROWS_PER_BATCH)
-                .build()
-                .map_err(|error| DataError::bad_file(&self.path, error))
-        })?;
-        Ok(DocumentReader {
-            path: self.path.clone(),
-            reader,
-            ready: VecDeque::new(),
-            failed: false,
-        })
+        let file = ParquetFile::open(&self.path)?;
+        let columns = 0..schema().fields().len();
+        Ok(DocumentReader { rows: file.rows(columns, DOCUMENT_BYTES)?, ready: VecDeque::new() })
     }
 }
 
 /// The documents of one file, in file order.
 pub struct DocumentReader {
-    path: PathBuf,
-    reader: ParquetRecordBatchReader,
+    rows: ParquetRows,
     ready: VecDeque<Document>,
-    failed: bool,
 }
 
 impl Iterator for DocumentReader {
     type Item = Result<Document>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.ready.is_empty() && !self.failed {
-            let path = &self.path;
-            let reader = &mut self.reader;
-            let batch = without_panic(path, || {
-                reader.next().transpose().map_err(|error| DataError::bad_file(path, error))
-            });
-            match batch {
-                Ok(Some(batch)) => self.ready.extend(documents_of(&batch)),
-                Ok(None) => return None,
-                Err(error) => {
-                    self.failed = true;
-                    return Some(Err(error));
-                }
+        while self.ready.is_empty() {
+            match self.rows.next()? {
+                Ok(batch) => self.ready.extend(documents_of(&batch)),
+                Err(error) => return Some(Err(error)),
             }
         }
         self.ready.pop_front().map(Ok)
@@ -141,23 +119,6 @@ pub fn list_documents(path: &Path, split: Option<Split>) -> Result<Vec<DocumentF
         });
     }
     Ok(files)
-}
-
-/// Opens a Parquet file of any schema.
-pub(crate) fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path).map_err(DataError::io(path))?;
-    without_panic(path, || {
-        ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| DataError::bad_file(path, error))
-    })
-}
-
-/// Runs a Parquet decoder. It checks most but not all of what a file claims; what it does not
-/// check ends in a panic, which becomes an error here.
-pub(crate) fn without_panic<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
-        Err(DataError::bad_file(path, "the Parquet data is damaged; write or fetch the file again"))
-    })
 }
 
 fn documents_of(batch: &RecordBatch) -> Vec<Document> {

@@ -11,7 +11,7 @@ use super::records::{
 };
 use super::vocabulary::{BEGIN, END, UNKNOWN, Vocabulary, WordId, is_delimiter};
 use super::{MOST_WORDS, NGrams};
-use crate::atomic_file::AtomicFile;
+use crate::atomic_file::{AtomicFile, scratch_folder};
 use crate::error::{DataError, Result};
 
 /// Longest line in bytes.
@@ -61,8 +61,7 @@ fn write_to(ngrams: &mut NGrams, out: &mut impl Write, path: &Path) -> Result<()
 /// Reads `path`.
 pub(super) fn read(path: &Path, scratch: &Path, memory_bytes: u64) -> Result<NGrams> {
     let file = File::open(path).map_err(DataError::io(path))?;
-    std::fs::create_dir_all(scratch).map_err(DataError::io(scratch))?;
-    let scratch = tempfile::tempdir_in(scratch).map_err(DataError::io(scratch))?;
+    let scratch = scratch_folder(scratch)?;
     let file: Box<dyn Read> = if path.extension().is_some_and(|extension| extension == "gz") {
         Box::new(MultiGzDecoder::new(file))
     } else {

@@ -16,6 +16,7 @@ use super::layout::Layout;
 use super::source_config::SourceConfig;
 use super::stage::StageRecord;
 use super::write_json;
+use crate::atomic_file::scratch_folder;
 use crate::dedup::{GroupFiles, Resources};
 use crate::document::Split;
 use crate::error::{DataError, Result};
@@ -185,7 +186,7 @@ impl<'a> SourcePlan<'a> {
                 holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
             }
             Global::Step { step, .. } => {
-                let spill = super::stage::scratch_folder(&self.layout.work())?;
+                let spill = scratch_folder(&self.layout.work())?;
                 let resources = Resources { memory_bytes, spill: spill.path().to_owned() };
                 step.resolve(&files, &resources)?;
             }

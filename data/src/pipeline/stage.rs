@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 
 use super::batch::{self, Batch};
 use super::chain::Global;
@@ -13,6 +12,7 @@ use super::holdout::{Cut, HoldoutNotes};
 use super::plan::{Group, SourcePlan};
 use super::stats::StepStats;
 use super::write_json;
+use crate::atomic_file::scratch_folder;
 use crate::dedup::Collector;
 use crate::document::{Document, DocumentFile, DocumentFileSummary, DocumentWriter, Split};
 use crate::error::{DataError, Result};
@@ -91,12 +91,6 @@ pub(super) struct StageOptions<'a> {
     pub samples_per_reason: u64,
     /// Whether the documents of one group are spread over threads.
     pub parallel: bool,
-}
-
-/// An empty folder below `folder` that is deleted when dropped.
-pub(super) fn scratch_folder(folder: &Path) -> Result<TempDir> {
-    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-    tempfile::Builder::new().prefix(".tmp.").tempdir_in(folder).map_err(DataError::io(folder))
 }
 
 /// Does one stage of one group.

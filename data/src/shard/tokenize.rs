@@ -11,6 +11,7 @@ use super::{FORMAT, VERSION};
 use crate::atomic_file::remove_unfinished;
 use crate::document::{Document, DocumentFile, Split, list_documents};
 use crate::error::{DataError, Result};
+use crate::lock::lock;
 use crate::pipeline::{documents_folder, write_json};
 use crate::progress::{Progress, ProgressMode};
 use crate::tokenizer::{PieceType, Tokenizer};
@@ -127,7 +128,8 @@ impl std::fmt::Display for TokenizeReport {
 /// configuration are unchanged is skipped. The same for any number of threads.
 ///
 /// # Errors
-/// An error of reading documents, encoding or writing shards.
+/// [`DataError::InUse`] when another process writes there, or an error of reading documents,
+/// encoding or writing shards.
 pub fn tokenize(
     output: &Path,
     sources: &[&str],
@@ -136,6 +138,8 @@ pub fn tokenize(
     progress: ProgressMode,
 ) -> Result<TokenizeReport> {
     config.validate()?;
+    let _lock = lock(output)?;
+    remove_unfinished(output)?;
     let mut report = TokenizeReport::default();
     for source in sources {
         report.sources.push(tokenize_source(output, source, tokenizer, config, progress)?);

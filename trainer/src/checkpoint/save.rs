@@ -5,9 +5,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::hash_file;
+use altiplano_data::atomic_file::{create_folder, flush_folder, hash_file};
 
-use super::directory::{checkpoints_dir, list, replaced_path, step_name, sync_dir, temporary_path};
+use super::directory::{checkpoints_dir, list, replaced_path, step_name, temporary_path};
 use super::verify::{FileRecord, StateFile};
 use super::{DONE_FILE, FORMAT_VERSION, STATE_FILE, TrainState};
 use crate::error::{Result, TrainerError};
@@ -72,7 +72,7 @@ fn save_observed(
     reached: &mut dyn FnMut(Stage),
 ) -> Result<PathBuf> {
     let parent = checkpoints_dir(run_dir);
-    fs::create_dir_all(&parent).map_err(TrainerError::io(&parent))?;
+    create_folder(&parent)?;
     let temporary = temporary_path(run_dir, state.step);
     if temporary.exists() {
         fs::remove_dir_all(&temporary).map_err(TrainerError::io(&temporary))?;
@@ -92,7 +92,7 @@ fn save_observed(
 
     let done = format!("{}\n", blake3::hash(&json).to_hex());
     write_synced(&temporary.join(DONE_FILE), done.as_bytes())?;
-    sync_dir(&temporary)?;
+    flush_folder(&temporary)?;
     reached(Stage::DoneWritten);
 
     let finished = parent.join(step_name(state.step));
@@ -109,7 +109,7 @@ fn save_observed(
         return Err(TrainerError::io(&finished)(error));
     }
     unfinished.armed = false;
-    sync_dir(&parent)?;
+    flush_folder(&parent)?;
     reached(Stage::Renamed);
     if replaces {
         fs::remove_dir_all(&replaced).map_err(TrainerError::io(&replaced))?;

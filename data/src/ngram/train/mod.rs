@@ -21,7 +21,7 @@ use super::estimate::{EstimateReport, Estimator};
 use super::perplexity::{Description, ModelFiles};
 use super::pieces::{PieceCache, Pieces};
 use super::vocabulary::is_plain;
-use crate::atomic_file::write_atomically;
+use crate::atomic_file::{remove_abandoned, scratch_folder, write_atomically};
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
 use crate::progress::{Progress, ProgressMode};
@@ -91,8 +91,8 @@ pub fn train(
 ) -> Result<TrainReport> {
     options.validate("language_model")?;
     let folder = &options.output;
-    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-    let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
+    remove_abandoned(folder)?;
+    let scratch = scratch_folder(folder)?;
     let files = ModelFiles::new(folder, &options.language);
 
     let reading = Progress::new(progress, "text", 0, 0);
@@ -188,11 +188,11 @@ pub fn import(
     memory_bytes: u64,
 ) -> Result<()> {
     TrainOptions::new(language, folder).validate("language_model")?;
-    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
+    remove_abandoned(folder)?;
     let files = ModelFiles::new(folder, language);
     let bytes = std::fs::read(sentencepiece).map_err(DataError::io(sentencepiece))?;
     Pieces::from_bytes(sentencepiece, &bytes)?;
-    let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
+    let scratch = scratch_folder(folder)?;
     NGrams::read_arpa(arpa, scratch.path(), memory_bytes)?.write_binary(&files.ngrams)?;
     write_atomically(&files.pieces, &bytes)?;
     let description = Description { language: language.to_owned(), ..Description::default() };
