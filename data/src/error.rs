@@ -76,8 +76,7 @@ pub enum DataError {
     /// The holdout would leave nothing to train on, or nothing to validate on.
     #[error(
         "source {name:?}: cannot hold out {wanted}: it has {documents} documents of {bytes} bytes \
-         in all and both sides need at least one; lower `holdout`, or split the files into more \
-         documents with `document_separator`"
+         in all, and both sides need at least one; {advice}"
     )]
     Holdout {
         /// Name of the source.
@@ -88,6 +87,8 @@ pub enum DataError {
         documents: u64,
         /// Their text in bytes.
         bytes: u64,
+        /// What to set.
+        advice: String,
     },
     /// No document of a source is left.
     #[error(

@@ -12,7 +12,7 @@ mod reason;
 mod writer;
 
 pub use reader::{DocumentFile, DocumentReader, list_documents};
-pub(crate) use parquet::{ParquetFile, ParquetRows};
+pub(crate) use parquet::ParquetFile;
 pub use reason::Reason;
 pub use writer::{DocumentFileSummary, DocumentWriter};
 

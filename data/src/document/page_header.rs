@@ -33,7 +33,7 @@ pub(super) struct PageHeader {
     pub is_compressed: bool,
 }
 
-type Checked<T> = std::result::Result<T, String>;
+type Checked<T> = Result<T, String>;
 
 impl PageHeader {
     /// Reads the header at the beginning of `input`, which holds it and its page in `most` bytes.

@@ -26,6 +26,7 @@ mod holdout;
 mod layout;
 mod plan;
 mod rank;
+mod rejections;
 mod report;
 mod source_config;
 mod stage;

@@ -10,6 +10,7 @@ use super::chain::Global;
 use super::drop_log::{DropLog, DroppedDocument};
 use super::holdout::{Cut, HoldoutNotes};
 use super::plan::{Group, SourcePlan};
+use super::rejections::Rejections;
 use super::stats::StepStats;
 use super::write_json;
 use crate::atomic_file::scratch_folder;
@@ -133,6 +134,7 @@ fn read_inputs(
             },
         };
         let mut log = RejectionLog::new(input);
+        let mut rejections = Rejections::default();
         let mut clock = batch::Clock::start();
         plan.reader.read(&context, &mut |record| {
             let read = &mut output.steps[0].stats;
@@ -140,9 +142,10 @@ fn read_inputs(
             match record {
                 Record::Rejected(rejection) => {
                     log.add(&rejection);
-                    output.reject(input, rejection)?;
+                    output.reject(input, rejection, &mut rejections)?;
                 }
                 Record::Document(document) => {
+                    rejections.end_row(&mut output.dropped)?;
                     let bytes = document.text.len() as u64;
                     read.keep(bytes, 0, &document.text);
                     batch.push(document, position);
@@ -155,6 +158,7 @@ fn read_inputs(
             Ok(())
         })?;
         clock.stop(&mut output.steps[0].stats.cpu_seconds);
+        rejections.end_row(&mut output.dropped)?;
         // A reader that does not say how far it is has read the whole file now.
         let rest = input.bytes.saturating_sub(consumed.load(Ordering::Relaxed));
         options.progress.add_bytes(rest);
@@ -308,7 +312,12 @@ impl<'a> Output<'a> {
         })
     }
 
-    fn reject(&mut self, input: &Input, rejection: Rejection) -> Result<()> {
+    fn reject(
+        &mut self,
+        input: &Input,
+        rejection: Rejection,
+        rejections: &mut Rejections,
+    ) -> Result<()> {
         let read = &mut self.steps[0];
         read.stats.reject(&rejection.reason, rejection.bytes, 0);
         let id = format!("{}@{}", input.name, rejection.offset);
@@ -320,7 +329,7 @@ impl<'a> Output<'a> {
             rejection.bytes,
         );
         self.options.progress.add_records(1, 0);
-        self.dropped.add(dropped, "")
+        rejections.add(dropped, rejection.offset, &mut self.dropped)
     }
 
     /// Sends a batch through the steps and writes what is left, in order.
