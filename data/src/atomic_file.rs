@@ -1,5 +1,5 @@
 //! Files that appear whole or not at all: written under a temporary name in the same folder,
-//! flushed to the disk, renamed, and the folder flushed too.
+//! hashed on the way, flushed to the disk, renamed, and the folder flushed too.
 //!
 //! A temporary name says which process made it, `.NAME.tmp.PID.HOST.STARTED`, so that what a crash
 //! left can be told from what is being written.
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::checksum::{FileDigest, HashingWriter};
 use crate::error::{DataError, Result};
 use crate::process::ProcessId;
 
@@ -51,7 +52,7 @@ pub fn scratch_folder(parent: &Path) -> Result<TempDir> {
 /// # Errors
 /// [`DataError::Io`] when one cannot be made.
 pub fn create_folder(folder: &Path) -> Result<()> {
-    create_and_flush(folder, &mut flush_folder)
+    create_and_flush(folder, &mut sync_folder)
 }
 
 fn create_and_flush(folder: &Path, flush: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
@@ -70,18 +71,10 @@ fn create_and_flush(folder: &Path, flush: &mut dyn FnMut(&Path) -> Result<()>) -
     flush(parent)
 }
 
-/// Waits until the names in `folder` are on the disk.
-///
-/// # Errors
-/// [`DataError::Io`].
-pub fn flush_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io(folder))
-}
-
 /// A file under construction. Dropped without [`AtomicFile::commit`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct AtomicFile {
-    file: Option<BufWriter<File>>,
+    file: Option<BufWriter<HashingWriter<File>>>,
     temporary: PathBuf,
     path: PathBuf,
 }
@@ -96,34 +89,42 @@ impl AtomicFile {
         let temporary = temporary_path(path);
         let file = File::create(&temporary).map_err(DataError::io(&temporary))?;
         Ok(Self {
-            file: Some(BufWriter::with_capacity(1 << 18, file)),
+            file: Some(BufWriter::with_capacity(1 << 18, HashingWriter::new(file))),
             temporary,
             path: path.to_owned(),
         })
     }
 
-    /// Makes the file appear under its name, replacing what was there.
+    /// Makes the file appear under its name, replacing what was there, and gives the digest of
+    /// what was written to it.
     ///
     /// # Errors
     /// [`DataError::Io`]; the old file is then still there.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(mut self) -> Result<FileDigest> {
+        // Only this function takes the file, and it is called once.
         let Some(buffered) = self.file.take() else {
-            return Ok(());
+            return Err(DataError::io(&self.path)(finished()));
         };
-        let file =
+        let hashing =
             buffered.into_inner().map_err(|error| DataError::io(&self.path)(error.into_error()))?;
+        let (file, digest) = hashing.finish();
         file.sync_all().map_err(DataError::io(&self.path))?;
         drop(file);
         fs::rename(&self.temporary, &self.path).map_err(DataError::io(&self.path))?;
-        flush_folder(folder_of(&self.path))
+        sync_folder(folder_of(&self.path))?;
+        Ok(digest)
     }
+}
+
+fn finished() -> io::Error {
+    io::Error::other("the file is already finished")
 }
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.file {
             Some(file) => file.write(bytes),
-            None => Err(io::Error::other("the file is already finished")),
+            None => Err(finished()),
         }
     }
 
@@ -146,7 +147,7 @@ impl Drop for AtomicFile {
 ///
 /// # Errors
 /// [`DataError::Io`]; the old file is then still there.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<FileDigest> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).map_err(DataError::io(path))?;
     file.commit()
@@ -231,15 +232,25 @@ fn remove_leftovers(folder: &Path, wanted: impl Fn(&Writer) -> bool) -> Result<(
     Ok(())
 }
 
-/// The blake3 hash of a file, in hexadecimal.
+/// Deletes `path`, if it is there, and waits until that is on the disk. What says that other files
+/// are whole goes this way before the first of them is replaced.
 ///
 /// # Errors
-/// [`DataError::Io`] when the file cannot be read.
-pub fn hash_file(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(DataError::io(path))?;
-    hasher.update_reader(file).map_err(DataError::io(path))?;
-    Ok(hasher.finalize().to_hex().to_string())
+/// [`DataError::Io`] when it cannot be deleted.
+pub fn remove_durably(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DataError::io(path)(error)),
+    }
+}
+
+/// Waits until the names in a folder are on the disk.
+///
+/// # Errors
+/// [`DataError::Io`].
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io(folder))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -263,9 +274,13 @@ mod tests {
         drop(file);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
 
-        write_atomically(&path, b"whole").unwrap();
+        let digest = write_atomically(&path, b"whole").unwrap();
+        assert_eq!(digest, FileDigest::of(b"whole"));
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        remove_durably(&path).unwrap();
+        assert!(!path.exists());
+        remove_durably(&path).unwrap();
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -327,7 +342,7 @@ mod tests {
         let mut flushed = Vec::new();
         let mut flush = |folder: &Path| {
             flushed.push(folder.to_owned());
-            flush_folder(folder)
+            sync_folder(folder)
         };
         create_and_flush(&deep, &mut flush).unwrap();
         create_and_flush(&deep, &mut flush).unwrap();

@@ -6,9 +6,12 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`checksum`] | what a file is meant to hold |
 //! | [`process`] | which process wrote something, and whether it still runs |
 //! | [`atomic_file`] | files that appear whole or not at all |
 //! | [`lock`] | one writer of a folder at a time |
+//! | [`terminal`] | what is written to standard error, and that it never fails |
+//! | [`json_file`] | JSON files with their checksum |
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
 //! | [`text`] | character sets, lines, white space, HTML, TeX |
@@ -28,11 +31,15 @@
 
 pub mod error;
 
+pub mod checksum;
 pub mod process;
 
 pub mod atomic_file;
+pub mod terminal;
 
+pub mod json_file;
 pub mod lock;
+
 pub mod progress;
 
 pub mod document;

@@ -6,9 +6,13 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`fatal_signals`] | signals that would end the process without a word |
 //! | [`config`] | YAML files, overrides, checks |
+//! | [`timing`] | how long work takes where a device computes |
+//! | [`peak`] | the peak rate of a device, for `mfu` |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`metrics`] | `metrics.jsonl`, peak memory, outliers |
+//! | [`tensorboard`] | event files for TensorBoard |
 //! | [`plot`] | `loss.svg` and `loss.png` |
 //! | [`progress`] | what training shows on the terminal |
 //! | [`checkpoint`] | the state of a run on disk |
@@ -18,6 +22,7 @@
 //! | [`validation`] | loss on held-out documents during training |
 //! | [`text_generation`] | prompt to text, stop strings |
 //! | [`train_loop`] | a whole run, also resumed |
+//! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -26,11 +31,19 @@
 
 pub mod error;
 
+pub mod fatal_signals;
+
 pub mod config;
+
+pub mod timing;
+
+pub mod peak;
 
 pub mod schedule;
 
 pub mod metrics;
+
+pub mod tensorboard;
 
 pub mod plot;
 
@@ -49,6 +62,8 @@ pub mod validation;
 pub mod text_generation;
 
 pub mod train_loop;
+
+pub mod batch_dump;
 
 pub mod trained_model;
 

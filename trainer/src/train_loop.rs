@@ -15,10 +15,14 @@ use crate::adamw::AdamW;
 use crate::checkpoint::{self, TrainState, hugging_face};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
-use crate::metrics::{MetricsLog, StepMetrics, peak_memory_bytes, read_metrics};
+use crate::metrics::{
+    History, InitialMetrics, MetricsLog, StepMetrics, peak_memory_bytes, read_metrics, wall_time,
+};
+use crate::peak::Peak;
 use crate::plot::draw_loss;
 use crate::progress::TrainProgress;
 use crate::schedule::Schedule;
+use crate::tensorboard::EventFile;
 use crate::text_generation::generate_text;
 use crate::train_step::Trainer;
 use crate::validation::{summary, validate};
@@ -58,7 +62,8 @@ struct Run {
     validation: Option<ValidationSet>,
     tokenizer: Option<Tokenizer>,
     metrics: MetricsLog,
-    history: Vec<StepMetrics>,
+    events: Option<EventFile>,
+    history: History,
     /// A step that was saved but not logged: a crash in between lost its line.
     unlogged: Option<StepMetrics>,
     step: u64,
@@ -138,6 +143,24 @@ pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> Lo
     }
 }
 
+/// The stream of batches that a run of `config` sees from its first step on, and its tokenizer.
+///
+/// # Errors
+/// When the tokenizer or a shard cannot be opened, or they do not fit together.
+pub fn open_loader(config: &TrainConfig) -> Result<(Loader, Option<Tokenizer>)> {
+    let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+    let options = loader_options(config, tokenizer.as_ref());
+    Ok((Loader::open(&config.data, options)?, tokenizer))
+}
+
+/// The micro-batches of the next step of a run of `config`.
+///
+/// # Errors
+/// When a shard holds an id outside the vocabulary.
+pub fn next_batches(config: &TrainConfig, loader: &mut Loader) -> Result<Vec<Batch>> {
+    (0..config.batch.grad_accum_steps).map(|_| Ok(loader.next_batch()?)).collect()
+}
+
 /// Whether something that is done `every` so many steps is done after `step`; never if 0.
 fn due(every: u64, step: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
@@ -151,12 +174,11 @@ impl Run {
         state: Option<TrainState>,
         lock: checkpoint::RunLock,
     ) -> Result<Self> {
-        let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+        let (mut loader, tokenizer) = open_loader(&config)?;
         let options = loader_options(&config, tokenizer.as_ref());
         let validation = (config.validate.every > 0 && !config.data.random)
             .then(|| ValidationSet::open(&config.data, &options))
             .transpose()?;
-        let mut loader = Loader::open(&config.data, options)?;
         let (mut step, mut tokens, mut last_step) = (0, 0, None);
         if let Some(state) = state {
             let position = serde_json::from_value(state.loader).map_err(|error| {
@@ -174,7 +196,10 @@ impl Run {
         let log = dir.join("metrics.jsonl");
         let metrics = MetricsLog::open(&log, step)?;
         let history = read_metrics(&log)?;
-        let unlogged = last_step.filter(|_| history.last().is_none_or(|line| line.step < step));
+        let events = config.metrics.tensorboard.then(|| EventFile::create(&dir, &history));
+        let events = events.transpose()?;
+        let last_line = history.steps.last();
+        let unlogged = last_step.filter(|_| last_line.is_none_or(|line| line.step < step));
         Ok(Self {
             config,
             dir,
@@ -183,6 +208,7 @@ impl Run {
             validation,
             tokenizer,
             metrics,
+            events,
             history,
             unlogged,
             step,
@@ -208,8 +234,12 @@ impl Run {
         if let Some(advice) = device::advice(self.trainer.model.device(), config.precision) {
             progress.println(&format!("note: {advice}"));
         }
-        if let Some(set) = &self.validation {
-            // A broken validation shows now, not after the first thousand steps.
+        let peak = Peak::of(&config.device, self.trainer.model.device(), config.precision);
+        let flops_per_token = config.model.train_flops_per_token(config.batch.seq_len);
+        // A broken validation shows now, not after the first thousand steps.
+        if first_step == 0 {
+            self.validate_start(&progress)?;
+        } else if let Some(set) = &self.validation {
             validate(&self.trainer, set, 1)?;
         }
         if let Some(metrics) = self.unlogged.take() {
@@ -219,7 +249,7 @@ impl Run {
         while self.step < last_step && !INTERRUPTED.load(Ordering::Relaxed) {
             let step_started = Instant::now();
             let step = self.step + 1;
-            let batches = self.next_batches()?;
+            let batches = next_batches(&config, &mut self.loader)?;
             let data_seconds = step_started.elapsed().as_secs_f64();
             let lr = schedule.lr(step);
             let outcome = self.trainer.step(step, &batches, lr)?;
@@ -227,14 +257,16 @@ impl Run {
 
             self.step = step;
             self.tokens += config.tokens_per_step();
+            let tokens_per_second = config.tokens_per_step() as f64 / step_seconds;
             let metrics = StepMetrics {
                 step,
                 tokens: self.tokens,
+                wall_time: wall_time(),
                 loss: outcome.loss,
                 lr,
                 grad_norm: outcome.grad_norm,
-                tokens_per_second: config.tokens_per_step() as f64 / step_seconds,
-                mfu: None,
+                tokens_per_second,
+                mfu: peak.map(|peak| peak.mfu(flops_per_token * tokens_per_second)),
                 step_seconds,
                 data_seconds,
                 peak_memory_bytes: peak_memory_bytes(),
@@ -256,12 +288,31 @@ impl Run {
             }
         }
         let interrupted = self.step < last_step;
-        if interrupted && let Some(last) = self.history.last() {
+        if interrupted && let Some(last) = self.history.steps.last() {
             self.save(last)?;
             draw_loss(&self.dir, &config.name, &self.history)?;
         }
         progress.finish();
         self.report(first_step, started.elapsed().as_secs_f64(), interrupted)
+    }
+
+    /// Validates before the first step, if the run validates at all, and logs it.
+    fn validate_start(&mut self, progress: &TrainProgress) -> Result<()> {
+        let Some(set) = &self.validation else { return Ok(()) };
+        let validation = validate(&self.trainer, set, self.validation_batches())?;
+        progress.println(&format!("before the first step, {}", summary(&validation)));
+        let metrics = InitialMetrics { wall_time: wall_time(), validation, ..Default::default() };
+        self.metrics.append_initial(&metrics)?;
+        if let Some(events) = &mut self.events {
+            events.append_initial(&metrics)?;
+        }
+        self.history.initial = Some(metrics);
+        Ok(())
+    }
+
+    /// Most batches that a validation reads of each source.
+    fn validation_batches(&self) -> usize {
+        self.config.validate.max_sequences.div_ceil(self.config.batch.micro_batch)
     }
 
     /// Validates after the step of `metrics`, if that is due and was not done, and logs the step.
@@ -272,13 +323,15 @@ impl Run {
             && metrics.validation.is_none()
             && (due(config.validate.every, metrics.step) || last)
         {
-            let batches = config.validate.max_sequences.div_ceil(config.batch.micro_batch);
-            let validation = validate(&self.trainer, set, batches)?;
+            let validation = validate(&self.trainer, set, self.validation_batches())?;
             progress.println(&summary(&validation));
             metrics.validation = Some(validation);
         }
         self.metrics.append(&metrics)?;
-        Ok(self.history.push_mut(metrics))
+        if let Some(events) = &mut self.events {
+            events.append(&metrics)?;
+        }
+        Ok(self.history.steps.push_mut(metrics))
     }
 
     /// What is about to be computed, for the user to check before it starts.
@@ -287,7 +340,7 @@ impl Run {
         let batch = &config.batch;
         let budget = config.total_steps() * config.tokens_per_step();
         let mut text = format!(
-            "{}: {:.1}M parameters, {:?}, checkpointing {:?}, {} threads\n\
+            "{}: {:.1}M parameters, {}, checkpointing {}, {} threads\n\
              {} steps of {} x {} x {} = {} tokens, {} in all, {:.3e} FLOPs",
             config.name,
             config.model.parameter_count() as f64 / 1e6,
@@ -313,11 +366,6 @@ impl Run {
         text
     }
 
-    /// The micro-batches of one step.
-    fn next_batches(&mut self) -> Result<Vec<Batch>> {
-        (0..self.config.batch.grad_accum_steps).map(|_| Ok(self.loader.next_batch()?)).collect()
-    }
-
     /// Saves the state after the step just done, and prunes what is no longer kept.
     fn save(&self, last_step: &StepMetrics) -> Result<()> {
         let state = TrainState {
@@ -332,12 +380,17 @@ impl Run {
             last_step: last_step.clone(),
         };
         let (trainer, config) = (&self.trainer, &self.config);
-        checkpoint::save(&self.dir, &state, |dir| {
-            weights::save(&dir.join(checkpoint::MODEL_FILE), &[("", &trainer.masters)])?;
+        checkpoint::save(&self.dir, &state, |files| {
+            let mut write = |name: &str, trees: &[(&str, &Params)]| {
+                files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
+            };
+            write(checkpoint::MODEL_FILE, &[("", &trainer.masters)])?;
             let moments = [("m.", &trainer.optimizer.m), ("v.", &trainer.optimizer.v)];
-            weights::save(&dir.join(checkpoint::OPTIMIZER_FILE), &moments)?;
+            write(checkpoint::OPTIMIZER_FILE, &moments)?;
             let special = self.special_tokens();
-            hugging_face::write(dir, &config.model, special, config.tokenizer.as_deref())
+            // As it was read at the start, whatever lies at its path by now.
+            let tokenizer = self.tokenizer.as_ref().map(Tokenizer::model);
+            hugging_face::write(files, &config.model, special, tokenizer)
         })?;
         checkpoint::prune(&self.dir, config.checkpoint.keep_last, config.checkpoint.keep_every)?;
         Ok(())
@@ -378,7 +431,7 @@ impl Run {
             loss_curve: self.dir.join("loss.svg"),
             step: self.step,
             tokens: self.tokens,
-            loss: self.history.last().map_or(f64::NAN, |metrics| metrics.loss),
+            loss: self.history.steps.last().map_or(f64::NAN, |metrics| metrics.loss),
             tokens_per_second: done as f64 / seconds.max(1e-9),
             peak_memory_bytes: peak_memory_bytes(),
             interrupted,

@@ -3,7 +3,10 @@
 //! One schema for all sources: `id, text, source, url, language, language_score, added, created,
 //! metadata`. Strings are UTF-8, times are RFC 3339, `metadata` is a JSON object as a string.
 //! Files are compressed with zstd; the footer carries the number of documents and of text bytes.
+//! The files of a source are listed in its manifest with their lengths and hashes, and whatever
+//! reads them holds them against it.
 
+mod manifest;
 mod page_header;
 mod page_values;
 mod parquet;
@@ -11,8 +14,14 @@ mod reader;
 mod reason;
 mod writer;
 
-pub use reader::{DocumentFile, DocumentReader, list_documents};
+pub(crate) use manifest::RUN_AGAIN;
+#[cfg(test)]
+pub(crate) use manifest::tests::write_source;
+pub use manifest::{
+    DocumentManifest, ManifestInput, ManifestStep, SourceDocuments, list_documents,
+};
 pub(crate) use parquet::ParquetFile;
+pub use reader::{DocumentFile, DocumentReader};
 pub use reason::Reason;
 pub use writer::{DocumentFileSummary, DocumentWriter};
 

@@ -23,8 +23,8 @@ mod verify;
 use serde::{Deserialize, Serialize};
 
 pub use directory::{RunLock, latest, list, lock, prune, recover, step_name};
-pub use save::save;
-pub use verify::{is_checkpoint, read_state, verify, verify_files};
+pub use save::{CheckpointFiles, save};
+pub use verify::{is_checkpoint, read_file, read_state, verify, verify_files};
 
 use crate::metrics::{OutlierWindow, StepMetrics};
 
