@@ -46,8 +46,21 @@ fn commands(text: &str) -> Vec<String> {
     commands
 }
 
-/// Runs README's commands one after the other in a copy of what they read. Scripts, which build or
-/// test everything, are only looked for.
+/// The files that ```yaml blocks show: the first line is a comment with the name, the rest is the
+/// file.
+fn files(text: &str) -> Vec<(&str, &str)> {
+    let blocks = text.split("\n```yaml\n").skip(1);
+    blocks
+        .map(|block| {
+            let file = block.split("```").next().unwrap();
+            let (name, file) = file.strip_prefix("# ").unwrap().split_once('\n').unwrap();
+            (name, file)
+        })
+        .collect()
+}
+
+/// Runs README's commands one after the other in a copy of what they read, with the files it shows.
+/// Scripts, which build or test everything, are only looked for.
 #[test]
 fn commands_of_the_readme_run() {
     let dir = tempfile::tempdir().unwrap();
@@ -62,6 +75,13 @@ fn commands_of_the_readme_run() {
 
     let (_, readme) = pages().into_iter().find(|(page, _)| page == "README.md").unwrap();
     let commands = commands(&readme);
+    for (name, file) in files(&readme) {
+        // "These five lines."
+        assert_eq!(file.lines().count(), 5, "{name}");
+        fs::write(dir.path().join(name), file).unwrap();
+    }
+    // The text of a user's own.
+    fs::copy(repository("tests/fixtures/books/90005-0.txt"), dir.path().join("input.txt")).unwrap();
     let mut ran = 0;
     for command in &commands {
         if let Some(script) = command.split_whitespace().next().filter(|c| c.contains('/')) {
@@ -82,6 +102,7 @@ fn commands_of_the_readme_run() {
         ran += 1;
     }
     assert!(ran >= 6, "only {ran} of {} commands ran", commands.len());
+    assert!(commands.iter().any(|c| c == "altiplano data run input.yaml"));
     assert!(commands.iter().any(|c| c.contains("scripts/quickstart")));
     assert!(commands.iter().any(|c| c.contains("scripts/test")));
 }

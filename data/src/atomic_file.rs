@@ -321,7 +321,8 @@ mod tests {
         let here = ProcessId::current();
         let ended = ProcessId { started: here.started + 1, ..here.clone() };
         for name in &own {
-            let name = name.replace(&format!(".{:x}", here.started), &format!(".{:x}", ended.started));
+            let name =
+                name.replace(&format!(".{:x}", here.started), &format!(".{:x}", ended.started));
             fs::write(folder.path().join(name), b"x").unwrap();
         }
         fs::write(folder.path().join(".b.tmp.1.00000000.1"), b"of another machine").unwrap();

@@ -197,11 +197,7 @@ impl Line {
 }
 
 /// Calls `visit` with the length and content of each whole line until it returns false.
-fn for_each_line(
-    path: &Path,
-    file: File,
-    mut visit: impl FnMut(u64, Line) -> bool,
-) -> Result<()> {
+fn for_each_line(path: &Path, file: File, mut visit: impl FnMut(u64, Line) -> bool) -> Result<()> {
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     for number in 1.. {

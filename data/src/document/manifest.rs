@@ -15,8 +15,7 @@ use crate::error::{DataError, Result};
 use crate::json_file::{JsonDigest, read_json, write_json};
 
 /// How documents, and all that `altiplano data run` writes beside them, are made anew.
-pub(crate) const RUN_AGAIN: &str =
-    "`altiplano data run` makes anew what is not as it was written";
+pub(crate) const RUN_AGAIN: &str = "`altiplano data run` makes anew what is not as it was written";
 
 /// What a source's folder holds, with checksums. Nothing in it depends on the time, the machine
 /// or where the folder lies.
@@ -184,9 +183,7 @@ fn open_file(path: &Path) -> Result<DocumentFile> {
     let name = path.file_name().map(|name| name.to_string_lossy());
     match manifest.files.iter().find(|summary| Some(summary.file.as_str()) == name.as_deref()) {
         Some(summary) => DocumentFile::of_summary(path, summary),
-        None => {
-            Err(DataError::altered(path, "no file of the manifest.json beside it", RUN_AGAIN))
-        }
+        None => Err(DataError::altered(path, "no file of the manifest.json beside it", RUN_AGAIN)),
     }
 }
 

@@ -70,7 +70,9 @@ impl PageHeader {
         };
         (header.uncompressed, header.compressed) = (uncompressed, compressed);
         if compressed > most.saturating_sub(header.length) {
-            return Err(format!("{compressed} bytes, beyond the end of the column; fetch it again"));
+            return Err(format!(
+                "{compressed} bytes, beyond the end of the column; fetch it again"
+            ));
         }
         Ok(header)
     }

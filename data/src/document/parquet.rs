@@ -88,7 +88,11 @@ impl ParquetFile {
     ///
     /// # Errors
     /// [`DataError::BadFile`] when the file claims more rows than its size allows.
-    pub fn rows(self, columns: impl IntoIterator<Item = usize>, record_bytes: u64) -> Result<ParquetRows> {
+    pub fn rows(
+        self,
+        columns: impl IntoIterator<Item = usize>,
+        record_bytes: u64,
+    ) -> Result<ParquetRows> {
         let rows = self.footer().file_metadata().num_rows();
         let most = FREE_ROWS.saturating_add(self.file_bytes.saturating_mul(ROWS_PER_BYTE));
         if !u64::try_from(rows).is_ok_and(|rows| rows <= most) {

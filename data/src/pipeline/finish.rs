@@ -8,9 +8,7 @@ use rayon::prelude::*;
 
 use super::plan::SourcePlan;
 use super::stage::StageRecord;
-use crate::document::{
-    DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split,
-};
+use crate::document::{DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split};
 use crate::error::{DataError, Result};
 
 /// Checks the holdout, deletes files of groups that are no more, writes the manifest and gives

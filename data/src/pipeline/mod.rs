@@ -167,8 +167,11 @@ fn run_in_groups(
                 }
             }
         }
-        let ready: Vec<_> =
-            plans.iter().filter(open).filter(|plan| plan.is_resolved(stage, options.rank)).collect();
+        let ready: Vec<_> = plans
+            .iter()
+            .filter(open)
+            .filter(|plan| plan.is_resolved(stage, options.rank))
+            .collect();
         let (now_done, now_skipped) = run_stage(&ready, stage, stages, options)?;
         done += now_done;
         skipped += now_skipped;
@@ -268,11 +271,7 @@ fn run_stage(
     open.par_iter()
         .map(|(plan, group)| stage::run(plan, stage, group, &stage_options).map(|_| ()))
         .collect::<Result<()>>()?;
-    progress.finish(&format!(
-        "{} groups of files done, {} already finished",
-        open.len(),
-        finished
-    ));
+    progress.finish(&format!("{} groups of files done, {} already finished", open.len(), finished));
     Ok((open.len(), finished))
 }
 

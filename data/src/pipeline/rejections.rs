@@ -82,12 +82,13 @@ mod tests {
             add(&mut rejections, 300_000 + 2 * line, &Reason::BAD_JSON, 2);
         }
         rejections.end_row(&mut log).unwrap();
-        log.finish().unwrap();
+        let written = log.finish().unwrap();
 
         let text = zstd::decode_all(std::fs::File::open(&path).unwrap()).unwrap();
         let lines = text.split(|&byte| byte == b'\n').count() - 1;
         assert_eq!(lines, 100 + 1 + 1 + 1);
-        let found = |offset: u64| find_dropped(&path, &format!("a@b.jsonl@{offset}")).unwrap();
+        let found =
+            |offset: u64| find_dropped(&path, &written, &format!("a@b.jsonl@{offset}")).unwrap();
         let single = found(198).unwrap();
         assert_eq!((single.records, single.detail.as_str()), (1, "detail"));
         for offset in [200, 150_000, 199_998] {

@@ -75,10 +75,8 @@ impl WaterfallRow {
 /// [`DataError::NoInput`] when there are no statistics.
 pub fn report(output: &Path) -> Result<Waterfall> {
     let folder = stats_folder(output);
-    let nothing = || DataError::NoInput {
-        key: "statistics".into(),
-        pattern: folder.display().to_string(),
-    };
+    let nothing =
+        || DataError::NoInput { key: "statistics".into(), pattern: folder.display().to_string() };
     let mut sources = Vec::new();
     for entry in walkdir::WalkDir::new(&folder).min_depth(1).max_depth(1).sort_by_file_name() {
         let entry = entry.map_err(|_| nothing())?;

@@ -219,7 +219,14 @@ impl TextSource {
         sink: RecordSink<'_>,
     ) -> Result<()> {
         let mut reader = InputReader::open(&input.path)?;
-        let mut lines = Lines::new(&mut reader, self.max_record_bytes);
+        let mut lines = match self.document_bytes {
+            None => Lines::new(&mut reader, self.max_record_bytes),
+            // Nothing is too long where it is cut; a separator is found only in one part.
+            Some(bytes) => {
+                let separator = self.document_separator.as_ref().map_or(0, |line| line.len() + 2);
+                Lines::in_parts(&mut reader, bytes.max(separator))
+            }
+        };
         let mut line = Vec::new();
         let mut open = OpenDocument::default();
         let mut index = 0;
@@ -247,7 +254,7 @@ impl TextSource {
                 continue;
             }
             open.length += lines.length();
-            if open.length <= self.max_record_bytes as u64 {
+            if self.document_bytes.is_some() || open.length <= self.max_record_bytes as u64 {
                 open.text.extend_from_slice(&line);
             } else {
                 open.text = Vec::new();
@@ -262,10 +269,6 @@ impl TextSource {
     /// What `document_bytes` cuts off an open document.
     fn full_parts(&self, open: &mut OpenDocument) -> Vec<OpenDocument> {
         let Some(most) = self.document_bytes else { return Vec::new() };
-        // A line that is too long, and what it made too long, is not gone on with.
-        if open.length > self.max_record_bytes as u64 {
-            return vec![std::mem::take(open)];
-        }
         let mut parts = Vec::new();
         let (mut start, offset) = (0, open.offset.unwrap_or(0));
         while open.text.len() - start > most {
@@ -456,11 +459,11 @@ mod tests {
         let records = parts(windows.as_bytes(), 400);
         let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();
         assert_eq!(joined, verses);
-        // A line that is too long is counted, and what follows it is read.
-        let text = format!("First.\n{}\nLast.\n", "x".repeat(2000));
+        // The longest record allowed is no bound where it is cut.
+        let text = format!("First.\n{}\nLast.\n", "x".repeat(5000));
         let records = parts(text.as_bytes(), 500);
-        assert!(matches!(&records[0], Record::Rejected(r) if r.reason == Reason::TOO_LONG));
-        assert_eq!(document(&records[1]).text, "Last.\n");
+        let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();
+        assert_eq!(joined, text);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::metrics::peak_memory_bytes;
 use crate::peak::{
-    Peak, large_product_flops_per_second, published_flops_per_second, short_product_flops_per_second,
+    Peak, large_product_flops_per_second, published_flops_per_second,
+    short_product_flops_per_second,
 };
 use crate::schedule::Schedule;
 use crate::train_loop::{next_batches, open_loader};

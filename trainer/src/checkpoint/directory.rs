@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::remove_unfinished;
+use altiplano_data::atomic_file::{remove_unfinished, sync_folder};
 use altiplano_data::lock::FolderLock;
 
 use super::DONE_FILE;
@@ -36,6 +36,11 @@ pub(super) fn temporary_path(run_dir: &Path, step: u64) -> PathBuf {
 
 pub(super) fn replaced_path(run_dir: &Path, step: u64) -> PathBuf {
     checkpoints_dir(run_dir).join(format!("{REPLACED}{}", step_name(step)))
+}
+
+/// Waits until the entries of a directory are on the disk.
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+    Ok(sync_folder(dir)?)
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {

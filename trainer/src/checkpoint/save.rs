@@ -5,10 +5,10 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::{create_folder, sync_folder};
+use altiplano_data::atomic_file::create_folder;
 use altiplano_data::checksum::{FileDigest, HashingWriter};
 
-use super::directory::{checkpoints_dir, list, replaced_path, step_name, temporary_path};
+use super::directory::{checkpoints_dir, list, replaced_path, step_name, sync_dir, temporary_path};
 use super::verify::StateFile;
 use super::{DONE_FILE, FORMAT_VERSION, STATE_FILE, TrainState};
 use crate::error::{Result, TrainerError};
@@ -145,7 +145,7 @@ fn save_observed(
 
     let done = format!("{}\n", FileDigest::of(&json).blake3);
     files.write_bytes(DONE_FILE, done.as_bytes())?;
-    sync_folder(&temporary)?;
+    sync_dir(&temporary)?;
     reached(Stage::DoneWritten);
 
     let finished = parent.join(step_name(state.step));
@@ -162,7 +162,7 @@ fn save_observed(
         return Err(TrainerError::io(&finished)(error));
     }
     unfinished.armed = false;
-    sync_folder(&parent)?;
+    sync_dir(&parent)?;
     reached(Stage::Renamed);
     if replaces {
         fs::remove_dir_all(&replaced).map_err(TrainerError::io(&replaced))?;

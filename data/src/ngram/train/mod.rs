@@ -59,6 +59,17 @@ pub struct TrainReport {
     pub seconds: f64,
 }
 
+/// What an import did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ImportReport {
+    /// The language.
+    pub language: String,
+    /// Folder of the model.
+    pub folder: PathBuf,
+    /// N-grams of each order, from 1.
+    pub ngrams: Vec<u64>,
+}
+
 /// Texts of document files.
 pub fn texts_of(files: &[DocumentFile]) -> impl Fn(TextSink<'_>) -> Result<()> {
     move |sink| {
@@ -182,14 +193,15 @@ pub fn train(
 /// SentencePiece model, as CCNet's `<language>.sp.model` and the ARPA its models were built from.
 ///
 /// # Errors
-/// [`DataError::BadFile`] or [`DataError::Tokenizer`] when a file is damaged, [`DataError::Io`].
+/// [`DataError::BadFile`] or [`DataError::Tokenizer`] when a file is damaged, for the ARPA file
+/// with the line; [`DataError::Config`] when the language cannot name a file; [`DataError::Io`].
 pub fn import(
     arpa: &Path,
     sentencepiece: &Path,
     folder: &Path,
     language: &str,
     memory_bytes: u64,
-) -> Result<()> {
+) -> Result<ImportReport> {
     TrainOptions::new(language, folder).validate("language_model")?;
     remove_abandoned(folder)?;
     let bytes = std::fs::read(sentencepiece).map_err(DataError::io(sentencepiece))?;
@@ -207,7 +219,12 @@ pub fn import(
         percentiles: Vec::new(),
     };
     description.write(&files.description)?;
-    files.move_to(&ModelFiles::new(folder, language))
+    files.move_to(&ModelFiles::new(folder, language))?;
+    Ok(ImportReport {
+        language: language.to_owned(),
+        folder: folder.to_owned(),
+        ngrams: read.counts(),
+    })
 }
 
 /// Trains the pieces on lines drawn by the hash of their number.

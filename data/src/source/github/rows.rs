@@ -11,6 +11,7 @@ use super::{CodeFile, GithubSource};
 use crate::document::{ParquetFile, Reason};
 use crate::error::{DataError, Result};
 use crate::source::input::InputReader;
+use crate::source::json_object::wanted_fields;
 use crate::source::lines::{Line, Lines};
 use crate::source::parquet::{cell, is_cell};
 use crate::source::text::{too_long, utf8};
@@ -63,9 +64,10 @@ fn parse_line(
         Ok(line) => line,
         Err(rejection) => return Record::Rejected(rejection),
     };
-    let mut fields = match serde_json::from_str(line.trim_start_matches('\u{feff}')) {
-        Ok(Value::Object(fields)) => fields,
-        Ok(_) => return reject(Reason::BAD_JSON, "not an object".into()),
+    let wanted = |name: &str| ALL.iter().any(|names| names.contains(&name));
+    let mut fields = match wanted_fields(line.trim_start_matches('\u{feff}'), &wanted) {
+        Ok(Some(fields)) => fields,
+        Ok(None) => return reject(Reason::BAD_JSON, "not an object".into()),
         Err(error) => return reject(Reason::BAD_JSON, error.to_string()),
     };
     let binary = match take(&mut fields, &BINARY) {

@@ -79,10 +79,21 @@ struct LongStream {
 
 /// What became of a stream decoded beside others.
 enum Decoded {
-    Whole { bytes: Vec<u8>, consumed: usize },
+    Whole {
+        bytes: Vec<u8>,
+        consumed: usize,
+    },
     /// It goes on where the decoder stopped.
-    TooLong { bytes: Vec<u8>, consumed: usize, decoder: Decompress },
-    Broken { bytes: Vec<u8>, consumed: usize, reason: String },
+    TooLong {
+        bytes: Vec<u8>,
+        consumed: usize,
+        decoder: Decompress,
+    },
+    Broken {
+        bytes: Vec<u8>,
+        consumed: usize,
+        reason: String,
+    },
 }
 
 impl Decoded {
