@@ -22,7 +22,7 @@ pub enum DataError {
         expected: String,
     },
     /// A pattern or folder of the configuration holds no file.
-    #[error("{key}: nothing matches {pattern:?}; check the path and that the step before it ran")]
+    #[error("{key}: nothing matches {pattern:?}; {}", advice(key))]
     NoInput {
         /// Dotted path of the key.
         key: String,
@@ -247,6 +247,17 @@ pub enum DataError {
         /// What this run has.
         expected: String,
     },
+}
+
+/// What to do where there is no file for `key`: what a command makes can be made.
+fn advice(key: &str) -> String {
+    let command = match key {
+        "documents" | "statistics" => "data run",
+        "token shards" => "tokenize",
+        _ if key.ends_with("perplexity.model") => "data train-lm",
+        _ => return "check the path".to_owned(),
+    };
+    format!("check the path, or make them with `altiplano {command}`")
 }
 
 impl DataError {

@@ -10,6 +10,7 @@
 //! | [`process`] | which process wrote something, and whether it still runs |
 //! | [`atomic_file`] | files that appear whole or not at all |
 //! | [`lock`] | one writer of a folder at a time |
+//! | [`decoder_panic`] | panics of decoders on hostile data |
 //! | [`terminal`] | what is written to standard error, and that it never fails |
 //! | [`json_file`] | JSON files with their checksum |
 //! | [`progress`] | progress of a job on the terminal |
@@ -35,6 +36,7 @@ pub mod checksum;
 pub mod process;
 
 pub mod atomic_file;
+pub mod decoder_panic;
 pub mod terminal;
 
 pub mod json_file;

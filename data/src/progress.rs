@@ -4,6 +4,7 @@
 //! The share that is done, and the time left, come from bytes or from a count of what takes the
 //! time, not from files: files differ too much in size.
 
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -92,6 +93,11 @@ impl Progress {
         Self { job, ticker: Mutex::new(ticker) }
     }
 
+    /// A job that shows nothing.
+    pub fn hidden() -> Self {
+        Self::new(ProgressMode::Hidden, "", Work::default())
+    }
+
     /// So many bytes, or whatever is counted, more are done.
     pub fn add(&self, amount: u64) {
         self.job.done.fetch_add(amount, Ordering::Relaxed);
@@ -104,11 +110,23 @@ impl Progress {
         self.job.show_when_due();
     }
 
-    /// So much is to be done, of which the beginning is now.
+    /// So much is to be done in all, as far as is known now.
     pub fn set_total(&self, total: u64) {
-        *lock(&self.job.counted_since) = Instant::now();
+        if self.job.total.swap(total, Ordering::Relaxed) == 0 {
+            *lock(&self.job.counted_since) = Instant::now();
+        }
+    }
+
+    /// Something begins of which so much is to be done.
+    pub fn begin(&self, total: u64) {
+        self.job.total.store(0, Ordering::Relaxed);
         self.job.done.store(0, Ordering::Relaxed);
-        self.job.total.store(total, Ordering::Relaxed);
+        self.set_total(total);
+    }
+
+    /// The share that is done, if it is known how much there is to do.
+    pub fn share(&self) -> Option<f64> {
+        self.job.share()
     }
 
     /// One more of the items is done.
@@ -152,6 +170,28 @@ impl Progress {
             let seconds = self.elapsed_seconds();
             terminal::write_line(&format!("{}: {summary} in {seconds:.1} s", self.job.label));
         }
+    }
+}
+
+/// A reader whose bytes count for a progress.
+#[derive(Debug)]
+pub struct CountedReader<'a, R> {
+    inner: R,
+    progress: &'a Progress,
+}
+
+impl<'a, R> CountedReader<'a, R> {
+    /// Reads from `inner`.
+    pub fn new(inner: R, progress: &'a Progress) -> Self {
+        Self { inner, progress }
+    }
+}
+
+impl<R: Read> Read for CountedReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.progress.add(read as u64);
+        Ok(read)
     }
 }
 
@@ -355,7 +395,7 @@ mod tests {
         progress.phase("reading");
         assert!(progress.job.plain_line().starts_with("tokenizer: reading, 0s"));
         assert_eq!(progress.job.share(), None);
-        progress.set_total(200);
+        progress.begin(200);
         assert_eq!(progress.job.share(), Some(0.0));
         assert!(progress.job.plain_line().starts_with("tokenizer: 0%, reading, 0/200 pieces"));
         progress.set_done(199);

@@ -15,8 +15,6 @@ mod reason;
 mod writer;
 
 pub(crate) use manifest::RUN_AGAIN;
-#[cfg(test)]
-pub(crate) use manifest::tests::write_source;
 pub use manifest::{
     DocumentManifest, ManifestInput, ManifestStep, SourceDocuments, list_documents,
 };

@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +25,7 @@ use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::page_header::{Encoding, PageHeader};
 use super::page_values::{delta_counts, longest_value, values_of};
+use crate::decoder_panic;
 use crate::error::{DataError, Result};
 
 /// Most rows decoded together.
@@ -413,7 +413,7 @@ fn is_read(codec: Compression) -> bool {
 /// Runs a Parquet decoder. It checks most but not all of what a file claims; what it does not
 /// check ends in a panic, which becomes an error here.
 fn without_panic<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
+    decoder_panic::catch(decode).unwrap_or_else(|| {
         Err(DataError::bad_file(path, "the Parquet data is damaged; write or fetch the file again"))
     })
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
+use arrow_schema::{Field, Fields};
 
 use super::manifest::RUN_AGAIN;
 use super::parquet::{ParquetFile, ParquetRows};
@@ -145,10 +146,20 @@ fn open_documents(path: &Path) -> Result<ParquetFile> {
     if file.schema().fields() != schema().fields() {
         return Err(DataError::bad_file(
             path,
-            format!("columns {:?}, expected {:?}", file.schema().fields(), schema().fields()),
+            format!(
+                "not written by `altiplano data run`: it has the columns {}, expected {}",
+                columns(file.schema().fields()),
+                columns(schema().fields())
+            ),
         ));
     }
     Ok(file)
+}
+
+/// Names and types of columns, as `id (Utf8), text (Utf8)`.
+fn columns(fields: &Fields) -> String {
+    let column = |field: &Arc<Field>| format!("{} ({})", field.name(), field.data_type());
+    fields.iter().map(column).collect::<Vec<_>>().join(", ")
 }
 
 fn documents_of(batch: &RecordBatch) -> Vec<Document> {

@@ -29,7 +29,7 @@ pub use perplexity::PerplexityModel;
 pub use pieces::Pieces;
 pub use train::{
     Documents, ImportReport, TextSink, TrainOptions, TrainReport, compute_cutoffs, import,
-    texts_of, train,
+    text_bytes_of, texts_of, train,
 };
 pub use vocabulary::{BEGIN, END, UNKNOWN, Vocabulary, WordId};
 

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::plan::SourcePlan;
 use super::stage::StageRecord;
+use crate::atomic_file::remove_durably;
 use crate::document::{DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split};
 use crate::error::{DataError, Result};
 
@@ -38,7 +39,6 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
         let (name, all) = (&plan.config.name, train + validation);
         return Err(plan.holdout.impossible(name, all, text_bytes, validation));
     }
-    remove_stale(plan, &files)?;
     let manifest = DocumentManifest {
         source: plan.config.name.clone(),
         kind: plan.kind.to_owned(),
@@ -51,7 +51,7 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
             .collect(),
         documents: train + validation,
         text_bytes,
-        files: files.into_iter().cloned().collect(),
+        files: files.iter().copied().cloned().collect(),
         inputs: plan
             .groups
             .iter()
@@ -60,11 +60,15 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
             .collect(),
     };
     let folder = plan.layout.documents();
-    if let Err(error @ (DataError::Altered { .. } | DataError::BadFile { .. })) =
-        DocumentManifest::read(&folder)
-    {
+    let before = DocumentManifest::read(&folder);
+    if let Err(error @ (DataError::Altered { .. } | DataError::BadFile { .. })) = &before {
         tracing::warn!("{}; it is written again", error.without_remedy());
     }
+    if !before.is_ok_and(|before| before == manifest) {
+        // A crash must not leave the word of files that are gone.
+        remove_durably(&DocumentManifest::path(&folder))?;
+    }
+    remove_stale(plan, &files)?;
     Ok(manifest.write(&folder)?.checksum)
 }
 

@@ -163,7 +163,7 @@ fn run_in_groups(
         if alone {
             for plan in plans.iter().filter(open) {
                 if !plan.is_resolved(stage, options.rank) {
-                    plan.resolve(stage, options.memory_bytes)?;
+                    plan.resolve(stage, options)?;
                 }
             }
         }
@@ -218,7 +218,7 @@ fn merge_in_groups(
             return Err(plan.unfinished(before, group.number));
         }
         if let Some(stage) = stage {
-            plan.resolve(stage, options.memory_bytes)?;
+            plan.resolve(stage, options)?;
             report.waiting.push(plan.config.name.clone());
         }
     }
@@ -333,7 +333,7 @@ fn chosen<'a>(sources: &'a [SourceConfig], only: Option<&str>) -> Result<Vec<&'a
         return Err(DataError::config(
             "sources",
             only.map_or("an empty list".into(), |name| format!("{name:?}")),
-            format!("one of {names:?}"),
+            format!("one of {}", names.join(", ")),
         ));
     }
     Ok(chosen)

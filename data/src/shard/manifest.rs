@@ -143,7 +143,9 @@ impl ShardManifest {
             .map(|summary| {
                 // Only the name counts: a manifest cannot point outside its folder.
                 let name = Path::new(&summary.file).file_name().unwrap_or_default();
-                let shard = Shard::open(&folder.join(name))?;
+                let path = folder.join(name);
+                summary.digest().verify_length(&path, TOKENIZE_AGAIN)?;
+                let shard = Shard::open(&path)?;
                 self.check(&shard, summary, checksums)?;
                 Ok(shard)
             })

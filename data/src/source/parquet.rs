@@ -31,10 +31,14 @@ pub(super) fn read(
             ));
         }
         None => {
-            let names: Vec<&String> = fields.iter().map(|field| field.name()).collect();
+            let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
             return Err(DataError::bad_file(
                 path,
-                format!("no column {:?}; it has {names:?}; set `text_field`", config.text_field),
+                format!(
+                    "no column {:?}; it has {}; set `text_field`",
+                    config.text_field,
+                    names.join(", ")
+                ),
             ));
         }
     }

@@ -132,8 +132,9 @@ pub(super) fn read_parquet(
     let file = ParquetFile::open(path)?;
     let fields = file.schema().fields().clone();
     if !fields.iter().any(|field| CONTENT.contains(&field.name().as_str())) {
-        let names: Vec<&String> = fields.iter().map(|field| field.name()).collect();
-        return Err(DataError::bad_file(path, format!("no column \"content\"; it has {names:?}")));
+        let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        let reason = format!("no column \"content\"; it has {}", names.join(", "));
+        return Err(DataError::bad_file(path, reason));
     }
     let wanted = (0..fields.len()).filter(|&index| {
         let name = fields[index].name().as_str();

@@ -29,7 +29,7 @@ pub(in crate::commands) struct RunArgs {
 
 const RUN_EXAMPLE: &str = "\
 Examples:
-  altiplano data run configs/data/quickstart.yaml --source speeches
+  altiplano data run configs/data/quickstart.yaml --source books
   altiplano data run configs/data/common_crawl.yaml --rank 0 --world-size 4 --mem 8G
 
 With several ranks, run all of them, then `altiplano data merge`, and again until merge says that
