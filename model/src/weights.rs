@@ -23,6 +23,11 @@ use crate::params::TensorTree;
 /// Multiple of bytes that the header's length is filled up to, as the format asks for.
 const HEADER_ALIGNMENT: usize = 8;
 
+/// Most bytes of a header, and how many more each layer has: nine tensors of two AdamW moments,
+/// about 130 bytes each, and room for tensors that are not read.
+const HEADER_BYTES: u64 = 64 << 10;
+const HEADER_BYTES_PER_LAYER: u64 = 8 << 10;
+
 /// One parameter on its way to a file, as f32. On the CPU its bytes are written from where they are;
 /// from elsewhere, or in another format, they are copied when their turn comes.
 struct ParamView<'a> {
@@ -102,12 +107,32 @@ pub fn load(
     // SAFETY: the map is read only and private; a file cut short by someone else while it is read
     // can end the process with a bus error, as with every memory-mapped reader, but not corrupt it.
     let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
+    check_header(path, &map, config)?;
     let tensors = SafeTensors::deserialize(&map)
         .map_err(|error| file_error(path, format!("is not a whole safetensors file: {error}")))?;
     TensorTree::build(config, |param| {
         let name = format!("{prefix}{param}");
         read_tensor(path, &tensors, &name, &param.shape(config), device)
     })
+}
+
+/// Refuses a header that no file of such a model has. Read, it takes several times its bytes of
+/// memory, and the safetensors crate allows 100 MB of it.
+fn check_header(path: &Path, file: &[u8], config: &LlamaConfig) -> Result<()> {
+    let Some(length) = file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
+        return Ok(());
+    };
+    let most = HEADER_BYTES + HEADER_BYTES_PER_LAYER * config.n_layers as u64;
+    if length > most {
+        return Err(file_error(
+            path,
+            format!(
+                "has a header of {length} bytes, expected at most {most} for a model of {} layers",
+                config.n_layers
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn read_tensor(
@@ -268,5 +293,22 @@ mod tests {
         // A header that claims more than the file holds.
         std::fs::write(&path, [&u64::MAX.to_le_bytes()[..], b"{}"].concat()).unwrap();
         assert!(load(&path, "", &config(), &device).is_err());
+    }
+
+    #[test]
+    fn a_header_too_large_for_its_model_is_not_read() {
+        let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+        let path = folder.path().join("model.safetensors");
+        let error = |tensors: usize| {
+            let entry =
+                |n| format!("\"{n}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}");
+            let entries: Vec<String> = (0..tensors).map(entry).collect();
+            let header = format!("{{{}}}", entries.join(","));
+            let length = (header.len() as u64).to_le_bytes();
+            std::fs::write(&path, [&length[..], header.as_bytes()].concat()).unwrap();
+            load(&path, "", &config(), &device).unwrap_err().to_string()
+        };
+        assert!(error(100).contains("no such tensor"), "{}", error(100));
+        assert!(error(100_000).contains("a header of"), "{}", error(100_000));
     }
 }

@@ -75,11 +75,11 @@ struct Run {
 /// Whatever a step fails with; what was saved before is intact.
 pub fn train(config: TrainConfig) -> Result<TrainReport> {
     let dir = config.run_dir();
+    let lock = checkpoint::lock(&dir)?;
     if dir.join("config.yaml").exists() {
         return Err(TrainerError::RunExists { path: dir });
     }
     let device = device::select(&config.device)?;
-    let lock = checkpoint::lock(&dir)?;
     let trainer = Trainer::start(&config, &device)?;
     Run::open(config, dir, trainer, None, lock)?.finish()
 }

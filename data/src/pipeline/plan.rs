@@ -18,7 +18,7 @@ use super::layout::Layout;
 use super::rank::Rank;
 use super::source_config::SourceConfig;
 use super::stage::StageRecord;
-use crate::atomic_file::remove_durably;
+use crate::atomic_file::{remove_durably, scratch_folder};
 use crate::checksum::FileDigest;
 use crate::dedup::{GroupFiles, Resources};
 use crate::document::{DocumentFile, RUN_AGAIN, Split};
@@ -322,7 +322,7 @@ impl<'a> SourcePlan<'a> {
                 holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
             }
             Global::Step { name, step, .. } => {
-                let spill = super::stage::scratch_folder(&self.layout.work())?;
+                let spill = scratch_folder(&self.layout.work())?;
                 let progress = Progress::new(options.progress, name, Work::count(0, "keys"));
                 let resources = Resources {
                     memory_bytes: options.memory_bytes,
