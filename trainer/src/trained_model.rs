@@ -53,8 +53,8 @@ impl TrainedModel {
             });
         }
         // The weights of a directory from elsewhere may be in several files.
-        let masters = weights::load(&dir, "", &config, &device)?;
-        let weights = masters.compute_copy(precision);
+        let master_weights = weights::load(&dir, "", &config, &device)?;
+        let weights = master_weights.compute_copy(precision);
         let model = Llama::new(config, weights, ActivationCheckpointing::Full)?;
         Ok(Self { path: dir, model, tokenizer })
     }
