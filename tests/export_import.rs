@@ -362,12 +362,13 @@ fn gguf_files_that_do_not_fit() {
         fails(&number(key, from), &number(key, to), words);
     }
     fails(b"blk.1.ffn_up.weight", b"blk.9.ffn_up.weight", &["blk.1.ffn_up.weight", "no such"]);
-    // A key that means scaled rotary embeddings: one of the same length is renamed.
-    fails(
-        &number("llama.rope.dimension_count", 8),
-        &entry("llama.rope.scaling.factor_", 4, &8u32.to_le_bytes()),
-        &[],
-    );
+    // A key that means scaled rotary embeddings, or experts, where another was.
+    for (from, to) in [
+        ("llama.feed_forward_length", "llama.rope.scaling.factor"),
+        ("general.size_label", "llama.expert_count"),
+    ] {
+        fails(from.as_bytes(), to.as_bytes(), &[to]);
+    }
 }
 
 #[test]

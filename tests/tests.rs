@@ -3,15 +3,22 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
+mod altered_files;
 mod bad_input;
+mod batches;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod data;
 mod devices;
+mod every_command;
 mod export_import;
 mod harness;
+mod interop;
+mod limits;
 mod numeric;
 mod readme;
+mod reports;
 mod resume;
+mod terminal;
 mod training;

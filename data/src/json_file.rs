@@ -55,11 +55,11 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<JsonDigest> {
 /// was written; [`DataError::BadFile`] when it holds something else.
 pub fn read_json<T: DeserializeOwned>(path: &Path, remedy: &'static str) -> Result<T> {
     let bytes = std::fs::read(path).map_err(DataError::io(path))?;
-    let content = checked_content(&bytes).map_err(|difference| {
-        DataError::altered(path, difference, remedy)
-    })?;
-    serde_json::from_slice(&content)
-        .map_err(|error| DataError::bad_file(path, format!("holds something else: {error}; {remedy}")))
+    let content = checked_content(&bytes)
+        .map_err(|difference| DataError::altered(path, difference, remedy))?;
+    serde_json::from_slice(&content).map_err(|error| {
+        DataError::bad_file(path, format!("holds something else: {error}; {remedy}"))
+    })
 }
 
 /// The object without its checksum, if that is right.
@@ -73,8 +73,9 @@ fn checked_content(bytes: &[u8]) -> std::result::Result<Vec<u8>, String> {
             Some((body, digits))
         });
     let Some((body, expected)) = parts else {
-        return Err("its last line is no checksum: truncated, altered or of an earlier altiplano"
-            .into());
+        return Err(
+            "its last line is no checksum: truncated, altered or of an earlier altiplano".into()
+        );
     };
     let content = [body, END.as_bytes()].concat();
     let found = blake3::hash(&content).to_hex();

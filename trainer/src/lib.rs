@@ -25,6 +25,7 @@
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
 //! | [`interop`] | models of other programs: export and import |
+//! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
 //! | [`mod@bench`] | speed and memory of training, attention and generation |
@@ -69,6 +70,8 @@ pub mod batch_dump;
 pub mod trained_model;
 
 pub mod interop;
+
+pub mod eval_documents;
 
 pub mod eval;
 

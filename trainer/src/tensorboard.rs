@@ -186,7 +186,9 @@ fn validation_scalars(metrics: &ValidationMetrics) -> Vec<Scalar> {
         ("validation_loss", &metrics.val_loss_per_source),
         ("validation_bits_per_byte", &metrics.bits_per_byte_per_source),
     ] {
-        values.extend(per_source.iter().map(|(name, &value)| scalar(&format!("{group}/{name}"), value)));
+        values.extend(
+            per_source.iter().map(|(name, &value)| scalar(&format!("{group}/{name}"), value)),
+        );
     }
     values
 }
@@ -252,7 +254,10 @@ mod tests {
     fn a_checksum_is_that_of_the_published_test() {
         // RFC 3720, B.4: 32 bytes of zeroes.
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
-        assert_eq!(masked_crc(&[0; 32]), 0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+        assert_eq!(
+            masked_crc(&[0; 32]),
+            0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8)
+        );
     }
 
     #[test]

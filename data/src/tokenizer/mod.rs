@@ -12,7 +12,9 @@ mod description;
 pub(crate) mod model_proto;
 pub(crate) mod sample;
 mod stream;
+mod tokenizer_json;
 pub(crate) mod train;
+pub(crate) mod trainer_log;
 pub(crate) mod word_cache;
 
 pub use model_proto::{BpeModel, Piece, PieceType};
@@ -30,6 +32,14 @@ use crate::error::{DataError, Result};
 /// Texts longer than this are encoded in parts, to bound memory. SentencePiece needs some hundred
 /// bytes per character.
 const PART_BYTES: usize = 256 << 10;
+
+/// Why a model whose file reads well is refused.
+pub(crate) const UNREADABLE: &str = "SentencePiece cannot use it; train or fetch it again";
+
+/// The error of an operation that SentencePiece refuses.
+pub(crate) fn codec(operation: &'static str, reason: &str) -> DataError {
+    DataError::Codec { operation, reason: reason.to_owned() }
+}
 
 /// The character that stands for a space inside pieces.
 pub(crate) const SPACE: &str = "\u{2581}";
@@ -66,10 +76,18 @@ impl Tokenizer {
     /// Reads a SentencePiece `.model` file. One that was trained here must be as it was written.
     ///
     /// # Errors
-    /// [`DataError::Io`] when it cannot be read, [`DataError::Altered`] when it is not as it was
-    /// written, [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::NotMade`] when there is none, [`DataError::Io`] when it cannot be read,
+    /// [`DataError::Altered`] when it is not as it was written, [`DataError::Tokenizer`] when it is no
+    /// model.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => DataError::NotMade {
+                path: path.to_owned(),
+                expected: "a SentencePiece model",
+                command: "tokenizer train CONFIG",
+            },
+            _ => DataError::io(path)(error),
+        })?;
         Description::check(path, &bytes)?;
         Self::from_bytes(path, &bytes)
     }
@@ -84,7 +102,7 @@ impl Tokenizer {
         let model = model_proto::read(path, bytes)?;
         let fail = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
         let processor = SentencePieceProcessor::from_serialized_proto(bytes)
-            .map_err(|error| fail(error.to_string()))?;
+            .map_err(|_| fail(UNREADABLE.to_owned()))?;
         if processor.len() != model.pieces.len() {
             return Err(fail(format!(
                 "SentencePiece sees {} pieces, the file has {}",
@@ -143,6 +161,17 @@ impl Tokenizer {
     /// Whether a space is put before a text.
     pub fn adds_dummy_prefix(&self) -> bool {
         self.add_dummy_prefix
+    }
+
+    /// The `tokenizer.json` with which Hugging Face's `tokenizers` gives the ids of this tokenizer for
+    /// every text. None for a model that cannot be written that way; all that this program trains can.
+    pub fn tokenizer_json(&self) -> Option<String> {
+        let model = model_proto::read(&self.path, &self.model).ok()?;
+        tokenizer_json::tokenizer_json(&model, self.bos)
+            .inspect_err(|reason| {
+                tracing::debug!(path = %self.path.display(), reason, "no tokenizer.json");
+            })
+            .ok()
     }
 
     /// Entries of the vocabulary.
@@ -251,7 +280,7 @@ impl Tokenizer {
         }
         self.processor
             .decode_piece_ids(ids)
-            .map_err(|error| DataError::Codec { operation: "decode", reason: error.to_string() })
+            .map_err(|_| codec("decode", "SentencePiece cannot join these ids"))
     }
 
     fn encode_part(&self, part: &str, ids: &mut Vec<u32>, prefix: u32) -> Result<()> {
@@ -278,7 +307,7 @@ impl Tokenizer {
         let pieces = self
             .processor
             .encode(text)
-            .map_err(|error| DataError::Codec { operation: "encode", reason: error.to_string() })?;
+            .map_err(|_| codec("encode", "SentencePiece cannot cut this text"))?;
         ids.extend(pieces.into_iter().map(|piece| piece.id));
         Ok(())
     }

@@ -9,7 +9,6 @@ use clap::{Args, ValueEnum};
 use super::estimate;
 use super::output::{print_json, print_line};
 use super::threads::use_threads;
-use crate::checkpoint;
 use crate::error::{Result, TrainerError};
 use crate::interop::Summary;
 use crate::interop::gguf::{self, FileType, GgufOptions};
@@ -87,7 +86,7 @@ pub(super) fn number_format(text: &str) -> std::result::Result<StoredAs, String>
 pub fn run(args: ExportArgs) -> Result<()> {
     args.check()?;
     use_threads(args.threads)?;
-    let model = hugging_face::open(&checkpoint_dir(&args.checkpoint)?)?;
+    let model = hugging_face::open(&args.checkpoint)?;
     let stored = args.dtype.unwrap_or(StoredAs::F32);
     let (overwrite, progress) = (args.overwrite, ProgressMode::Auto);
     let summary = match args.format {
@@ -132,14 +131,6 @@ impl ExportArgs {
         }
         Ok(())
     }
-}
-
-/// The directory itself, or the newest checkpoint of a run.
-fn checkpoint_dir(path: &Path) -> Result<PathBuf> {
-    if path.join("checkpoints").is_dir() {
-        return checkpoint::latest(path);
-    }
-    Ok(path.to_path_buf())
 }
 
 /// The file itself, or the file of this type in a directory.

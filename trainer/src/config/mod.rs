@@ -13,8 +13,10 @@ mod locate;
 mod path;
 mod step;
 mod train;
+mod yaml;
 
 pub use altiplano_data::DataConfig;
+pub(crate) use check::MOST_THREADS;
 pub(crate) use explain::nearest;
 pub use load::{ConfigFile, Problem, load};
 pub use path::{normalize, relative_to};

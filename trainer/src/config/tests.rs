@@ -173,6 +173,22 @@ fn what_is_no_yaml_mapping_is_an_error() {
 }
 
 #[test]
+fn a_text_nested_too_deep_is_an_error_at_once() {
+    for (open, close) in [("[", "]"), ("{a: ", "}")] {
+        let text = message(&format!("name: {}1{}\n", open.repeat(400_000), close.repeat(400_000)));
+        assert!(text.contains("brackets are open"), "{text}");
+    }
+    // Blocks are the parser's own to bound.
+    let text = message(&format!("name:\n{}x\n", "- ".repeat(200_000)));
+    assert!(text.contains("recursion limit"), "{text}");
+    let files = Files::new(RUN);
+    let deep = format!("sample={}", "[".repeat(400_000));
+    assert!(files.load(&[&deep]).unwrap_err().to_string().contains("brackets are open"));
+    let text = message(&format!("# {}\n{RUN}", "x".repeat(17 << 20)));
+    assert!(text.contains("more than"), "{text}");
+}
+
+#[test]
 fn contradictions_are_found_at_their_key() {
     for (from, to, expected) in [
         ("steps: 100", "steps: 100\ntokens: 5", "train/run.yaml:15:1: tokens: given together with"),
@@ -200,6 +216,8 @@ fn contradictions_are_found_at_their_key() {
         ("tokenizer: ../tokenizer.model\n", "", "tokenizer: missing"),
         ("steps: 100", "steps: 100\nsample: {every: 5}", "sample.prompts: empty"),
         ("steps: 100", "steps: 100\nthreads: 0", "threads: found 0"),
+        ("steps: 100", "steps: 100\nthreads: 1025", "threads: found 1025, expected 1 to 1024"),
+        ("steps: 100", "steps: 100\nreaders: 99999", "readers: found 99999"),
     ] {
         let text = message(&RUN.replacen(from, to, 1));
         assert!(text.contains(expected), "{to}: {text}");
@@ -314,6 +332,30 @@ fn a_run_goes_on_where_it_lies_now() {
     let expected = "optimizer.lr=2: a run goes on with the numbers it was started with, but \
                     optimizer.lr: 2.0 instead of 0.001";
     assert!(error.to_string().starts_with(expected), "{error}");
+}
+
+/// A run that moves to another disk and leaves a link behind is resumed by that link.
+#[cfg(unix)]
+#[test]
+fn a_run_that_left_a_link_finds_its_data() {
+    let files = Files::new(RUN);
+    let config = files.load(&[]).unwrap();
+    let run = config.run_dir();
+    fs::create_dir_all(&run).unwrap();
+    fs::write(run.join("config.yaml"), config.resolved_yaml(&run).unwrap()).unwrap();
+    for path in [&config.data.sources[0].path, config.tokenizer.as_ref().unwrap()] {
+        fs::create_dir_all(path).unwrap();
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let moved = disk.path().canonicalize().unwrap().join("moved");
+    fs::rename(&run, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &run).unwrap();
+    let found = TrainConfig::load_run(&run, &[]).unwrap();
+    assert_eq!(found.run_dir().canonicalize().unwrap(), moved);
+    assert_eq!(found.tokenizer, config.tokenizer);
+    assert_eq!(found.data.sources[0].path, config.data.sources[0].path);
+    // What is nowhere keeps the place it should have.
+    assert!(found.data.sources[1].path.starts_with(&run));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::load::{ConfigFile, load};
-use super::path::{normalize, relative_to};
+use super::path::{beside_links, relative_to};
+use super::yaml::to_yaml;
 use crate::error::{Result, TrainerError};
 
 /// `configs/train/*.yaml`: everything that decides a run.
@@ -280,14 +281,20 @@ impl TrainConfig {
                 ),
             });
         }
-        let dir = normalize(&std::path::absolute(run_dir).map_err(TrainerError::io(run_dir))?);
-        let written =
-            normalize(&std::path::absolute(config.run_dir()).map_err(TrainerError::io(run_dir))?);
-        if dir != written
+        let dir = run_dir.canonicalize().map_err(TrainerError::io(run_dir))?;
+        if config.run_dir().canonicalize().ok().as_ref() != Some(&dir)
             && let (Some(parent), Some(name)) = (dir.parent(), dir.file_name())
         {
             config.output = parent.to_path_buf();
             config.name = name.to_string_lossy().into_owned();
+        }
+        // A run that was moved and left a link in its place still finds what lies around the link.
+        let shards = config.data.sources.iter_mut().map(|source| &mut source.path);
+        for path in shards.chain(config.tokenizer.as_mut()).filter(|path| !path.exists()) {
+            let around = beside_links(path);
+            if around.exists() {
+                *path = around;
+            }
         }
         Ok(config)
     }
@@ -326,7 +333,7 @@ impl TrainConfig {
         for source in &mut resolved.data.sources {
             source.path = seen(&source.path)?;
         }
-        let yaml = serde_yaml::to_string(&resolved).map_err(|error| TrainerError::RunFile {
+        let yaml = to_yaml(&resolved).map_err(|error| TrainerError::RunFile {
             path: run_dir.join("config.yaml"),
             reason: error.to_string(),
         })?;

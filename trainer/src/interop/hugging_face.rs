@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
 use altiplano_data::progress::ProgressMode;
@@ -16,7 +16,8 @@ use super::parameter::{Parameter, Shape};
 use super::rows::{Heads, Piece, RotaryLayout, Rows};
 use super::safetensors_file::Plan;
 use super::stored_model::{
-    StoredModel, StoredWeights, Summary, TextSettings, file_error, progress, tensor_error,
+    StoredModel, StoredWeights, Summary, TextSettings, check_vocabulary, file_error, progress,
+    tensor_error,
 };
 use crate::checkpoint::{self, CheckpointFiles, hugging_face};
 use crate::error::{Result, TrainerError};
@@ -25,14 +26,14 @@ const CONFIG_FILE: &str = "config.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const TOKENIZER_JSON_FILE: &str = "tokenizer.json";
 const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
-/// What a directory has beside its weights and configuration, and a copy of it has too.
-const COPIED_FILES: [&str; 6] = [
-    "generation_config.json",
+/// What a copy of a directory has too.
+const COPIED_FILES: [&str; 2] = ["generation_config.json", CHAT_TEMPLATE_FILE];
+/// The tokenizer for programs that do not read SentencePiece's model.
+const TOKENIZER_FILES: [&str; 4] = [
     TOKENIZER_JSON_FILE,
     TOKENIZER_CONFIG_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
-    CHAT_TEMPLATE_FILE,
 ];
 /// Keys of `config.json` that are taken over as they are, because they decide nothing of the weights.
 const KEPT_KEYS: [&str; 4] = ["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"];
@@ -79,13 +80,14 @@ impl SafetensorsWeights {
     }
 }
 
-/// Opens a checkpoint of a run, whose checksums are verified, or any Hugging Face directory of a
-/// LLaMA.
+/// Opens a checkpoint of a run, whose checksums are verified, the newest one of a run, or any Hugging
+/// Face directory of a LLaMA.
 ///
 /// # Errors
 /// Which file is missing, damaged or does not fit the others, which tensor is missing, not known or
 /// of another shape.
-pub fn open(dir: &Path) -> Result<StoredModel> {
+pub fn open(path: &Path) -> Result<StoredModel> {
+    let dir = &checkpoint::find(path)?;
     if checkpoint::is_checkpoint(dir) {
         checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
     }
@@ -97,21 +99,20 @@ pub fn open(dir: &Path) -> Result<StoredModel> {
     } else {
         None
     };
+    check_vocabulary(&dir.join(CONFIG_FILE), tokenizer.as_ref(), tokens, config.vocab_size)?;
     let weights = SafetensorsWeights(WeightFiles::open(dir)?);
     for parameter in Parameter::all(config.n_layers) {
         weights.rows(parameter, parameter.shape(&config), config.head_dim())?;
     }
     weights.refuse_unknown(config.n_layers)?;
-    let model = StoredModel {
+    Ok(StoredModel {
         text: read_text_settings(dir)?,
         tokenizer,
         tokens,
         hugging_face_dir: Some(dir.to_path_buf()),
         weights: Box::new(weights),
         config,
-    };
-    model.check_vocabulary(&dir.join(CONFIG_FILE))?;
-    Ok(model)
+    })
 }
 
 /// Reads what programs that generate text need, where the directory says it.
@@ -184,16 +185,14 @@ pub fn write(model: &StoredModel, dir: &Path, options: HuggingFaceOptions) -> Re
     Ok(summary)
 }
 
-/// Everything but the weights.
+/// Everything but the weights: as this program writes it, then what the source has of its own.
 fn write_settings(
     model: &StoredModel,
     written: &Path,
     files: &mut CheckpointFiles,
     stored: StoredAs,
 ) -> Result<()> {
-    let tokenizer = model.tokenizer.as_ref().map(Tokenizer::model);
-    hugging_face::write(files, &model.config, model.tokens, tokenizer)?;
-    // What this program writes of its own accord gives way to what the directory has.
+    hugging_face::write(files, &model.config, model.tokens, model.tokenizer.as_ref())?;
     let mut config = read_object(&written.join(CONFIG_FILE))?;
     let number_format = match stored {
         StoredAs::F16 => "float16",
@@ -203,6 +202,12 @@ fn write_settings(
     // Both spellings: transformers 4 reads the first, transformers 5 the second.
     config["torch_dtype"] = number_format.into();
     config["dtype"] = number_format.into();
+    if let Some(padding) = model.text.padding {
+        config["pad_token_id"] = padding.into();
+    }
+    // A directory that has a tokenizer for other programs keeps it, whatever is special about it.
+    let keeps_tokenizer = |dir: &&PathBuf| dir.join(TOKENIZER_JSON_FILE).exists();
+    let kept = model.hugging_face_dir.as_ref().filter(keeps_tokenizer);
     if let Some(dir) = &model.hugging_face_dir {
         let source = read_object(&dir.join(CONFIG_FILE))?;
         for key in KEPT_KEYS {
@@ -210,20 +215,21 @@ fn write_settings(
                 config[key] = value.clone();
             }
         }
-        let has_tokenizer_json = dir.join(TOKENIZER_JSON_FILE).exists();
-        for name in COPIED_FILES {
-            // Without its tokenizer.json a tokenizer_config.json would promise what is not there.
-            let copied = has_tokenizer_json || !name.starts_with("tokenizer");
-            let copied = copied && !(name == "special_tokens_map.json" && !has_tokenizer_json);
-            if copied && dir.join(name).exists() {
-                files.write_bytes(name, &checkpoint::read_file(dir, name)?)?;
-            }
-        }
-    } else if let Some(padding) = model.text.padding {
-        config["pad_token_id"] = padding.into();
+        copy(dir, files, &COPIED_FILES)?;
     }
     files.write_bytes(CONFIG_FILE, format!("{config:#}\n").as_bytes())?;
-    write_text_settings(model, written, files)
+    match kept {
+        Some(dir) => copy(dir, files, &TOKENIZER_FILES),
+        None => write_text_settings(model, written, files),
+    }
+}
+
+/// Copies those of the files that are there.
+fn copy(dir: &Path, files: &mut CheckpointFiles, names: &[&str]) -> Result<()> {
+    for name in names.iter().filter(|name| dir.join(name).exists()) {
+        files.write_bytes(name, &checkpoint::read_file(dir, name)?)?;
+    }
+    Ok(())
 }
 
 /// Puts what the source says of text into `tokenizer_config.json`.

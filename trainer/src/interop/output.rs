@@ -5,6 +5,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use altiplano_data::atomic_file::sync_folder;
+
 use crate::checkpoint;
 use crate::error::{Result, TrainerError};
 
@@ -46,7 +48,7 @@ impl OutputDirectory {
     /// # Errors
     /// When it cannot be renamed; what was there before is then there again.
     pub fn commit(self) -> Result<()> {
-        checkpoint::sync_dir(&self.temporary)?;
+        sync_folder(&self.temporary)?;
         let replaced = beside(&self.path, REPLACED)?;
         // An empty directory is replaced by the rename itself.
         let replaces = !is_empty_or_absent(&self.path)?;
@@ -59,7 +61,7 @@ impl OutputDirectory {
             }
             return Err(TrainerError::io(&self.path)(error));
         }
-        checkpoint::sync_dir(parent_of(&self.path))?;
+        sync_folder(parent_of(&self.path))?;
         if replaces {
             fs::remove_dir_all(&replaced).map_err(TrainerError::io(&replaced))?;
         }

@@ -202,3 +202,35 @@ impl Parameter {
         matches!(self.row.size, Size::Queries | Size::Keys)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use altiplano_model::param_tree::ParamTree;
+
+    /// Hugging Face's names and the shapes are those of the model crate, in its order.
+    #[test]
+    fn names_and_shapes_are_those_of_the_model() {
+        let config = LlamaConfig {
+            dim: 24,
+            n_layers: 2,
+            n_heads: 4,
+            n_kv_heads: Some(2),
+            hidden_dim: Some(40),
+            multiple_of: 256,
+            vocab_size: 30,
+            max_seq_len: 8,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-6,
+            init_std: 0.02,
+        };
+        let ours: Vec<_> = Parameter::all(config.n_layers)
+            .map(|parameter| (parameter.hugging_face(), parameter.shape(&config).dimensions()))
+            .collect();
+        let model: Vec<_> = ParamTree::of_model(config.n_layers)
+            .into_iter()
+            .map(|(param, _)| (param.to_string(), param.shape(&config)))
+            .collect();
+        assert_eq!(ours, model);
+    }
+}

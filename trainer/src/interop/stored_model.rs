@@ -72,13 +72,14 @@ impl StoredModel {
         let shape = parameter.shape(&self.config);
         self.weights.rows(parameter, shape, self.config.head_dim())
     }
+}
 
-    /// Holds the vocabulary against the tokenizer.
-    ///
-    /// # Errors
-    /// [`TrainerError::RunFile`] when the tokenizer has ids that the model does not know, or the
-    /// marks are outside the vocabulary.
-    pub fn check_vocabulary(&self, path: &Path) -> Result<()> {
+/// Holds the vocabulary of a model, whose size the file `path` says, against its tokenizer.
+///
+/// # Errors
+/// [`TrainerError::RunFile`] when the tokenizer has ids that the model does not know, or the marks
+/// are outside the vocabulary.
+pub fn check_vocabulary(&self, path: &Path) -> Result<()> {
         check_vocabulary(path, self.tokenizer.as_ref(), self.tokens, self.config.vocab_size)
     }
 }

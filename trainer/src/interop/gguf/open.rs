@@ -11,7 +11,9 @@ use super::{key, vocabulary};
 use crate::error::{Result, TrainerError};
 use crate::interop::parameter::{Parameter, Shape};
 use crate::interop::rows::{Heads, Piece, RotaryLayout, Rows};
-use crate::interop::stored_model::{StoredModel, StoredWeights, file_error, tensor_error};
+use crate::interop::stored_model::{
+    StoredModel, StoredWeights, check_vocabulary, file_error, tensor_error,
+};
 
 /// What every LLaMA without scaled rotary embeddings has none of.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -218,6 +220,7 @@ pub fn open(path: &Path) -> Result<StoredModel> {
     }
     let vocabulary = vocabulary::read(&header)?;
     let config = header.config(vocabulary.size)?;
+    check_vocabulary(path, Some(&vocabulary.tokenizer), vocabulary.tokens, config.vocab_size)?;
     for parameter in Parameter::all(config.n_layers) {
         if parameter.is_head() && !header.contents.tensors.contains_key(&parameter.gguf()) {
             let expected = "an output head of its own: tied embeddings are not read";
@@ -226,14 +229,12 @@ pub fn open(path: &Path) -> Result<StoredModel> {
         header.tensor(&parameter.gguf(), parameter.shape(&config))?;
     }
     header.refuse_unknown(config.n_layers)?;
-    let model = StoredModel {
+    Ok(StoredModel {
         tokens: vocabulary.tokens,
         tokenizer: Some(vocabulary.tokenizer),
         text: vocabulary.text,
         hugging_face_dir: None,
         weights: Box::new(header),
         config,
-    };
-    model.check_vocabulary(path)?;
-    Ok(model)
+    })
 }

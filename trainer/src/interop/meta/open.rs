@@ -12,7 +12,9 @@ use crate::checkpoint::hugging_face::{SpecialTokens, TOKENIZER_FILE};
 use crate::error::{Result, TrainerError};
 use crate::interop::parameter::{Parameter, Shape, Split};
 use crate::interop::rows::{Heads, Piece, RotaryLayout, Rows};
-use crate::interop::stored_model::{StoredModel, StoredWeights, TextSettings, file_error};
+use crate::interop::stored_model::{
+    StoredModel, StoredWeights, TextSettings, check_vocabulary, file_error,
+};
 
 /// Most files of a model-parallel group.
 const MAX_SHARDS: usize = 100;
@@ -142,25 +144,25 @@ pub fn open(dir: &Path, max_seq_len: usize) -> Result<StoredModel> {
     };
     let hidden_dim = weights.first_dimension(Parameter::gate(0))?;
     let config = params.config(dir, hidden_dim, vocab_size, max_seq_len)?;
+    let default = SpecialTokens::default();
+    let id = |mark: fn(&Tokenizer) -> Option<u32>| tokenizer.as_ref().and_then(mark);
+    let tokens = SpecialTokens {
+        bos: id(Tokenizer::bos_id).unwrap_or(default.bos),
+        eos: id(Tokenizer::eos_id).unwrap_or(default.eos),
+    };
+    check_vocabulary(&dir.join(PARAMS_FILE), tokenizer.as_ref(), tokens, vocab_size)?;
     for parameter in Parameter::all(config.n_layers) {
         weights.rows(parameter, parameter.shape(&config), config.head_dim())?;
     }
     weights.refuse_unknown(config.n_layers)?;
-    let default = SpecialTokens::default();
-    let id = |mark: fn(&Tokenizer) -> Option<u32>| tokenizer.as_ref().and_then(mark);
-    let model = StoredModel {
-        tokens: SpecialTokens {
-            bos: id(Tokenizer::bos_id).unwrap_or(default.bos),
-            eos: id(Tokenizer::eos_id).unwrap_or(default.eos),
-        },
+    Ok(StoredModel {
+        tokens,
         tokenizer,
         text: TextSettings::default(),
         hugging_face_dir: None,
         weights: Box::new(weights),
         config,
-    };
-    model.check_vocabulary(&dir.join(PARAMS_FILE))?;
-    Ok(model)
+    })
 }
 
 /// The files of the group, which are numbered from 0 without a gap.
