@@ -183,7 +183,14 @@ fn smaller_formats_stay_within_their_precision() {
             exported.export(format, &["--dtype", dtype], &to).ok();
             exported.import(format, &to, &["--dtype", dtype], &back).ok();
             let again = format!("gguf-{dtype}");
-            exported.import("gguf", &format!("{dtype}.gguf"), &["--dtype", dtype, "--overwrite"], &again).ok();
+            exported
+                .import(
+                    "gguf",
+                    &format!("{dtype}.gguf"),
+                    &["--dtype", dtype, "--overwrite"],
+                    &again,
+                )
+                .ok();
             let (a, b) = (tensors(&exported.path(&back)), tensors(&exported.path(&again)));
             let matrices = |tensors: BTreeMap<String, Vec<f32>>| -> Vec<Vec<f32>> {
                 tensors.into_values().collect()
@@ -192,7 +199,10 @@ fn smaller_formats_stay_within_their_precision() {
         }
     }
     let config = json(&exported.path("hf-bf16/config.json"));
-    assert_eq!((&config["dtype"], &config["torch_dtype"]), (&"bfloat16".into(), &"bfloat16".into()));
+    assert_eq!(
+        (&config["dtype"], &config["torch_dtype"]),
+        (&"bfloat16".into(), &"bfloat16".into())
+    );
 }
 
 /// The same model gives the same bytes, for any number of threads, and wherever it is written.
@@ -218,7 +228,9 @@ fn exports_have_the_same_bytes_every_time() {
         exported.export(format, &[option, value, "--threads", "3"], &outputs[1]).ok();
         assert!(read(&outputs[0]).len() >= 1);
         assert!(
-            read(&outputs[0]).into_iter().map(|(name, bytes)| (name.replace("one", "two"), bytes))
+            read(&outputs[0])
+                .into_iter()
+                .map(|(name, bytes)| (name.replace("one", "two"), bytes))
                 .eq(read(&outputs[1])),
             "{format}"
         );

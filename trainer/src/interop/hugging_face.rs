@@ -29,12 +29,8 @@ const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What a copy of a directory has too.
 const COPIED_FILES: [&str; 2] = ["generation_config.json", CHAT_TEMPLATE_FILE];
 /// The tokenizer for programs that do not read SentencePiece's model.
-const TOKENIZER_FILES: [&str; 4] = [
-    TOKENIZER_JSON_FILE,
-    TOKENIZER_CONFIG_FILE,
-    "special_tokens_map.json",
-    "added_tokens.json",
-];
+const TOKENIZER_FILES: [&str; 4] =
+    [TOKENIZER_JSON_FILE, TOKENIZER_CONFIG_FILE, "special_tokens_map.json", "added_tokens.json"];
 /// Keys of `config.json` that are taken over as they are, because they decide nothing of the weights.
 const KEPT_KEYS: [&str; 4] = ["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"];
 

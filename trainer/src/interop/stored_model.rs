@@ -79,12 +79,7 @@ impl StoredModel {
 /// # Errors
 /// [`TrainerError::RunFile`] when the tokenizer has ids that the model does not know, or the marks
 /// are outside the vocabulary.
-pub fn check_vocabulary(&self, path: &Path) -> Result<()> {
-        check_vocabulary(path, self.tokenizer.as_ref(), self.tokens, self.config.vocab_size)
-    }
-}
-
-fn check_vocabulary(
+pub fn check_vocabulary(
     path: &Path,
     tokenizer: Option<&Tokenizer>,
     tokens: SpecialTokens,
