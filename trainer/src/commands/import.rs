@@ -51,7 +51,7 @@ pub struct ImportArgs {
 const EXAMPLE: &str = "\
 Examples:
   altiplano import --from gguf model.gguf --output imported
-  altiplano import --from meta LLaMA/7B --dtype bf16 --output llama-7b
+  altiplano import --from meta meta --context 512 --dtype bf16 --output from-meta
   altiplano generate --checkpoint imported --prompt \"The people\"";
 
 /// Context of the first LLaMA.

@@ -1,19 +1,13 @@
 //! The directory an export or import appears in: whole, or not at all.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::sync_folder;
+use altiplano_data::atomic_file::{create_folder, remove_abandoned, sync_folder, temporary_path};
 
 use crate::checkpoint;
 use crate::error::{Result, TrainerError};
-
-/// Ends the name of a directory that is being written; the number of the process follows.
-const UNFINISHED: &str = ".tmp.";
-/// Ends the name of a directory that is being replaced; the number of the process follows.
-const REPLACED: &str = ".old.";
 
 /// A directory under construction. Dropped without [`OutputDirectory::commit`], it leaves nothing.
 #[derive(Debug)]
@@ -24,17 +18,19 @@ pub struct OutputDirectory {
 
 impl OutputDirectory {
     /// Begins a directory that will be `path`. One that is there must be empty; with `overwrite` it
-    /// may be a model that is replaced.
+    /// may be a model that is replaced. What a crash left beside it is deleted.
     ///
     /// # Errors
     /// [`TrainerError::OutputExists`], or when the directory cannot be made.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        check_free(path, overwrite)?;
-        let temporary = beside(path, UNFINISHED)?;
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary).map_err(TrainerError::io(&temporary))?;
+        if path.file_name().is_none() {
+            let message = format!("--output {}: expected a path that ends in a name", path.display());
+            return Err(TrainerError::Usage { message });
         }
-        fs::create_dir_all(&temporary).map_err(TrainerError::io(&temporary))?;
+        check_free(path, overwrite)?;
+        remove_abandoned(parent_of(path))?;
+        let temporary = temporary_path(path);
+        create_folder(&temporary)?;
         Ok(Self { path: path.to_path_buf(), temporary })
     }
 
@@ -46,32 +42,49 @@ impl OutputDirectory {
     /// Makes the directory appear. Its files are on the disk already.
     ///
     /// # Errors
-    /// When it cannot be renamed; what was there before is then there again.
+    /// When it cannot be renamed; what was there before is then still there.
     pub fn commit(self) -> Result<()> {
         sync_folder(&self.temporary)?;
-        let replaced = beside(&self.path, REPLACED)?;
         // An empty directory is replaced by the rename itself.
-        let replaces = !is_empty_or_absent(&self.path)?;
-        if replaces {
-            fs::rename(&self.path, &replaced).map_err(TrainerError::io(&self.path))?;
+        if is_empty_or_absent(&self.path)? {
+            fs::rename(&self.temporary, &self.path).map_err(TrainerError::io(&self.path))?;
+        } else {
+            self.exchange()?;
         }
-        if let Err(error) = fs::rename(&self.temporary, &self.path) {
-            if replaces {
-                fs::rename(&replaced, &self.path).map_err(TrainerError::io(&replaced))?;
+        // What was replaced lies under the temporary name by now, and is deleted with `self`.
+        Ok(sync_folder(parent_of(&self.path))?)
+    }
+
+    /// Puts the new directory in the place of the old one and the old one in its place, at once where
+    /// the file system can.
+    fn exchange(&self) -> Result<()> {
+        let failed = |error| TrainerError::io(&self.path)(error);
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            let (new, old) = (&self.temporary, &self.path);
+            match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
+                Ok(()) => return Ok(()),
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+                Err(error) => return Err(failed(error.into())),
             }
-            return Err(TrainerError::io(&self.path)(error));
         }
-        sync_folder(parent_of(&self.path))?;
-        if replaces {
-            fs::remove_dir_all(&replaced).map_err(TrainerError::io(&replaced))?;
-        }
-        Ok(())
+        let mut name = self.path.file_name().unwrap_or_default().to_os_string();
+        name.push(".replaced");
+        let aside = temporary_path(&self.path.with_file_name(name));
+        fs::rename(&self.path, &aside).map_err(failed)?;
+        let renamed = fs::rename(&self.temporary, &self.path);
+        let settled = match &renamed {
+            Ok(()) => fs::rename(&aside, &self.temporary),
+            Err(_) => fs::rename(&aside, &self.path),
+        };
+        renamed.and(settled).map_err(failed)
     }
 }
 
 impl Drop for OutputDirectory {
     fn drop(&mut self) {
-        // After a commit the temporary name is gone and this does nothing.
+        // After a commit the temporary name is gone, or has what was replaced.
         let _ = fs::remove_dir_all(&self.temporary);
     }
 }
@@ -111,20 +124,8 @@ fn is_empty_or_absent(path: &Path) -> Result<bool> {
     }
 }
 
-/// A hidden name beside `path`.
-fn beside(path: &Path, mark: &str) -> Result<PathBuf> {
-    let Some(name) = path.file_name() else {
-        return Err(TrainerError::Usage {
-            message: format!("--output {}: expected a path that ends in a name", path.display()),
-        });
-    };
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!("{mark}{}", std::process::id()));
-    Ok(parent_of(path).join(hidden))
-}
-
-fn parent_of(path: &Path) -> &Path {
+/// The directory that `path` lies in.
+pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use altiplano_data::Tokenizer;
-use altiplano_data::atomic_file::AtomicFile;
+use altiplano_data::atomic_file::{AtomicFile, remove_abandoned};
 use altiplano_data::progress::ProgressMode;
 use altiplano_model::LlamaConfig;
 use altiplano_model::quantize::StoredAs;
@@ -13,6 +13,7 @@ use super::container::value_type;
 use super::{ALIGNMENT, FileType, MAGIC, TENSOR_TYPES, VERSION, key, vocabulary};
 use crate::checkpoint::hugging_face::TOKENIZER_FILE;
 use crate::error::{Result, TrainerError};
+use crate::interop::output::parent_of;
 use crate::interop::parameter::Parameter;
 use crate::interop::rows::{Part, RotaryLayout};
 use crate::interop::stored_model::{StoredModel, Summary, file_error, progress};
@@ -140,6 +141,7 @@ pub fn write(model: &StoredModel, path: &Path, options: GgufOptions) -> Result<S
     let total = tensors.iter().map(|tensor| tensor.bytes).sum();
     let progress = progress(options.progress, "weights", total);
     let mut summary = Summary::new("gguf", path, model);
+    remove_abandoned(parent_of(path))?;
     let mut file = AtomicFile::create(path)?;
     let head = header(&keys, &tensors, &model.config);
     let mut length = head.len();
