@@ -12,4 +12,7 @@ mod harness;
 mod numeric;
 mod readme;
 mod resume;
+mod run_changes;
+#[cfg(unix)]
+mod signals;
 mod training;

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     init_log();
     let cli = Cli::parse();
     match std::panic::catch_unwind(|| cli.run()) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(outcome)) => ExitCode::from(outcome.exit_status()),
         // The reader of our output has seen enough.
         Ok(Err(error)) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Ok(Err(error)) => {

@@ -26,7 +26,7 @@ impl AtomicFile {
     /// [`DataError::Io`] when the folder or the file cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
         let folder = folder_of(path);
-        fs::create_dir_all(folder).map_err(DataError::io(folder))?;
+        create_folder(folder)?;
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
         name.push(format!("{UNFINISHED}{}", std::process::id()));
@@ -52,8 +52,7 @@ impl AtomicFile {
         file.sync_all().map_err(DataError::io(&self.path))?;
         drop(file);
         fs::rename(&self.temporary, &self.path).map_err(DataError::io(&self.path))?;
-        let folder = folder_of(&self.path);
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io(folder))
+        sync_folder(folder_of(&self.path))
     }
 }
 
@@ -78,6 +77,23 @@ impl Drop for AtomicFile {
         // After a commit the temporary name is gone and this does nothing.
         let _ = fs::remove_file(&self.temporary);
     }
+}
+
+/// Makes `folder` and those above it that are missing. After a power loss they are still there.
+///
+/// # Errors
+/// [`DataError::Io`] when a folder cannot be made or flushed to the disk.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    let missing = folder.ancestors().take_while(|folder| !folder.exists());
+    let made: Vec<&Path> = missing.filter(|folder| *folder != Path::new("")).collect();
+    fs::create_dir_all(folder).map_err(DataError::io(folder))?;
+    // A new folder is an entry of the one above it.
+    made.into_iter().rev().try_for_each(|folder| sync_folder(folder_of(folder)))
+}
+
+/// Waits until the entries of a folder are on the disk.
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io(folder))
 }
 
 /// Writes `bytes` to `path` in one go.

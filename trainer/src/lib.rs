@@ -6,18 +6,21 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`signals`] | signals that ask a run to end |
 //! | [`config`] | YAML files, overrides, checks |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`metrics`] | `metrics.jsonl`, peak memory, outliers |
+//! | [`change_log`] | `changes.jsonl`: settings that changed in a run |
 //! | [`plot`] | `loss.svg` and `loss.png` |
 //! | [`progress`] | what training shows on the terminal |
 //! | [`checkpoint`] | the state of a run on disk |
+//! | [`starting_weights`] | the weights of step 0 |
 //! | [`adamw`] | the update of all parameters |
 //! | [`grad_clip`] | the global norm of the gradient |
 //! | [`train_step`] | one optimizer step |
 //! | [`validation`] | loss on held-out documents during training |
 //! | [`text_generation`] | prompt to text, stop strings |
-//! | [`train_loop`] | a whole run, also resumed |
+//! | [`train_loop`] | a whole run: started, resumed, extended |
 //! | [`trained_model`] | a checkpoint opened for reading |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -26,17 +29,23 @@
 
 pub mod error;
 
+pub mod signals;
+
 pub mod config;
 
 pub mod schedule;
 
 pub mod metrics;
 
+pub mod change_log;
+
 pub mod plot;
 
 pub mod progress;
 
 pub mod checkpoint;
+
+pub mod starting_weights;
 
 pub mod adamw;
 

@@ -8,7 +8,8 @@ use crate::train_step::Trainer;
 
 /// Validates on at most `max_batches` batches of each source, spread evenly over it.
 ///
-/// The loss over all sources weights each source by its targets.
+/// The loss over all sources weights each source by its targets. `None` when `interrupted` said so
+/// before a batch.
 ///
 /// # Errors
 /// When a shard cannot be read or holds an id outside the vocabulary.
@@ -16,12 +17,16 @@ pub fn validate(
     trainer: &Trainer,
     set: &ValidationSet,
     max_batches: usize,
-) -> Result<ValidationMetrics> {
+    interrupted: impl Fn() -> bool,
+) -> Result<Option<ValidationMetrics>> {
     let mut metrics = ValidationMetrics::default();
     let (mut all_nats, mut all_bits, mut all_targets, mut all_bytes) = (0.0, 0.0, 0, 0);
     for (index, source) in set.sources().iter().enumerate() {
         let (mut nats, mut targets) = (0.0, 0);
         for batch in set.batches(index, Some(max_batches)) {
+            if interrupted() {
+                return Ok(None);
+            }
             let batch = batch?;
             targets += batch.valid_targets() as u64;
             nats += trainer.losses(&batch)?.into_iter().map(f64::from).sum::<f64>();
@@ -37,7 +42,7 @@ pub fn validate(
     }
     metrics.val_loss = all_nats / all_targets.max(1) as f64;
     metrics.bits_per_byte = all_bits / all_bytes.max(1) as f64;
-    Ok(metrics)
+    Ok(Some(metrics))
 }
 
 /// One line: the loss over all sources and the bits per byte of each.

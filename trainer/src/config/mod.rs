@@ -11,6 +11,7 @@ mod explain;
 mod load;
 mod locate;
 mod path;
+mod resume;
 mod step;
 mod train;
 
@@ -18,9 +19,11 @@ pub use altiplano_data::DataConfig;
 pub(crate) use explain::nearest;
 pub use load::{ConfigFile, Problem, load};
 pub use path::{normalize, relative_to};
+pub use resume::{Change, ON_RESUME, OnResume, keys_with};
 pub use step::load_step;
 pub use train::{
-    BatchConfig, CheckpointConfig, OptimizerConfig, SampleConfig, TrainConfig, ValidateConfig,
+    BatchConfig, CheckpointConfig, LrSchedule, OptimizerConfig, SampleConfig, TrainConfig,
+    ValidateConfig,
 };
 
 #[cfg(test)]

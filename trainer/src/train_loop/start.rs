@@ -1,0 +1,265 @@
+//! How a run begins: from its first step, or from one of its checkpoints.
+
+use std::path::{Path, PathBuf};
+
+use altiplano_data::atomic_file::{create_folder, write_atomically};
+use altiplano_data::{Loader, LoaderOptions, Tokenizer, ValidationSet};
+use altiplano_model::params::Params;
+use altiplano_model::{device, weights};
+use burn::tensor::{DType, Device};
+
+use super::{Run, TrainReport};
+use crate::adamw::AdamW;
+use crate::change_log::{self, CHANGES_FILE};
+use crate::checkpoint::{self, RunLock, TrainState};
+use crate::config::{Change, LrSchedule, TrainConfig, load};
+use crate::error::{Result, TrainerError};
+use crate::metrics::{MetricsLog, read_metrics};
+use crate::starting_weights::starting_weights;
+use crate::train_step::Trainer;
+
+const CONFIG_FILE: &str = "config.yaml";
+const METRICS_FILE: &str = "metrics.jsonl";
+
+/// Trains from the first step. A run of that name must not have a checkpoint yet.
+///
+/// # Errors
+/// Whatever a step fails with; what was saved before is intact.
+pub fn train(config: TrainConfig) -> Result<TrainReport> {
+    let device = device::select(&config.device)?;
+    let dir = config.run_dir();
+    create_folder(&dir)?;
+    let lock = checkpoint::lock(&dir)?;
+    checkpoint::recover(&dir, &lock)?;
+    if !checkpoint::list(&dir)?.is_empty() {
+        return Err(TrainerError::RunExists { path: dir });
+    }
+    start(config, dir, lock, &device)
+}
+
+/// Goes on from a checkpoint of `config`'s run, bit for bit as if it had not stopped; from the first
+/// step when the run has not finished a checkpoint yet.
+///
+/// `overrides` are those in `config`, for the messages about them.
+///
+/// # Errors
+/// When the checkpoint chosen is not there or a file of it is damaged, when a setting differs that
+/// may not, or when the corpus is not the one the run was started with.
+pub fn resume(
+    mut config: TrainConfig,
+    choice: checkpoint::Choice,
+    overrides: &[String],
+) -> Result<TrainReport> {
+    let device = device::select(&config.device)?;
+    let dir = config.run_dir();
+    let lock = checkpoint::lock(&dir)?;
+    checkpoint::recover(&dir, &lock)?;
+    let Some((step, path)) = checkpoint::choose(&dir, choice)? else {
+        return start(config, dir, lock, &device);
+    };
+    let state =
+        checkpoint::verify(&path).map_err(|error| name_the_one_before(error, &dir, step))?;
+    let saved = saved_config(&path, &state)?;
+    let changes = config.resumed_from(&saved, &dir, overrides)?;
+    if config.total_steps() < state.step {
+        return Err(TrainerError::Usage {
+            message: format!(
+                "steps: the run is at step {} already, found a length of {}; --checkpoint goes \
+                 back to an earlier step, or start a new run",
+                state.step,
+                config.total_steps()
+            ),
+        });
+    }
+    let trainer = restore(&config, &path, &state, &device)?;
+    let mut lines = vec![format!("resumes from step {step}: {}", path.display())];
+    lines.extend(changes.iter().map(|change| format!("from step {} on, {change}", step + 1)));
+    lines.extend(decay_advice(&config, &changes));
+    if config.total_steps() == state.step {
+        lines.push(format!(
+            "all {step} steps are done; a larger `steps` or `tokens` extends the run"
+        ));
+    }
+    Run::open(config, dir, trainer, Some((state, changes)), lock, lines)?.finish()
+}
+
+/// Trains from the first step in a directory without a finished checkpoint.
+fn start(config: TrainConfig, dir: PathBuf, lock: RunLock, device: &Device) -> Result<TrainReport> {
+    let mut lines = Vec::new();
+    if dir.join(CONFIG_FILE).exists() {
+        let dir = dir.display();
+        lines.push(format!("{dir} has no finished checkpoint: the run starts from step 0"));
+    }
+    let (masters, about) = starting_weights(&config, device)?;
+    lines.extend(about);
+    let zeros = || Params::zeros(&config.model, DType::F32, device);
+    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
+    let trainer = Trainer::new(&config, masters, optimizer, device)?;
+    Run::open(config, dir, trainer, None, lock, lines)?.finish()
+}
+
+/// The configuration a checkpoint was written with.
+fn saved_config(path: &Path, state: &TrainState) -> Result<TrainConfig> {
+    let fail = |reason: String| TrainerError::Checkpoint { path: path.to_path_buf(), reason };
+    if state.config.is_null() {
+        return Err(fail(
+            "its format version, 1, does not hold the settings of its run: resume it with the \
+             altiplano that wrote it, or start a new run from its weights by init_from"
+                .into(),
+        ));
+    }
+    serde_json::from_value(state.config.clone()).map_err(|error| {
+        fail(format!(
+            "was written by another version of altiplano, whose settings differ: {error}; resume \
+             it with that version, or start a new run from its weights by init_from"
+        ))
+    })
+}
+
+/// Says how to go on when the checkpoint of `step` is damaged.
+fn name_the_one_before(error: TrainerError, run_dir: &Path, step: u64) -> TrainerError {
+    let TrainerError::Checkpoint { path, reason } = error else { return error };
+    let advice = match checkpoint::before(run_dir, step) {
+        Ok(Some(before)) => {
+            format!("--checkpoint {} goes back to the one before", checkpoint::step_name(before))
+        }
+        _ => "there is none before: remove it, and the run starts from step 0".into(),
+    };
+    TrainerError::Checkpoint { path, reason: format!("{reason}; {advice}") }
+}
+
+/// What a longer run should know of a decay that ends before it.
+fn decay_advice(config: &TrainConfig, changes: &[Change]) -> Option<String> {
+    let (length, end) = (config.total_steps(), config.decay_steps());
+    let longer = changes.iter().any(|change| change.key == "steps" || change.key == "tokens");
+    let decays = config.optimizer.schedule != LrSchedule::Constant;
+    (longer && decays && end < length).then(|| {
+        format!(
+            "note: the learning rate has its lowest value from step {end} on; \
+             optimizer.decay_steps={length} makes it fall until the new end"
+        )
+    })
+}
+
+/// Weights, moments and windows of a verified checkpoint.
+fn restore(
+    config: &TrainConfig,
+    path: &Path,
+    state: &TrainState,
+    device: &Device,
+) -> Result<Trainer> {
+    let read =
+        |file: &str, prefix: &str| weights::load(&path.join(file), prefix, &config.model, device);
+    let masters = read(checkpoint::MODEL_FILE, "")?;
+    let m = read(checkpoint::OPTIMIZER_FILE, "m.")?;
+    let v = read(checkpoint::OPTIMIZER_FILE, "v.")?;
+    let optimizer = AdamW::new(config.optimizer.clone(), m, v);
+    let mut trainer = Trainer::new(config, masters, optimizer, device)?;
+    trainer.loss_window = state.loss_window.clone();
+    trainer.grad_norm_window = state.grad_norm_window.clone();
+    Ok(trainer)
+}
+
+/// What the loader of a run needs to know of its configuration.
+pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> LoaderOptions {
+    LoaderOptions {
+        seq_len: config.batch.seq_len,
+        batch_size: config.batch.micro_batch,
+        seed: config.seed,
+        readers: config.readers,
+        tokenizer_fingerprint: tokenizer
+            .map(|tokenizer| tokenizer.fingerprint().to_string())
+            .unwrap_or_default(),
+        vocab_size: config.model.vocab_size,
+    }
+}
+
+impl Run {
+    /// Opens what a run reads and writes. `resumed` is the checkpoint it goes on from and what
+    /// changed since; `lines` are for the user.
+    fn open(
+        config: TrainConfig,
+        dir: PathBuf,
+        trainer: Trainer,
+        resumed: Option<(TrainState, Vec<Change>)>,
+        lock: RunLock,
+        mut lines: Vec<String>,
+    ) -> Result<Self> {
+        let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+        let options = loader_options(&config, tokenizer.as_ref());
+        let validation = (config.validate.every > 0 && !config.data.random)
+            .then(|| ValidationSet::open(&config.data, &options))
+            .transpose()?;
+        let mut loader = Loader::open(&config.data, options)?;
+        let (mut step, mut tokens, mut last_step, mut saved) = (0, 0, None, None);
+        let mut changes = Vec::new();
+        if let Some((state, changed)) = resumed {
+            let position = serde_json::from_value(state.loader).map_err(|error| {
+                TrainerError::Checkpoint { path: dir.clone(), reason: error.to_string() }
+            })?;
+            loader.restore(&position)?;
+            (step, tokens, last_step) = (state.step, state.tokens, Some(state.last_step));
+            (saved, changes) = (Some(step), changed);
+        }
+        let yaml = config.resolved_yaml(&dir)?;
+        let log = dir.join(METRICS_FILE);
+        let logged = if log.exists() { read_metrics(&log)? } else { Vec::new() };
+        // Nothing is changed before everything that can be wrong has been looked at.
+        lines.extend(leave_later_steps(&dir, step, logged.last().map(|line| line.step), &lock)?);
+        let metrics = MetricsLog::open(&log, step)?;
+        let history = read_metrics(&log)?;
+        change_log::record(&dir, step, &changes)?;
+        // The last of them, because it flushes the directory with all its files.
+        write_atomically(&dir.join(CONFIG_FILE), yaml.as_bytes())?;
+        let unlogged = last_step.filter(|_| history.last().is_none_or(|line| line.step < step));
+        Ok(Self {
+            config,
+            dir,
+            trainer,
+            loader,
+            validation,
+            tokenizer,
+            metrics,
+            history,
+            unlogged,
+            step,
+            tokens,
+            saved,
+            opening_lines: lines,
+            _lock: lock,
+        })
+    }
+}
+
+/// Takes care of what the run did after `step`, where it now goes on: later checkpoints become a run
+/// of their own, together with the metrics up to `last_logged`. Gives the lines that say so.
+fn leave_later_steps(
+    dir: &Path,
+    step: u64,
+    last_logged: Option<u64>,
+    lock: &RunLock,
+) -> Result<Vec<String>> {
+    let config_of = |branch: &Path| {
+        let mut config: TrainConfig = load(&dir.join(CONFIG_FILE), &[])?;
+        if let (Some(parent), Some(name)) = (branch.parent(), branch.file_name()) {
+            config.output = parent.to_path_buf();
+            config.name = name.to_string_lossy().into_owned();
+        }
+        config.resolved_yaml(branch)
+    };
+    let files = [METRICS_FILE, CHANGES_FILE];
+    let mut lines = Vec::new();
+    if let Some((branch, steps)) = checkpoint::set_aside(dir, step, &files, config_of, lock)? {
+        let names: Vec<String> = steps.into_iter().map(checkpoint::step_name).collect();
+        lines.push(format!(
+            "the later checkpoints ({}) and their metrics are now the run {}",
+            names.join(", "),
+            branch.display()
+        ));
+    }
+    if let Some(last) = last_logged.filter(|&last| last > step) {
+        let again = if step + 1 == last { String::new() } else { format!(" to {last}") };
+        lines.push(format!("step {}{again} of metrics.jsonl is done again", step + 1));
+    }
+    Ok(lines)
+}
