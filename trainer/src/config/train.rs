@@ -181,12 +181,12 @@ pub enum LrSchedule {
 pub struct OptimizerConfig {
     /// Peak learning rate. Default 3e-4.
     pub lr: f64,
-    /// How the learning rate falls after the warm-up. Default `cosine`.
-    pub schedule: LrSchedule,
     /// Learning rate after the decay as a share of the peak. Default 0.1.
     pub min_lr_ratio: f64,
     /// Steps of the linear warm-up. Default 2000.
     pub warmup_steps: u64,
+    /// How the learning rate falls after the warm-up. Default `cosine`.
+    pub schedule: LrSchedule,
     /// Step at which the decay ends, counted from the start of the run; later than its last step
     /// for a run that is to be extended. Default: the last step. Not with `constant`.
     pub decay_steps: Option<u64>,
@@ -209,9 +209,9 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             lr: 3e-4,
-            schedule: LrSchedule::Cosine,
             min_lr_ratio: 0.1,
             warmup_steps: 2000,
+            schedule: LrSchedule::Cosine,
             decay_steps: None,
             cooldown_steps: None,
             beta1: 0.9,
