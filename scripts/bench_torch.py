@@ -271,19 +271,19 @@ def table(args):
 def training_rows(rows):
     """Ratios are to PyTorch's fastest engine that is measured, torch.compile if it is, with the
     same precision and everything kept."""
-    yield ["precision", "engine", "checkpointing", "tokens/s", "GFLOP/s", "share of matmul",
+    yield ["precision", "engine", "checkpointing", "tokens/s", "GFLOP/s", "mfu",
            "peak MB", "speed ÷ PyTorch", "memory ÷ PyTorch"]
     for (precision, engine, checkpointing), result in sorted(rows.items(), key=lambda row: row[0][0]):
         base = rows.get((precision, "torch.compile", "none"))
         base = base or rows.get((precision, "torch eager", "none"), {})
-        share = result.get("share_of_matmul_peak")
+        mfu = result.get("mfu")
         yield [
             precision,
             engine,
             checkpointing,
             f"{result['tokens_per_second']:.0f}",
             f"{result['model_flops_per_second'] / 1e9:.0f}",
-            "-" if share is None else f"{share:.2f}",
+            "-" if mfu is None else f"{mfu:.2f}",
             f"{result['peak_memory_bytes'] / 1e6:.0f}",
             ratio(result["tokens_per_second"], base.get("tokens_per_second")),
             ratio(result["peak_memory_bytes"], base.get("peak_memory_bytes")),

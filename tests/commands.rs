@@ -152,12 +152,14 @@ fn bench_prints_its_figures() {
         "tokens_per_second",
         "step_seconds",
         "model_flops_per_second",
-        "share_of_matmul_peak",
+        "mfu",
+        "peak_flops_per_second",
         "peak_memory_bytes",
         "threads",
     ] {
         assert!(json[key].as_f64().unwrap() > 0.0, "{key}: {json}");
     }
+    assert!(json["mfu"].as_f64().unwrap() <= 1.0, "{json}");
     assert_eq!((json["precision"].as_str(), json["policy"].as_str()), (Some("bf16"), Some("none")));
     assert!(!small.run_dir("small").exists(), "bench leaves no run");
     run(["bench", "train", config, "--steps", "3"]).fails(2, &["--steps"]);

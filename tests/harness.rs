@@ -14,6 +14,7 @@ pub fn altiplano() -> Command {
     let built = || env!("CARGO_BIN_EXE_altiplano").into();
     let mut command = Command::new(std::env::var_os("ALTIPLANO_BIN").unwrap_or_else(built));
     command.env("RUST_BACKTRACE", "0").env_remove("RUST_LOG");
+    command.env("XDG_CACHE_HOME", temporary("cache"));
     command
 }
 
@@ -121,15 +122,20 @@ pub fn repository(path: &str) -> PathBuf {
     carried.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from).join(path)
 }
 
+/// A path that outlives the tests, for what they make once.
+pub fn temporary(path: &str) -> PathBuf {
+    match std::env::var_os("ALTIPLANO_REPOSITORY") {
+        None => Path::new(env!("CARGO_TARGET_TMPDIR")).join(path),
+        Some(_) => repository("target/tmp").join(path),
+    }
+}
+
 /// Folder of a corpus of three sources (`speeches`, `books` and the small `early`) with a tokenizer
 /// of 400 pieces, made once: `documents/`, `tokenizer.model`, `tokens/`, and `data.yaml` beside them.
 pub fn corpus() -> &'static Path {
     static CORPUS: OnceLock<PathBuf> = OnceLock::new();
     CORPUS.get_or_init(|| {
-        let dir = match std::env::var_os("ALTIPLANO_REPOSITORY") {
-            None => Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus"),
-            Some(_) => repository("target/tmp/corpus"),
-        };
+        let dir = temporary("corpus");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let config = dir.join("data.yaml");
@@ -233,8 +239,13 @@ impl SmallRun {
         self.run_dir(name).join(format!("checkpoints/step_{step:08}"))
     }
 
-    /// The parsed lines of `metrics.jsonl`.
+    /// The parsed lines of the steps in `metrics.jsonl`.
     pub fn metrics(&self, name: &str) -> Vec<Value> {
+        self.metrics_lines(name).into_iter().filter(|line| line["step"] != 0).collect()
+    }
+
+    /// All parsed lines of `metrics.jsonl`: that of the validation before the first step too.
+    pub fn metrics_lines(&self, name: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.run_dir(name).join("metrics.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -244,7 +255,7 @@ impl SmallRun {
     pub fn numbers(&self, name: &str) -> Vec<Value> {
         let keys = ["step", "tokens", "loss", "grad_norm", "lr", "val_loss", "bits_per_byte"];
         let of = |line: Value| keys.iter().map(|key| line[*key].clone()).collect();
-        self.metrics(name).into_iter().map(of).collect()
+        self.metrics_lines(name).into_iter().map(of).collect()
     }
 
     /// The bytes of the tensors of a checkpoint.

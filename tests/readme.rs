@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::harness::{altiplano, copy_dir, repository};
 
 fn pages() -> Vec<(String, String)> {
-    let mut pages = vec!["README.md".to_string(), "CONTRIBUTING.md".to_string()];
+    let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(String::from).to_vec();
     for dir in ["docs", "docs/backward"] {
         for entry in fs::read_dir(repository(dir)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();

@@ -1,6 +1,7 @@
 //! All integration tests in one binary: the tensor libraries link once.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
 mod bad_input;
 mod commands;

@@ -1,11 +1,12 @@
 //! Files that appear whole or not at all: written under a temporary name in the same folder,
-//! flushed to the disk, renamed, and the folder flushed too.
+//! hashed on the way, flushed to the disk, renamed, and the folder flushed too.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::checksum::{FileDigest, HashingWriter};
 use crate::error::{DataError, Result};
 
 /// Part of the name of every file that is not finished. Leftovers of a crash are found by it.
@@ -14,7 +15,7 @@ const UNFINISHED: &str = ".tmp.";
 /// A file under construction. Dropped without [`AtomicFile::commit`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct AtomicFile {
-    file: Option<BufWriter<File>>,
+    file: Option<BufWriter<HashingWriter<File>>>,
     temporary: PathBuf,
     path: PathBuf,
 }
@@ -33,34 +34,42 @@ impl AtomicFile {
         let temporary = folder.join(name);
         let file = File::create(&temporary).map_err(DataError::io(&temporary))?;
         Ok(Self {
-            file: Some(BufWriter::with_capacity(1 << 18, file)),
+            file: Some(BufWriter::with_capacity(1 << 18, HashingWriter::new(file))),
             temporary,
             path: path.to_owned(),
         })
     }
 
-    /// Makes the file appear under its name, replacing what was there.
+    /// Makes the file appear under its name, replacing what was there, and gives the digest of
+    /// what was written to it.
     ///
     /// # Errors
     /// [`DataError::Io`]; the old file is then still there.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(mut self) -> Result<FileDigest> {
+        // Only this function takes the file, and it is called once.
         let Some(buffered) = self.file.take() else {
-            return Ok(());
+            return Err(DataError::io(&self.path)(finished()));
         };
-        let file =
+        let hashing =
             buffered.into_inner().map_err(|error| DataError::io(&self.path)(error.into_error()))?;
+        let (file, digest) = hashing.finish();
         file.sync_all().map_err(DataError::io(&self.path))?;
         drop(file);
         fs::rename(&self.temporary, &self.path).map_err(DataError::io(&self.path))?;
-        sync_folder(folder_of(&self.path))
+        sync_folder(folder_of(&self.path))?;
+        Ok(digest)
     }
+}
+
+fn finished() -> io::Error {
+    io::Error::other("the file is already finished")
 }
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.file {
             Some(file) => file.write(bytes),
-            None => Err(io::Error::other("the file is already finished")),
+            None => Err(finished()),
         }
     }
 
@@ -91,16 +100,11 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     made.into_iter().rev().try_for_each(|folder| sync_folder(folder_of(folder)))
 }
 
-/// Waits until the entries of a folder are on the disk.
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io(folder))
-}
-
 /// Writes `bytes` to `path` in one go.
 ///
 /// # Errors
 /// [`DataError::Io`]; the old file is then still there.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<FileDigest> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).map_err(DataError::io(path))?;
     file.commit()
@@ -133,15 +137,22 @@ pub fn remove_unfinished(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The blake3 hash of a file, in hexadecimal.
+/// Deletes `path`, if it is there, and waits until that is on the disk. What says that other files
+/// are whole goes this way before the first of them is replaced.
 ///
 /// # Errors
-/// [`DataError::Io`] when the file cannot be read.
-pub fn hash_file(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(DataError::io(path))?;
-    hasher.update_reader(file).map_err(DataError::io(path))?;
-    Ok(hasher.finalize().to_hex().to_string())
+/// [`DataError::Io`] when it cannot be deleted.
+pub fn remove_durably(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DataError::io(path)(error)),
+    }
+}
+
+/// Waits until the names in a folder are on the disk.
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(DataError::io(folder))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -165,9 +176,13 @@ mod tests {
         drop(file);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
 
-        write_atomically(&path, b"whole").unwrap();
+        let digest = write_atomically(&path, b"whole").unwrap();
+        assert_eq!(digest, FileDigest::of(b"whole"));
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        remove_durably(&path).unwrap();
+        assert!(!path.exists());
+        remove_durably(&path).unwrap();
     }
 
     #[test]

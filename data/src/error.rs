@@ -60,6 +60,17 @@ pub enum DataError {
         reason: String,
     },
 
+    /// A file is not as it was written.
+    #[error("{path}: {difference}; {remedy}")]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        difference: String,
+        /// How the file is made anew.
+        remedy: &'static str,
+    },
+
     // Documents
     /// The holdout would leave nothing to train on, or nothing to validate on.
     #[error(
@@ -234,6 +245,28 @@ impl DataError {
     /// A file that is not what its name says.
     pub fn bad_file(path: impl AsRef<Path>, reason: impl ToString) -> Self {
         Self::BadFile { path: path.as_ref().to_owned(), reason: reason.to_string() }
+    }
+
+    /// A file that is not as it was written.
+    pub fn altered(
+        path: impl AsRef<Path>,
+        difference: impl Into<String>,
+        remedy: &'static str,
+    ) -> Self {
+        Self::Altered { path: path.as_ref().to_owned(), difference: difference.into(), remedy }
+    }
+
+    /// What is wrong, for a message that says that it is mended.
+    pub(crate) fn without_remedy(&self) -> String {
+        match self {
+            Self::Altered { path, difference, .. } => format!("{}: {difference}", path.display()),
+            error => error.to_string(),
+        }
+    }
+
+    /// Whether the file of an operation is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
     /// A configuration value that does not fit.

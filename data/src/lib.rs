@@ -6,7 +6,10 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`checksum`] | what a file is meant to hold |
 //! | [`atomic_file`] | files that appear whole or not at all |
+//! | [`terminal`] | what is written to standard error, and that it never fails |
+//! | [`json_file`] | JSON files with their checksum |
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
 //! | [`text`] | character sets, lines, white space, HTML, TeX |
@@ -26,7 +29,13 @@
 
 pub mod error;
 
+pub mod checksum;
+
 pub mod atomic_file;
+pub mod terminal;
+
+pub mod json_file;
+
 pub mod progress;
 
 pub mod document;

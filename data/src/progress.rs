@@ -1,100 +1,268 @@
-//! Progress of a job: a bar on a terminal, a plain line every few seconds elsewhere.
+//! Progress of a job: a line that is drawn again and again on a terminal, a plain line every few
+//! seconds elsewhere.
 //!
-//! The estimate of the time left comes from bytes, not from files: files differ too much in size.
+//! The share that is done, and the time left, come from bytes or from a count of what takes the
+//! time, not from files: files differ too much in size.
 
-use std::io::IsTerminal;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::terminal::{self, LiveLine, Part};
 
-/// Seconds between two plain lines when stderr is not a terminal.
+/// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Time between two draws of the live line. A window that changed its size is noticed then.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// Whether a job shows its progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProgressMode {
-    /// A bar when stderr is a terminal, plain lines otherwise.
+    /// A live line when stderr is a terminal, plain lines otherwise.
     #[default]
     Auto,
     /// Nothing.
     Hidden,
 }
 
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    total: u64,
+    /// What `total` counts; none for bytes.
+    unit: Option<&'static str>,
+    items: Option<(u64, &'static str)>,
+}
+
+impl Work {
+    /// So many bytes of input. With 0 the length is not known.
+    pub fn bytes(total: u64) -> Self {
+        Self { total, unit: None, items: None }
+    }
+
+    /// So many of what `unit` names in the plural, such as `pieces`. With 0 the number is not known
+    /// yet: [`Progress::set_total`].
+    pub fn count(total: u64, unit: &'static str) -> Self {
+        Self { total, unit: Some(unit), items: None }
+    }
+
+    /// The work is in `items` parts, named in the plural, such as `files`: see
+    /// [`Progress::item_done`].
+    pub fn of(self, items: u64, name: &'static str) -> Self {
+        Self { items: Some((items, name)), ..self }
+    }
+}
+
 /// The progress of one job. Safe to share between threads.
 #[derive(Debug)]
 pub struct Progress {
-    label: String,
-    bar: Option<ProgressBar>,
-    plain: bool,
-    started: Instant,
-    last_line: Mutex<Instant>,
-    total_bytes: u64,
-    bytes: AtomicU64,
-    total_files: u64,
-    files: AtomicU64,
-    records: AtomicU64,
-    kept: AtomicU64,
+    job: Arc<Job>,
+    ticker: Mutex<Option<Ticker>>,
 }
 
 impl Progress {
-    /// A job over `total_bytes` of input in `total_files` files. With `total_bytes` 0 the length
-    /// is unknown and only the elapsed time is shown.
-    pub fn new(mode: ProgressMode, label: &str, total_bytes: u64, total_files: u64) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = (mode == ProgressMode::Auto && terminal).then(|| {
-            let bar =
-                ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
-            let template = if total_bytes == 0 {
-                "{prefix:>12} {spinner} {elapsed} {msg}"
-            } else {
-                "{prefix:>12} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {msg}"
-            };
-            // The templates are constants; a mistake in one costs the look, not the job.
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar.set_prefix(label.to_owned());
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
-        Self {
+    /// A job that begins now.
+    pub fn new(mode: ProgressMode, label: &str, work: Work) -> Self {
+        let display = match mode {
+            ProgressMode::Hidden => Display::Hidden,
+            ProgressMode::Auto => LiveLine::start().map_or(Display::Lines, Display::Live),
+        };
+        let now = Instant::now();
+        let job = Arc::new(Job {
             label: label.to_owned(),
-            bar,
-            plain: mode == ProgressMode::Auto && !terminal,
-            started: Instant::now(),
-            last_line: Mutex::new(Instant::now()),
-            total_bytes,
-            bytes: AtomicU64::new(0),
-            total_files,
-            files: AtomicU64::new(0),
+            work,
+            display,
+            started: now,
+            shown: Mutex::new(now),
+            counted_since: Mutex::new(now),
+            phase: Mutex::new(String::new()),
+            total: AtomicU64::new(work.total),
+            done: AtomicU64::new(0),
+            items: AtomicU64::new(0),
             records: AtomicU64::new(0),
             kept: AtomicU64::new(0),
+        });
+        if matches!(job.display, Display::Live(_)) {
+            job.show();
         }
+        // Without a thread for it, the job shows its progress when it counts.
+        let ticker = (mode == ProgressMode::Auto).then(|| Ticker::start(&job)).flatten();
+        Self { job, ticker: Mutex::new(ticker) }
     }
 
-    /// `bytes` more of the input are done.
-    pub fn add_bytes(&self, bytes: u64) {
-        let done = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-        }
-        self.line_when_due();
+    /// So many bytes, or whatever is counted, more are done.
+    pub fn add(&self, amount: u64) {
+        self.job.done.fetch_add(amount, Ordering::Relaxed);
+        self.job.show_when_due();
     }
 
-    /// One more file is done.
-    pub fn file_done(&self) {
-        let files = self.files.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("{files}/{} files{}", self.total_files, self.kept_share()));
-        }
+    /// So many bytes, or whatever is counted, are done in all.
+    pub fn set_done(&self, done: u64) {
+        self.job.done.store(done, Ordering::Relaxed);
+        self.job.show_when_due();
+    }
+
+    /// So much is to be done, of which the beginning is now.
+    pub fn set_total(&self, total: u64) {
+        *lock(&self.job.counted_since) = Instant::now();
+        self.job.done.store(0, Ordering::Relaxed);
+        self.job.total.store(total, Ordering::Relaxed);
+    }
+
+    /// One more of the items is done.
+    pub fn item_done(&self) {
+        self.items_done(1);
+    }
+
+    /// So many more of the items are done.
+    pub fn items_done(&self, items: u64) {
+        self.job.items.fetch_add(items, Ordering::Relaxed);
     }
 
     /// `records` more were looked at and `kept` of them used.
     pub fn add_records(&self, records: u64, kept: u64) {
-        self.records.fetch_add(records, Ordering::Relaxed);
-        self.kept.fetch_add(kept, Ordering::Relaxed);
+        self.job.records.fetch_add(records, Ordering::Relaxed);
+        self.job.kept.fetch_add(kept, Ordering::Relaxed);
+    }
+
+    /// Names what is being done now, in a job of several parts.
+    pub fn phase(&self, phase: &str) {
+        phase.clone_into(&mut lock(&self.job.phase));
+        match &self.job.display {
+            Display::Lines => terminal::write_line(&format!("{}: {phase}", self.job.label)),
+            Display::Live(_) => self.job.show(),
+            Display::Hidden => {}
+        }
+    }
+
+    /// Seconds since the job began.
+    pub fn elapsed_seconds(&self) -> f64 {
+        self.job.started.elapsed().as_secs_f64()
+    }
+
+    /// Ends the job and leaves `summary` on the screen.
+    pub fn finish(&self, summary: &str) {
+        drop(lock(&self.ticker).take());
+        if let Display::Live(line) = &self.job.display {
+            line.finish();
+        }
+        if !matches!(self.job.display, Display::Hidden) {
+            let seconds = self.elapsed_seconds();
+            terminal::write_line(&format!("{}: {summary} in {seconds:.1} s", self.job.label));
+        }
+    }
+}
+
+/// Where progress goes.
+#[derive(Debug)]
+enum Display {
+    Hidden,
+    Lines,
+    Live(LiveLine),
+}
+
+/// What a job has done so far.
+#[derive(Debug)]
+struct Job {
+    label: String,
+    work: Work,
+    display: Display,
+    started: Instant,
+    /// When the last line was written or drawn.
+    shown: Mutex<Instant>,
+    /// When `done` was 0.
+    counted_since: Mutex<Instant>,
+    phase: Mutex<String>,
+    total: AtomicU64,
+    done: AtomicU64,
+    items: AtomicU64,
+    records: AtomicU64,
+    kept: AtomicU64,
+}
+
+impl Job {
+    fn show_when_due(&self) {
+        let every = match self.display {
+            Display::Hidden => return,
+            Display::Lines => LINE_EVERY,
+            Display::Live(_) => DRAW_EVERY,
+        };
+        let Ok(mut shown) = self.shown.try_lock() else { return };
+        if shown.elapsed() >= every {
+            *shown = Instant::now();
+            drop(shown);
+            self.show();
+        }
+    }
+
+    fn show(&self) {
+        match &self.display {
+            Display::Hidden => {}
+            Display::Lines => terminal::write_line(&self.plain_line()),
+            Display::Live(line) => line.draw(&self.parts(), self.share()),
+        }
+    }
+
+    /// The share that is done, if it is known how much there is to do.
+    fn share(&self) -> Option<f64> {
+        let total = self.total.load(Ordering::Relaxed);
+        let done = self.done.load(Ordering::Relaxed);
+        (total > 0).then(|| (done as f64 / total as f64).min(1.0))
+    }
+
+    fn plain_line(&self) -> String {
+        let mut parts = self.parts().into_iter().map(|part| part.text).filter(|t| !t.is_empty());
+        let label = parts.next().unwrap_or_default();
+        format!("{label}: {}", parts.collect::<Vec<_>>().join(", "))
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let mut parts = vec![Part::new(0, &*self.label)];
+        let phase = lock(&self.phase).clone();
+        let share = self.share();
+        if let Some(share) = share {
+            let seconds = lock(&self.counted_since).elapsed().as_secs_f64();
+            // The last per cent is not shown before it is done.
+            parts.push(Part::new(0, format!("{:.0}%", (share * 100.0).floor())));
+            parts.push(Part::new(1, eta(share, seconds)));
+            parts.push(Part::new(2, self.items()));
+            parts.push(Part::new(4, phase));
+            parts.push(Part::new(3, self.amount(seconds)));
+        } else {
+            parts.push(Part::new(1, phase));
+            parts.push(Part::new(2, duration(self.started.elapsed().as_secs_f64())));
+            parts.push(Part::new(3, self.items()));
+        }
+        parts.push(Part::new(5, self.kept_share()));
+        parts
+    }
+
+    /// `12/40 files`.
+    fn items(&self) -> String {
+        let Some((total, name)) = self.work.items else { return String::new() };
+        format!("{}/{total} {name}", self.items.load(Ordering::Relaxed))
+    }
+
+    /// `1.0/4.0 MB, 0.5 MB/s` or `1200/7743 pieces`.
+    fn amount(&self, seconds: f64) -> String {
+        let done = self.done.load(Ordering::Relaxed);
+        let total = self.total.load(Ordering::Relaxed);
+        if let Some(unit) = self.work.unit {
+            return format!("{}/{total} {unit}", done.min(total));
+        }
+        let (scale, unit) = match total {
+            0..1_000_000_000 => (1e6, "MB"),
+            1_000_000_000..1_000_000_000_000 => (1e9, "GB"),
+            _ => (1e12, "TB"),
+        };
+        format!(
+            "{:.1}/{:.1} {unit}, {:.1} MB/s",
+            done as f64 / scale,
+            total as f64 / scale,
+            done as f64 / 1e6 / seconds.max(1e-9)
+        )
     }
 
     /// The share of the records that was used, for jobs that count them.
@@ -104,68 +272,64 @@ impl Progress {
             return String::new();
         }
         let kept = self.kept.load(Ordering::Relaxed);
-        format!(", {:.1}% kept", 100.0 * kept as f64 / records as f64)
+        format!("{:.1}% kept", 100.0 * kept as f64 / records as f64)
     }
+}
 
-    /// Shows what is being done, for jobs without a known length.
-    pub fn phase(&self, phase: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(phase.to_owned());
-        } else if self.plain {
-            eprintln!("{}: {phase}", self.label);
-        }
+/// The time that is left when `share` of the work took `seconds`, as `ETA 3m 12s`.
+fn eta(share: f64, seconds: f64) -> String {
+    if share <= 0.0 {
+        return String::new();
     }
+    format!("ETA {}", duration(seconds * (1.0 - share) / share))
+}
 
-    /// Writes the plain line if the last one is old enough. Jobs without byte counts call this
-    /// from time to time.
-    pub fn line_when_due(&self) {
-        if !self.plain {
-            return;
-        }
-        let Ok(mut last) = self.last_line.try_lock() else {
-            return;
+/// The two largest units of a time: `1d 2h`, `3h 5m`, `2m 9s`, `12s`.
+pub fn duration(seconds: f64) -> String {
+    // A saturating cast: not-a-number and negative times are zero.
+    let s = seconds.round() as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m {}s", s / 60, s % 60),
+        3600..86400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d {}h", s / 86400, s % 86400 / 3600),
+    }
+}
+
+/// Shows the progress of a job that has nothing to count for a while.
+#[derive(Debug)]
+struct Ticker {
+    /// Dropped to end the thread.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    /// None where the system refuses a thread.
+    fn start(job: &Arc<Job>) -> Option<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let job = Arc::clone(job);
+        let tick = move || {
+            while stopped.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
+                job.show_when_due();
+            }
         };
-        if last.elapsed() < LINE_EVERY {
-            return;
-        }
-        *last = Instant::now();
-        eprintln!("{}", self.line());
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(tick).ok()?;
+        Some(Self { stop: Some(stop), thread: Some(thread) })
     }
+}
 
-    /// Seconds since the job began.
-    pub fn elapsed_seconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
+}
 
-    /// Ends the job and leaves `summary` on the screen.
-    pub fn finish(&self, summary: &str) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-        if self.bar.is_some() || self.plain {
-            eprintln!("{}: {summary} in {:.1} s", self.label, self.elapsed_seconds());
-        }
-    }
-
-    fn line(&self) -> String {
-        let seconds = self.elapsed_seconds();
-        if self.total_bytes == 0 {
-            return format!("{}: {seconds:.0} s", self.label);
-        }
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        let files = self.files.load(Ordering::Relaxed);
-        let rate = bytes as f64 / seconds.max(1e-9);
-        let left = self.total_bytes.saturating_sub(bytes) as f64 / rate.max(1.0);
-        format!(
-            "{}: {files}/{} files, {:.1}/{:.1} MB, {:.1} MB/s{}, {left:.0} s left",
-            self.label,
-            self.total_files,
-            bytes as f64 / 1e6,
-            self.total_bytes as f64 / 1e6,
-            rate / 1e6,
-            self.kept_share(),
-        )
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -173,13 +337,60 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_counts_files_and_bytes() {
-        let progress = Progress::new(ProgressMode::Hidden, "documents", 4_000_000, 2);
-        progress.add_bytes(1_000_000);
-        progress.file_done();
+    fn the_line_has_share_and_counts() {
+        let work = Work::bytes(4_000_000).of(2, "files");
+        let progress = Progress::new(ProgressMode::Hidden, "documents", work);
+        progress.add(1_000_000);
+        progress.item_done();
         progress.add_records(3, 2);
-        let line = progress.line();
-        assert!(line.starts_with("documents: 1/2 files, 1.0/4.0 MB"), "{line}");
-        assert!(line.contains("66.7% kept"), "{line}");
+        let line = progress.job.plain_line();
+        assert!(line.starts_with("documents: 25%, ETA "), "{line}");
+        assert!(line.contains(", 1/2 files, 1.0/4.0 MB, "), "{line}");
+        assert!(line.ends_with("66.7% kept"), "{line}");
+    }
+
+    #[test]
+    fn counts_are_named_and_end_at_their_total() {
+        let progress = Progress::new(ProgressMode::Hidden, "tokenizer", Work::count(0, "pieces"));
+        progress.phase("reading");
+        assert!(progress.job.plain_line().starts_with("tokenizer: reading, 0s"));
+        assert_eq!(progress.job.share(), None);
+        progress.set_total(200);
+        assert_eq!(progress.job.share(), Some(0.0));
+        assert!(progress.job.plain_line().starts_with("tokenizer: 0%, reading, 0/200 pieces"));
+        progress.set_done(199);
+        assert!(progress.job.plain_line().contains("99%"));
+        progress.add(7);
+        assert_eq!(progress.job.share(), Some(1.0));
+        assert!(progress.job.plain_line().contains("200/200 pieces"));
+    }
+
+    #[test]
+    fn the_time_left_follows_from_the_share() {
+        assert_eq!(eta(0.25, 60.0), "ETA 3m 0s");
+        assert_eq!(eta(1.0, 60.0), "ETA 0s");
+        assert_eq!(eta(0.0, 60.0), "");
+    }
+
+    /// Label, share and time left fit into 40 columns for every label there is.
+    #[test]
+    fn forty_columns_are_enough() {
+        for label in ["stage 12 of 14", "language model", "tokenizer", "documents", "duplicates"] {
+            let progress = Progress::new(ProgressMode::Hidden, label, Work::bytes(1000));
+            progress.add(450);
+            let longest = format!("{label}  45%  ETA 23h 59m");
+            assert!(longest.len() < 40, "{longest}");
+            assert_eq!(progress.job.parts()[0].text, label);
+        }
+    }
+
+    #[test]
+    fn times_have_two_units() {
+        for (seconds, text) in
+            [(0.2, "0s"), (59.0, "59s"), (60.0, "1m 0s"), (7384.0, "2h 3m"), (1.8e6, "20d 20h")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+        assert_eq!(duration(f64::NAN), "0s");
     }
 }

@@ -1,5 +1,6 @@
 //! Model and run choices that decide shapes, precision and what a layer keeps.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -169,6 +170,15 @@ impl Precision {
     }
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 impl FromStr for Precision {
     type Err = String;
 
@@ -192,4 +202,14 @@ pub enum ActivationCheckpointing {
     Selective,
     /// Keep the input of the layer only; run its forward pass again.
     Full,
+}
+
+impl fmt::Display for ActivationCheckpointing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Selective => "selective",
+            Self::Full => "full",
+        })
+    }
 }

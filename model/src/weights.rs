@@ -5,39 +5,39 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
 use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
 use crate::params::{Param, ParamSpec, Params};
 
+/// Multiple of bytes that the header's length is filled up to, as the format asks for.
+const HEADER_ALIGNMENT: usize = 8;
+
 /// One parameter on its way to a file, as f32. On the CPU its bytes are written from where they are;
 /// from elsewhere, or in another format, they are copied when their turn comes.
 struct ParamView<'a> {
     param: Param<'a>,
-    shape: Vec<usize>,
     storage: Option<FlexTensor>,
 }
 
 impl<'a> ParamView<'a> {
     fn new(param: Param<'a>) -> Self {
-        Self { shape: param.shape(), storage: param.f32_storage(), param }
-    }
-}
-
-impl View for ParamView<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
+        Self { storage: param.f32_storage(), param }
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
+    /// Shape and place of a tensor whose bytes begin at `start` behind the header.
+    fn info(&self, start: usize) -> TensorInfo {
+        let shape = self.param.shape();
+        let end = start + shape.iter().product::<usize>() * size_of::<f32>();
+        TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) }
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
@@ -46,32 +46,42 @@ impl View for ParamView<'_> {
             None => Cow::Owned(self.param.to_data().convert_dtype(DType::F32).as_bytes().to_vec()),
         }
     }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * size_of::<f32>()
-    }
 }
 
-/// Writes parameter trees in f32 to one file, each name behind its prefix: `("", weights)` for a
-/// model, `("m.", m)` and `("v.", v)` for the AdamW moments.
+/// Writes parameter trees in f32 as one safetensors file, each name behind its prefix:
+/// `("", weights)` for a model, `("m.", m)` and `("v.", v)` for the AdamW moments. The writer sees
+/// the bytes in the order of the file, so it can hash them; `path` is for messages.
 ///
 /// # Errors
-/// [`ModelError::Io`] or [`ModelError::WeightFile`] when the file cannot be written, with the
-/// operating system's reason.
-pub fn save(path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
-    let views: Vec<(String, ParamView)> = trees
+/// [`ModelError::Io`] when `out` fails, [`ModelError::WeightFile`] when the names do not fit into
+/// one file.
+pub fn write(out: &mut impl Write, path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
+    let mut views: Vec<(String, ParamView)> = trees
         .iter()
         .flat_map(|(prefix, params)| {
             let view = |(name, param)| (format!("{prefix}{name}"), ParamView::new(param));
             params.named().into_iter().map(view).collect::<Vec<_>>()
         })
         .collect();
-    // Made here with the permissions of any other file; safetensors would make it private.
-    File::create(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
+    // All of one type, so the order is that of the names, as safetensors itself has it.
+    views.sort_by(|(left, _), (right, _)| left.cmp(right));
+    let mut end = 0;
+    let tensors = views.iter().map(|(name, view)| {
+        let info = view.info(end);
+        end = info.data_offsets.1;
+        (name.clone(), info)
+    });
     // transformers refuses a file whose metadata does not name a format.
-    let metadata = [("format".to_string(), "pt".to_string())].into();
-    safetensors::serialize_to_file(views, Some(metadata), path)
-        .map_err(|error| file_error(path, format!("cannot be written: {error}")))
+    let format = [("format".to_string(), "pt".to_string())].into();
+    let cannot = |reason: String| file_error(path, format!("cannot be written: {reason}"));
+    let metadata = Metadata::new(Some(format), tensors.collect())
+        .map_err(|error| cannot(error.to_string()))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|error| cannot(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(HEADER_ALIGNMENT), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())
+        .and_then(|()| out.write_all(&header))
+        .and_then(|()| views.iter().try_for_each(|(_, view)| out.write_all(&view.data())))
+        .map_err(|source| ModelError::Io { path: path.to_path_buf(), source })
 }
 
 /// Reads the parameters of `config` whose names stand behind `prefix`, as f32.
@@ -134,6 +144,8 @@ fn file_error(path: &Path, reason: String) -> ModelError {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use safetensors::tensor::TensorView;
+
     use super::*;
 
     fn config() -> LlamaConfig {
@@ -150,6 +162,50 @@ mod tests {
             norm_eps: 1e-6,
             init_std: 0.02,
         }
+    }
+
+    /// Writes a file.
+    fn save(path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
+        let mut bytes = Vec::new();
+        write(&mut bytes, path, trees)?;
+        std::fs::write(path, bytes).unwrap();
+        Ok(())
+    }
+
+    /// The file is, byte for byte, the one that safetensors itself writes of the same tensors.
+    #[test]
+    fn the_bytes_are_those_of_safetensors() {
+        let device = Device::flex();
+        let (m, v) = (
+            Params::init(&config(), 1, DType::F32, &device),
+            Params::init(&config(), 2, DType::F32, &device),
+        );
+        let trees = [("v.", &v), ("m.", &m)];
+        let mut written = Vec::new();
+        write(&mut written, Path::new("x"), &trees).unwrap();
+        let data: Vec<(String, Vec<usize>, Vec<u8>)> = trees
+            .iter()
+            .flat_map(|(prefix, params)| {
+                params.named().into_iter().map(move |(name, param)| {
+                    let bytes = param.to_data().as_bytes().to_vec();
+                    (format!("{prefix}{name}"), param.shape(), bytes)
+                })
+            })
+            .collect();
+        let views = data.iter().map(|(name, shape, bytes)| {
+            (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        let format = [("format".to_string(), "pt".to_string())].into();
+        assert!(written == safetensors::serialize(views, Some(format)).unwrap());
+    }
+
+    /// A full disk ends the write with the file's name.
+    #[test]
+    fn a_writer_that_fails_is_named() {
+        let params = Params::init(&config(), 1, DType::F32, &Device::flex());
+        let mut room = [0; 100];
+        let error = write(&mut &mut room[..], Path::new("full.safetensors"), &[("", &params)]);
+        assert!(error.unwrap_err().to_string().contains("full.safetensors"));
     }
 
     fn bytes(params: &Params) -> Vec<Vec<u8>> {

@@ -44,7 +44,8 @@ pub fn record(run_dir: &Path, step: u64, changes: &[Change]) -> Result<()> {
         text.push_str(&json);
         text.push('\n');
     }
-    Ok(write_atomically(&path, text.as_bytes())?)
+    write_atomically(&path, text.as_bytes())?;
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<RecordedChange>> {

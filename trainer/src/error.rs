@@ -40,6 +40,15 @@ pub enum TrainerError {
     /// Standard output cannot be written to.
     #[error("standard output: {0}")]
     Output(#[source] std::io::Error),
+    /// The system refuses the threads that compute.
+    #[error(
+        "cannot start the threads that compute: {source}; ask for fewer threads, or raise the limit \
+         on processes and threads (`ulimit -u`, or `pids.max` of the control group)"
+    )]
+    Threads {
+        /// The system's answer.
+        source: rayon::ThreadPoolBuildError,
+    },
     /// A file of a run is not what its name says.
     #[error("{}: {reason}", path.display())]
     RunFile {

@@ -71,8 +71,8 @@ struct Window {
     targets: Vec<i32>,
 }
 
-/// Scores documents given as (source, text); `on_progress` hears of the share of the work that each
-/// batch was.
+/// Scores documents given as (source, text); after each batch `on_progress` hears of the share of
+/// the work that is done, and of how many more documents are scored to their end.
 ///
 /// # Errors
 /// When a document cannot be encoded or its ids are outside the model's vocabulary.
@@ -81,7 +81,7 @@ pub fn score_documents(
     tokenizer: &Tokenizer,
     documents: &[(String, String)],
     windows: Windows,
-    mut on_progress: impl FnMut(f64) + Send,
+    mut on_progress: impl FnMut(f64, u64) + Send,
 ) -> Result<Scores> {
     let mut pieces = Vec::new();
     let mut tokens = Vec::with_capacity(documents.len());
@@ -95,12 +95,24 @@ pub fn score_documents(
     // Windows of like length share a batch, so little is padded.
     pieces.sort_by_key(|window| std::cmp::Reverse(window.inputs.len()));
     let mut nats = vec![0.0f64; documents.len()];
+    let mut left = vec![0usize; documents.len()];
+    for window in &pieces {
+        left[window.document] += 1;
+    }
+    on_progress(0.0, left.iter().filter(|windows| **windows == 0).count() as u64);
     let length = |pieces: &[Window]| pieces.iter().map(|w| w.inputs.len()).sum::<usize>();
     let all = length(&pieces);
+    let mut done = 0;
     in_pool(model.device(), || -> Result<()> {
         for batch in pieces.chunks(windows.batch.max(1)) {
             score_batch(model, batch, &mut nats)?;
-            on_progress(length(batch) as f64 / all as f64);
+            done += length(batch);
+            let mut ended = 0;
+            for window in batch {
+                left[window.document] -= 1;
+                ended += u64::from(left[window.document] == 0);
+            }
+            on_progress(done as f64 / all as f64, ended);
         }
         Ok(())
     })?;

@@ -6,11 +6,15 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`fatal_signals`] | signals that would end the process without a word |
 //! | [`signals`] | signals that ask a run to end |
 //! | [`config`] | YAML files, overrides, checks |
+//! | [`timing`] | how long work takes where a device computes |
+//! | [`peak`] | the peak rate of a device, for `mfu` |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`metrics`] | `metrics.jsonl`, peak memory, outliers |
 //! | [`change_log`] | `changes.jsonl`: settings that changed in a run |
+//! | [`tensorboard`] | event files for TensorBoard |
 //! | [`plot`] | `loss.svg` and `loss.png` |
 //! | [`progress`] | what training shows on the terminal |
 //! | [`checkpoint`] | the state of a run on disk |
@@ -21,6 +25,7 @@
 //! | [`validation`] | loss on held-out documents during training |
 //! | [`text_generation`] | prompt to text, stop strings |
 //! | [`train_loop`] | a whole run: started, resumed, extended |
+//! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -29,13 +34,21 @@
 
 pub mod error;
 
+pub mod fatal_signals;
+
 pub mod signals;
 
 pub mod config;
 
+pub mod timing;
+
+pub mod peak;
+
 pub mod schedule;
 
 pub mod metrics;
+
+pub mod tensorboard;
 
 pub mod change_log;
 
@@ -58,6 +71,8 @@ pub mod validation;
 pub mod text_generation;
 
 pub mod train_loop;
+
+pub mod batch_dump;
 
 pub mod trained_model;
 

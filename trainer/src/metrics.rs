@@ -1,9 +1,11 @@
-//! `metrics.jsonl`: one JSON object per optimizer step; and when a step is an outlier.
+//! `metrics.jsonl`: one JSON object per optimizer step, before them one of the validation before the
+//! first step; and when a step is an outlier.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,10 @@ pub struct StepMetrics {
     pub step: u64,
     /// Tokens seen up to and including this step.
     pub tokens: u64,
+    /// When the step was done, in seconds since 1970 (UTC); 0 in lines of versions that did not
+    /// record it.
+    #[serde(default)]
+    pub wall_time: f64,
     /// Mean cross entropy over the target tokens of the step, in nats.
     pub loss: f64,
     /// Learning rate of the step.
@@ -24,7 +30,7 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// Tokens of the step over its time.
     pub tokens_per_second: f64,
-    /// Model FLOP/s as a share of the device's peak; null where the peak is not known.
+    /// Model FLOP/s as a share of the device's peak ([`crate::peak`]); null where that is not known.
     pub mfu: Option<f64>,
     /// Time of the step, in seconds.
     pub step_seconds: f64,
@@ -53,6 +59,35 @@ pub struct ValidationMetrics {
     pub bits_per_byte_per_source: BTreeMap<String, f64>,
 }
 
+/// The validation before the first step: the first line of `metrics.jsonl`, with step 0 and without
+/// the keys that only a step has.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct InitialMetrics {
+    /// Always 0.
+    pub step: u64,
+    /// Always 0.
+    pub tokens: u64,
+    /// When it was done, in seconds since 1970 (UTC).
+    pub wall_time: f64,
+    /// What the weights that training starts from reach.
+    #[serde(flatten)]
+    pub validation: ValidationMetrics,
+}
+
+/// What `metrics.jsonl` says of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct History {
+    /// The validation before the first step, if there was one.
+    pub initial: Option<InitialMetrics>,
+    /// The steps, in order.
+    pub steps: Vec<StepMetrics>,
+}
+
+/// The time of the wall clock, in seconds since 1970 (UTC).
+pub fn wall_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
 /// Appends to the `metrics.jsonl` of a run.
 #[derive(Debug)]
 pub struct MetricsLog {
@@ -68,6 +103,7 @@ impl MetricsLog {
     /// When the file cannot be read or written, or a line before `last_step` is not a metrics line.
     pub fn open(path: &Path, last_step: u64) -> Result<Self> {
         let keep = match File::open(path) {
+            Ok(_) if last_step == 0 => 0,
             Ok(file) => kept_bytes(path, file, last_step)?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
             Err(e) => return Err(TrainerError::io(path)(e)),
@@ -78,11 +114,23 @@ impl MetricsLog {
         Ok(Self { path: path.to_path_buf(), file })
     }
 
-    /// Adds one line.
+    /// Adds the line of a step.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn append(&mut self, metrics: &StepMetrics) -> Result<()> {
+        self.append_line(metrics)
+    }
+
+    /// Adds the line of the validation before the first step.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append_initial(&mut self, metrics: &InitialMetrics) -> Result<()> {
+        self.append_line(metrics)
+    }
+
+    fn append_line(&mut self, metrics: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(metrics).map_err(|error| TrainerError::RunFile {
             path: self.path.clone(),
             reason: error.to_string(),
@@ -104,8 +152,11 @@ impl MetricsLog {
 /// Length of the leading lines whose step is at most `last_step`.
 fn kept_bytes(path: &Path, file: File, last_step: u64) -> Result<u64> {
     let mut kept = 0;
-    for_each_line(path, file, |line_bytes, metrics| {
-        let keep = metrics.step <= last_step;
+    for_each_line(path, file, |line_bytes, line| {
+        let keep = match &line {
+            Line::Initial(_) => true,
+            Line::Step(metrics) => metrics.step <= last_step,
+        };
         kept += if keep { line_bytes } else { 0 };
         keep
     })?;
@@ -116,22 +167,57 @@ fn kept_bytes(path: &Path, file: File, last_step: u64) -> Result<u64> {
 ///
 /// # Errors
 /// When the file cannot be read, or a line is not a metrics line: its number is named.
-pub fn read_metrics(path: &Path) -> Result<Vec<StepMetrics>> {
+pub fn read_metrics(path: &Path) -> Result<History> {
     let file = File::open(path).map_err(TrainerError::io(path))?;
-    let mut all = Vec::new();
-    for_each_line(path, file, |_, metrics| {
-        all.push(metrics);
+    let mut history = History::default();
+    for_each_line(path, file, |_, line| {
+        match line {
+            Line::Initial(metrics) => history.initial = Some(metrics),
+            Line::Step(metrics) => history.steps.push(metrics),
+        }
         true
     })?;
-    Ok(all)
+    Ok(history)
+}
+
+/// The step of the last whole line of a `metrics.jsonl`, whatever the lines before it are; `None`
+/// where there is no step.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn last_logged_step(path: &Path) -> Result<Option<u64>> {
+    #[derive(Deserialize)]
+    struct Step {
+        step: u64,
+    }
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(TrainerError::io(path)(error)),
+    };
+    let lines = bytes.rsplit(|byte| *byte == b'\n');
+    let mut steps = lines.filter_map(|line| serde_json::from_slice::<Step>(line).ok());
+    Ok(steps.next().map(|line| line.step).filter(|step| *step > 0))
+}
+
+enum Line {
+    Initial(InitialMetrics),
+    Step(StepMetrics),
+}
+
+impl Line {
+    fn parse(line: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(line).map(Self::Step).or_else(|error| {
+            match serde_json::from_slice::<InitialMetrics>(line) {
+                Ok(metrics) if metrics.step == 0 => Ok(Self::Initial(metrics)),
+                _ => Err(error),
+            }
+        })
+    }
 }
 
 /// Calls `visit` with the length and content of each whole line until it returns false.
-fn for_each_line(
-    path: &Path,
-    file: File,
-    mut visit: impl FnMut(u64, StepMetrics) -> bool,
-) -> Result<()> {
+fn for_each_line(path: &Path, file: File, mut visit: impl FnMut(u64, Line) -> bool) -> Result<()> {
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     for number in 1.. {
@@ -140,11 +226,11 @@ fn for_each_line(
         if line.last() != Some(&b'\n') {
             break;
         }
-        let metrics = serde_json::from_slice(&line).map_err(|error| TrainerError::RunFile {
+        let parsed = Line::parse(&line).map_err(|error| TrainerError::RunFile {
             path: path.to_path_buf(),
             reason: format!("line {number} is not a metrics object: {error}"),
         })?;
-        if !visit(length as u64, metrics) {
+        if !visit(length as u64, parsed) {
             break;
         }
     }
@@ -220,12 +306,24 @@ mod tests {
     }
 
     #[test]
+    fn the_last_step_is_found_behind_torn_lines() {
+        let (_dir, path) = written(1..=12);
+        assert_eq!(last_logged_step(&path).unwrap(), Some(12));
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend(b"not a line\n{\"step\": 1");
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(last_logged_step(&path).unwrap(), Some(12));
+        assert_eq!(last_logged_step(&path.with_file_name("none")).unwrap(), None);
+    }
+
+    #[test]
     fn lines_come_back_exactly() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let per_source = BTreeMap::from([("books".to_string(), 0.1 + 0.2)]);
         let full = StepMetrics {
             mfu: Some(0.25),
+            wall_time: 1_700_000_000.123_456,
             skipped: true,
             validation: Some(ValidationMetrics {
                 val_loss: 1.0 / 3.0,
@@ -238,12 +336,13 @@ mod tests {
         let mut log = MetricsLog::open(&path, 0).unwrap();
         log.append(&step(1)).unwrap();
         log.append(&full).unwrap();
-        assert_eq!(read_metrics(&path).unwrap(), [step(1), full]);
+        assert_eq!(read_metrics(&path).unwrap().steps, [step(1), full]);
         let text = std::fs::read_to_string(&path).unwrap();
         let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         for key in [
             "step",
             "tokens",
+            "wall_time",
             "loss",
             "lr",
             "grad_norm",
@@ -264,8 +363,43 @@ mod tests {
         let (_dir, path) = written(1..=9);
         let mut log = MetricsLog::open(&path, 5).unwrap();
         log.append(&step(6)).unwrap();
-        let steps: Vec<u64> = read_metrics(&path).unwrap().iter().map(|m| m.step).collect();
+        let steps: Vec<u64> = read_metrics(&path).unwrap().steps.iter().map(|m| m.step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn the_validation_before_the_first_step_is_a_line_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let validation = ValidationMetrics { val_loss: 5.5, ..Default::default() };
+        let initial = InitialMetrics { wall_time: 1.5e9, validation, ..Default::default() };
+        let mut log = MetricsLog::open(&path, 0).unwrap();
+        log.append_initial(&initial).unwrap();
+        (1..=4).for_each(|s| log.append(&step(s)).unwrap());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!((&first["step"], &first["val_loss"]), (&0.into(), &5.5.into()));
+        assert!(first.get("loss").is_none(), "a reader of losses would take it for a step");
+
+        MetricsLog::open(&path, 2).unwrap();
+        let history = read_metrics(&path).unwrap();
+        assert_eq!(history, History { initial: Some(initial), steps: vec![step(1), step(2)] });
+        // A step without a loss is damaged, not another kind of line.
+        std::fs::write(&path, text.replace("\"step\":0", "\"step\":7")).unwrap();
+        let error = read_metrics(&path).unwrap_err().to_string();
+        assert!(error.contains("line 1") && error.contains("loss"), "{error}");
+        // A run that starts again validates again.
+        MetricsLog::open(&path, 0).unwrap();
+        assert_eq!(read_metrics(&path).unwrap(), History::default());
+    }
+
+    #[test]
+    fn lines_without_a_wall_time_are_read() {
+        let (_dir, path) = written(1..=1);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\"wall_time\":0.0,"), "{text}");
+        std::fs::write(&path, text.replace("\"wall_time\":0.0,", "")).unwrap();
+        assert_eq!(read_metrics(&path).unwrap().steps, [step(1)]);
     }
 
     #[test]
@@ -274,10 +408,10 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.truncate(bytes.len() - 7);
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(read_metrics(&path).unwrap().len(), 2);
+        assert_eq!(read_metrics(&path).unwrap().steps.len(), 2);
         let mut log = MetricsLog::open(&path, 3).unwrap();
         log.append(&step(3)).unwrap();
-        assert_eq!(read_metrics(&path).unwrap(), [step(1), step(2), step(3)]);
+        assert_eq!(read_metrics(&path).unwrap().steps, [step(1), step(2), step(3)]);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The loss curve of a run as a picture: `loss.svg` and `loss.png`.
 //!
 //! Above: the training loss of every step (faint) and its running mean, and the loss on held-out
-//! documents for each source. Below: the learning rate. The letters come from a font inside the
-//! program, so nothing needs to be installed.
+//! documents, over all and for each source. Below: the learning rate. The letters come from a font
+//! inside the program, so nothing needs to be installed.
+
+mod line_style;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,8 +14,9 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
+use self::line_style::{LineStyle, Mark};
 use crate::error::{Result, TrainerError};
-use crate::metrics::StepMetrics;
+use crate::metrics::{History, StepMetrics, ValidationMetrics};
 
 /// Size of the picture in pixels.
 const SIZE: (u32, u32) = (1200, 800);
@@ -29,24 +32,16 @@ const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 const TRAIN: RGBColor = RGBColor(0, 90, 160);
 
-/// Colours that people with colour-vision deficiencies can tell apart (Okabe and Ito), darkened
-/// where they would be faint on white.
-const SOURCES: [RGBColor; 6] = [
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(120, 94, 60),
-];
+/// Most marks on a line: more would hide it.
+const MOST_MARKS: usize = 25;
 
 /// Draws `loss.svg` and `loss.png` into the directory of a run; each appears whole, in place of the
 /// one before. Without metrics nothing is drawn.
 ///
 /// # Errors
 /// [`TrainerError::Plot`] or [`TrainerError::Io`] when a picture cannot be drawn or written.
-pub fn draw_loss(run_dir: &Path, title: &str, metrics: &[StepMetrics]) -> Result<()> {
-    let curves = Curves::new(metrics);
+pub fn draw_loss(run_dir: &Path, title: &str, history: &History) -> Result<()> {
+    let curves = Curves::new(history);
     if curves.raw.is_empty() {
         return Ok(());
     }
@@ -85,41 +80,53 @@ struct Curves {
     raw: Line,
     smooth: Line,
     lr: Line,
-    validation: BTreeMap<String, Line>,
+    /// Empty where there is one source, whose line it would be.
+    validation: Line,
+    sources: BTreeMap<String, Line>,
 }
 
 impl Curves {
-    fn new(metrics: &[StepMetrics]) -> Self {
+    fn new(history: &History) -> Self {
         let line = |value: fn(&StepMetrics) -> f64| -> Line {
-            let points = metrics.iter().map(|m| (m.step as f64, value(m)));
+            let points = history.steps.iter().map(|m| (m.step as f64, value(m)));
             points.filter(|(_, value)| value.is_finite()).collect()
         };
         let raw = line(|m| m.loss);
-        let mut validation: BTreeMap<String, Line> = BTreeMap::new();
-        for step in metrics {
-            for (source, &loss) in step.validation.iter().flat_map(|v| &v.val_loss_per_source) {
+        let initial = history.initial.iter().map(|initial| (0.0, &initial.validation));
+        let later =
+            history.steps.iter().filter_map(|m| Some((m.step as f64, m.validation.as_ref()?)));
+        let validations: Vec<(f64, &ValidationMetrics)> = initial.chain(later).collect();
+
+        let mut sources: BTreeMap<String, Line> = BTreeMap::new();
+        for &(step, validation) in &validations {
+            for (source, &loss) in &validation.val_loss_per_source {
                 if loss.is_finite() {
-                    validation.entry(source.clone()).or_default().push((step.step as f64, loss));
+                    sources.entry(source.clone()).or_default().push((step, loss));
                 }
             }
         }
+        let all = validations.iter().map(|&(step, validation)| (step, validation.val_loss));
+        let all = all.filter(|(_, loss)| loss.is_finite() && sources.len() > 1).collect();
         Self {
             smooth: sparse(running_mean(&raw)),
             raw: thin(raw),
             lr: thin(line(|m| m.lr)),
-            validation,
+            validation: all,
+            sources,
         }
     }
 
+    fn loss_points(&self) -> impl Iterator<Item = &(f64, f64)> {
+        self.raw.iter().chain(&self.validation).chain(self.sources.values().flatten())
+    }
+
     fn steps(&self) -> std::ops::Range<f64> {
-        let points = self.raw.iter().chain(self.validation.values().flatten());
-        let (low, high) = bounds(points.map(|point| point.0));
+        let (low, high) = bounds(self.loss_points().map(|point| point.0));
         low.min(high - 1.0)..high
     }
 
     fn losses(&self) -> std::ops::Range<f64> {
-        let points = self.raw.iter().chain(self.validation.values().flatten());
-        let (low, high) = bounds(points.map(|point| point.1));
+        let (low, high) = bounds(self.loss_points().map(|point| point.1));
         let margin = (0.04 * (high - low)).max(0.01);
         (low - margin).max(0.0)..high + margin
     }
@@ -222,15 +229,29 @@ fn draw_losses<DB: DrawingBackend>(
         .draw_series(LineSeries::new(curves.smooth.iter().copied(), TRAIN.stroke_width(3)))?
         .label("train, running mean")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 26, y)], TRAIN.stroke_width(3)));
-    for ((source, line), &color) in curves.validation.iter().zip(SOURCES.iter().cycle()) {
-        chart.draw_series(LineSeries::new(line.iter().copied(), color.stroke_width(2)))?;
+    let of_source = |(number, (source, line))| (source, line, LineStyle::of_source(number));
+    let sources = curves.sources.iter().enumerate().map(of_source);
+    let all = ("all sources".to_string(), &curves.validation, LineStyle::of_all(INK));
+    let all = std::iter::once((&all.0, all.1, all.2)).filter(|(_, line, _)| !line.is_empty());
+    for (name, line, style) in sources.chain(all) {
+        let stroke = style.color.stroke_width(style.width);
+        let points = line.iter().copied();
+        match style.dash {
+            None => chart.draw_series(LineSeries::new(points, stroke))?,
+            Some((dash, gap)) => {
+                chart.draw_series(DashedLineSeries::new(points, dash, gap, stroke))?
+            }
+        };
+        let every = line.len().div_ceil(MOST_MARKS).max(1);
         chart
-            .draw_series(line.iter().map(|&point| Circle::new(point, 4, color.filled())))?
-            .label(format!("validation, {source}"))
+            .draw_series(line.iter().step_by(every).map(|&point| Mark::new(point, style)))?
+            .label(format!("validation, {name}"))
             .legend(move |(x, y)| {
+                let dash = style.dash.map_or(26, |(dash, _)| dash as i32);
                 EmptyElement::at((x, y))
-                    + PathElement::new([(0, 0), (26, 0)], color.stroke_width(2))
-                    + Circle::new((13, 0), 4, color.filled())
+                    + PathElement::new([(0, 0), (dash, 0)], stroke)
+                    + PathElement::new([(26 - dash, 0), (26, 0)], stroke)
+                    + Mark::new((13, 0), style)
             });
     }
     chart
@@ -287,27 +308,35 @@ fn count(value: f64) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::metrics::ValidationMetrics;
+    use crate::metrics::InitialMetrics;
 
-    /// A run as it looks: noise around a falling loss, validations of three sources.
-    fn run(steps: u64) -> Vec<StepMetrics> {
+    const SOURCES: [(&str, f64); 7] = [
+        ("common_crawl", 0.3),
+        ("c4", 0.2),
+        ("github", -0.9),
+        ("wikipedia", 0.05),
+        ("books", 0.45),
+        ("arxiv", -0.45),
+        ("stack_exchange", -0.2),
+    ];
+
+    /// A run as it looks: noise around a falling loss, validations of seven sources.
+    fn run(steps: u64) -> History {
         let mut noise = 1u64;
+        let validation = |trend: f64| ValidationMetrics {
+            val_loss: trend,
+            val_loss_per_source: SOURCES
+                .iter()
+                .map(|(name, shift)| (name.to_string(), trend + shift * (1.0 - trend / 9.2)))
+                .collect(),
+            ..Default::default()
+        };
         let step = |step: u64| {
             noise = noise.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let shake = (noise >> 40) as f64 / (1u64 << 24) as f64 - 0.5;
             let trend =
                 2.6 + 5.7 * (-(step as f64) / 60.0).exp() + 0.9 / (1.0 + step as f64 / 200.0);
-            let source = |name: &str, shift: f64| (name.to_string(), trend + shift);
-            let validation = step.is_multiple_of(50).then(|| ValidationMetrics {
-                val_loss: trend,
-                val_loss_per_source: BTreeMap::from([
-                    source("books", 0.35),
-                    source("code", -0.4),
-                    source("speeches", 0.1),
-                    source("wikipedia", 0.2),
-                ]),
-                ..Default::default()
-            });
+            let validation = step.is_multiple_of(50).then(|| validation(trend));
             let lr = if step <= 40 {
                 step as f64 / 40.0
             } else {
@@ -322,7 +351,12 @@ mod tests {
                 ..Default::default()
             }
         };
-        (1..=steps).map(step).collect()
+        let initial = InitialMetrics { validation: validation(9.2), ..Default::default() };
+        History { initial: Some(initial), steps: (1..=steps).map(step).collect() }
+    }
+
+    fn steps_of(steps: Vec<StepMetrics>) -> History {
+        History { initial: None, steps }
     }
 
     #[test]
@@ -336,6 +370,7 @@ mod tests {
             "learning rate",
             "nats per token",
             "validation, books",
+            "validation, all sources",
             "train, running mean",
         ] {
             assert!(svg.contains(text), "{text}");
@@ -353,16 +388,34 @@ mod tests {
     #[test]
     fn short_and_odd_runs_are_drawn_too() {
         let dir = tempfile::tempdir().unwrap();
-        draw_loss(dir.path(), "empty", &[]).unwrap();
+        draw_loss(dir.path(), "empty", &History::default()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        draw_loss(dir.path(), "one", &run(1000)[..1]).unwrap();
+        draw_loss(dir.path(), "one", &steps_of(run(1000).steps[..1].to_vec())).unwrap();
         let mut odd = run(50);
-        odd[7].loss = f64::NAN;
-        odd[8].loss = f64::INFINITY;
+        odd.steps[7].loss = f64::NAN;
+        odd.steps[8].loss = f64::INFINITY;
         draw_loss(dir.path(), "odd & <strange> ü", &odd).unwrap();
         let flat: Vec<_> =
             (1..9).map(|step| StepMetrics { step, loss: 1.0, ..Default::default() }).collect();
-        draw_loss(dir.path(), "flat", &flat).unwrap();
+        draw_loss(dir.path(), "flat", &steps_of(flat)).unwrap();
+    }
+
+    #[test]
+    fn validations_begin_before_the_first_step() {
+        let curves = Curves::new(&run(100));
+        let steps = |line: &Line| -> Vec<f64> { line.iter().map(|point| point.0).collect() };
+        assert_eq!(steps(&curves.validation), [0.0, 50.0, 100.0]);
+        assert!(curves.sources.values().all(|line| steps(line) == [0.0, 50.0, 100.0]));
+        assert_eq!((curves.sources.len(), curves.raw[0].0), (7, 1.0));
+        assert_eq!(curves.steps(), 0.0..100.0);
+        // The line of a single source is that of all.
+        let mut single = run(100);
+        for validation in single.steps.iter_mut().filter_map(|step| step.validation.as_mut()) {
+            validation.val_loss_per_source.retain(|name, _| name == "books");
+        }
+        single.initial = None;
+        let curves = Curves::new(&single);
+        assert!(curves.validation.is_empty() && curves.sources["books"].len() == 2);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Progress of training: a bar on a terminal, a plain line every few steps elsewhere.
+//! Progress of training: a line that is drawn again and again on a terminal, a plain line every few
+//! steps elsewhere.
 
-use std::io::IsTerminal;
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use altiplano_data::progress::duration;
+use altiplano_data::terminal::{self, LiveLine, Part};
 
 use crate::metrics::StepMetrics;
 
@@ -12,7 +12,7 @@ const NEWEST: f64 = 0.1;
 /// Shows steps on standard error.
 #[derive(Debug)]
 pub struct TrainProgress {
-    bar: Option<ProgressBar>,
+    live: Option<LiveLine>,
     total_steps: u64,
     log_every: u64,
     first_step: u64,
@@ -23,9 +23,9 @@ impl TrainProgress {
     /// A run of `total_steps` steps of which `done` are done; without a terminal every
     /// `log_every`-th step gives a line.
     pub fn new(done: u64, total_steps: u64, log_every: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| bar(done, total_steps));
+        let live = LiveLine::start();
         let log_every = log_every.max(1);
-        Self { bar, total_steps, log_every, first_step: done + 1, step_seconds: None }
+        Self { live, total_steps, log_every, first_step: done + 1, step_seconds: None }
     }
 
     /// One more step is done.
@@ -36,31 +36,23 @@ impl TrainProgress {
         };
         self.step_seconds = Some(mean);
         let left = self.total_steps.saturating_sub(metrics.step) as f64 * mean;
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!(
-                "loss {:.4}  {} tokens/s  ETA {}",
-                metrics.loss,
-                grouped(metrics.tokens_per_second),
-                duration(left)
-            ));
-            bar.set_position(metrics.step);
+        if let Some(live) = &self.live {
+            let share = metrics.step as f64 / self.total_steps.max(1) as f64;
+            live.draw(&parts(metrics, self.total_steps, left), Some(share));
         } else if self.has_line(metrics.step) {
-            eprintln!("{}", line(metrics, self.total_steps, left));
+            terminal::write_line(&line(metrics, self.total_steps, left));
         }
     }
 
-    /// Writes a line of its own, above the bar where there is one.
+    /// Writes a line of its own, above the live line where there is one.
     pub fn println(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
+        terminal::write_line(text);
     }
 
-    /// Takes the bar away.
+    /// Takes the live line away.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(live) = &self.live {
+            live.finish();
         }
     }
 
@@ -69,14 +61,14 @@ impl TrainProgress {
     }
 }
 
-fn bar(done: u64, total_steps: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
-    // The template is a constant; a mistake in it would cost the look, not the run.
-    if let Ok(style) = ProgressStyle::with_template("step {pos}/{len} [{bar:30}] {msg}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_position(done);
-    bar
+/// The live line. In 40 columns there is room for the step, the time left and the loss.
+fn parts(metrics: &StepMetrics, total_steps: u64, seconds_left: f64) -> [Part; 4] {
+    [
+        Part::new(0, format!("{}/{total_steps}", metrics.step)),
+        Part::new(2, format!("loss {:.3}", metrics.loss)),
+        Part::new(1, format!("ETA {}", duration(seconds_left))),
+        Part::new(3, format!("{} tokens/s", grouped(metrics.tokens_per_second))),
+    ]
 }
 
 fn line(metrics: &StepMetrics, total_steps: u64, seconds_left: f64) -> String {
@@ -106,18 +98,6 @@ fn grouped(value: f64) -> String {
     out
 }
 
-/// The two largest units of a time: `1d 2h`, `3h 5m`, `2m 9s`, `12s`.
-fn duration(seconds: f64) -> String {
-    // A saturating cast: not-a-number and negative times are zero.
-    let s = seconds.round() as u64;
-    match s {
-        0..60 => format!("{s}s"),
-        60..3600 => format!("{}m {}s", s / 60, s % 60),
-        3600..86400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
-        _ => format!("{}d {}h", s / 86400, s % 86400 / 3600),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,19 +119,20 @@ mod tests {
     }
 
     #[test]
-    fn times_have_two_units() {
-        for (seconds, text) in
-            [(0.2, "0s"), (59.0, "59s"), (60.0, "1m 0s"), (7384.0, "2h 3m"), (1.8e6, "20d 20h")]
-        {
-            assert_eq!(duration(seconds), text);
-        }
-        assert_eq!(duration(f64::NAN), "0s");
+    fn step_loss_and_time_left_fit_into_40_columns() {
+        let metrics = StepMetrics { step: 123_456, loss: 10.5, ..Default::default() };
+        let [step, loss, eta, _] = parts(&metrics, 500_000, 86_399.0);
+        assert_eq!(
+            [&*step.text, &*loss.text, &*eta.text],
+            ["123456/500000", "loss 10.500", "ETA 23h 60m"]
+        );
+        assert!(step.text.len() + loss.text.len() + eta.text.len() + 4 <= 39);
     }
 
     #[test]
     fn first_last_and_every_tenth_step_have_a_line() {
         let mut progress = TrainProgress::new(23, 55, 10);
-        progress.bar = None;
+        progress.live = None;
         let lines: Vec<u64> = (24..=55).filter(|&step| progress.has_line(step)).collect();
         assert_eq!(lines, [24, 30, 40, 50, 55]);
     }

@@ -11,9 +11,9 @@
 //! a signal ended. A second Ctrl-C within a long step is answered with a line, a third ends the
 //! process at once.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
+use altiplano_data::terminal::write_line;
 use serde::{Serialize, Serializer};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -69,10 +69,7 @@ pub fn catch() -> Result<()> {
         for signal in signals.forever() {
             match received(signal) {
                 Answer::None => {}
-                Answer::Line(line) => {
-                    // There is nobody to tell when standard error is gone.
-                    let _ = writeln!(std::io::stderr(), "{line}");
-                }
+                Answer::Line(line) => write_line(&line),
                 Answer::EndNow => low_level::exit(Signal(signal).exit_status().into()),
             }
         }

@@ -8,18 +8,23 @@ use std::time::Instant;
 use altiplano_data::loader::MixtureTable;
 use altiplano_data::{Batch, Loader, Tokenizer, ValidationSet};
 use altiplano_model::infer::{Sampler, SamplerConfig};
+use altiplano_model::params::Params;
 use altiplano_model::{device, weights};
 
-pub use start::{loader_options, resume, train};
+pub use start::{loader_options, open_loader, resume, train};
 
 use crate::checkpoint::{self, TrainState, hugging_face};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
-use crate::metrics::{MetricsLog, StepMetrics, peak_memory_bytes};
+use crate::metrics::{
+    History, InitialMetrics, MetricsLog, StepMetrics, peak_memory_bytes, wall_time,
+};
+use crate::peak::Peak;
 use crate::plot::draw_loss;
 use crate::progress::TrainProgress;
 use crate::schedule::Schedule;
 use crate::signals::{self, Signal};
+use crate::tensorboard::EventFile;
 use crate::text_generation::generate_text;
 use crate::train_step::Trainer;
 use crate::validation::{summary, validate};
@@ -60,7 +65,8 @@ struct Run {
     validation: Option<ValidationSet>,
     tokenizer: Option<Tokenizer>,
     metrics: MetricsLog,
-    history: Vec<StepMetrics>,
+    events: Option<EventFile>,
+    history: History,
     /// The step just done, while its validation is missing: a crash in between loses its line, an
     /// interrupt leaves it to the process that goes on.
     unlogged: Option<StepMetrics>,
@@ -76,6 +82,14 @@ struct Run {
 
 fn interrupted() -> bool {
     signals::pending().is_some()
+}
+
+/// The micro-batches of the next step of a run of `config`.
+///
+/// # Errors
+/// When a shard holds an id outside the vocabulary.
+pub fn next_batches(config: &TrainConfig, loader: &mut Loader) -> Result<Vec<Batch>> {
+    (0..config.batch.grad_accum_steps).map(|_| Ok(loader.next_batch()?)).collect()
 }
 
 /// Whether something that is done `every` so many steps is done after `step`; never if 0.
@@ -104,8 +118,12 @@ impl Run {
         if let Some(advice) = device::advice(self.trainer.model.device(), config.precision) {
             progress.println(&format!("note: {advice}"));
         }
-        if let Some(set) = &self.validation {
-            // A broken validation shows now, not after the first thousand steps.
+        let peak = Peak::of(&config.device, self.trainer.model.device(), config.precision);
+        let flops_per_token = config.model.train_flops_per_token(config.batch.seq_len);
+        // A broken validation shows now, not after the first thousand steps.
+        if first_step == 0 {
+            self.validate_start(&progress)?;
+        } else if let Some(set) = &self.validation {
             validate(&self.trainer, set, 1, interrupted)?;
         }
         if let Some(metrics) = self.unlogged.take() {
@@ -115,7 +133,7 @@ impl Run {
         while self.step < last_step && self.unlogged.is_none() && !interrupted() {
             let step_started = Instant::now();
             let step = self.step + 1;
-            let batches = self.next_batches()?;
+            let batches = next_batches(&config, &mut self.loader)?;
             let data_seconds = step_started.elapsed().as_secs_f64();
             let lr = schedule.lr(step);
             let outcome = self.trainer.step(step, &batches, lr)?;
@@ -123,14 +141,16 @@ impl Run {
 
             self.step = step;
             self.tokens += config.tokens_per_step();
+            let tokens_per_second = config.tokens_per_step() as f64 / step_seconds;
             let metrics = StepMetrics {
                 step,
                 tokens: self.tokens,
+                wall_time: wall_time(),
                 loss: outcome.loss,
                 lr,
                 grad_norm: outcome.grad_norm,
-                tokens_per_second: config.tokens_per_step() as f64 / step_seconds,
-                mfu: None,
+                tokens_per_second,
+                mfu: peak.map(|peak| peak.mfu(flops_per_token * tokens_per_second)),
                 step_seconds,
                 data_seconds,
                 peak_memory_bytes: peak_memory_bytes(),
@@ -167,7 +187,29 @@ impl Run {
 
     /// Metrics of the newest step.
     fn last_metrics(&self) -> Option<&StepMetrics> {
-        self.unlogged.as_ref().or(self.history.last())
+        self.unlogged.as_ref().or(self.history.steps.last())
+    }
+
+    /// Validates before the first step, if the run validates at all, and logs it.
+    fn validate_start(&mut self, progress: &TrainProgress) -> Result<()> {
+        let Some(set) = &self.validation else { return Ok(()) };
+        let batches = self.validation_batches();
+        let Some(validation) = validate(&self.trainer, set, batches, interrupted)? else {
+            return Ok(());
+        };
+        progress.println(&format!("before the first step, {}", summary(&validation)));
+        let metrics = InitialMetrics { wall_time: wall_time(), validation, ..Default::default() };
+        self.metrics.append_initial(&metrics)?;
+        if let Some(events) = &mut self.events {
+            events.append_initial(&metrics)?;
+        }
+        self.history.initial = Some(metrics);
+        Ok(())
+    }
+
+    /// Most batches that a validation reads of each source.
+    fn validation_batches(&self) -> usize {
+        self.config.validate.max_sequences.div_ceil(self.config.batch.micro_batch)
     }
 
     /// Validates after the step of `metrics`, if that is due and was not done, and logs the step.
@@ -183,7 +225,7 @@ impl Run {
             && metrics.validation.is_none()
             && (due(config.validate.every, metrics.step) || last)
         {
-            let batches = config.validate.max_sequences.div_ceil(config.batch.micro_batch);
+            let batches = self.validation_batches();
             let Some(validation) = validate(&self.trainer, set, batches, interrupted)? else {
                 self.unlogged = Some(metrics);
                 return Ok(None);
@@ -192,15 +234,18 @@ impl Run {
             metrics.validation = Some(validation);
         }
         self.metrics.append(&metrics)?;
-        self.history.push(metrics);
+        if let Some(events) = &mut self.events {
+            events.append(&metrics)?;
+        }
+        self.history.steps.push(metrics);
         self.keep_best()?;
-        Ok(self.history.last())
+        Ok(self.history.steps.last())
     }
 
     /// Sees to it that there is a checkpoint of the step just logged if its validation loss is the
     /// lowest so far, and that the one it replaces as the best is not kept for ever.
     fn keep_best(&mut self) -> Result<()> {
-        let Some(last) = self.history.last().filter(|line| line.validation.is_some()) else {
+        let Some(last) = self.history.steps.last().filter(|line| line.validation.is_some()) else {
             return Ok(());
         };
         if !self.config.checkpoint.keep_best {
@@ -210,7 +255,7 @@ impl Run {
         if self.saved != Some(self.step) {
             candidates.push((self.step, PathBuf::new()));
         }
-        let best = checkpoint::best_of(&candidates, &self.history);
+        let best = checkpoint::best_of(&candidates, &self.history.steps);
         if best.is_some_and(|(step, _)| *step == self.step) && self.saved != Some(self.step) {
             let last = last.clone();
             return self.save(&last);
@@ -224,7 +269,7 @@ impl Run {
         let batch = &config.batch;
         let budget = config.total_steps() * config.tokens_per_step();
         let mut text = format!(
-            "{}: {:.1}M parameters, {:?}, checkpointing {:?}, {} threads\n\
+            "{}: {:.1}M parameters, {}, checkpointing {}, {} threads\n\
              {} steps of {} x {} x {} = {} tokens, {} in all, {:.3e} FLOPs",
             config.name,
             config.model.parameter_count() as f64 / 1e6,
@@ -250,11 +295,6 @@ impl Run {
         text
     }
 
-    /// The micro-batches of one step.
-    fn next_batches(&mut self) -> Result<Vec<Batch>> {
-        (0..self.config.batch.grad_accum_steps).map(|_| Ok(self.loader.next_batch()?)).collect()
-    }
-
     /// Saves the state after the step just done, and prunes what is no longer kept.
     fn save(&mut self, last_step: &StepMetrics) -> Result<()> {
         // A checkpoint counts on the lines before its step.
@@ -271,12 +311,17 @@ impl Run {
             last_step: last_step.clone(),
         };
         let (trainer, config) = (&self.trainer, &self.config);
-        checkpoint::save(&self.dir, &state, |dir| {
-            weights::save(&dir.join(checkpoint::MODEL_FILE), &[("", &trainer.masters)])?;
+        checkpoint::save(&self.dir, &state, |files| {
+            let mut write = |name: &str, trees: &[(&str, &Params)]| {
+                files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
+            };
+            write(checkpoint::MODEL_FILE, &[("", &trainer.masters)])?;
             let moments = [("m.", &trainer.optimizer.m), ("v.", &trainer.optimizer.v)];
-            weights::save(&dir.join(checkpoint::OPTIMIZER_FILE), &moments)?;
+            write(checkpoint::OPTIMIZER_FILE, &moments)?;
             let special = self.special_tokens();
-            hugging_face::write(dir, &config.model, special, config.tokenizer.as_deref())
+            // As it was read at the start, whatever lies at its path by now.
+            let tokenizer = self.tokenizer.as_ref().map(Tokenizer::model);
+            hugging_face::write(files, &config.model, special, tokenizer)
         })?;
         self.saved = Some(self.step);
         self.prune()
@@ -286,7 +331,7 @@ impl Run {
     fn prune(&self) -> Result<()> {
         let config = &self.config.checkpoint;
         let all = checkpoint::list(&self.dir)?;
-        let best = checkpoint::best_of(&all, &self.history).filter(|_| config.keep_best);
+        let best = checkpoint::best_of(&all, &self.history.steps).filter(|_| config.keep_best);
         let best = best.map(|(step, _)| *step);
         checkpoint::prune(&self.dir, config.keep_last, config.keep_every, best)?;
         Ok(())
@@ -335,7 +380,7 @@ impl Run {
     fn report(self, first_step: u64, seconds: f64, interrupted: bool) -> Result<TrainReport> {
         let done = (self.step - first_step) * self.config.tokens_per_step();
         let checkpoints = checkpoint::list(&self.dir)?;
-        let best = checkpoint::best_of(&checkpoints, &self.history)
+        let best = checkpoint::best_of(&checkpoints, &self.history.steps)
             .filter(|_| self.config.checkpoint.keep_best);
         Ok(TrainReport {
             best_checkpoint: best.map(|(_, path)| path.clone()),

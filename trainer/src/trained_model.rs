@@ -26,12 +26,13 @@ impl TrainedModel {
     /// Which file is missing, damaged or does not fit the others.
     pub fn open(dir: &Path, device: &str, precision: Precision) -> Result<Self> {
         if checkpoint::is_checkpoint(dir) {
-            checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE, hugging_face::TOKENIZER_FILE])?;
+            checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
         }
         let device = device::select(device)?;
         let (config, _) = hugging_face::read(dir)?;
         let path = dir.join(hugging_face::TOKENIZER_FILE);
-        let tokenizer = Tokenizer::open(&path)?;
+        let bytes = checkpoint::read_file(dir, hugging_face::TOKENIZER_FILE)?;
+        let tokenizer = Tokenizer::from_bytes(&path, &bytes)?;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(TrainerError::RunFile {
                 path,

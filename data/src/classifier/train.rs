@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Calibration, RANDOM_LABEL, REFERENCE_LABEL, ReferenceClassifier};
-use crate::atomic_file::{hash_file, write_atomically};
+use crate::atomic_file::remove_durably;
 use crate::document::{Document, DocumentFile, list_documents};
 use crate::error::{DataError, Result};
-use crate::fasttext_model::{self, Examples, TrainingOptions};
+use crate::fasttext_model::{self, Examples, TrainingOptions, report_path, write_report};
 
 /// What `altiplano data train-classifier` needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,7 +177,9 @@ pub fn train(options: &TrainClassifierOptions) -> Result<TrainClassifierReport> 
             ));
         }
     }
-    fasttext_model::train(&split.train, &options.output, &options.training)?;
+    // A crash must not leave a new model with the report of the old one.
+    remove_durably(&report_path(&options.output))?;
+    let written = fasttext_model::train(&split.train, &options.output, &options.training)?;
 
     let classifier = ReferenceClassifier::load(&options.output)?;
     let mut scored = Vec::new();
@@ -188,15 +190,13 @@ pub fn train(options: &TrainClassifierOptions) -> Result<TrainClassifierReport> 
     })?;
     let report = TrainClassifierReport {
         model: options.output.clone(),
-        blake3: hash_file(&options.output)?,
+        blake3: written.blake3,
         references,
         random,
         unknown,
         calibration: Calibration::new(&scored),
     };
-    let json = serde_json::to_vec_pretty(&report)
-        .map_err(|error| DataError::bad_file(&options.output, error))?;
-    write_atomically(&options.output.with_extension("json"), &json)?;
+    write_report(&options.output, &report)?;
     Ok(report)
 }
 

@@ -13,6 +13,7 @@ use super::unit_decisions::{Decision, UnitDecisions};
 use super::unit_notes::UnitNotesWriter;
 use super::units::{Losers, resolve};
 use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::Result;
 use crate::step::{StepCounts, Verdict};
@@ -59,7 +60,7 @@ impl GlobalStep for DedupDocuments {
         Ok(Box::new(DocumentCollector { notes: UnitNotesWriter::create(notes)?, key: self.key }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>> {
         resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
     }
 
@@ -141,7 +142,7 @@ impl Collector for DocumentCollector {
         self.notes.document(input, owner(document), key.as_slice())
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<FileDigest> {
         self.notes.finish()
     }
 }

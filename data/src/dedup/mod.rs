@@ -29,6 +29,7 @@ pub use plan::{Estimate, MIN_MEMORY, estimate};
 
 use std::path::{Path, PathBuf};
 
+use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::Result;
 use crate::step::{StepCounts, Verdict};
@@ -42,12 +43,12 @@ pub trait GlobalStep: Send + Sync {
     fn collector(&self, notes: &Path) -> Result<Box<dyn Collector>>;
 
     /// Reads the notes of all groups, in order, and writes one decision file per group,
-    /// atomically. At most `resources.memory_bytes` are held in memory; what does not fit goes to
+    /// atomically. Gives what was written, group by group. At most `resources.memory_bytes` are held in memory; what does not fit goes to
     /// `resources.spill`.
     ///
     /// # Errors
     /// [`crate::DataError::Io`], or [`crate::DataError::BadFile`] for damaged notes.
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()>;
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>>;
 
     /// Opens the decisions of one group.
     ///
@@ -80,11 +81,11 @@ pub trait Collector: Send {
     /// [`crate::DataError::Io`].
     fn add(&mut self, document: &Document, input: u32) -> Result<()>;
 
-    /// Ends the notes and makes the file appear.
+    /// Ends the notes and makes the file appear. Gives what was written.
     ///
     /// # Errors
     /// [`crate::DataError::Io`].
-    fn finish(self: Box<Self>) -> Result<()>;
+    fn finish(self: Box<Self>) -> Result<FileDigest>;
 }
 
 /// Applies the decisions of one group.

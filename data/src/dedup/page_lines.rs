@@ -17,6 +17,7 @@ use super::unit_decisions::UnitDecisions;
 use super::unit_notes::UnitNotesWriter;
 use super::units::{Losers, resolve};
 use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::Result;
 use crate::step::{StepCounts, Verdict};
@@ -67,7 +68,7 @@ impl GlobalStep for DedupLines {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>> {
         resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
     }
 
@@ -105,7 +106,7 @@ impl Collector for LineCollector {
         self.notes.document(input, owner(document), &self.keys)
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<FileDigest> {
         self.notes.finish()
     }
 }

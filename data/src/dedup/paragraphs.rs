@@ -16,6 +16,7 @@ use super::unit_decisions::UnitDecisions;
 use super::unit_notes::UnitNotesWriter;
 use super::units::{Losers, resolve};
 use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::{DataError, Result};
 use crate::step::{StepCounts, Verdict};
@@ -98,7 +99,7 @@ impl GlobalStep for DedupParagraphs {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>> {
         match self.mode {
             ParagraphMode::Ccnet => {
                 let losers = Losers::All { scope: Some(self.files_per_group) };
@@ -145,7 +146,7 @@ impl Collector for ParagraphCollector {
         self.notes.document(input, owner(document), &self.keys)
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<FileDigest> {
         self.notes.finish()
     }
 }

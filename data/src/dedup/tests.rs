@@ -25,7 +25,7 @@ fn run_with(
     step: &dyn GlobalStep,
     groups: &[&[(Document, u32)]],
     folder: &Path,
-    resolve: impl FnOnce(&[GroupFiles], &Path) -> Result<()>,
+    resolve: impl FnOnce(&[GroupFiles], &Path) -> Result<Vec<FileDigest>>,
 ) -> Fates {
     let files: Vec<GroupFiles> = (0..groups.len())
         .map(|number| GroupFiles {
@@ -38,11 +38,15 @@ fn run_with(
         for (document, input) in *group {
             collector.add(document, *input).unwrap();
         }
-        collector.finish().unwrap();
+        collector.finish().unwrap().verify(&files.notes, "").unwrap();
     }
     let spill = folder.join("spill");
     std::fs::create_dir_all(&spill).unwrap();
-    resolve(&files, &spill).unwrap();
+    let written = resolve(&files, &spill).unwrap();
+    assert_eq!(written.len(), files.len());
+    for (digest, files) in written.iter().zip(&files) {
+        digest.verify(&files.decisions, "").unwrap();
+    }
     assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0, "temporary files are left");
     let mut fates = Vec::new();
     for (group, files) in groups.iter().zip(&files) {

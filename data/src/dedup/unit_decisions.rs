@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::unit_notes::damaged;
 use crate::atomic_file::AtomicFile;
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 
 const MAGIC: [u8; 8] = *b"unitdec1";
@@ -71,7 +72,7 @@ impl UnitDecisionsWriter {
     }
 
     /// Ends the file and makes it appear.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<FileDigest> {
         self.close_byte()?;
         self.flush()?;
         self.buffer.extend(self.documents.to_le_bytes());

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::atomic_file::AtomicFile;
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 
 const MAGIC: [u8; 8] = *b"unitnot1";
@@ -83,7 +84,7 @@ impl<const K: usize> UnitNotesWriter<K> {
     }
 
     /// Ends the file and makes it appear.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<FileDigest> {
         let checksum = self.hasher.digest();
         let totals = self.totals;
         for number in [totals.documents, totals.units, totals.noted, checksum] {

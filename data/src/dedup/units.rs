@@ -19,6 +19,7 @@ use super::unit_decisions::{Decision, UnitDecisionsWriter};
 use super::unit_notes::{UnitNotes, damaged};
 use super::workers::in_parallel;
 use super::{GroupFiles, Resources};
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 
 /// Which of the documents that have a unit lose it.
@@ -40,7 +41,7 @@ pub(super) fn resolve<const K: usize, const N: usize>(
     groups: &[GroupFiles],
     losers: Losers,
     resources: &Resources,
-) -> Result<()> {
+) -> Result<Vec<FileDigest>> {
     let mut units = 0;
     let mut noted = 0;
     for group in groups {
@@ -69,7 +70,7 @@ pub(super) fn resolve_as_planned<const K: usize, const N: usize>(
     losers: Losers,
     plan: &Plan,
     spill: &Path,
-) -> Result<()> {
+) -> Result<Vec<FileDigest>> {
     let out = SpillFiles::new(spill, "out", plan.ranges);
     {
         let partitions = SpillFiles::new(spill, "partition", plan.estimate.partitions);
@@ -207,7 +208,8 @@ fn write_decisions<const K: usize>(
     groups: &[GroupFiles],
     plan: &Plan,
     out: &SpillFiles,
-) -> Result<()> {
+) -> Result<Vec<FileDigest>> {
+    let mut written = Vec::with_capacity(groups.len());
     let mut bits = OutBits::new(plan, out);
     let mut unit = 0;
     for group in groups {
@@ -228,9 +230,9 @@ fn write_decisions<const K: usize>(
                 })
             })?;
         }
-        decisions.finish()?;
+        written.push(decisions.finish()?);
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Which units of the current range are out. Ranges are loaded in ascending order.

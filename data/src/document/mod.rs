@@ -3,12 +3,21 @@
 //! One schema for all sources: `id, text, source, url, language, language_score, added, created,
 //! metadata`. Strings are UTF-8, times are RFC 3339, `metadata` is a JSON object as a string.
 //! Files are compressed with zstd; the footer carries the number of documents and of text bytes.
+//! The files of a source are listed in its manifest with their lengths and hashes, and whatever
+//! reads them holds them against it.
 
+mod manifest;
 mod reader;
 mod reason;
 mod writer;
 
-pub use reader::{DocumentFile, DocumentReader, list_documents};
+pub(crate) use manifest::RUN_AGAIN;
+#[cfg(test)]
+pub(crate) use manifest::tests::write_source;
+pub use manifest::{
+    DocumentManifest, ManifestInput, ManifestStep, SourceDocuments, list_documents,
+};
+pub use reader::{DocumentFile, DocumentReader};
 pub(crate) use reader::{open_parquet, without_panic};
 pub use reason::Reason;
 pub use writer::{DocumentFileSummary, DocumentWriter};

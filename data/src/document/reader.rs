@@ -4,19 +4,22 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::{DOCUMENTS_KEY, Document, Split, TEXT_BYTES_KEY, schema};
+use super::manifest::RUN_AGAIN;
+use super::{DOCUMENTS_KEY, Document, DocumentFileSummary, Split, TEXT_BYTES_KEY, schema};
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 
 /// Documents decoded at a time.
 const ROWS_PER_BATCH: usize = 256;
 
-/// A document file and its counts. Opening it reads the footer only.
+/// A document file and its counts.
 #[derive(Clone, Debug)]
 pub struct DocumentFile {
     /// The file.
@@ -25,15 +28,24 @@ pub struct DocumentFile {
     pub documents: u64,
     /// Bytes of their text.
     pub text_bytes: u64,
+    /// What was written, where a manifest tells.
+    written: Option<Arc<Written>>,
+}
+
+/// What a file is meant to hold, and whether that was looked at.
+#[derive(Debug)]
+struct Written {
+    digest: FileDigest,
+    verified: OnceLock<()>,
 }
 
 impl DocumentFile {
-    /// Reads the footer of `path`.
+    /// A file that no manifest names: its footer is read, and its counts are believed.
     ///
     /// # Errors
     /// [`DataError::Io`], or [`DataError::BadFile`] when it is no document file.
     pub fn open(path: &Path) -> Result<Self> {
-        let builder = open_parquet(path)?;
+        let builder = open_documents(path)?;
         let entries = builder.metadata().file_metadata().key_value_metadata();
         let count = |key: &str| {
             entries
@@ -50,30 +62,61 @@ impl DocumentFile {
                     )
                 })
         };
-        if builder.schema().fields() != schema().fields() {
-            return Err(DataError::bad_file(
-                path,
-                format!(
-                    "columns {:?}, expected {:?}",
-                    builder.schema().fields(),
-                    schema().fields()
-                ),
-            ));
-        }
         Ok(Self {
             path: path.to_owned(),
             documents: count(DOCUMENTS_KEY)?,
             text_bytes: count(TEXT_BYTES_KEY)?,
+            written: None,
         })
     }
 
-    /// Streams the documents in file order, holding one row group at a time.
+    /// A file as `summary` describes it. Only its length is looked at here; its bytes are before
+    /// the first document is read.
     ///
     /// # Errors
-    /// As [`DocumentFile::open`].
+    /// [`DataError::Altered`] when it is missing or has another length.
+    pub(crate) fn of_summary(path: &Path, summary: &DocumentFileSummary) -> Result<Self> {
+        let digest = summary.digest();
+        digest.verify_length(path, RUN_AGAIN)?;
+        Ok(Self {
+            path: path.to_owned(),
+            documents: summary.documents,
+            text_bytes: summary.text_bytes,
+            written: Some(Arc::new(Written { digest, verified: OnceLock::new() })),
+        })
+    }
+
+    /// Whether the file is of this side of the holdout, by its name; every file is when none is
+    /// asked for.
+    pub(super) fn is_of(&self, split: Option<Split>) -> bool {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        split.is_none_or(|split| name.starts_with(split.name()))
+    }
+
+    /// Holds every byte against what was written, once. There is nothing to hold a file against
+    /// that no manifest names.
+    ///
+    /// # Errors
+    /// [`DataError::Altered`] when it is not as it was written.
+    pub fn verify(&self) -> Result<()> {
+        if let Some(written) = &self.written
+            && written.verified.get().is_none()
+        {
+            written.digest.verify(&self.path, RUN_AGAIN)?;
+            let _ = written.verified.set(());
+        }
+        Ok(())
+    }
+
+    /// Streams the documents in file order, holding one row group at a time. The file is verified
+    /// before the first one.
+    ///
+    /// # Errors
+    /// As [`DocumentFile::open`] and [`DocumentFile::verify`].
     pub fn reader(&self) -> Result<DocumentReader> {
+        self.verify()?;
         let reader = without_panic(&self.path, || {
-            open_parquet(&self.path)?
+            open_documents(&self.path)?
                 .with_batch_size(ROWS_PER_BATCH)
                 .build()
                 .map_err(|error| DataError::bad_file(&self.path, error))
@@ -118,29 +161,16 @@ impl Iterator for DocumentReader {
     }
 }
 
-/// Document files of `path`, sorted by name: the file itself, the files of a source folder, or
-/// those of every source below a folder of sources. `split` keeps only one side of the holdout.
-///
-/// # Errors
-/// [`DataError::NoInput`] when there is none.
-pub fn list_documents(path: &Path, split: Option<Split>) -> Result<Vec<DocumentFile>> {
-    let mut files = Vec::new();
-    for entry in walkdir::WalkDir::new(path).sort_by_file_name() {
-        let entry = entry.map_err(|error| DataError::bad_file(path, error))?;
-        let name = entry.file_name().to_string_lossy();
-        let hidden = name.starts_with('.');
-        let wanted = split.is_none_or(|split| name.starts_with(split.name()));
-        if entry.file_type().is_file() && name.ends_with(".parquet") && !hidden && wanted {
-            files.push(DocumentFile::open(entry.path())?);
-        }
+/// Opens a Parquet file with the columns of documents.
+fn open_documents(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let builder = open_parquet(path)?;
+    if builder.schema().fields() != schema().fields() {
+        return Err(DataError::bad_file(
+            path,
+            format!("columns {:?}, expected {:?}", builder.schema().fields(), schema().fields()),
+        ));
     }
-    if files.is_empty() {
-        return Err(DataError::NoInput {
-            key: "documents".into(),
-            pattern: path.display().to_string(),
-        });
-    }
-    Ok(files)
+    Ok(builder)
 }
 
 /// Opens a Parquet file of any schema.

@@ -12,7 +12,8 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use serde::{Deserialize, Serialize};
 
 use super::{DOCUMENTS_KEY, Document, TEXT_BYTES_KEY, schema};
-use crate::atomic_file::{AtomicFile, hash_file};
+use crate::atomic_file::AtomicFile;
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 
 /// Text bytes after which a row group is closed. A reader holds one row group in memory.
@@ -35,6 +36,13 @@ pub struct DocumentFileSummary {
     pub first_id: Option<String>,
     /// Id of the last document, if there is one.
     pub last_id: Option<String>,
+}
+
+impl DocumentFileSummary {
+    /// Length and hash of the file.
+    pub fn digest(&self) -> FileDigest {
+        FileDigest { bytes: self.file_bytes, blake3: self.blake3.clone() }
+    }
 }
 
 /// Writes documents to one Parquet file, row group by row group.
@@ -157,14 +165,13 @@ impl DocumentWriter {
         }
         let path = self.path;
         let file = self.writer.into_inner().map_err(|error| DataError::bad_file(&path, error))?;
-        file.commit()?;
-        let file_bytes = std::fs::metadata(&path).map_err(DataError::io(&path))?.len();
+        let digest = file.commit()?;
         Ok(DocumentFileSummary {
             file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            file_bytes,
+            file_bytes: digest.bytes,
             documents: self.documents,
             text_bytes: self.text_bytes,
-            blake3: hash_file(&path)?,
+            blake3: digest.blake3,
             first_id: self.first_id,
             last_id: self.last_id,
         })

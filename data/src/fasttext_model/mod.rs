@@ -17,9 +17,11 @@ mod examples;
 mod matrix;
 mod output;
 mod reader;
+mod report;
 mod train;
 
 pub(crate) use examples::Examples;
+pub(crate) use report::{report_path, write_report};
 pub use train::{Loss, TrainingOptions, train};
 
 use std::path::Path;
@@ -58,12 +60,14 @@ pub struct Prediction<'a> {
 }
 
 impl FastTextModel {
-    /// Reads a `.bin` or `.ftz` file.
+    /// Reads a `.bin` or `.ftz` file. One that was trained here must be as it was written.
     ///
     /// # Errors
-    /// [`crate::DataError::Io`]; [`crate::DataError::BadFile`] when the file is damaged, of
+    /// [`crate::DataError::Io`]; [`crate::DataError::Altered`] when it is not as it was written;
+    /// [`crate::DataError::BadFile`] when the file is damaged, of
     /// another version, or no supervised model.
     pub fn load(path: &Path) -> Result<Self> {
+        report::check_report(path)?;
         let mut reader = ModelReader::open(path)?;
         let reader = &mut reader;
         let magic = reader.i32("the magic number")?;

@@ -8,6 +8,7 @@ use fasttext::args::{Args, LossName};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::AtomicFile;
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 
 /// What fastText minimises.
@@ -133,14 +134,14 @@ impl TrainingOptions {
 }
 
 /// Trains on `lines`, a file of `__label__xx text` lines, and writes the model to `output`
-/// (`.bin`). One thread, so the same lines and options give the same bytes.
+/// (`.bin`). Gives what was written. One thread, so the same lines and options give the same bytes.
 ///
 /// Memory: (words + buckets) × dimensions × 4 bytes, and about 250 MB of tables.
 ///
 /// # Errors
 /// [`DataError::Config`] for a value that does not fit, [`DataError::BadFile`] when fastText
 /// finds nothing to learn from in `lines`, [`DataError::Io`].
-pub fn train(lines: &Path, output: &Path, options: &TrainingOptions) -> Result<()> {
+pub fn train(lines: &Path, output: &Path, options: &TrainingOptions) -> Result<FileDigest> {
     options.validate("training")?;
     let model = FastText::train(options.arguments(lines))
         .map_err(|error| DataError::bad_file(lines, format!("training failed: {error}")))?;

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::labelled::{self, Skipped};
-use crate::atomic_file::{hash_file, write_atomically};
+use crate::atomic_file::remove_durably;
 use crate::error::{DataError, Result};
-use crate::fasttext_model::{self, Examples, FastTextModel, Loss, TrainingOptions};
+use crate::fasttext_model::{
+    self, Examples, FastTextModel, Loss, TrainingOptions, report_path, write_report,
+};
 
 /// What `altiplano data train-lid` needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,7 +172,9 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
         ));
     }
     let split = examples.split(&labels, options.held_out)?;
-    fasttext_model::train(&split.train, &options.output, &options.training)?;
+    // A crash must not leave a new model with the report of the old one.
+    remove_durably(&report_path(&options.output))?;
+    let written = fasttext_model::train(&split.train, &options.output, &options.training)?;
 
     let model = FastTextModel::load(&options.output)?;
     let mut reports = vec![LanguageReport::default(); labels.len()];
@@ -193,7 +197,7 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
     }
     let report = TrainLanguageReport {
         model: options.output.clone(),
-        blake3: hash_file(&options.output)?,
+        blake3: written.blake3,
         not_utf8: skipped.not_utf8,
         no_label: skipped.no_label,
         too_short,
@@ -205,9 +209,7 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
         ),
         languages: labels.into_iter().zip(reports).collect(),
     };
-    let json = serde_json::to_vec_pretty(&report)
-        .map_err(|error| DataError::bad_file(&options.output, error))?;
-    write_atomically(&options.output.with_extension("json"), &json)?;
+    write_report(&options.output, &report)?;
     Ok(report)
 }
 

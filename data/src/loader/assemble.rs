@@ -92,6 +92,8 @@ impl Assembler {
                     batch.set_row(index, &window, self.seq_len);
                     batch.origins[index] = SequenceOrigin {
                         source: RANDOM.into(),
+                        epoch: row.epoch,
+                        sequence: row.sequence,
                         token: row.sequence.saturating_mul(self.seq_len as u64),
                         tokens: self.seq_len,
                         ..SequenceOrigin::default()
@@ -100,6 +102,7 @@ impl Assembler {
                 None => {
                     let begin = row.sequence * self.seq_len as u64;
                     self.read_row(&mut batch, index, row.source, begin, &mut window)?;
+                    batch.origins[index].epoch = row.epoch;
                 }
             }
         }
@@ -153,6 +156,8 @@ impl Assembler {
         batch.origins[index] = SequenceOrigin {
             source_index,
             source: Arc::clone(&source.name),
+            epoch: 0,
+            sequence: begin / self.seq_len as u64,
             shard: source.shards.get(shard).cloned().unwrap_or_default(),
             token: begin.saturating_sub(corpus.shard_start(shard)),
             tokens,

@@ -62,6 +62,10 @@ pub struct SequenceOrigin {
     pub source_index: usize,
     /// Name of the source.
     pub source: Arc<str>,
+    /// How often the source was gone through before.
+    pub epoch: u64,
+    /// Number of the row's sequence inside the source.
+    pub sequence: u64,
     /// The shard the row begins in; empty for random tokens and padding.
     pub shard: Arc<str>,
     /// First token of the row in that shard.
@@ -198,6 +202,12 @@ impl Loader {
                 Err(error)
             }
         }
+    }
+
+    /// Moves the stream on by `batches` batches, which are not read.
+    pub fn skip_batches(&mut self, batches: u64) {
+        self.prefetch = None;
+        self.planner.skip_batches(batches);
     }
 
     /// Where the stream stands: behind the last batch returned.

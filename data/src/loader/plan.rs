@@ -9,6 +9,8 @@ pub(super) struct Row {
     pub source: usize,
     /// Number of the sequence inside the source.
     pub sequence: u64,
+    /// How often the source was gone through before.
+    pub epoch: u64,
 }
 
 /// Decides the rows of one batch after the other. Its state is the number of sequences drawn from
@@ -64,6 +66,19 @@ impl Planner {
         (0..self.batch_size).map(|_| self.next_row()).collect()
     }
 
+    /// Draws the rows of so many batches without looking for their sequences.
+    pub fn skip_batches(&mut self, batches: u64) {
+        let rows = batches.saturating_mul(self.batch_size as u64);
+        if let [drawn] = &mut self.drawn[..] {
+            *drawn = drawn.saturating_add(rows);
+            return;
+        }
+        for _ in 0..rows {
+            let index = self.order.next(&self.drawn);
+            self.drawn[index] += 1;
+        }
+    }
+
     fn next_row(&mut self) -> Row {
         let index = self.order.next(&self.drawn);
         let source = &mut self.sources[index];
@@ -80,6 +95,6 @@ impl Planner {
                 sequence
             }
         };
-        Row { source: index, sequence }
+        Row { source: index, sequence, epoch }
     }
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::mixture::MixtureSource;
-use crate::pipeline::write_json;
 use crate::shard::{ShardManifest, ShardWriter};
 
 const VOCABULARY: usize = 5000;
@@ -26,16 +25,8 @@ fn write_source(folder: &Path, name: &str, first: u32, split: Split, shards: &[&
         }
         summaries.push(writer.finish(split).unwrap());
     }
-    let manifest = ShardManifest {
-        format: "tokens".into(),
-        version: "1".into(),
-        source: name.into(),
-        tokenizer: "tok".into(),
-        vocab_size: VOCABULARY,
-        key: String::new(),
-        shards: summaries,
-    };
-    write_json(&ShardManifest::path(&path), &manifest).unwrap();
+    let manifest = ShardManifest::new(name, "tok", VOCABULARY, String::new(), summaries);
+    manifest.write(&path).unwrap();
     path
 }
 
@@ -99,6 +90,34 @@ fn resuming_is_exact_at_every_place_and_across_epochs() {
         }
         resumed.restore(&state).unwrap();
         assert_eq!(draw(&mut resumed, 10), batches[place..place + 10], "from {place}");
+    }
+}
+
+#[test]
+fn skipping_is_drawing_without_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = mixture(folder.path());
+    let mut whole = Loader::open(&config, options(0)).unwrap();
+    for place in 0..30 {
+        let mut skipped = Loader::open(&config, options(place % 3)).unwrap();
+        draw(&mut skipped, place % 2); // a running loader can be moved on too
+        skipped.skip_batches((place - place % 2) as u64);
+        assert_eq!(skipped.state(), whole.state(), "{place}");
+        assert_eq!(skipped.next_batch().unwrap(), whole.next_batch().unwrap(), "{place}");
+    }
+}
+
+#[test]
+fn an_origin_tells_epoch_and_sequence() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = MixtureConfig::of(mixture(folder.path()).sources[..1].to_vec());
+    let mut loader = Loader::open(&config, options(0)).unwrap();
+    // 12 sequences of 8 tokens: 4 batches an epoch. Token k of the source is k.
+    for (number, batch) in draw(&mut loader, 10).into_iter().enumerate() {
+        for (row, origin) in batch.origins.iter().enumerate() {
+            assert_eq!(origin.epoch, number as u64 / 4);
+            assert_eq!(origin.sequence * 8, batch.inputs[row * 8] as u64);
+        }
     }
 }
 

@@ -24,7 +24,7 @@ const NO_UNKNOWN: f32 = -100.0;
 pub(super) fn write(ngrams: &mut NGrams, path: &Path) -> Result<()> {
     let mut file = AtomicFile::create(path)?;
     write_to(ngrams, &mut file, path)?;
-    file.commit()
+    file.commit().map(drop)
 }
 
 fn write_to(ngrams: &mut NGrams, out: &mut impl Write, path: &Path) -> Result<()> {

@@ -106,8 +106,9 @@ pub(super) fn first_slot(hash: u64, capacity: u64) -> u64 {
     ((u128::from(hash) * u128::from(capacity)) >> 64) as u64
 }
 
-/// Writes a model; false, and no file, if two n-grams have the same hash with this seed.
-pub(super) fn write(ngrams: &mut NGrams, path: &Path, seed: u64) -> Result<bool> {
+/// Writes a model and gives its checksum; none, and no file, if two n-grams have the same hash with
+/// this seed.
+pub(super) fn write(ngrams: &mut NGrams, path: &Path, seed: u64) -> Result<Option<String>> {
     let mut out = Output { file: AtomicFile::create(path)?, hasher: blake3::Hasher::new(), at: 0 };
     let io = DataError::io;
     let order = ngrams.order();
@@ -158,7 +159,7 @@ pub(super) fn write(ngrams: &mut NGrams, path: &Path, seed: u64) -> Result<bool>
             let hash = u64::from(record[0]) << 32 | u64::from(record[1]);
             let first = first_slot(hash, capacity);
             if hash == last || slots.saturating_sub(first) >= MOST_PROBES as u64 {
-                return Ok(false);
+                return Ok(None);
             }
             for _ in slots..first {
                 out.put(bytemuck::bytes_of(&Slot::zeroed())).map_err(io(path))?;
@@ -175,7 +176,7 @@ pub(super) fn write(ngrams: &mut NGrams, path: &Path, seed: u64) -> Result<bool>
     let checksum = out.hasher.finalize();
     out.file.write_all(checksum.as_bytes()).map_err(io(path))?;
     out.file.commit()?;
-    Ok(true)
+    Ok(Some(checksum.to_hex().to_string()))
 }
 
 /// A file under construction with its checksum.

@@ -97,14 +97,14 @@ impl NGrams {
         arpa::write(self, path)
     }
 
-    /// Writes the form that [`NGramModel`] opens.
+    /// Writes the form that [`NGramModel`] opens, and gives its checksum.
     ///
     /// # Errors
     /// [`DataError::Io`].
-    pub fn write_binary(&mut self, path: &Path) -> Result<()> {
+    pub fn write_binary(&mut self, path: &Path) -> Result<String> {
         for seed in 0..SEEDS {
-            if binary::write(self, path, seed)? {
-                return Ok(());
+            if let Some(checksum) = binary::write(self, path, seed)? {
+                return Ok(checksum);
             }
         }
         Err(DataError::LanguageModel {

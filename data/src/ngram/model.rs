@@ -20,6 +20,7 @@ use crate::error::{DataError, Result};
 pub struct NGramModel {
     map: Mmap,
     path: PathBuf,
+    checksum: blake3::Hash,
     vocabulary: Vocabulary,
     order: usize,
     suffixes_complete: bool,
@@ -97,7 +98,8 @@ impl NGramModel {
         if at.checked_next_multiple_of(ALIGNMENT) != Some(body) {
             return Err(cut());
         }
-        if blake3::hash(&map[..checked]).as_bytes() != &map[checked..] {
+        let checksum = blake3::hash(&map[..checked]);
+        if checksum.as_bytes() != &map[checked..] {
             return Err(fail("the checksum is wrong: the file is damaged; make it again".into()));
         }
         let text = std::str::from_utf8(&map[text]).map_err(|_| cut())?;
@@ -105,6 +107,7 @@ impl NGramModel {
             .ok_or_else(|| fail("its list of words is damaged; make it again".into()))?;
         Ok(Self {
             path: path.to_owned(),
+            checksum,
             vocabulary,
             order,
             suffixes_complete: footer.suffixes_complete == 1,
@@ -118,6 +121,11 @@ impl NGramModel {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The checksum at the end of the file: the blake3 hash of all before it.
+    pub fn checksum(&self) -> String {
+        self.checksum.to_hex().to_string()
     }
 
     /// Words of the longest n-grams.

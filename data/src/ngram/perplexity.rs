@@ -10,19 +10,30 @@ use super::estimate::EstimateReport;
 use super::model::{NGramModel, Score};
 use super::pieces::{PieceCache, Pieces};
 use super::vocabulary::{UNKNOWN, WordId, is_plain};
+use crate::atomic_file::{remove_durably, sync_folder};
+use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
+use crate::json_file::{read_json, write_json};
 use crate::text::ccnet;
 
 /// End of the name of the SentencePiece model.
 const PIECES_ENDING: &str = ".sp.model";
 /// End of the name of the n-gram model.
 const NGRAMS_ENDING: &str = ".ngrams";
+/// What to do about a model that is not as it was written.
+const TRAIN_AGAIN: &str = "make the model again with `altiplano data train-lm`";
 
-/// What is stored of a model besides the model: `<language>.json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What a model is made of, and what is stored of it besides: `<language>.json`. It is written
+/// last, so it makes the other files one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Description {
     /// ISO 639 code.
     pub language: String,
+    /// The SentencePiece model.
+    pub pieces: FileDigest,
+    /// Checksum of the n-gram model.
+    pub ngrams: String,
     /// What was counted, unless the model was imported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<EstimateReport>,
@@ -44,6 +55,22 @@ pub(super) struct ModelFiles {
 }
 
 impl ModelFiles {
+    /// Moves a whole model of the same file system to where `to` says, replacing the one there.
+    /// A crash leaves the old model, the new one, or one without its description, which does not
+    /// open.
+    pub fn move_to(&self, to: &Self) -> Result<()> {
+        remove_durably(&to.description)?;
+        let Self { pieces, ngrams, arpa, description } = self;
+        let others = [(pieces, &to.pieces), (ngrams, &to.ngrams), (arpa, &to.arpa)];
+        for (from, to) in others.into_iter().filter(|(from, _)| from.exists()) {
+            std::fs::rename(from, to).map_err(DataError::io(to))?;
+        }
+        let folder = to.description.parent().unwrap_or(Path::new("."));
+        sync_folder(folder)?;
+        std::fs::rename(description, &to.description).map_err(DataError::io(&to.description))?;
+        sync_folder(folder)
+    }
+
     pub fn new(folder: &Path, language: &str) -> Self {
         let file = |ending: &str| folder.join(format!("{language}{ending}"));
         Self {
@@ -56,11 +83,18 @@ impl ModelFiles {
 }
 
 impl Description {
+    /// Reads a description, without which a model is not finished.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
-        serde_json::from_slice(&bytes).map_err(|error| {
-            DataError::bad_file(path, format!("not the description of a language model: {error}"))
+        read_json(path, TRAIN_AGAIN).map_err(|error| match error {
+            missing if missing.is_not_found() => {
+                DataError::altered(path, "missing, so the model is not finished", TRAIN_AGAIN)
+            }
+            error => error,
         })
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_json(path, self).map(drop)
     }
 }
 
@@ -89,7 +123,8 @@ impl std::fmt::Debug for WorkSpace {
 }
 
 impl PerplexityModel {
-    /// The languages that `folder` has n-grams for, sorted.
+    /// The languages that `folder` has n-grams or pieces for, sorted. One of them alone is a model
+    /// that does not open.
     ///
     /// # Errors
     /// [`DataError::Io`] when the folder cannot be listed.
@@ -97,11 +132,14 @@ impl PerplexityModel {
         let mut languages = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(DataError::io(folder))? {
             let name = entry.map_err(DataError::io(folder))?.file_name();
-            let language = name.to_str().and_then(|name| name.strip_suffix(NGRAMS_ENDING));
+            let language = name.to_str().and_then(|name| {
+                name.strip_suffix(NGRAMS_ENDING).or(name.strip_suffix(PIECES_ENDING))
+            });
             // Files that are not finished begin with a dot.
             languages.extend(language.filter(|name| !name.starts_with('.')).map(str::to_owned));
         }
         languages.sort_unstable();
+        languages.dedup();
         Ok(languages)
     }
 
@@ -118,24 +156,29 @@ impl PerplexityModel {
         Ok(files.filter(|file| file.exists()).collect())
     }
 
-    /// Opens the model of `language`.
+    /// Opens the model of `language`: pieces, n-grams and cut-offs that were made together.
     ///
     /// # Errors
-    /// [`DataError::Io`] when a file is missing; [`DataError::BadFile`] or
-    /// [`DataError::Tokenizer`] when one is damaged.
+    /// [`DataError::Altered`] naming the file that is missing, not as it was written or of another
+    /// model; [`DataError::BadFile`] or [`DataError::Tokenizer`] when one is of another version.
     pub fn open(folder: &Path, language: &str) -> Result<Self> {
         let files = ModelFiles::new(folder, language);
-        let description = match Description::read(&files.description) {
-            // A model of other tools has none.
-            Err(DataError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Description::default()
-            }
-            description => description?,
-        };
+        let description = Description::read(&files.description)?;
+        let pieces = description.pieces.read(&files.pieces, TRAIN_AGAIN)?;
+        let pieces = Pieces::from_bytes(&files.pieces, &pieces)?;
+        let ngrams = NGramModel::open(&files.ngrams)?;
+        if ngrams.checksum() != description.ngrams {
+            let difference = format!(
+                "of another model: its checksum is {}, expected {}",
+                ngrams.checksum(),
+                description.ngrams
+            );
+            return Err(DataError::altered(&files.ngrams, difference, TRAIN_AGAIN));
+        }
         Ok(Self {
             language: language.to_owned(),
-            pieces: Pieces::open(&files.pieces)?,
-            ngrams: NGramModel::open(&files.ngrams)?,
+            pieces,
+            ngrams,
             cutoffs: Cutoffs::from_percentiles(&description.percentiles),
             idle: Mutex::default(),
         })

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::AtomicFile;
-use crate::document::Reason;
+use crate::checksum::FileDigest;
+use crate::document::{RUN_AGAIN, Reason};
 use crate::error::{DataError, Result};
 
 /// Characters of text kept in a sample.
@@ -75,13 +76,18 @@ impl DropLog {
             .map_err(DataError::io(&self.path))
     }
 
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<FileDigest> {
         self.writer.finish().map_err(DataError::io(&self.path))?.commit()
     }
 }
 
-/// Looks for `id` in the drop log `path`.
-pub(super) fn find_dropped(path: &Path, id: &str) -> Result<Option<DroppedDocument>> {
+/// Looks for `id` in the drop log `path`, which must be as it was written.
+pub(super) fn find_dropped(
+    path: &Path,
+    written: &FileDigest,
+    id: &str,
+) -> Result<Option<DroppedDocument>> {
+    written.verify(path, RUN_AGAIN)?;
     let file = std::fs::File::open(path).map_err(DataError::io(path))?;
     let decoder = zstd::stream::read::Decoder::new(file).map_err(DataError::io(path))?;
     // The id comes first in a line, so most lines need not be parsed.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::drop_log::{DroppedDocument, find_dropped};
-use super::layout::dropped_folder;
+use super::layout::{Layout, stats_folder};
+use super::stage::StageRecord;
 use crate::document::{Document, Split, list_documents};
 use crate::error::{DataError, Result};
 
@@ -46,21 +47,18 @@ pub fn explain(output: &Path, id: &str, source: Option<&str>) -> Result<Explanat
         let folder = path.parent().and_then(Path::file_name);
         source.is_none_or(|source| folder.is_some_and(|name| name == source))
     };
-    let logs = walkdir::WalkDir::new(dropped_folder(output)).sort_by_file_name();
-    for entry in logs.into_iter().flatten() {
+    let records = walkdir::WalkDir::new(stats_folder(output)).sort_by_file_name();
+    for entry in records.into_iter().flatten() {
         let path = entry.path();
-        if !entry.file_type().is_file() || !wanted(path) {
+        let is_record = path.extension().is_some_and(|extension| extension == "json");
+        if !is_record || !wanted(path) {
             continue;
         }
-        if let Some(dropped) = find_dropped(path, id)? {
-            let name = entry.file_name().to_string_lossy();
-            let stage = name.strip_prefix("stage").and_then(|rest| rest.split('-').next());
-            let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
-            return Ok(Explanation::Dropped {
-                source: folder.to_string_lossy().into_owned(),
-                stage: stage.and_then(|stage| stage.parse().ok()).unwrap_or(0),
-                dropped,
-            });
+        let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+        let layout = Layout::new(output, &folder.to_string_lossy());
+        let StageRecord { source, stage, group, dropped, .. } = StageRecord::read(&layout, path)?;
+        if let Some(dropped) = find_dropped(&layout.dropped_file(stage, group), &dropped, id)? {
+            return Ok(Explanation::Dropped { source, stage, dropped });
         }
     }
     for split in Split::ALL {

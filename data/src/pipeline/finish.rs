@@ -4,48 +4,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
+use rayon::prelude::*;
 
 use super::plan::SourcePlan;
 use super::stage::StageRecord;
-use super::write_json;
-use crate::atomic_file::hash_file;
-use crate::document::{DocumentFileSummary, Split};
+use crate::document::{DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split};
 use crate::error::{DataError, Result};
 
-/// What a source's folder holds, with checksums: `manifest.json`. Nothing in it depends on the
-/// time, the machine or where the folder lies.
-#[derive(Debug, Serialize)]
-struct Manifest<'a> {
-    source: &'a str,
-    kind: &'a str,
-    version: u32,
-    steps: Vec<ManifestStep>,
-    documents: u64,
-    text_bytes: u64,
-    files: Vec<&'a DocumentFileSummary>,
-    inputs: Vec<ManifestInput<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct ManifestStep {
-    step: &'static str,
-    version: u32,
-}
-
-#[derive(Debug, Serialize)]
-struct ManifestInput<'a> {
-    name: &'a str,
-    bytes: u64,
-}
-
 /// Checks the holdout, deletes files of groups that are no more, writes the manifest and gives
-/// its hash.
+/// its checksum.
 pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
     let last = plan.last_stage();
     let records: Vec<StageRecord> = plan
         .groups
-        .iter()
+        .par_iter()
         .map(|group| {
             plan.finished(last, group.number).ok_or_else(|| plan.unfinished(last, group.number))
         })
@@ -79,29 +51,33 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
         });
     }
     remove_stale(plan, &files)?;
-    let manifest = Manifest {
-        source: &plan.config.name,
-        kind: plan.kind,
+    let manifest = DocumentManifest {
+        source: plan.config.name.clone(),
+        kind: plan.kind.to_owned(),
         version: plan.reader.version(),
         steps: plan
             .chain
             .steps()
             .into_iter()
-            .map(|(step, version)| ManifestStep { step, version })
+            .map(|(step, version)| ManifestStep { step: step.to_owned(), version })
             .collect(),
         documents: train + validation,
         text_bytes,
-        files,
+        files: files.into_iter().cloned().collect(),
         inputs: plan
             .groups
             .iter()
             .flat_map(|group| &group.inputs)
-            .map(|input| ManifestInput { name: &input.name, bytes: input.bytes })
+            .map(|input| ManifestInput { name: input.name.clone(), bytes: input.bytes })
             .collect(),
     };
-    let path = plan.layout.manifest();
-    write_json(&path, &manifest)?;
-    hash_file(&path)
+    let folder = plan.layout.documents();
+    if let Err(error @ (DataError::Altered { .. } | DataError::BadFile { .. })) =
+        DocumentManifest::read(&folder)
+    {
+        tracing::warn!("{}; it is written again", error.without_remedy());
+    }
+    Ok(manifest.write(&folder)?.checksum)
 }
 
 /// Deletes what earlier configurations left.

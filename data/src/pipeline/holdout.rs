@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::write_json;
 use crate::atomic_file::AtomicFile;
+use crate::checksum::FileDigest;
 use crate::dedup::GroupFiles;
-use crate::document::{Document, Split};
+use crate::document::{Document, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
+use crate::json_file::{read_json, write_json};
 
 /// Which documents are held out. With neither field none are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,8 +107,7 @@ impl Cut {
 
     /// The decision that [`resolve`] wrote.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
-        serde_json::from_slice(&bytes).map_err(|error| DataError::bad_file(path, error))
+        read_json(path, RUN_AGAIN)
     }
 }
 
@@ -132,18 +132,18 @@ impl HoldoutNotes {
             .map_err(DataError::io(&self.path))
     }
 
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<FileDigest> {
         self.file.commit()
     }
 }
 
-/// Decides where to cut, for all groups of the source `name`.
+/// Decides where to cut, for all groups of the source `name`, and gives what was written for each.
 pub(super) fn resolve(
     output: &Path,
     name: &str,
     config: &HoldoutConfig,
     groups: &[GroupFiles],
-) -> Result<()> {
+) -> Result<Vec<FileDigest>> {
     let mut smallest = Smallest::new(config.bytes_per_source.unwrap_or(0));
     for group in groups {
         let notes = std::fs::read(&group.notes).map_err(DataError::io(&group.notes))?;
@@ -165,10 +165,8 @@ pub(super) fn resolve(
         documents: smallest.documents,
         bytes: smallest.bytes,
     })?;
-    for group in groups {
-        write_json(&group.decisions, &Cut { seed: config.seed, below })?;
-    }
-    Ok(())
+    let cut = Cut { seed: config.seed, below };
+    groups.iter().map(|group| Ok(write_json(&group.decisions, &cut)?.file)).collect()
 }
 
 /// The documents with the smallest hashes, as many as reach `target` bytes.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::dedup::GroupFiles;
-use crate::document::Split;
+use crate::document::{DocumentManifest, Split};
 
 /// The files of one source.
 #[derive(Clone, Debug)]
@@ -22,6 +22,11 @@ impl Layout {
         &self.output
     }
 
+    /// Name of the source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Finished documents.
     pub fn documents(&self) -> PathBuf {
         documents_folder(&self.output, &self.source)
@@ -32,7 +37,7 @@ impl Layout {
     }
 
     pub fn manifest(&self) -> PathBuf {
-        self.documents().join("manifest.json")
+        DocumentManifest::path(&self.documents())
     }
 
     /// Counters of every stage.

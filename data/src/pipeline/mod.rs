@@ -49,9 +49,9 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::atomic_file::{remove_unfinished, write_atomically};
+use crate::atomic_file::remove_unfinished;
 use crate::error::{DataError, Result};
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Progress, ProgressMode, Work};
 use plan::SourcePlan;
 use stage::StageOptions;
 
@@ -160,13 +160,16 @@ fn run_in_groups(
         let open = |plan: &&SourcePlan<'_>| stage < plan.chain.stages.len();
         if alone {
             for plan in plans.iter().filter(open) {
-                if !plan.is_resolved(stage) {
+                if !plan.is_resolved(stage, options.rank) {
                     plan.resolve(stage, options.memory_bytes)?;
                 }
             }
         }
-        let ready: Vec<_> =
-            plans.iter().filter(open).filter(|plan| plan.is_resolved(stage)).collect();
+        let ready: Vec<_> = plans
+            .iter()
+            .filter(open)
+            .filter(|plan| plan.is_resolved(stage, options.rank))
+            .collect();
         let (now_done, now_skipped) = run_stage(&ready, stage, stages, options)?;
         done += now_done;
         skipped += now_skipped;
@@ -204,12 +207,12 @@ fn merge_in_groups(
     };
     for plan in &plans {
         // The first decision that is not made yet, or the end.
-        let stage = (1..plan.chain.stages.len()).find(|&stage| !plan.is_resolved(stage));
+        let all = Rank::default();
+        let stage = (1..plan.chain.stages.len()).find(|&stage| !plan.is_resolved(stage, all));
         let before = stage.map_or(plan.last_stage(), |stage| stage - 1);
-        for group in &plan.groups {
-            if plan.finished(before, group.number).is_none() {
-                return Err(plan.unfinished(before, group.number));
-            }
+        let unfinished = |group: &&plan::Group| plan.finished(before, group.number).is_none();
+        if let Some(group) = plan.groups.par_iter().find_first(unfinished) {
+            return Err(plan.unfinished(before, group.number));
         }
         if let Some(stage) = stage {
             plan.resolve(stage, options.memory_bytes)?;
@@ -234,8 +237,13 @@ fn run_stage(
         .flat_map(|plan| plan.groups.iter().map(move |group| (*plan, group)))
         .filter(|(_, group)| options.rank.does(group.number))
         .collect();
-    let (finished, open): (Vec<_>, Vec<_>) =
-        tasks.into_iter().partition(|(plan, group)| plan.finished(stage, group.number).is_some());
+    // In parallel: every file of what is finished is read and held against what was written.
+    let is_open = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| {
+        plan.finished(stage, group.number).is_none()
+    };
+    let all = tasks.len();
+    let open: Vec<_> = tasks.into_par_iter().filter(is_open).collect();
+    let finished = all - open.len();
     let bytes = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| match stage.checked_sub(1) {
         None => group.bytes(),
         Some(before) => {
@@ -246,9 +254,10 @@ fn run_stage(
     let files = open.iter().map(|(_, group)| group.inputs.len() as u64).sum();
     let label = match stages {
         1 => "documents".to_owned(),
-        _ => format!("documents, stage {} of {stages}", stage + 1),
+        _ => format!("stage {} of {stages}", stage + 1),
     };
-    let progress = Progress::new(options.progress, &label, open.iter().map(bytes).sum(), files);
+    let work = Work::bytes(open.iter().map(bytes).sum()).of(files, "files");
+    let progress = Progress::new(options.progress, &label, work);
     let threads = rayon::current_num_threads();
     let stage_options = StageOptions {
         progress: &progress,
@@ -259,12 +268,8 @@ fn run_stage(
     open.par_iter()
         .map(|(plan, group)| stage::run(plan, stage, group, &stage_options).map(|_| ()))
         .collect::<Result<()>>()?;
-    progress.finish(&format!(
-        "{} groups of files done, {} already finished",
-        open.len(),
-        finished.len()
-    ));
-    Ok((open.len(), finished.len()))
+    progress.finish(&format!("{} groups of files done, {} already finished", open.len(), finished));
+    Ok((open.len(), finished))
 }
 
 fn remove_leftovers(plan: &SourcePlan<'_>) -> Result<()> {
@@ -280,7 +285,9 @@ fn finish_sources(output: &Path, plans: &[SourcePlan<'_>], report: &mut RunRepor
         let hash = finish::finish_source(plan)?;
         report.manifests.insert(plan.config.name.clone(), hash);
     }
-    report.waterfall = Some(report::report(output)?);
+    // Every file of these sources was read above.
+    let names: Vec<&str> = plans.iter().map(|plan| plan.config.name.as_str()).collect();
+    report.waterfall = Some(report::report_of(output, &names)?);
     Ok(())
 }
 
@@ -306,14 +313,6 @@ fn chosen<'a>(sources: &'a [SourceConfig], only: Option<&str>) -> Result<Vec<&'a
         ));
     }
     Ok(chosen)
-}
-
-/// Writes `value` as indented JSON, atomically.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut text =
-        serde_json::to_string_pretty(value).map_err(|error| DataError::bad_file(path, error))?;
-    text.push('\n');
-    write_atomically(path, text.as_bytes())
 }
 
 #[cfg(test)]

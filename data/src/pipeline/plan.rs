@@ -7,18 +7,22 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Clock;
 use super::chain::{Chain, Global};
 use super::holdout::{self, HoldoutConfig};
 use super::layout::Layout;
+use super::rank::Rank;
 use super::source_config::SourceConfig;
 use super::stage::StageRecord;
-use super::write_json;
+use crate::atomic_file::remove_durably;
+use crate::checksum::FileDigest;
 use crate::dedup::{GroupFiles, Resources};
-use crate::document::Split;
+use crate::document::{RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
+use crate::json_file::{read_json, write_json};
 use crate::source::{Input, SourceOptions};
 
 /// Consecutive input files of a source: the unit of work and of output files.
@@ -68,12 +72,19 @@ pub(super) struct SourcePlan<'a> {
     decision_keys: Vec<String>,
     /// By stage: the time of the decision before it, once it is made.
     decision_seconds: Vec<OnceLock<f64>>,
+    /// By stage, then by group: the record, once all that it names was read and is as it was
+    /// written.
+    finished: Vec<Vec<OnceLock<StageRecord>>>,
+    /// By stage: set once the decisions before it were read and are as they were written.
+    resolved: Vec<OnceLock<()>>,
 }
 
 /// Written when a decision is made.
 #[derive(Serialize, Deserialize)]
 struct Resolved {
     key: String,
+    /// The decision files, by group.
+    decisions: Vec<FileDigest>,
 }
 
 impl<'a> SourcePlan<'a> {
@@ -107,6 +118,8 @@ impl<'a> SourcePlan<'a> {
         }
         let layout = Layout::new(output, &config.name);
         let decision_seconds = vec![OnceLock::new(); chain.stages.len()];
+        let finished = vec![vec![OnceLock::new(); groups.len()]; chain.stages.len()];
+        let resolved = vec![OnceLock::new(); chain.stages.len()];
         Ok(Self {
             config,
             kind,
@@ -118,6 +131,8 @@ impl<'a> SourcePlan<'a> {
             keys,
             decision_keys,
             decision_seconds,
+            finished,
+            resolved,
         })
     }
 
@@ -129,36 +144,93 @@ impl<'a> SourcePlan<'a> {
         self.chain.stages.len() - 1
     }
 
-    /// The record of an earlier run, if it did the same work and its files are still there.
+    /// The record of a stage of a group, if the same work was done and all that it left is as it
+    /// was written. Every file is read once in the life of a plan. What is altered is said.
     pub fn finished(&self, stage: usize, group: usize) -> Option<StageRecord> {
-        let bytes = std::fs::read(self.layout.stats_file(stage, group)).ok()?;
-        let record: StageRecord = serde_json::from_slice(&bytes).ok()?;
-        let whole = |path: &Path, size: u64| {
-            std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == size)
-        };
-        let files_are_whole = Split::ALL.iter().all(|&split| {
-            let path = self.layout.document_file(split, group);
-            record.outputs.of(split).is_none_or(|file| whole(&path, file.file_bytes))
-        }) && record.stage_file.as_ref().is_none_or(|file| {
-            whole(&self.layout.stage_file(stage, group), file.file_bytes)
-                && self.layout.global_files(stage, group).notes.exists()
-        });
-        (record.key == self.key(stage, group) && files_are_whole).then_some(record)
+        let known = &self.finished[stage][group];
+        if known.get().is_none() {
+            let path = self.layout.stats_file(stage, group);
+            match self.read_finished(&path, stage, group) {
+                Ok(Some(record)) => drop(known.set(record)),
+                Ok(None) => {}
+                Err(error) => say_redo(&error, "the files of this group are made again"),
+            }
+        }
+        known.get().cloned()
     }
 
-    /// Whether the decision before `stage` is made.
-    pub fn is_resolved(&self, stage: usize) -> bool {
-        if stage == 0 {
+    fn read_finished(
+        &self,
+        path: &Path,
+        stage: usize,
+        group: usize,
+    ) -> Result<Option<StageRecord>> {
+        let record = match StageRecord::read(&self.layout, path) {
+            Err(missing) if missing.is_not_found() => return Ok(None),
+            record => record?,
+        };
+        if record.key != self.key(stage, group) {
+            return Ok(None);
+        }
+        for split in Split::ALL {
+            if let Some(file) = record.outputs.of(split) {
+                file.digest().verify(&self.layout.document_file(split, group), RUN_AGAIN)?;
+            }
+        }
+        if let Some(file) = &record.stage_file {
+            file.digest().verify(&self.layout.stage_file(stage, group), RUN_AGAIN)?;
+        }
+        if let Some(notes) = &record.notes {
+            notes.verify(&self.layout.global_files(stage, group).notes, RUN_AGAIN)?;
+        }
+        record.dropped.verify(&self.layout.dropped_file(stage, group), RUN_AGAIN)?;
+        Ok(Some(record))
+    }
+
+    /// Takes back that a stage of a group is finished, and that the source is: called before the
+    /// first of its files is replaced, so that a crash does not leave new files with the word of
+    /// old ones.
+    pub fn invalidate(&self, stage: usize, group: usize) -> Result<()> {
+        remove_durably(&self.layout.manifest())?;
+        remove_durably(&self.layout.stats_file(stage, group))
+    }
+
+    /// Whether the decision before `stage` is made and is as it was written, for the groups of
+    /// `rank`. What is altered is said.
+    pub fn is_resolved(&self, stage: usize, rank: Rank) -> bool {
+        if stage == 0 || self.resolved[stage].get().is_some() {
             return true;
         }
-        std::fs::read(self.layout.resolved_file(stage - 1))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Resolved>(&bytes).ok())
-            .is_some_and(|resolved| resolved.key == self.decision_keys[stage])
-            && self
-                .groups
-                .iter()
-                .all(|group| self.layout.global_files(stage - 1, group.number).decisions.exists())
+        match self.read_resolved(stage, rank) {
+            Ok(resolved) => {
+                if resolved {
+                    let _ = self.resolved[stage].set(());
+                }
+                resolved
+            }
+            Err(error) => {
+                say_redo(&error, "the decision is made again");
+                false
+            }
+        }
+    }
+
+    fn read_resolved(&self, stage: usize, rank: Rank) -> Result<bool> {
+        let resolved: Resolved = match read_json(&self.layout.resolved_file(stage - 1), RUN_AGAIN) {
+            Err(missing) if missing.is_not_found() => return Ok(false),
+            resolved => resolved?,
+        };
+        if resolved.key != self.decision_keys[stage]
+            || resolved.decisions.len() != self.groups.len()
+        {
+            return Ok(false);
+        }
+        let own = self.groups.par_iter().zip(&resolved.decisions);
+        own.filter(|(group, _)| rank.does(group.number)).try_for_each(|(group, digest)| {
+            let files = self.layout.global_files(stage - 1, group.number);
+            digest.verify(&files.decisions, RUN_AGAIN)
+        })?;
+        Ok(true)
     }
 
     /// Time the processor spent on the decision before `stage`, if it was made by this process;
@@ -173,28 +245,35 @@ impl<'a> SourcePlan<'a> {
         let Some(opening) = &self.chain.stages[stage].opening else {
             return Ok(());
         };
+        // Reads the notes of all groups and holds them against what was written.
         let files: Vec<GroupFiles> = self
             .groups
-            .iter()
-            .map(|group| self.layout.global_files(stage - 1, group.number))
-            .collect();
+            .par_iter()
+            .map(|group| match self.finished(stage - 1, group.number) {
+                Some(_) => Ok(self.layout.global_files(stage - 1, group.number)),
+                None => Err(self.unfinished(stage - 1, group.number)),
+            })
+            .collect::<Result<_>>()?;
+        // A crash must not leave new decisions with the word of old ones.
+        let resolved_file = self.layout.resolved_file(stage - 1);
+        remove_durably(&resolved_file)?;
         // No other work goes on in this process meanwhile; workers of the decision count.
         let clock = Clock::start_of_process();
-        match opening {
+        let decisions = match opening {
             Global::Holdout => {
                 holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
             }
             Global::Step { step, .. } => {
                 let spill = super::stage::scratch_folder(&self.layout.work())?;
                 let resources = Resources { memory_bytes, spill: spill.path().to_owned() };
-                step.resolve(&files, &resources)?;
+                step.resolve(&files, &resources)?
             }
-        }
+        };
         let mut seconds = 0.0;
         clock.stop(&mut seconds);
         let _ = self.decision_seconds[stage].set(seconds);
-        let resolved = Resolved { key: self.decision_keys[stage].clone() };
-        write_json(&self.layout.resolved_file(stage - 1), &resolved)
+        let resolved = Resolved { key: self.decision_keys[stage].clone(), decisions };
+        write_json(&resolved_file, &resolved).map(drop)
     }
 
     /// The error for work that another rank has not done.
@@ -208,6 +287,11 @@ impl<'a> SourcePlan<'a> {
             ),
         )
     }
+}
+
+/// Says that something is not as it was written and what is done about it.
+fn say_redo(error: &DataError, consequence: &str) {
+    tracing::warn!("{}; {consequence}", error.without_remedy());
 }
 
 fn first_key(identity: &[u8], group: &Group) -> String {

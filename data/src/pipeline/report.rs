@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::layout::{Layout, stats_folder};
+use super::layout::{Layout, documents_folder, stats_folder};
 use super::stage::StageRecord;
 use super::stats::StepStats;
-use crate::document::{DocumentFile, Split};
+use crate::document::{DocumentManifest, RUN_AGAIN, SourceDocuments, Split};
 use crate::error::{DataError, Result};
 
 /// In = out + reasons, per source.
@@ -65,98 +65,147 @@ impl WaterfallRow {
     }
 }
 
-/// Reads the counters of the data folder `output` and holds them against the document files.
+/// Reads the counters of the data folder `output` and holds them against the manifests, and every
+/// byte of the documents too.
 ///
 /// # Errors
 /// [`DataError::Counters`] when in ≠ out + reasons, when a step got something else than the one
 /// before let through, or when the files hold something else than the counters say;
+/// [`DataError::Altered`] naming the file that is not as it was written;
 /// [`DataError::NoInput`] when there are no statistics.
 pub fn report(output: &Path) -> Result<Waterfall> {
     let folder = stats_folder(output);
-    let mut sources: BTreeMap<String, BTreeMap<usize, Vec<StepRow>>> = BTreeMap::new();
-    let mut rows: BTreeMap<String, WaterfallRow> = BTreeMap::new();
-    for entry in walkdir::WalkDir::new(&folder).sort_by_file_name() {
-        let nothing = |_| DataError::NoInput {
-            key: "statistics".into(),
-            pattern: folder.display().to_string(),
-        };
-        let entry = entry.map_err(nothing)?;
-        let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
-        let record: StageRecord = serde_json::from_slice(&bytes)
-            .map_err(|error| DataError::bad_file(path, format!("no statistics: {error}")))?;
-        record.check(path)?;
-        let steps =
-            sources.entry(record.source.clone()).or_default().entry(record.stage).or_default();
-        steps.resize_with(record.steps.len().max(steps.len()), StepRow::default);
-        for (row, step) in steps.iter_mut().zip(&record.steps) {
-            row.step.clone_from(&step.step);
-            row.stats.merge(&step.stats);
-        }
-        let row = rows.entry(record.source.clone()).or_default();
-        row.source.clone_from(&record.source);
-        count_documents(&Layout::new(output, &record.source), &record, row)?;
-    }
-    for (source, stages) in sources {
-        if let Some(row) = rows.get_mut(&source) {
-            row.steps = stages.into_values().flatten().collect();
-            check_row(output, row)?;
+    let nothing =
+        || DataError::NoInput { key: "statistics".into(), pattern: folder.display().to_string() };
+    let mut sources = Vec::new();
+    for entry in walkdir::WalkDir::new(&folder).min_depth(1).max_depth(1).sort_by_file_name() {
+        let entry = entry.map_err(|_| nothing())?;
+        if entry.file_type().is_dir() {
+            sources.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
-    if rows.is_empty() {
-        return Err(DataError::NoInput {
-            key: "statistics".into(),
-            pattern: folder.display().to_string(),
-        });
+    if sources.is_empty() {
+        return Err(nothing());
     }
-    Ok(Waterfall { rows: rows.into_values().collect() })
+    let names: Vec<&str> = sources.iter().map(String::as_str).collect();
+    let waterfall = report_of(output, &names)?;
+    for source in names {
+        SourceDocuments::open(&documents_folder(output, source))?.verify()?;
+    }
+    Ok(waterfall)
 }
 
-/// Counts the finished documents of a record, from the files themselves.
-fn count_documents(layout: &Layout, record: &StageRecord, row: &mut WaterfallRow) -> Result<()> {
-    for split in Split::ALL {
-        let Some(summary) = record.outputs.of(split) else {
-            continue;
-        };
-        let name = Path::new(&summary.file).file_name().unwrap_or_default();
-        let file = layout.documents().join(name);
-        let counted = DocumentFile::open(&file)?;
-        if (counted.documents, counted.text_bytes) != (summary.documents, summary.text_bytes) {
-            return Err(DataError::Counters {
-                path: file,
-                unit: "documents",
-                counted_in: summary.documents,
-                counted_out: counted.documents,
-                rest: 0,
-            });
+/// As [`report`], of these sources alone, and without reading the documents.
+pub(super) fn report_of(output: &Path, sources: &[&str]) -> Result<Waterfall> {
+    let mut rows = sources
+        .iter()
+        .map(|source| read_source(&Layout::new(output, source)))
+        .collect::<Result<Vec<_>>>()?;
+    rows.sort_by(|a, b| a.source.cmp(&b.source));
+    Ok(Waterfall { rows })
+}
+
+fn read_source(layout: &Layout) -> Result<WaterfallRow> {
+    let documents = SourceDocuments::open(&layout.documents()).map_err(|error| match error {
+        // Nothing of it was finished yet.
+        DataError::NoInput { .. } => DataError::Unfinished {
+            path: layout.output().to_owned(),
+            source_name: layout.source().to_owned(),
+        },
+        error => error,
+    })?;
+    let records = read_records(layout, &documents.manifest)?;
+    let mut row = WaterfallRow { source: layout.source().to_owned(), ..WaterfallRow::default() };
+    for groups in &records {
+        let mut steps: Vec<StepRow> = Vec::new();
+        for record in groups {
+            steps.resize_with(record.steps.len().max(steps.len()), StepRow::default);
+            for (row, step) in steps.iter_mut().zip(&record.steps) {
+                row.step.clone_from(&step.step);
+                row.stats.merge(&step.stats);
+            }
         }
-        let (documents, bytes) = match split {
-            Split::Train => (&mut row.train_documents, &mut row.train_bytes),
-            Split::Validation => (&mut row.validation_documents, &mut row.validation_bytes),
-        };
-        *documents = documents.saturating_add(counted.documents);
-        *bytes = bytes.saturating_add(counted.text_bytes);
+        row.steps.append(&mut steps);
     }
-    Ok(())
+    let counted: Vec<_> =
+        records.iter().flatten().flat_map(|record| record.outputs.files()).collect();
+    for file in &documents.manifest.files {
+        if !counted.contains(&file) {
+            let difference = "other counters than the statistics have of it";
+            return Err(DataError::altered(
+                layout.documents().join(&file.file),
+                difference,
+                RUN_AGAIN,
+            ));
+        }
+    }
+    for file in documents.files(Some(Split::Train)) {
+        row.train_documents = row.train_documents.saturating_add(file.documents);
+        row.train_bytes = row.train_bytes.saturating_add(file.text_bytes);
+    }
+    for file in documents.files(Some(Split::Validation)) {
+        row.validation_documents = row.validation_documents.saturating_add(file.documents);
+        row.validation_bytes = row.validation_bytes.saturating_add(file.text_bytes);
+    }
+    check_row(&layout.documents(), &row)?;
+    Ok(row)
+}
+
+/// The records of a source, by stage, then by group: all that its manifest asks for.
+fn read_records(layout: &Layout, manifest: &DocumentManifest) -> Result<Vec<Vec<StageRecord>>> {
+    let folder = layout.stats();
+    let mut found: BTreeMap<(usize, usize), StageRecord> = BTreeMap::new();
+    for entry in std::fs::read_dir(&folder).map_err(DataError::io(&folder))? {
+        let path = entry.map_err(DataError::io(&folder))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "json") {
+            let record = StageRecord::read(layout, &path)?;
+            found.insert((record.stage, record.group), record);
+        }
+    }
+    let missing = |stage, group| {
+        let path = layout.stats_file(stage, group);
+        Err(DataError::altered(path, "missing, the manifest asks for it", RUN_AGAIN))
+    };
+    let stages = found.keys().map(|&(stage, _)| stage + 1).max().unwrap_or(1);
+    let mut records: Vec<Vec<StageRecord>> = Vec::new();
+    for stage in 0..stages {
+        // Groups are consecutive input files, so the manifest's list of them tells how many.
+        let mut groups: Vec<StageRecord> = Vec::new();
+        let mut inputs = 0;
+        while inputs < manifest.inputs.len() {
+            let Some(record) = found.remove(&(stage, groups.len())) else {
+                return missing(stage, groups.len());
+            };
+            let names = manifest.inputs[inputs..].iter().map(|input| &input.name);
+            if record.inputs.is_empty() || !record.inputs.iter().eq(names.take(record.inputs.len()))
+            {
+                let path = layout.stats_file(stage, groups.len());
+                let difference = "its input files are not those of the manifest";
+                return Err(DataError::altered(path, difference, RUN_AGAIN));
+            }
+            inputs += record.inputs.len();
+            groups.push(record);
+        }
+        records.push(groups);
+    }
+    match found.keys().next() {
+        Some(&(stage, group)) => Err(DataError::altered(
+            layout.stats_file(stage, group),
+            "of a group that the manifest does not have",
+            RUN_AGAIN,
+        )),
+        None => Ok(records),
+    }
 }
 
 /// Documents and bytes in = out + reasons, over all steps, and out = what the files hold.
-fn check_row(output: &Path, row: &WaterfallRow) -> Result<()> {
-    let layout = Layout::new(output, &row.source);
-    let path = layout.documents();
-    // The manifest is written last.
-    if !layout.manifest().exists() {
-        let source_name = row.source.clone();
-        return Err(DataError::Unfinished { path: output.to_owned(), source_name });
-    }
+fn check_row(path: &Path, row: &WaterfallRow) -> Result<()> {
     for pair in row.steps.windows(2) {
         let (before, after) = (&pair[0].stats, &pair[1].stats);
         if (before.docs_out, before.bytes_out) != (after.docs_in, after.bytes_in) {
             return Err(DataError::Counters {
-                path,
+                path: path.to_owned(),
                 unit: "documents",
                 counted_in: before.docs_out,
                 counted_out: after.docs_in,
@@ -165,12 +214,12 @@ fn check_row(output: &Path, row: &WaterfallRow) -> Result<()> {
         }
     }
     let total = row.total();
-    total.check(&path)?;
+    total.check(path)?;
     let documents = row.train_documents.saturating_add(row.validation_documents);
     let bytes = row.train_bytes.saturating_add(row.validation_bytes);
     if (documents, bytes) != (total.docs_out, total.bytes_out) {
         return Err(DataError::Counters {
-            path,
+            path: path.to_owned(),
             unit: "documents",
             counted_in: total.docs_out,
             counted_out: documents,

@@ -10,12 +10,16 @@ use super::batch::{self, Batch};
 use super::chain::Global;
 use super::drop_log::{DropLog, DroppedDocument};
 use super::holdout::{Cut, HoldoutNotes};
+use super::layout::Layout;
 use super::plan::{Group, SourcePlan};
 use super::stats::StepStats;
-use super::write_json;
+use crate::checksum::FileDigest;
 use crate::dedup::Collector;
-use crate::document::{Document, DocumentFile, DocumentFileSummary, DocumentWriter, Split};
+use crate::document::{
+    Document, DocumentFile, DocumentFileSummary, DocumentWriter, RUN_AGAIN, Split,
+};
 use crate::error::{DataError, Result};
+use crate::json_file::{read_json, write_json};
 use crate::progress::Progress;
 use crate::source::{Input, ReadContext, Record, Rejection};
 use crate::step::{StepCounts, Verdict};
@@ -66,6 +70,8 @@ pub struct StageRecord {
     pub source: String,
     /// Number of the stage.
     pub stage: usize,
+    /// Number of the group of input files.
+    pub group: usize,
     /// Hash of everything the result depends on.
     pub key: String,
     /// Names of the input files.
@@ -76,12 +82,15 @@ pub struct StageRecord {
     pub steps: Vec<StepRecord>,
     /// Time the processor spent on the notes for the decision behind the stage; it counts for that
     /// step.
-    #[serde(default)]
     pub notes_cpu_seconds: f64,
     /// What the next stage reads; none after the last.
     pub stage_file: Option<DocumentFileSummary>,
+    /// The notes for the decision behind the stage; none after the last.
+    pub notes: Option<FileDigest>,
     /// Finished documents; none before the last stage.
     pub outputs: Outputs,
+    /// The log of what was dropped.
+    pub dropped: FileDigest,
 }
 
 /// What a run gives to its stages.
@@ -106,6 +115,7 @@ pub(super) fn run(
     group: &Group,
     options: &StageOptions<'_>,
 ) -> Result<StageRecord> {
+    plan.invalidate(stage, group.number)?;
     let mut output = Output::create(plan, stage, group, options)?;
     let mut batch = Batch::default();
     if stage == 0 {
@@ -135,7 +145,7 @@ fn read_inputs(
             memory_bytes: options.memory_bytes,
             bytes_read: &|bytes| {
                 consumed.fetch_add(bytes, Ordering::Relaxed);
-                options.progress.add_bytes(bytes);
+                options.progress.add(bytes);
             },
         };
         let mut log = RejectionLog::new(input);
@@ -163,8 +173,8 @@ fn read_inputs(
         clock.stop(&mut output.steps[0].stats.cpu_seconds);
         // A reader that does not say how far it is has read the whole file now.
         let rest = input.bytes.saturating_sub(consumed.load(Ordering::Relaxed));
-        options.progress.add_bytes(rest);
-        options.progress.file_done();
+        options.progress.add(rest);
+        options.progress.item_done();
     }
     Ok(())
 }
@@ -197,7 +207,7 @@ fn read_stage(
             let mut document = documents.next().ok_or_else(|| {
                 DataError::bad_file(&path, "documents are missing; delete it and run again")
             })??;
-            options.progress.add_bytes(document.text.len() as u64);
+            options.progress.add(document.text.len() as u64);
             if let Some(applier) = &mut applier {
                 let clock = batch::Clock::start();
                 let bytes = document.text.len() as u64;
@@ -226,7 +236,7 @@ fn read_stage(
                 output.process(batch)?;
             }
         }
-        options.progress.file_done();
+        options.progress.item_done();
     }
     applier.map_or(Ok(()), |applier| applier.finish())
 }
@@ -358,17 +368,17 @@ impl<'a> Output<'a> {
     }
 
     fn finish(self) -> Result<StageRecord> {
-        self.dropped.finish()?;
+        let dropped = self.dropped.finish()?;
         let mut outputs = Outputs::default();
-        let mut stage_file = None;
+        let (mut stage_file, mut noted) = (None, None);
         let mut notes_seconds = 0.0;
         match self.sink {
             Sink::Stage { writer, notes, notes_cpu_seconds } => {
                 let clock = batch::Clock::start();
-                match notes {
+                noted = Some(match notes {
                     Notes::Step(collector) => collector.finish()?,
                     Notes::Holdout(notes) => notes.finish()?,
-                }
+                });
                 notes_seconds = notes_cpu_seconds;
                 clock.stop(&mut notes_seconds);
                 stage_file = Some(writer.finish()?);
@@ -382,13 +392,16 @@ impl<'a> Output<'a> {
         let record = StageRecord {
             source: self.plan.config.name.clone(),
             stage: self.stage,
+            group: self.group.number,
             key: self.plan.key(self.stage, self.group.number).to_owned(),
             inputs: self.group.inputs.iter().map(|input| input.name.clone()).collect(),
             input_documents: self.input_documents,
             steps: self.steps,
             notes_cpu_seconds: notes_seconds,
             stage_file,
+            notes: noted,
             outputs,
+            dropped,
         };
         let path = self.plan.layout.stats_file(self.stage, self.group.number);
         record.check(&path)?;
@@ -429,6 +442,25 @@ fn write(
 }
 
 impl StageRecord {
+    /// Reads the record `path`, which must be that of this source, stage and group.
+    ///
+    /// # Errors
+    /// [`DataError::Io`], also when there is none; [`DataError::Altered`] or
+    /// [`DataError::BadFile`] when it is not as it was written.
+    pub(super) fn read(layout: &Layout, path: &Path) -> Result<Self> {
+        let record: Self = read_json(path, RUN_AGAIN)?;
+        let own = layout.stats_file(record.stage, record.group) == path;
+        if record.source != layout.source() || !own {
+            let difference = format!(
+                "swapped: these are the counters of stage {} of group {} of source {:?}",
+                record.stage, record.group, record.source
+            );
+            return Err(DataError::altered(path, difference, RUN_AGAIN));
+        }
+        record.check(path)?;
+        Ok(record)
+    }
+
     /// Checks every step's counters, that each step got what the one before let through, and that
     /// the files hold what the last let through.
     ///

@@ -5,10 +5,17 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, Shard, VERSION};
-use crate::atomic_file::hash_file;
+use super::{FORMAT, Shard};
+use crate::checksum::FileDigest;
 use crate::document::Split;
 use crate::error::{DataError, Result};
+use crate::json_file::{read_json, write_json};
+
+/// Version of the manifest. A reader refuses any other.
+const VERSION: &str = "2";
+
+/// How shards are made anew.
+pub(super) const TOKENIZE_AGAIN: &str = "write the shards again with `altiplano tokenize`";
 
 /// What one shard holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,12 +38,19 @@ pub struct ShardSummary {
     pub blake3: String,
 }
 
+impl ShardSummary {
+    /// Length and hash of the file.
+    pub fn digest(&self) -> FileDigest {
+        FileDigest { bytes: self.file_bytes, blake3: self.file_blake3.clone() }
+    }
+}
+
 /// The shards of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardManifest {
     /// Always `tokens`.
     pub format: String,
-    /// Version of the format.
+    /// Version of the manifest.
     pub version: String,
     /// Name of the source.
     pub source: String,
@@ -56,6 +70,33 @@ pub fn tokens_folder(output: &Path, source: &str) -> PathBuf {
 }
 
 impl ShardManifest {
+    /// The manifest of `shards` of a source.
+    pub fn new(
+        source: &str,
+        tokenizer: &str,
+        vocab_size: usize,
+        key: String,
+        shards: Vec<ShardSummary>,
+    ) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION.to_owned(),
+            source: source.to_owned(),
+            tokenizer: tokenizer.to_owned(),
+            vocab_size,
+            key,
+            shards,
+        }
+    }
+
+    /// Writes the manifest of `folder`.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        write_json(&Self::path(folder), self).map(drop)
+    }
+
     /// Path of the manifest in the folder of a source.
     pub fn path(folder: &Path) -> PathBuf {
         folder.join("manifest.json")
@@ -64,22 +105,20 @@ impl ShardManifest {
     /// Reads the manifest of `folder`.
     ///
     /// # Errors
-    /// [`DataError::NoInput`] when there is none, [`DataError::BadFile`] when it is damaged,
-    /// [`DataError::Shard`] when it is of another version.
+    /// [`DataError::NoInput`] when there is none, [`DataError::Altered`] or
+    /// [`DataError::BadFile`] when it is not as it was written, [`DataError::Shard`] when it is of
+    /// another version.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = Self::path(folder);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let manifest: Self = match read_json(&path, TOKENIZE_AGAIN) {
+            Err(missing) if missing.is_not_found() => {
                 return Err(DataError::NoInput {
                     key: "token shards".into(),
                     pattern: path.display().to_string(),
                 });
             }
-            Err(error) => return Err(DataError::io(&path)(error)),
+            manifest => manifest?,
         };
-        let manifest: Self = serde_json::from_slice(&bytes)
-            .map_err(|error| DataError::bad_file(&path, format!("no shard manifest: {error}")))?;
         if (manifest.format.as_str(), manifest.version.as_str()) != (FORMAT, VERSION) {
             return Err(DataError::Shard {
                 path,
@@ -95,7 +134,8 @@ impl ShardManifest {
     /// `checksums` every byte is read.
     ///
     /// # Errors
-    /// [`DataError::Shard`] or [`DataError::TokenizerMismatch`] naming the file.
+    /// [`DataError::Shard`], [`DataError::Altered`] or [`DataError::TokenizerMismatch`] naming the
+    /// file.
     pub fn open_shards(&self, folder: &Path, split: Split, checksums: bool) -> Result<Vec<Shard>> {
         let summaries: Vec<_> = self.shards.iter().filter(|shard| shard.split == split).collect();
         summaries
@@ -145,10 +185,7 @@ impl ShardManifest {
             return differs("checksum of the tokens", found, expected);
         }
         if checksums {
-            let found = hash_file(shard.path())?;
-            if found != summary.file_blake3 {
-                return differs("checksum of the file", found, summary.file_blake3.clone());
-            }
+            summary.digest().verify(shard.path(), TOKENIZE_AGAIN)?;
         }
         Ok(())
     }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::{ShardManifest, ShardSummary, tokens_folder};
 use super::writer::ShardWriter;
-use super::{FORMAT, VERSION};
-use crate::atomic_file::remove_unfinished;
-use crate::document::{Document, DocumentFile, Split, list_documents};
+use super::{VERSION, manifest::TOKENIZE_AGAIN};
+use crate::atomic_file::{remove_durably, remove_unfinished};
+use crate::document::{Document, DocumentFile, SourceDocuments, Split};
 use crate::error::{DataError, Result};
-use crate::pipeline::{documents_folder, write_json};
-use crate::progress::{Progress, ProgressMode};
+use crate::pipeline::documents_folder;
+use crate::progress::{Progress, ProgressMode, Work};
 use crate::tokenizer::{PieceType, Tokenizer};
 
 /// Text encoded at a time, in bytes: the documents of such a batch are encoded in parallel.
@@ -124,7 +124,8 @@ impl std::fmt::Display for TokenizeReport {
 }
 
 /// Writes the token shards of `sources` below `output`. A source whose documents, tokenizer and
-/// configuration are unchanged is skipped. The same for any number of threads.
+/// configuration are unchanged is skipped, after its documents and shards were held against their
+/// manifests. The same for any number of threads.
 ///
 /// # Errors
 /// An error of reading documents, encoding or writing shards.
@@ -150,17 +151,12 @@ fn tokenize_source(
     config: &ShardConfig,
     progress: ProgressMode,
 ) -> Result<SourceTokens> {
-    let documents = documents_folder(output, source);
-    let train = list_documents(&documents, Some(Split::Train))?;
-    let validation = match list_documents(&documents, Some(Split::Validation)) {
-        Err(DataError::NoInput { .. }) => Vec::new(),
-        files => files?,
-    };
-    let files = [(Split::Train, train), (Split::Validation, validation)];
-    let key = key(tokenizer, config, &files)?;
+    let documents = SourceDocuments::open(&documents_folder(output, source))?;
+    let key = key(tokenizer, config, &documents);
     let folder = tokens_folder(output, source);
     remove_unfinished(&folder)?;
     if let Some(manifest) = finished(&folder, &key) {
+        documents.verify()?;
         return Ok(SourceTokens {
             source: source.to_owned(),
             skipped: true,
@@ -169,9 +165,12 @@ fn tokenize_source(
         });
     }
 
-    let all = || files.iter().flat_map(|(_, files)| files);
+    // A crash must not leave new shards with the word of old ones.
+    remove_durably(&ShardManifest::path(&folder))?;
+    let all = || documents.files(None);
     let total = all().map(|file| file.text_bytes).fold(0, u64::saturating_add);
-    let progress = Progress::new(progress, "tokens", total, all().count() as u64);
+    let progress =
+        Progress::new(progress, "tokens", Work::bytes(total).of(all().count() as u64, "files"));
     let mut job = Job {
         folder: &folder,
         tokenizer,
@@ -180,20 +179,13 @@ fn tokenize_source(
         shards: Vec::new(),
         byte_tokens: 0,
     };
-    for (split, files) in &files {
-        job.write_split(*split, files)?;
+    for split in Split::ALL {
+        job.write_split(split, documents.files(Some(split)))?;
     }
     let Job { shards, byte_tokens, .. } = job;
-    let manifest = ShardManifest {
-        format: FORMAT.to_owned(),
-        version: VERSION.to_owned(),
-        source: source.to_owned(),
-        tokenizer: tokenizer.fingerprint().to_owned(),
-        vocab_size: tokenizer.vocab_size(),
-        key,
-        shards,
-    };
-    write_json(&ShardManifest::path(&folder), &manifest)?;
+    let (fingerprint, vocab_size) = (tokenizer.fingerprint(), tokenizer.vocab_size());
+    let manifest = ShardManifest::new(source, fingerprint, vocab_size, key, shards);
+    manifest.write(&folder)?;
     remove_stale(&folder, &manifest.shards)?;
     let tokens: u64 = manifest.shards.iter().map(|shard| shard.tokens).sum();
     progress.finish(&format!("{source}: {tokens} tokens"));
@@ -216,7 +208,11 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn write_split(&mut self, split: Split, files: &[DocumentFile]) -> Result<()> {
+    fn write_split<'f>(
+        &mut self,
+        split: Split,
+        files: impl Iterator<Item = &'f DocumentFile>,
+    ) -> Result<()> {
         let mut number = 0;
         let mut writer = self.writer(split, number);
         let mut batch = Vec::new();
@@ -231,7 +227,7 @@ impl Job<'_> {
                     batch_bytes = 0;
                 }
             }
-            self.progress.file_done();
+            self.progress.item_done();
         }
         self.encode(split, &mut number, &mut writer, &mut batch)?;
         if writer.documents() > 0 {
@@ -261,7 +257,7 @@ impl Job<'_> {
                     piece.is_some_and(|piece| matches!(piece.kind, PieceType::Byte(_)))
                 };
                 let bytes = ids.iter().filter(is_byte).count() as u64;
-                self.progress.add_bytes(document.text.len() as u64);
+                self.progress.add(document.text.len() as u64);
                 Ok((ids, bytes))
             })
             .collect::<Result<_>>()?;
@@ -288,11 +284,7 @@ impl Job<'_> {
 }
 
 /// Hash of all that decides what the shards hold.
-fn key(
-    tokenizer: &Tokenizer,
-    config: &ShardConfig,
-    files: &[(Split, Vec<DocumentFile>)],
-) -> Result<String> {
+fn key(tokenizer: &Tokenizer, config: &ShardConfig, documents: &SourceDocuments) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -301,28 +293,33 @@ fn key(
     add(VERSION.as_bytes());
     add(tokenizer.fingerprint().as_bytes());
     add(&serde_json::to_vec(config).unwrap_or_default());
-    for file in files.iter().flat_map(|(_, files)| files) {
-        let metadata = std::fs::metadata(&file.path).map_err(DataError::io(&file.path))?;
-        let modified = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
-            .map_or(0, |age| age.as_nanos());
-        add(file.path.file_name().unwrap_or_default().as_encoded_bytes());
-        add(&metadata.len().to_le_bytes());
-        add(&modified.to_le_bytes());
+    for file in &documents.manifest.files {
+        add(file.file.as_bytes());
+        add(file.blake3.as_bytes());
     }
-    Ok(hasher.finalize().to_hex().to_string())
+    hasher.finalize().to_hex().to_string()
 }
 
-/// The manifest of an earlier run that did the same work, if its shards are still there.
+/// The manifest of an earlier run that did the same work, if its shards are as they were written.
+/// What is altered is said.
 fn finished(folder: &Path, key: &str) -> Option<ShardManifest> {
-    let manifest = ShardManifest::read(folder).ok()?;
-    let whole = manifest.shards.iter().all(|shard| {
-        std::fs::metadata(folder.join(&shard.file))
-            .is_ok_and(|metadata| metadata.len() == shard.file_bytes)
+    let manifest = match ShardManifest::read(folder) {
+        Ok(manifest) if manifest.key == key => manifest,
+        Ok(_) | Err(DataError::NoInput { .. }) => return None,
+        Err(error) => {
+            say_redo(error);
+            return None;
+        }
+    };
+    let verified = manifest.shards.par_iter().try_for_each(|shard| {
+        let name = Path::new(&shard.file).file_name().unwrap_or_default();
+        shard.digest().verify(&folder.join(name), TOKENIZE_AGAIN)
     });
-    (manifest.key == key && whole).then_some(manifest)
+    verified.map_err(say_redo).ok().map(|()| manifest)
+}
+
+fn say_redo(error: DataError) {
+    tracing::warn!("{}; the shards are written again", error.without_remedy());
 }
 
 /// Deletes shards of an earlier run that the new manifest does not name.

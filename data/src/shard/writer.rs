@@ -11,7 +11,7 @@ use arrow_schema::{DataType, Field, Schema};
 
 use super::manifest::ShardSummary;
 use super::{FORMAT, ShardHeader, U16_VOCABULARY, VERSION};
-use crate::atomic_file::{AtomicFile, hash_file};
+use crate::atomic_file::AtomicFile;
 use crate::document::Split;
 use crate::error::{DataError, Result};
 
@@ -168,13 +168,12 @@ impl ShardWriter {
             first = last;
         }
         writer.finish().map_err(fail)?;
-        writer.into_inner().map_err(fail)?.commit()?;
-        let file_bytes = std::fs::metadata(&self.path).map_err(DataError::io(&self.path))?.len();
+        let digest = writer.into_inner().map_err(fail)?.commit()?;
         Ok(ShardSummary {
             file: self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             split,
-            file_bytes,
-            file_blake3: hash_file(&self.path)?,
+            file_bytes: digest.bytes,
+            file_blake3: digest.blake3,
             tokens: header.tokens,
             documents: header.documents,
             text_bytes: header.text_bytes,

@@ -8,6 +8,7 @@
 //! has by design: the character `▁` (U+2581) comes back as a space.
 
 mod bpe;
+mod description;
 pub(crate) mod model_proto;
 pub(crate) mod sample;
 mod stream;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use sentencepiece::SentencePieceProcessor;
 
 use self::bpe::BpeEncoder;
+use self::description::Description;
 use crate::error::{DataError, Result};
 
 /// Texts longer than this are encoded in parts, to bound memory. SentencePiece needs some hundred
@@ -42,6 +44,7 @@ pub struct Tokenizer {
     unknown_surface: String,
     fingerprint: String,
     path: PathBuf,
+    model: Vec<u8>,
     bos: Option<u32>,
     eos: Option<u32>,
     unk: u32,
@@ -60,16 +63,19 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a SentencePiece `.model` file.
+    /// Reads a SentencePiece `.model` file. One that was trained here must be as it was written.
     ///
     /// # Errors
-    /// [`DataError::Io`] when it cannot be read, [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::Io`] when it cannot be read, [`DataError::Altered`] when it is not as it was
+    /// written, [`DataError::Tokenizer`] when it is no model.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        Description::check(path, &bytes)?;
         Self::from_bytes(path, &bytes)
     }
 
-    /// As [`Tokenizer::open`], from the file's bytes; `path` is for messages.
+    /// As [`Tokenizer::open`], from the file's bytes, which are not held against anything; `path`
+    /// is for messages.
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] when it is no model.
@@ -110,6 +116,7 @@ impl Tokenizer {
             unknown_surface: model.unknown_surface,
             fingerprint: blake3::hash(bytes).to_hex().to_string(),
             path: path.to_owned(),
+            model: bytes.to_owned(),
             part_prefix,
         })
     }
@@ -117,6 +124,11 @@ impl Tokenizer {
     /// The file it was read from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The bytes of that file, as they were read.
+    pub fn model(&self) -> &[u8] {
+        &self.model
     }
 
     /// Entries of the vocabulary.

@@ -36,12 +36,12 @@ pub(super) fn draw(
     for file in files {
         for document in file.reader()? {
             let document = document?;
-            progress.add_bytes(document.text.len() as u64);
+            progress.add(document.text.len() as u64);
             if !sample.add(&document, below, cap, seed) {
                 return Ok(sample);
             }
         }
-        progress.file_done();
+        progress.item_done();
     }
     Ok(sample)
 }

@@ -103,6 +103,34 @@ fn the_same_text_trains_the_same_bytes() {
 }
 
 #[test]
+fn a_model_that_was_altered_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = documents(folder.path());
+    let model = folder.path().join("tokenizer.model");
+    let description = folder.path().join("tokenizer.model.json");
+    train(&config(420), &files, &model, ProgressMode::Hidden).unwrap();
+    let trained = std::fs::read(&model).unwrap();
+    assert_eq!(Tokenizer::open(&model).unwrap().model(), trained);
+    for path in [&model, &description] {
+        let whole = std::fs::read(path).unwrap();
+        for at in [5, whole.len() / 2, whole.len() - 3] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 4;
+            std::fs::write(path, bytes).unwrap();
+            let error = Tokenizer::open(&model).unwrap_err();
+            assert!(matches!(error, DataError::Altered { .. }), "{error}");
+            let error = error.to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+            assert!(error.contains("tokenizer train"), "{error}");
+        }
+        std::fs::write(path, whole).unwrap();
+    }
+    // A model of other tools has no description.
+    std::fs::remove_file(&description).unwrap();
+    Tokenizer::open(&model).unwrap();
+}
+
+#[test]
 fn the_vocabulary_is_llamas_kind() {
     let tokenizer = tokenizer();
     assert_eq!(tokenizer.vocab_size(), 420);

@@ -2,17 +2,16 @@
 
 use std::ffi::{CString, c_char, c_int};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, Once, mpsc};
-use std::time::Duration;
+use std::sync::{Mutex, Once};
 
 use serde::{Deserialize, Serialize};
 
 use super::Tokenizer;
+use super::description::Description;
 use super::sample::{self, SENTENCE_BYTES};
-use crate::atomic_file::write_atomically;
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Progress, ProgressMode, Work};
 
 /// Smallest vocabulary: 3 marks, 256 bytes and some letters.
 const SMALLEST_VOCABULARY: usize = 300;
@@ -119,7 +118,8 @@ pub struct TrainReport {
     pub seconds: f64,
 }
 
-/// Trains a tokenizer on the documents of `files` and writes it to `model`. The same documents
+/// Trains a tokenizer on the documents of `files` and writes it to `model`, with a description
+/// beside it that the model is held against whenever it is opened. The same documents
 /// and configuration give the same bytes.
 ///
 /// # Errors
@@ -133,7 +133,8 @@ pub fn train(
 ) -> Result<TrainReport> {
     config.validate()?;
     let total = files.iter().map(|file| file.text_bytes).fold(0, u64::saturating_add);
-    let reading = Progress::new(progress, "sample", total, files.len() as u64);
+    let reading =
+        Progress::new(progress, "sample", Work::bytes(total).of(files.len() as u64, "files"));
     let sample = sample::draw(files, config.input_bytes, config.seed, &reading)?;
     reading.finish(&format!(
         "{} sentences, {:.1} MB",
@@ -145,42 +146,23 @@ pub fn train(
             message: "the documents have no text to train on".into(),
         });
     }
-    let training = Progress::new(progress, "tokenizer", 0, 0);
+    let training = Progress::new(progress, "tokenizer", Work::count(0, "pieces"));
     training.phase(&format!("training {} pieces", config.vocab_size));
-    let bytes =
-        in_background(&training, || train_with(&arguments(config), &sample.text, &sample.ends))?;
+    let bytes = train_with(&arguments(config), &sample.text, &sample.ends)?;
     let tokenizer = Tokenizer::from_bytes(model, &bytes)?;
-    write_atomically(model, &bytes)?;
-    training.finish(&format!("{} pieces", tokenizer.vocab_size()));
+    let (sample_bytes, sample_sentences) = (sample.text.len() as u64, sample.ends.len() as u64);
+    let (vocab_size, documents) = (tokenizer.vocab_size(), sample.documents);
+    Description { vocab_size, sample_bytes, sample_sentences, documents }
+        .write_with(model, &bytes)?;
+    training.finish(&format!("{vocab_size} pieces"));
     Ok(TrainReport {
         model: model.to_owned(),
         fingerprint: tokenizer.fingerprint().to_owned(),
-        vocab_size: tokenizer.vocab_size(),
-        sample_bytes: sample.text.len() as u64,
-        sample_sentences: sample.ends.len() as u64,
-        documents: sample.documents,
+        vocab_size,
+        sample_bytes,
+        sample_sentences,
+        documents,
         seconds: reading.elapsed_seconds(),
-    })
-}
-
-/// Runs `work` on a thread of its own and keeps the progress alive meanwhile.
-pub(crate) fn in_background<T: Send>(progress: &Progress, work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let (done, finished) = mpsc::channel::<()>();
-        let thread = scope.spawn(move || {
-            let result = work();
-            drop(done);
-            result
-        });
-        while finished.recv_timeout(Duration::from_millis(200))
-            == Err(mpsc::RecvTimeoutError::Timeout)
-        {
-            progress.line_when_due();
-        }
-        match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
     })
 }
 

@@ -25,6 +25,12 @@ pub(super) fn status() -> Vec<DeviceStatus> {
     vec![DeviceStatus::unusable("cuda", NOT_BUILT)]
 }
 
+/// None: no driver is asked.
+#[cfg(not(feature = "cuda"))]
+pub(super) fn gpu_name(_index: Option<&str>) -> Option<String> {
+    None
+}
+
 /// The GPU of the number behind the colon of `name`, the first one without.
 ///
 /// # Errors
@@ -32,6 +38,13 @@ pub(super) fn status() -> Vec<DeviceStatus> {
 #[cfg(feature = "cuda")]
 pub(super) fn select(name: &str, _index: Option<&str>) -> Result<Device> {
     crate::backend::cube::cuda::select(name)
+}
+
+/// The driver's name for the GPU of the number in `index`, the first one without.
+#[cfg(feature = "cuda")]
+pub(super) fn gpu_name(index: Option<&str>) -> Option<String> {
+    let index: usize = index.map_or(Some(0), |index| index.parse().ok())?;
+    crate::backend::cube::cuda::probe().gpus.into_iter().nth(index).map(|gpu| gpu.name)
 }
 
 /// Every GPU, or what is missing.

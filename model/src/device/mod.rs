@@ -58,10 +58,24 @@ pub fn select(name: &str) -> Result<Device> {
 
 /// Every device altiplano knows, usable here or not.
 pub fn list() -> Vec<DeviceStatus> {
-    let mut devices = vec![cpu_status()];
+    let mut devices = vec![cpu()];
     devices.extend(cuda::status());
     devices.extend(tch::status());
     devices
+}
+
+/// What the NVIDIA driver calls the GPU behind `name`, as [`select`] takes it; none for a CPU, or
+/// where the driver does not say.
+pub fn gpu_name(name: &str) -> Option<String> {
+    let (backend, place) = match name.split_once(':') {
+        Some((backend, place)) => (backend, Some(place)),
+        None => (name, None),
+    };
+    match (backend, place) {
+        ("cuda", place) => cuda::gpu_name(place),
+        ("tch", Some(_)) => tch::gpu_name(),
+        _ => None,
+    }
 }
 
 /// What a user should know before computing on `device` in `precision`: nothing, or one line.
@@ -87,7 +101,8 @@ pub fn in_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     }
 }
 
-fn is_cpu(device: &Device) -> bool {
+/// Whether `device` is the CPU, of whichever backend.
+pub fn is_cpu(device: &Device) -> bool {
     match device.as_dispatch() {
         DispatchDevice::Flex(_) => true,
         #[cfg(feature = "tch")]
@@ -96,7 +111,8 @@ fn is_cpu(device: &Device) -> bool {
     }
 }
 
-fn cpu_status() -> DeviceStatus {
+/// The CPU: its instructions and threads.
+pub fn cpu() -> DeviceStatus {
     let level = match cpu_level() {
         CpuLevel::Portable => "no vector instructions that its kernels use",
         CpuLevel::Avx2 => "AVX2",
@@ -142,6 +158,7 @@ mod tests {
     fn names() {
         assert_eq!(select("cpu").unwrap(), Device::flex());
         for name in ["gpu", "cpu:1", "", ":", "tch:gpu", "tch:cuda:x", "tch:cuda:-1"] {
+            assert_eq!(gpu_name(name).filter(|_| !name.starts_with("tch:")), None, "{name}");
             let error = select(name).unwrap_err().to_string();
             assert!(error.contains(&format!("{name:?}")), "{error}");
             assert!(error.contains("cpu") || error.contains("built without"), "{error}");

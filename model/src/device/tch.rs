@@ -5,6 +5,23 @@ pub(super) use built_in::{is_cpu, select, status};
 #[cfg(not(feature = "tch"))]
 pub(super) use left_out::{select, status};
 
+/// Where the NVIDIA driver for Linux lists the GPUs, each in a folder with a file `information`.
+const DRIVER_LIST: &str = "/proc/driver/nvidia/gpus";
+
+/// The driver's name for the GPUs of this machine, if all have the same: libtorch does not say which
+/// of them is which.
+pub(super) fn gpu_name() -> Option<String> {
+    let gpus = std::fs::read_dir(DRIVER_LIST).ok()?;
+    let name = |gpu: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(gpu.ok()?.path().join("information")).ok()?;
+        let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+        Some(model.trim().to_string())
+    };
+    let names: Vec<String> = gpus.map(name).collect::<Option<_>>()?;
+    let first = names.first()?;
+    names.iter().all(|name| name == first).then(|| first.clone())
+}
+
 #[cfg(not(feature = "tch"))]
 mod left_out {
     use burn::tensor::Device;

@@ -6,9 +6,10 @@ use altiplano_model::ops::{causal_attention_backward, causal_attention_forward};
 use burn::tensor::{DType, Distribution, Tensor};
 use serde::Serialize;
 
-use super::{median, timed_on};
+use super::median;
 use crate::error::{Result, TrainerError};
 use crate::metrics::peak_memory_bytes;
+use crate::timing::timed_on;
 
 /// Shape and length of the measurement.
 #[derive(Debug, Clone, PartialEq, Eq)]

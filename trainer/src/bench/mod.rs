@@ -7,18 +7,11 @@
 mod attention;
 mod data;
 mod generate;
-mod matmul_peak;
 mod train;
-
-use std::time::Instant;
-
-use altiplano_model::device::in_pool;
-use burn::tensor::Device;
 
 pub use attention::{AttentionBench, AttentionBenchOptions, attention_flops, bench_attention};
 pub use data::{DataBench, bench_data};
 pub use generate::{GenerateBench, GenerateBenchOptions, bench_generate};
-pub use matmul_peak::matmul_flops_per_second;
 pub use train::{TrainBench, TrainBenchOptions, bench_train};
 
 /// The middle value, or the mean of the two in the middle; 0 of nothing.
@@ -31,26 +24,6 @@ pub fn median(values: &[f64]) -> f64 {
         n if n % 2 == 1 => sorted[middle],
         _ => 0.5 * (sorted[middle - 1] + sorted[middle]),
     }
-}
-
-/// Seconds that `work` takes, and what it returns.
-fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
-    let started = Instant::now();
-    let result = work();
-    (started.elapsed().as_secs_f64(), result)
-}
-
-/// [`timed`] where `device` computes, until it has done the work.
-fn timed_on<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> (f64, T) {
-    let wait = || device.sync().unwrap_or_else(|error| panic!("{device:?}: {error}"));
-    in_pool(device, || {
-        wait();
-        timed(|| {
-            let result = work();
-            wait();
-            result
-        })
-    })
 }
 
 #[cfg(test)]

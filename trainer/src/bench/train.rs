@@ -2,20 +2,23 @@
 
 use std::time::Instant;
 
-use altiplano_data::{Loader, Tokenizer};
 use altiplano_model::config::{ActivationCheckpointing, Precision};
 use altiplano_model::device;
 use altiplano_model::params::Params;
 use burn::tensor::{DType, Device};
 use serde::Serialize;
 
-use super::{matmul_flops_per_second, median};
+use super::median;
 use crate::adamw::AdamW;
 use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::metrics::peak_memory_bytes;
+use crate::peak::{
+    Peak, large_product_flops_per_second, published_flops_per_second,
+    short_product_flops_per_second,
+};
 use crate::schedule::Schedule;
-use crate::train_loop::loader_options;
+use crate::train_loop::{next_batches, open_loader};
 use crate::train_step::Trainer;
 
 /// How long it is measured.
@@ -38,10 +41,14 @@ pub struct TrainBench {
     /// ([`train_flops_per_token`](altiplano_model::LlamaConfig::train_flops_per_token)), whatever
     /// the checkpointing policy computes twice.
     pub model_flops_per_second: f64,
-    /// Rate of a large matrix product in the same process and precision.
+    /// Best rate of several matrix products in the same process and precision, some before the
+    /// steps, some after.
     pub matmul_flops_per_second: f64,
-    /// The former as a share of the latter.
-    pub share_of_matmul_peak: f64,
+    /// Peak of the device: published for a GPU that is known by its name; else the rate above, or
+    /// that of the model if it is higher.
+    pub peak_flops_per_second: f64,
+    /// Model FLOP/s as a share of the peak, at most 1.
+    pub mfu: f64,
     /// Most memory the process held during the steps.
     pub peak_memory_bytes: u64,
     /// Number format of matrix products.
@@ -74,7 +81,10 @@ fn measure(
     options: TrainBenchOptions,
     device: &Device,
 ) -> Result<TrainBench> {
-    let mut loader = open_loader(config)?;
+    // Products before and after: on a shared machine one moment may be slow. Those before are small,
+    // so that the peak memory is that of the steps.
+    let product_before = short_product_flops_per_second(config.precision, device);
+    let mut loader = open_loader(config)?.0;
     let masters = Params::init(&config.model, config.seed, DType::F32, device);
     let zeros = || Params::zeros(&config.model, DType::F32, device);
     let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
@@ -84,15 +94,13 @@ fn measure(
     let (mut seconds, mut loss) = (Vec::new(), f64::NAN);
     for step in 1..=options.warmup + options.steps {
         let started = Instant::now();
-        let batches: Vec<_> = (0..config.batch.grad_accum_steps)
-            .map(|_| loader.next_batch())
-            .collect::<std::result::Result<_, _>>()?;
+        let batches = next_batches(config, &mut loader)?;
         loss = trainer.step(step, &batches, schedule.lr(step))?.loss;
         if step > options.warmup {
             seconds.push(started.elapsed().as_secs_f64());
         }
     }
-    // Before the matrix product below adds its own.
+    // Before the large matrix product below adds its own.
     let peak_memory_bytes = peak_memory_bytes();
     drop((trainer, loader));
 
@@ -100,13 +108,19 @@ fn measure(
     let tokens_per_second = config.tokens_per_step() as f64 / step_seconds;
     let model_flops_per_second =
         config.model.train_flops_per_token(config.batch.seq_len) * tokens_per_second;
-    let matmul_flops_per_second = matmul_flops_per_second(config.precision, device);
+    let product_after = large_product_flops_per_second(config.precision, device);
+    let matmul_flops_per_second = product_before.max(product_after);
+    Peak::keep(&config.device, device, config.precision, matmul_flops_per_second);
+    let published = device::gpu_name(&config.device)
+        .and_then(|gpu| published_flops_per_second(&gpu, config.precision));
+    let peak = Peak::new(published.unwrap_or(matmul_flops_per_second));
     Ok(TrainBench {
         tokens_per_second,
         step_seconds,
         model_flops_per_second,
         matmul_flops_per_second,
-        share_of_matmul_peak: model_flops_per_second / matmul_flops_per_second,
+        peak_flops_per_second: peak.flops_per_second().max(model_flops_per_second),
+        mfu: peak.mfu(model_flops_per_second),
         peak_memory_bytes,
         precision: config.precision,
         policy: config.activation_checkpointing,
@@ -116,13 +130,6 @@ fn measure(
         steps: options.steps,
         loss,
     })
-}
-
-/// The batches a run of `config` would see.
-fn open_loader(config: &TrainConfig) -> Result<Loader> {
-    let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
-    let options = loader_options(config, tokenizer.as_ref());
-    Ok(Loader::open(&config.data, options)?)
 }
 
 #[cfg(test)]
@@ -146,9 +153,9 @@ mod tests {
         assert!((tokens / 128.0 - 1.0).abs() < 1e-9, "{tokens}");
         let flops = bench.model_flops_per_second / bench.tokens_per_second;
         assert!((flops / config.model.train_flops_per_token(32) - 1.0).abs() < 1e-9);
-        let share = bench.model_flops_per_second / bench.matmul_flops_per_second;
-        assert_eq!(bench.share_of_matmul_peak, share);
-        assert!(share > 0.0 && share < 1.0, "{share}");
+        assert_eq!(bench.mfu, bench.model_flops_per_second / bench.peak_flops_per_second);
+        assert!(bench.mfu > 0.0 && bench.mfu <= 1.0, "{}", bench.mfu);
+        assert!(bench.peak_flops_per_second >= bench.matmul_flops_per_second);
         // ln 256 = 5.5 nats is what knowing nothing costs.
         assert!(bench.loss > 4.0 && bench.loss < 7.0, "{}", bench.loss);
         assert!(bench.peak_memory_bytes > 1 << 20);

@@ -8,7 +8,7 @@ use altiplano_data::atomic_file::create_folder;
 
 use super::directory::{RunLock, checkpoints_dir, list, step_name, sync_dir};
 use crate::error::{Result, TrainerError};
-use crate::metrics::{StepMetrics, read_metrics};
+use crate::metrics::{History, StepMetrics, read_metrics};
 
 /// Which checkpoint of a run is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,8 +48,8 @@ pub fn choose(run_dir: &Path, choice: Choice) -> Result<Option<(u64, PathBuf)>> 
         Choice::Step(step) => (all.iter().find(|(s, _)| *s == step), step_name(step)),
         Choice::Best => {
             let log = run_dir.join("metrics.jsonl");
-            let history = if log.exists() { read_metrics(&log)? } else { Vec::new() };
-            (best_of(&all, &history), "best (one with a validation loss)".into())
+            let history = if log.exists() { read_metrics(&log)? } else { History::default() };
+            (best_of(&all, &history.steps), "best (one with a validation loss)".into())
         }
     };
     if let Some(found) = found {

@@ -4,13 +4,13 @@
 //! transformers 4 and the servers that read the same keys, `dtype` and `rope_parameters` for
 //! transformers 5.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use altiplano_model::config::LlamaConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::{CheckpointFiles, read_file};
 use crate::error::{Result, TrainerError};
 
 /// SentencePiece model of the directory.
@@ -32,20 +32,21 @@ impl Default for SpecialTokens {
     }
 }
 
-/// Writes `config.json`, `generation_config.json` and, with a tokenizer, a copy of its model,
+/// Writes `config.json`, `generation_config.json` and, with a tokenizer, the bytes of its model,
 /// `tokenizer_config.json` and `special_tokens_map.json`.
 ///
 /// # Errors
-/// When a file cannot be read or written.
+/// When a file cannot be written.
 pub fn write(
-    dir: &Path,
+    files: &mut CheckpointFiles,
     model: &LlamaConfig,
     tokens: SpecialTokens,
-    tokenizer: Option<&Path>,
+    tokenizer: Option<&[u8]>,
 ) -> Result<()> {
-    write_json(&dir.join(CONFIG_FILE), &config_json(model, tokens))?;
+    write_json(files, CONFIG_FILE, &config_json(model, tokens))?;
     write_json(
-        &dir.join("generation_config.json"),
+        files,
+        "generation_config.json",
         &json!({
             "_from_model_config": true,
             "bos_token_id": tokens.bos,
@@ -56,9 +57,10 @@ pub fn write(
     let Some(tokenizer) = tokenizer else {
         return Ok(());
     };
-    fs::copy(tokenizer, dir.join(TOKENIZER_FILE)).map_err(TrainerError::io(tokenizer))?;
+    files.write_bytes(TOKENIZER_FILE, tokenizer)?;
     write_json(
-        &dir.join("tokenizer_config.json"),
+        files,
+        "tokenizer_config.json",
         &json!({
             "tokenizer_class": "LlamaTokenizer",
             "add_bos_token": true,
@@ -75,7 +77,8 @@ pub fn write(
         }),
     )?;
     write_json(
-        &dir.join("special_tokens_map.json"),
+        files,
+        "special_tokens_map.json",
         &json!({ "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>" }),
     )
 }
@@ -116,9 +119,8 @@ fn config_json(model: &LlamaConfig, tokens: SpecialTokens) -> Value {
     })
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = format!("{value:#}\n");
-    fs::write(path, text).map_err(TrainerError::io(path))
+fn write_json(files: &mut CheckpointFiles, name: &str, value: &Value) -> Result<()> {
+    files.write_bytes(name, format!("{value:#}\n").as_bytes())
 }
 
 /// The keys of `config.json` that decide a model, in either spelling.
@@ -167,15 +169,16 @@ enum OneOrMore {
     More(Vec<u32>),
 }
 
-/// Reads the shape of the model and its special tokens from the `config.json` of a directory.
+/// Reads the shape of the model and its special tokens from the `config.json` of a directory. That
+/// of a checkpoint must be as it was written.
 ///
 /// # Errors
-/// [`TrainerError::RunFile`] when it is missing, not LLaMA's, or asks for something that this
+/// As [`read_file`]; [`TrainerError::RunFile`] when it is missing, not LLaMA's, or asks for something that this
 /// program does not compute.
 pub fn read(dir: &Path) -> Result<(LlamaConfig, SpecialTokens)> {
     let path = dir.join(CONFIG_FILE);
-    let text = fs::read_to_string(&path).map_err(TrainerError::io(&path))?;
-    let hf: HfConfig = serde_json::from_str(&text).map_err(|error| {
+    let json = read_file(dir, CONFIG_FILE)?;
+    let hf: HfConfig = serde_json::from_slice(&json).map_err(|error| {
         unfit(&path, format!("not the configuration of a LLaMA model: {error}"))
     })?;
     hf.check(&path)?;
@@ -248,6 +251,8 @@ impl HfConfig {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn model() -> LlamaConfig {
@@ -269,14 +274,11 @@ mod tests {
     #[test]
     fn the_shape_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let tokenizer = dir.path().join("sp.model");
-        fs::write(&tokenizer, b"pieces").unwrap();
-        let out = dir.path().join("out");
-        fs::create_dir(&out).unwrap();
+        let out = dir.path();
         let tokens = SpecialTokens { bos: 5, eos: 6 };
-        write(&out, &model(), tokens, Some(&tokenizer)).unwrap();
+        write(&mut CheckpointFiles::new(out), &model(), tokens, Some(b"pieces")).unwrap();
         assert_eq!(
-            read(&out).unwrap(),
+            read(out).unwrap(),
             (LlamaConfig { hidden_dim: Some(11008), ..model() }, tokens)
         );
         assert_eq!(fs::read(out.join(TOKENIZER_FILE)).unwrap(), b"pieces");
@@ -312,7 +314,7 @@ mod tests {
         ] {
             let mut config = config_json(&model(), SpecialTokens::default());
             config[key] = value;
-            write_json(&dir.path().join(CONFIG_FILE), &config).unwrap();
+            fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
             let error = read(dir.path()).unwrap_err().to_string();
             assert!(error.contains("config.json"), "{key}: {error}");
         }

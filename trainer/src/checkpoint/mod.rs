@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 
 pub use choice::{Choice, before, best_of, choose, set_aside};
 pub use directory::{RunLock, latest, list, lock, prune, recover, step_name};
-pub use save::save;
-pub use verify::{is_checkpoint, read_state, verify, verify_files};
+pub use save::{CheckpointFiles, save};
+pub use verify::{is_checkpoint, read_file, read_state, verify, verify_files};
 
 use crate::metrics::{OutlierWindow, StepMetrics};
 

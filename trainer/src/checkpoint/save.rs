@@ -2,18 +2,67 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::{create_folder, hash_file};
+use altiplano_data::atomic_file::create_folder;
+use altiplano_data::checksum::{FileDigest, HashingWriter};
 
 use super::directory::{checkpoints_dir, list, replaced_path, step_name, sync_dir, temporary_path};
-use super::verify::{FileRecord, StateFile};
+use super::verify::StateFile;
 use super::{DONE_FILE, FORMAT_VERSION, STATE_FILE, TrainState};
 use crate::error::{Result, TrainerError};
 
-/// Saves the state of a run; `write_files` puts the tensors and the Hugging Face files into the
-/// directory it is given. Gives the directory of the finished checkpoint.
+/// Bytes collected before they are hashed and written.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// The files of a checkpoint under construction. Each is hashed on its way to the disk, so that
+/// `state.json` says what was meant and not what the disk made of it.
+#[derive(Debug)]
+pub struct CheckpointFiles {
+    dir: PathBuf,
+    written: BTreeMap<String, FileDigest>,
+}
+
+impl CheckpointFiles {
+    /// Files in the directory `dir`, which exists.
+    pub(super) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_path_buf(), written: BTreeMap::new() }
+    }
+
+    /// Writes the file `name`: `content` gets the writer, and the path for messages. The file is
+    /// on the disk when this returns.
+    ///
+    /// # Errors
+    /// When the file cannot be written, and the errors of `content`.
+    pub fn write(
+        &mut self,
+        name: &str,
+        content: impl FnOnce(&mut BufWriter<HashingWriter<File>>, &Path) -> Result<()>,
+    ) -> Result<()> {
+        let path = self.dir.join(name);
+        let file = File::create(&path).map_err(TrainerError::io(&path))?;
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, HashingWriter::new(file));
+        content(&mut out, &path)?;
+        let hashing =
+            out.into_inner().map_err(|error| TrainerError::io(&path)(error.into_error()))?;
+        let (file, digest) = hashing.finish();
+        file.sync_all().map_err(TrainerError::io(&path))?;
+        self.written.insert(name.to_string(), digest);
+        Ok(())
+    }
+
+    /// Writes the file `name` with these bytes.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write(name, |out, path| out.write_all(bytes).map_err(TrainerError::io(path)))
+    }
+}
+
+/// Saves the state of a run; `write_files` writes the tensors and the Hugging Face files. Gives the
+/// directory of the finished checkpoint.
 ///
 /// A checkpoint of the same step is replaced.
 ///
@@ -23,7 +72,7 @@ use crate::error::{Result, TrainerError};
 pub fn save(
     run_dir: &Path,
     state: &TrainState,
-    write_files: impl FnOnce(&Path) -> Result<()>,
+    write_files: impl FnOnce(&mut CheckpointFiles) -> Result<()>,
 ) -> Result<PathBuf> {
     save_observed(run_dir, state, write_files, &mut |_| {}).map_err(|error| {
         let newest = list(run_dir).ok().and_then(|mut all| all.pop());
@@ -68,7 +117,7 @@ impl Drop for Unfinished<'_> {
 fn save_observed(
     run_dir: &Path,
     state: &TrainState,
-    write_files: impl FnOnce(&Path) -> Result<()>,
+    write_files: impl FnOnce(&mut CheckpointFiles) -> Result<()>,
     reached: &mut dyn FnMut(Stage),
 ) -> Result<PathBuf> {
     let parent = checkpoints_dir(run_dir);
@@ -81,17 +130,21 @@ fn save_observed(
     fs::create_dir(&temporary).map_err(TrainerError::io(&temporary))?;
     reached(Stage::DirectoryMade);
 
-    write_files(&temporary)?;
+    let mut files = CheckpointFiles::new(&temporary);
+    write_files(&mut files)?;
     reached(Stage::FilesWritten);
 
-    let files = record_files(&temporary)?;
-    let state_file = StateFile { format_version: FORMAT_VERSION, state: state.clone(), files };
+    let state_file = StateFile {
+        format_version: FORMAT_VERSION,
+        state: state.clone(),
+        files: files.written.clone(),
+    };
     let json = state_file.to_json(&temporary.join(STATE_FILE))?;
-    write_synced(&temporary.join(STATE_FILE), &json)?;
+    files.write_bytes(STATE_FILE, &json)?;
     reached(Stage::StateWritten);
 
-    let done = format!("{}\n", blake3::hash(&json).to_hex());
-    write_synced(&temporary.join(DONE_FILE), done.as_bytes())?;
+    let done = format!("{}\n", FileDigest::of(&json).blake3);
+    files.write_bytes(DONE_FILE, done.as_bytes())?;
     sync_dir(&temporary)?;
     reached(Stage::DoneWritten);
 
@@ -116,31 +169,6 @@ fn save_observed(
         reached(Stage::OldRemoved);
     }
     Ok(finished)
-}
-
-/// Flushes every file of the directory to the disk and records its length and hash.
-fn record_files(dir: &Path) -> Result<BTreeMap<String, FileRecord>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(dir).map_err(TrainerError::io(dir))? {
-        let entry = entry.map_err(TrainerError::io(dir))?;
-        let path = entry.path();
-        let file = File::open(&path).map_err(TrainerError::io(&path))?;
-        file.sync_all().map_err(TrainerError::io(&path))?;
-        let metadata = file.metadata().map_err(TrainerError::io(&path))?;
-        let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) else {
-            return Err(TrainerError::Checkpoint {
-                path,
-                reason: "a checkpoint holds plain files with UTF-8 names only".into(),
-            });
-        };
-        files.insert(name, FileRecord { bytes: metadata.len(), blake3: hash_file(&path)? });
-    }
-    Ok(files)
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(TrainerError::io(path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(TrainerError::io(path))
 }
 
 #[cfg(test)]

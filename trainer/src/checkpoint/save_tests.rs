@@ -16,13 +16,10 @@ fn state(step: u64) -> TrainState {
 }
 
 /// Files that differ from save to save.
-fn write(version: u8) -> impl FnOnce(&Path) -> Result<()> {
-    move |dir| {
-        for (name, length) in [("model.safetensors", 3000), ("config.json", 20)] {
-            let path = dir.join(name);
-            fs::write(&path, vec![version; length]).map_err(TrainerError::io(&path))?;
-        }
-        Ok(())
+fn write(version: u8) -> impl FnOnce(&mut CheckpointFiles) -> Result<()> {
+    move |files| {
+        files.write_bytes("model.safetensors", &[version; 3000])?;
+        files.write_bytes("config.json", &[version; 20])
     }
 }
 
@@ -63,7 +60,7 @@ fn a_saved_state_comes_back_exactly() {
 fn snapshots(
     run: &Path,
     state: &TrainState,
-    write_files: impl FnOnce(&Path) -> Result<()>,
+    write_files: impl FnOnce(&mut CheckpointFiles) -> Result<()>,
 ) -> Vec<(Stage, tempfile::TempDir)> {
     let mut taken = Vec::new();
     save_observed(run, state, write_files, &mut |stage| {
@@ -121,8 +118,8 @@ fn a_failing_writer_leaves_the_old_checkpoint_and_nothing_else() {
     assert!(entries(run.path()).is_empty());
 
     let old = save(run.path(), &state(1), write(1)).unwrap();
-    let error = save(run.path(), &state(2), |dir| {
-        write(2)(dir)?;
+    let error = save(run.path(), &state(2), |files| {
+        write(2)(files)?;
         // Writing here always fails with "no space left on device".
         let full = Path::new("/dev/full");
         fs::write(full, [0; 64]).map_err(TrainerError::io(full))
@@ -150,11 +147,8 @@ fn limited_process_saves() {
     };
     assert_eq!(status, 0);
     // The writer's file is small enough: it is state.json that does not fit.
-    let error = save(Path::new(&run), &state(2), |dir| {
-        let path = dir.join("config.json");
-        fs::write(&path, [2; 20]).map_err(TrainerError::io(&path))
-    })
-    .unwrap_err();
+    let write = |files: &mut CheckpointFiles| files.write_bytes("config.json", &[2; 20]);
+    let error = save(Path::new(&run), &state(2), write).unwrap_err();
     let chain = format!("{error}: {}", std::error::Error::source(&error).unwrap());
     std::process::exit(if chain.contains("state.json") { 77 } else { 1 });
 }

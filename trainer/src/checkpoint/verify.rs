@@ -4,18 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::hash_file;
+use altiplano_data::checksum::FileDigest;
 use serde::{Deserialize, Serialize};
 
 use super::{DONE_FILE, FORMAT_VERSION, STATE_FILE, TrainState};
 use crate::error::{Result, TrainerError};
-
-/// Length and hash of one file of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FileRecord {
-    pub bytes: u64,
-    pub blake3: String,
-}
 
 /// `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,10 +16,17 @@ pub(super) struct StateFile {
     pub format_version: u32,
     #[serde(flatten)]
     pub state: TrainState,
-    pub files: BTreeMap<String, FileRecord>,
+    pub files: BTreeMap<String, FileDigest>,
 }
 
 impl StateFile {
+    /// What the file `name` of the checkpoint `dir` is meant to hold.
+    fn digest(&self, dir: &Path, name: &str) -> Result<&FileDigest> {
+        self.files.get(name).ok_or_else(|| {
+            differs(dir.join(name), format!("is no file of this checkpoint; {USE_ANOTHER}"))
+        })
+    }
+
     pub fn to_json(&self, path: &Path) -> Result<Vec<u8>> {
         let mut json = serde_json::to_vec_pretty(self)
             .map_err(|error| differs(path, format!("cannot be written as JSON: {error}")))?;
@@ -54,8 +54,8 @@ pub fn is_checkpoint(dir: &Path) -> bool {
 /// another version, with what was expected and found.
 pub fn verify(dir: &Path) -> Result<TrainState> {
     let state_file = read_state_file(dir)?;
-    for (name, record) in &state_file.files {
-        verify_file(dir, name, record)?;
+    for (name, digest) in &state_file.files {
+        digest.verify(&dir.join(name), USE_ANOTHER)?;
     }
     Ok(state_file.state)
 }
@@ -68,12 +68,22 @@ pub fn verify(dir: &Path) -> Result<TrainState> {
 pub fn verify_files(dir: &Path, names: &[&str]) -> Result<TrainState> {
     let state_file = read_state_file(dir)?;
     for &name in names {
-        let record = state_file.files.get(name).ok_or_else(|| {
-            differs(dir.join(name), format!("is no file of this checkpoint; {USE_ANOTHER}"))
-        })?;
-        verify_file(dir, name, record)?;
+        state_file.digest(dir, name)?.verify(&dir.join(name), USE_ANOTHER)?;
     }
     Ok(state_file.state)
+}
+
+/// Reads a file of a checkpoint whole: the bytes given are the bytes that were checked. A Hugging
+/// Face directory from elsewhere says nothing of its files, which are taken as they are.
+///
+/// # Errors
+/// As [`verify_files`]; when the file cannot be read.
+pub fn read_file(dir: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = dir.join(name);
+    if !is_checkpoint(dir) {
+        return fs::read(&path).map_err(TrainerError::io(path));
+    }
+    Ok(read_state_file(dir)?.digest(dir, name)?.read(&path, USE_ANOTHER)?)
 }
 
 /// The state of a finished checkpoint, without reading the tensors.
@@ -94,8 +104,8 @@ fn read_state_file(dir: &Path) -> Result<StateFile> {
     })?;
     let path = dir.join(STATE_FILE);
     let json = fs::read(&path).map_err(TrainerError::io(&path))?;
-    let (found, expected) = (blake3::hash(&json).to_hex(), done.trim());
-    if found.as_str() != expected {
+    let (found, expected) = (FileDigest::of(&json).blake3, done.trim());
+    if found != expected {
         let reason =
             format!("altered or truncated: blake3 is {found}, DONE says {expected}; {USE_ANOTHER}");
         return Err(differs(path, reason));
@@ -113,28 +123,4 @@ fn read_state_file(dir: &Path) -> Result<StateFile> {
         return Err(differs(path, reason));
     }
     serde_json::from_value(value).map_err(|error| differs(path, error.to_string()))
-}
-
-fn verify_file(dir: &Path, name: &str, record: &FileRecord) -> Result<()> {
-    let path = dir.join(name);
-    let bytes = match fs::metadata(&path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(differs(path, format!("missing; {USE_ANOTHER}")));
-        }
-        Err(error) => return Err(TrainerError::io(path)(error)),
-    };
-    if bytes != record.bytes {
-        let expected = record.bytes;
-        let reason =
-            format!("truncated or altered: {bytes} bytes, expected {expected}; {USE_ANOTHER}");
-        return Err(differs(path, reason));
-    }
-    let found = hash_file(&path)?;
-    if found != record.blake3 {
-        let expected = &record.blake3;
-        let reason = format!("altered: blake3 is {found}, expected {expected}; {USE_ANOTHER}");
-        return Err(differs(path, reason));
-    }
-    Ok(())
 }

@@ -10,10 +10,11 @@ use super::output::{print_json, print_line};
 use super::threads::use_threads;
 use crate::bench::{
     AttentionBenchOptions, GenerateBenchOptions, TrainBenchOptions, bench_attention, bench_data,
-    bench_generate, bench_train, matmul_flops_per_second,
+    bench_generate, bench_train,
 };
 use crate::config::{TrainConfig, load, load_step};
 use crate::error::Result;
+use crate::peak::{Peak, large_product_flops_per_second};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -47,7 +48,10 @@ pub(super) struct TrainArgs {
 const TRAIN_EXAMPLE: &str = "\
 Examples:
   altiplano bench train configs/train/bench.yaml
-  altiplano bench train configs/train/bench.yaml precision=f32 activation_checkpointing=full --json";
+  altiplano bench train configs/train/bench.yaml precision=f32 activation_checkpointing=full --json
+
+`mfu` is a share of the peak that the maker of a GPU publishes for it; for a CPU, or a GPU that is
+not known by its name, of the best of several matrix products before and after the steps.";
 
 /// Measure one step of the data pipeline on the text of JSON lines.
 #[derive(Debug, Args)]
@@ -183,7 +187,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     use_threads(config.threads)?;
     let bench = bench_train(&config, TrainBenchOptions { steps: args.steps, warmup: args.warmup })?;
     print_line(&format!(
-        "{}: {:.1}M parameters, {:?}, checkpointing {:?}, {} threads, {} tokens a step",
+        "{}: {:.1}M parameters, {}, checkpointing {}, {} threads, {} tokens a step",
         config.name,
         bench.parameters as f64 / 1e6,
         bench.precision,
@@ -196,9 +200,10 @@ fn train(args: &TrainArgs) -> Result<()> {
         bench.tokens_per_second, bench.step_seconds, bench.steps
     ))?;
     print_line(&format!(
-        "{:.1} model GFLOP/s, {:.0}% of a large matrix product ({:.1} GFLOP/s)",
+        "{:.1} model GFLOP/s, mfu {:.3} of a peak of {:.1} GFLOP/s; matrix product {:.1} GFLOP/s",
         bench.model_flops_per_second / 1e9,
-        100.0 * bench.share_of_matmul_peak,
+        bench.mfu,
+        bench.peak_flops_per_second / 1e9,
         bench.matmul_flops_per_second / 1e9
     ))?;
     print_line(&format!("{:.0} MB peak memory", bench.peak_memory_bytes as f64 / 1e6))?;
@@ -217,7 +222,7 @@ fn attention(args: &AttentionArgs) -> Result<()> {
         repeats: args.repeats,
     })?;
     print_line(&format!(
-        "B {} H {} D {} T {}, {:?}, {} threads",
+        "B {} H {} D {} T {}, {}, {} threads",
         bench.batch, bench.heads, bench.head_dim, bench.seq_len, bench.precision, bench.threads
     ))?;
     print_line(&format!(
@@ -232,8 +237,10 @@ fn attention(args: &AttentionArgs) -> Result<()> {
 
 fn matmul(args: &MatmulArgs) -> Result<()> {
     use_threads(args.threads)?;
-    let rate = matmul_flops_per_second(args.precision, &device::select(&args.device)?);
-    print_line(&format!("{:.1} GFLOP/s, {:?}, {}", rate / 1e9, args.precision, args.device))?;
+    let device = device::select(&args.device)?;
+    let rate = large_product_flops_per_second(args.precision, &device);
+    Peak::keep(&args.device, &device, args.precision, rate);
+    print_line(&format!("{:.1} GFLOP/s, {}, {}", rate / 1e9, args.precision, args.device))?;
     let figures = json!({
         "flops_per_second": rate,
         "precision": args.precision,
@@ -254,7 +261,7 @@ fn generate(args: &GenerateArgs) -> Result<()> {
         },
     )?;
     print_line(&format!(
-        "{:.1}M parameters, {:?}, {} threads: prompt of {} tokens, {} new",
+        "{:.1}M parameters, {}, {} threads: prompt of {} tokens, {} new",
         bench.parameters as f64 / 1e6,
         bench.precision,
         bench.threads,

@@ -57,7 +57,7 @@ pub fn run(args: EstimateArgs) -> Result<()> {
     let found = estimate(&config, hardware, threads);
     let batch = &config.batch;
     print_line(&format!(
-        "{}: {} parameters ({}), {:?}, micro-batch {} x {} tokens",
+        "{}: {} parameters ({}), {}, micro-batch {} x {} tokens",
         found.name,
         found.parameters,
         metric(found.parameters as f64),
@@ -88,7 +88,7 @@ fn print_memory(found: &Estimate) -> Result<()> {
     }
     row("total", columns.map(|parts| megabytes(parts.total)))?;
     print_line(&format!(
-        "  {:?} as configured: {} of {}, {}",
+        "  {} as configured: {} of {}, {}",
         found.policy,
         metric_bytes(found.memory_bytes.total),
         metric_bytes(found.hardware.device_memory_bytes),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use altiplano_data::document::list_documents;
-use altiplano_data::progress::{Progress, ProgressMode};
+use altiplano_data::progress::{Progress, ProgressMode, Work};
 use altiplano_model::Precision;
 use clap::Args;
 use serde_json::json;
@@ -72,13 +72,20 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let documents = read_documents(&args.documents)?;
     let windows = Windows { context, stride, batch: args.batch };
     let bytes = documents.iter().map(|(_, text)| text.len() as u64).sum();
-    let progress = Progress::new(ProgressMode::Auto, "eval", bytes, documents.len() as u64);
-    let scores =
-        score_documents(&trained.model, &trained.tokenizer, &documents, windows, |share| {
-            progress.add_bytes((share * bytes as f64) as u64);
-            progress.line_when_due();
-        })?;
-    progress.finish("");
+    let count = documents.len() as u64;
+    let work = Work::bytes(bytes).of(count, "documents");
+    let progress = Progress::new(ProgressMode::Auto, "eval", work);
+    let scores = score_documents(
+        &trained.model,
+        &trained.tokenizer,
+        &documents,
+        windows,
+        |share, ended| {
+            progress.set_done((share * bytes as f64) as u64);
+            progress.items_done(ended);
+        },
+    )?;
+    progress.finish(&format!("{count} documents"));
 
     print_line(&format!(
         "{:<16} {:>9} {:>10} {:>10} {:>8} {:>11} {:>14}",

@@ -15,6 +15,7 @@ mod tokenize;
 mod tokenizer;
 mod train;
 
+use altiplano_data::terminal;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -126,8 +127,8 @@ pub fn init_log() {
     // Fails only when a subscriber is there already, which then gets the lines.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(|| terminal::Stderr)
+        .with_ansi(terminal::is_live())
         .with_target(false)
         .without_time()
         .try_init();

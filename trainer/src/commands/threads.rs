@@ -2,10 +2,11 @@
 
 use crate::error::{Result, TrainerError};
 
-/// Sets the number of threads of every parallel computation of this process; all cores by default.
+/// Starts the threads of every parallel computation of this process; as many as there are cores by
+/// default. A command that computes in parallel begins with it: threads that are started by the
+/// first computation could not fail with an error.
 pub(super) fn use_threads(threads: Option<usize>) -> Result<()> {
-    let Some(threads) = threads else { return Ok(()) };
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| {
-        TrainerError::Usage { message: format!("threads: {threads} cannot be started: {error}") }
-    })
+    // 0 stands for all cores.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    pool.build_global().map_err(|source| TrainerError::Threads { source })
 }

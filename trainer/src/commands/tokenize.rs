@@ -6,6 +6,7 @@ use altiplano_data::ProgressMode;
 use clap::Args;
 
 use super::output::{print, print_json};
+use super::threads::use_threads;
 use crate::config::{DataConfig, load};
 use crate::error::Result;
 
@@ -36,6 +37,7 @@ pub(super) fn run(args: TokenizeArgs) -> Result<()> {
     if let Some(only) = &args.source {
         config.sources.retain(|source| source.name == *only);
     }
+    use_threads(None)?;
     let report = config.tokenize(ProgressMode::Auto)?;
     if args.json { print_json(&report) } else { print(report.to_string().as_bytes()) }
 }

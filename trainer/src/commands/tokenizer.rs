@@ -7,6 +7,7 @@ use altiplano_data::{ProgressMode, Tokenizer};
 use clap::{Args, Subcommand};
 
 use super::output::{print, print_json, print_line};
+use super::threads::use_threads;
 use crate::config::{DataConfig, load};
 use crate::error::{Result, TrainerError};
 
@@ -82,6 +83,7 @@ pub(super) fn run(command: TokenizerCommand) -> Result<()> {
 
 fn train(args: &TrainArgs) -> Result<()> {
     let config: DataConfig = load(&args.config, &args.overrides)?;
+    use_threads(None)?;
     let report = config.train_tokenizer(ProgressMode::Auto)?;
     if args.json {
         return print_json(&report);

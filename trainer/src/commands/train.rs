@@ -109,13 +109,18 @@ fn print_report(report: &TrainReport, json: bool) -> Result<()> {
     if json { print_json(report) } else { Ok(()) }
 }
 
+fn one_too_many(argument: &str) -> TrainerError {
+    TrainerError::Usage {
+        message: format!(
+            "--resume takes its configuration from the run, so {argument:?} is one too many"
+        ),
+    }
+}
+
 fn override_of(argument: PathBuf) -> Result<String> {
     match argument.into_os_string().into_string() {
         Ok(text) if text.contains('=') => Ok(text),
-        other => Err(TrainerError::Usage {
-            message: format!(
-                "--resume takes its configuration from the run, so {other:?} is one too many"
-            ),
-        }),
+        Ok(text) => Err(one_too_many(&text)),
+        Err(text) => Err(one_too_many(&text.to_string_lossy())),
     }
 }

@@ -64,24 +64,34 @@ fn suggestion(name: &str, known: &[String], what: &str) -> String {
     format!("{nearest} known {what}: {}", known.join(", "))
 }
 
-/// The known name that looks most like `name`, if any looks like it at all.
+/// The known name that was probably meant, if there is one: spelled almost as `name`, or made of
+/// the same words.
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |candidate: &str| {
-        let edits = strsim::normalized_damerau_levenshtein(name, candidate);
-        strsim::jaro_winkler(name, candidate).max(edits).max(shared_words(name, candidate))
-    };
+    let name = name.to_lowercase();
     known
-        .map(|candidate| (likeness(candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.6)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter_map(|candidate| Some((unlikeness(&name, candidate)?, candidate)))
+        .min_by_key(|(unlikeness, _)| *unlikeness)
         .map(|(_, candidate)| candidate)
 }
 
-/// Share of words two names have in common, in any order.
-fn shared_words(a: &str, b: &str) -> f64 {
-    let (a, b): (Vec<&str>, Vec<&str>) = (a.split('_').collect(), b.split('_').collect());
-    let shared = a.iter().filter(|word| b.contains(word)).count();
-    shared as f64 / a.len().max(b.len()) as f64
+/// How much two names differ, in edits; none when they differ too much to be meant for each other.
+/// One edit in three letters is a slip; more are another word.
+fn unlikeness(name: &str, candidate: &str) -> Option<usize> {
+    let edits = strsim::damerau_levenshtein(name, &candidate.to_lowercase());
+    let longer = name.chars().count().max(candidate.chars().count());
+    (edits * 3 <= longer || same_words(name, candidate)).then_some(edits)
+}
+
+/// Whether the words of one name, apart from the shortest, are all words of the other and at least
+/// half of them.
+fn same_words(a: &str, b: &str) -> bool {
+    let words = |name: &str| -> Vec<String> {
+        let words = name.split(['_', '-', '.']).filter(|word| word.chars().count() > 2);
+        words.map(str::to_lowercase).collect()
+    };
+    let (a, b) = (words(a), words(b));
+    let (few, many) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    !few.is_empty() && 2 * few.len() >= many.len() && few.iter().all(|word| many.contains(word))
 }
 
 #[cfg(test)]
@@ -97,10 +107,25 @@ mod tests {
             ("warmup", Some("warmup_steps")),
             ("weigth_decay", Some("weight_decay")),
             ("clip_grad", Some("grad_clip")),
+            ("LR", Some("lr")),
             ("zzz", None),
+            // Two of two letters, three of five: other words.
+            ("ls", None),
+            ("clips", None),
+            ("steps_per_second", None),
         ] {
             assert_eq!(nearest(typed, known.into_iter()), meant, "{typed}");
         }
+    }
+
+    #[test]
+    fn a_word_that_only_resembles_a_key_is_not_suggested() {
+        let keys = ["seed", "steps", "output", "name", "model", "device", "precision"];
+        for typed in ["foo", "sed_output_dir_path", "verbose", "epochs", "data_dir", "x", ""] {
+            assert_eq!(nearest(typed, keys.into_iter()), None, "{typed}");
+        }
+        assert_eq!(nearest("outptu", keys.into_iter()), Some("output"));
+        assert_eq!(nearest("presicion", keys.into_iter()), Some("precision"));
     }
 
     #[test]

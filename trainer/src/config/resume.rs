@@ -54,6 +54,7 @@ pub const ON_RESUME: &[(&str, OnResume)] = &[
     ("validate", Free),
     ("checkpoint", Free),
     ("sample", Free),
+    ("metrics", Free),
     ("skip_outliers", Recorded),
     ("log_every", Free),
 ];

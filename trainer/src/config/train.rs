@@ -77,6 +77,9 @@ pub struct TrainConfig {
     /// Text written by the model during training.
     #[serde(default)]
     pub sample: SampleConfig,
+    /// What is recorded beside `metrics.jsonl`.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// Skip the update of a step whose loss or gradient norm lies more than this many standard
     /// deviations above its recent mean. Default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -278,6 +281,14 @@ impl Default for SampleConfig {
     fn default() -> Self {
         Self { every: 0, prompts: Vec::new(), max_tokens: 64, temperature: 0.8 }
     }
+}
+
+/// What is recorded beside `metrics.jsonl`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Event files for TensorBoard in the directory of the run. Default false.
+    pub tensorboard: bool,
 }
 
 impl TrainConfig {

@@ -14,8 +14,9 @@ use crate::change_log::{self, CHANGES_FILE};
 use crate::checkpoint::{self, RunLock, TrainState};
 use crate::config::{Change, LrSchedule, TrainConfig, load};
 use crate::error::{Result, TrainerError};
-use crate::metrics::{MetricsLog, read_metrics};
+use crate::metrics::{MetricsLog, last_logged_step, read_metrics};
 use crate::starting_weights::starting_weights;
+use crate::tensorboard::EventFile;
 use crate::train_step::Trainer;
 
 const CONFIG_FILE: &str = "config.yaml";
@@ -174,6 +175,16 @@ pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> Lo
     }
 }
 
+/// The stream of batches that a run of `config` sees from its first step on, and its tokenizer.
+///
+/// # Errors
+/// When the tokenizer or a shard cannot be opened, or they do not fit together.
+pub fn open_loader(config: &TrainConfig) -> Result<(Loader, Option<Tokenizer>)> {
+    let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+    let options = loader_options(config, tokenizer.as_ref());
+    Ok((Loader::open(&config.data, options)?, tokenizer))
+}
+
 impl Run {
     /// Opens what a run reads and writes. `resumed` is the checkpoint it goes on from and what
     /// changed since; `lines` are for the user.
@@ -185,12 +196,11 @@ impl Run {
         lock: RunLock,
         mut lines: Vec<String>,
     ) -> Result<Self> {
-        let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+        let (mut loader, tokenizer) = open_loader(&config)?;
         let options = loader_options(&config, tokenizer.as_ref());
         let validation = (config.validate.every > 0 && !config.data.random)
             .then(|| ValidationSet::open(&config.data, &options))
             .transpose()?;
-        let mut loader = Loader::open(&config.data, options)?;
         let (mut step, mut tokens, mut last_step, mut saved) = (0, 0, None, None);
         let mut changes = Vec::new();
         if let Some((state, changed)) = resumed {
@@ -203,15 +213,17 @@ impl Run {
         }
         let yaml = config.resolved_yaml(&dir)?;
         let log = dir.join(METRICS_FILE);
-        let logged = if log.exists() { read_metrics(&log)? } else { Vec::new() };
         // Nothing is changed before everything that can be wrong has been looked at.
-        lines.extend(leave_later_steps(&dir, step, logged.last().map(|line| line.step), &lock)?);
+        lines.extend(leave_later_steps(&dir, step, last_logged_step(&log)?, &lock)?);
         let metrics = MetricsLog::open(&log, step)?;
         let history = read_metrics(&log)?;
+        let events = config.metrics.tensorboard.then(|| EventFile::create(&dir, &history));
+        let events = events.transpose()?;
         change_log::record(&dir, step, &changes)?;
         // The last of them, because it flushes the directory with all its files.
         write_atomically(&dir.join(CONFIG_FILE), yaml.as_bytes())?;
-        let unlogged = last_step.filter(|_| history.last().is_none_or(|line| line.step < step));
+        let last_line = history.steps.last();
+        let unlogged = last_step.filter(|_| last_line.is_none_or(|line| line.step < step));
         Ok(Self {
             config,
             dir,
@@ -220,6 +232,7 @@ impl Run {
             validation,
             tokenizer,
             metrics,
+            events,
             history,
             unlogged,
             step,

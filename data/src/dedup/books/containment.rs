@@ -16,6 +16,7 @@ use std::io::Write;
 use super::BookDecision;
 use super::notes::{CHUNK_BYTES, Shingles, read_books, shared};
 use crate::atomic_file::AtomicFile;
+use crate::checksum::FileDigest;
 use crate::dedup::plan::MIN_MEMORY;
 use crate::dedup::spill::{SpillFiles, SpillWriter, for_each_sorted};
 use crate::dedup::workers::in_parallel;
@@ -52,7 +53,11 @@ struct Fate {
     shared: u64,
 }
 
-pub(super) fn resolve(groups: &[GroupFiles], threshold: f64, resources: &Resources) -> Result<()> {
+pub(super) fn resolve(
+    groups: &[GroupFiles],
+    threshold: f64,
+    resources: &Resources,
+) -> Result<Vec<FileDigest>> {
     let memory = resources.memory_bytes;
     if memory < MIN_MEMORY {
         let expected = format!("{MIN_MEMORY} or more");
@@ -300,7 +305,12 @@ impl Sketches {
     }
 }
 
-fn write_decisions(groups: &[GroupFiles], books: &[Book], fates: &[Fate]) -> Result<()> {
+fn write_decisions(
+    groups: &[GroupFiles],
+    books: &[Book],
+    fates: &[Fate],
+) -> Result<Vec<FileDigest>> {
+    let mut written = Vec::with_capacity(groups.len());
     let mut order: Vec<u32> = (0..books.len() as u32).collect();
     order.sort_unstable_by_key(|&rank| {
         let book = &books[rank as usize];
@@ -323,7 +333,7 @@ fn write_decisions(groups: &[GroupFiles], books: &[Book], fates: &[Fate]) -> Res
             line.push(b'\n');
             out.write_all(&line).map_err(DataError::io(&files.decisions))?;
         }
-        out.commit()?;
+        written.push(out.commit()?);
     }
-    Ok(())
+    Ok(written)
 }

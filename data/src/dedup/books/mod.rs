@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::{DataError, Result};
 use crate::step::{StepCounts, Verdict};
@@ -90,7 +91,7 @@ impl GlobalStep for DedupBooks {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<()> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>> {
         containment::resolve(groups, self.threshold, resources)
     }
 
@@ -131,7 +132,7 @@ impl Collector for BookCollector {
         self.notes.book(&document.id, &shingles)
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<FileDigest> {
         self.notes.finish()
     }
 }

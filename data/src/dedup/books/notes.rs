@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::atomic_file::AtomicFile;
+use crate::checksum::FileDigest;
 use crate::dedup::unit_notes::damaged;
 use crate::error::{DataError, Result};
 
@@ -61,7 +62,7 @@ impl BookNotesWriter {
     }
 
     /// Ends the file and makes it appear.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<FileDigest> {
         let checksum = self.hasher.digest();
         self.write(&self.books.to_le_bytes())?;
         self.write(&checksum.to_le_bytes())?;

@@ -24,10 +24,10 @@ use super::vocabulary::is_plain;
 use crate::atomic_file::write_atomically;
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Progress, ProgressMode, Work};
 use crate::text::ccnet;
 use crate::tokenizer::sample::{RESERVED, SENTENCE_BYTES, sentences};
-use crate::tokenizer::train::{in_background, train_with};
+use crate::tokenizer::train::train_with;
 
 /// Of so many documents one is held out when there is no sample for the cut-offs.
 const HELD_OUT: u64 = 100;
@@ -93,14 +93,15 @@ pub fn train(
     let folder = &options.output;
     std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
     let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
-    let files = ModelFiles::new(folder, &options.language);
+    // The model is made beside the one that may be there, and moved when it is whole.
+    let made = TrainOptions { output: scratch.path().join("model"), ..options.clone() };
+    let files = ModelFiles::new(&made.output, &options.language);
 
-    let reading = Progress::new(progress, "text", 0, 0);
+    let reading = Progress::new(progress, "text", Work::bytes(0));
     let mut text = Lines::create(scratch.path())?;
     let mut held_out = Lines::create(scratch.path())?;
     let mut number = 0;
     documents(&mut |document| {
-        reading.line_when_due();
         let to = if sample.is_none() && number % HELD_OUT == HELD_OUT - 1 {
             &mut held_out
         } else {
@@ -112,14 +113,14 @@ pub fn train(
     })?;
     reading.finish(&format!("{} documents, {:.1} MB", text.lines, text.bytes as f64 / 1e6));
 
-    let training = Progress::new(progress, "pieces", 0, 0);
+    let training = Progress::new(progress, "pieces", Work::count(0, "pieces"));
     training.phase(&format!("training {} pieces", options.vocab_size));
     let model = train_pieces(options, &mut text, &training)?;
     let pieces = Pieces::from_bytes(&files.pieces, &model)?;
-    write_atomically(&files.pieces, &model)?;
+    let written_pieces = write_atomically(&files.pieces, &model)?;
     training.finish("done");
 
-    let counting = Progress::new(progress, "n-grams", text.bytes, 1);
+    let counting = Progress::new(progress, "n-grams", Work::bytes(text.bytes));
     let mut estimator =
         Estimator::new(options.ngrams.clone(), scratch.path(), options.memory_bytes)?;
     let (mut cache, mut ids) = (PieceCache::default(), Vec::new());
@@ -128,7 +129,7 @@ pub fn train(
         pieces.ids(line, &mut cache, &mut ids, |word| {
             is_plain(word).then(|| estimator.word(word)).transpose()
         })?;
-        counting.add_bytes(line.len() as u64 + 1);
+        counting.add(line.len() as u64 + 1);
         estimator.add_ids(&ids)?;
         Ok(true)
     })?;
@@ -136,31 +137,33 @@ pub fn train(
     if options.arpa {
         ngrams.write_arpa(&files.arpa)?;
     }
-    ngrams.write_binary(&files.ngrams)?;
+    let written_ngrams = ngrams.write_binary(&files.ngrams)?;
     drop(ngrams);
     counting.finish(&format!("{} n-grams", estimate.ngrams.iter().sum::<u64>()));
 
-    // Without cut-offs of an older model.
-    write_description(
-        &files,
-        &Description { language: options.language.clone(), ..Default::default() },
-    )?;
-    let scoring = Progress::new(progress, "cut-offs", 0, 0);
+    // The model scores the sample, so it must open before it has cut-offs.
+    let mut description = Description {
+        language: options.language.clone(),
+        pieces: written_pieces,
+        ngrams: written_ngrams,
+        estimate: Some(estimate.clone()),
+        sample_documents: 0,
+        percentiles: Vec::new(),
+    };
+    description.write(&files.description)?;
+    let scoring = Progress::new(progress, "cut-offs", Work::bytes(0));
     let mut perplexities = match sample {
-        Some(sample) => perplexities(options, sample, &scoring)?,
+        Some(sample) => perplexities(&made, sample, &scoring)?,
         None => {
             let held_out = RefCell::new(held_out);
             let lines = |sink: TextSink<'_>| held_out.borrow_mut().read(sink);
-            perplexities(options, &lines, &scoring)?
+            perplexities(&made, &lines, &scoring)?
         }
     };
-    let description = Description {
-        language: options.language.clone(),
-        estimate: Some(estimate.clone()),
-        sample_documents: perplexities.len() as u64,
-        percentiles: percentiles(&mut perplexities),
-    };
-    write_description(&files, &description)?;
+    description.sample_documents = perplexities.len() as u64;
+    description.percentiles = percentiles(&mut perplexities);
+    description.write(&files.description)?;
+    files.move_to(&ModelFiles::new(folder, &options.language))?;
     write_cutoffs(folder)?;
     scoring.finish(&format!("{} documents", description.sample_documents));
     Ok(TrainReport {
@@ -189,23 +192,30 @@ pub fn import(
 ) -> Result<()> {
     TrainOptions::new(language, folder).validate("language_model")?;
     std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-    let files = ModelFiles::new(folder, language);
     let bytes = std::fs::read(sentencepiece).map_err(DataError::io(sentencepiece))?;
     Pieces::from_bytes(sentencepiece, &bytes)?;
     let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
-    NGrams::read_arpa(arpa, scratch.path(), memory_bytes)?.write_binary(&files.ngrams)?;
-    write_atomically(&files.pieces, &bytes)?;
-    let description = Description { language: language.to_owned(), ..Description::default() };
-    write_description(&files, &description)
-}
-
-fn write_description(files: &ModelFiles, description: &Description) -> Result<()> {
-    let json = serde_json::to_vec_pretty(description).unwrap_or_default();
-    write_atomically(&files.description, &json)
+    let files = ModelFiles::new(&scratch.path().join("model"), language);
+    let mut read = NGrams::read_arpa(arpa, scratch.path(), memory_bytes)?;
+    let ngrams = read.write_binary(&files.ngrams)?;
+    let description = Description {
+        language: language.to_owned(),
+        pieces: write_atomically(&files.pieces, &bytes)?,
+        ngrams,
+        estimate: None,
+        sample_documents: 0,
+        percentiles: Vec::new(),
+    };
+    description.write(&files.description)?;
+    files.move_to(&ModelFiles::new(folder, language))
 }
 
 /// Trains the pieces on lines drawn by the hash of their number.
-fn train_pieces(options: &TrainOptions, lines: &mut Lines, progress: &Progress) -> Result<Vec<u8>> {
+fn train_pieces(
+    options: &TrainOptions,
+    lines: &mut Lines,
+    _progress: &Progress,
+) -> Result<Vec<u8>> {
     let share = options.input_bytes as f64 / lines.bytes.max(1) as f64;
     let below = if share >= 1.0 { u64::MAX } else { (share * u64::MAX as f64) as u64 };
     let (mut text, mut ends, mut number) = (Vec::new(), Vec::new(), 0u64);
@@ -236,7 +246,7 @@ fn train_pieces(options: &TrainOptions, lines: &mut Lines, progress: &Progress) 
         // How the work is shared out decides the rounding of sums, so this is a constant.
         "--num_threads=16".into(),
     ];
-    in_background(progress, || train_with(&arguments, &text, &ends))
+    train_with(&arguments, &text, &ends)
 }
 
 #[cfg(test)]

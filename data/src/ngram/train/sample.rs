@@ -6,12 +6,12 @@ use std::path::Path;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Documents, TrainOptions, write_description};
+use super::{Documents, TrainOptions};
 use crate::atomic_file::write_atomically;
 use crate::error::Result;
 use crate::ngram::cutoffs::{Cutoffs, percentiles};
 use crate::ngram::perplexity::{Description, ModelFiles, PerplexityModel};
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{Progress, ProgressMode, Work};
 
 /// Bytes of text that are scored in parallel.
 const BATCH_BYTES: usize = 16 << 20;
@@ -28,15 +28,14 @@ pub fn compute_cutoffs(
 ) -> Result<Option<Cutoffs>> {
     options.validate("language_model")?;
     let files = ModelFiles::new(&options.output, &options.language);
-    let scoring = Progress::new(progress, "cut-offs", 0, 0);
+    let scoring = Progress::new(progress, "cut-offs", Work::bytes(0));
     let mut perplexities = perplexities(options, sample, &scoring)?;
     let description = Description {
-        language: options.language.clone(),
-        estimate: Description::read(&files.description)?.estimate,
         sample_documents: perplexities.len() as u64,
         percentiles: percentiles(&mut perplexities),
+        ..Description::read(&files.description)?
     };
-    write_description(&files, &description)?;
+    description.write(&files.description)?;
     write_cutoffs(&options.output)?;
     scoring.finish(&format!("{} documents", description.sample_documents));
     Ok(Cutoffs::from_percentiles(&description.percentiles))
@@ -66,14 +65,14 @@ pub(super) fn write_cutoffs(folder: &Path) -> Result<()> {
         }
         csv.push('\n');
     }
-    write_atomically(&folder.join("cutoffs.csv"), csv.as_bytes())
+    write_atomically(&folder.join("cutoffs.csv"), csv.as_bytes()).map(drop)
 }
 
 /// The perplexity of the documents, or of those with the smallest hashes of their number.
 pub(super) fn perplexities(
     options: &TrainOptions,
     documents: Documents<'_>,
-    progress: &Progress,
+    _progress: &Progress,
 ) -> Result<Vec<f64>> {
     let model = PerplexityModel::open(&options.output, &options.language)?;
     let most = usize::try_from(options.sample_documents).unwrap_or(usize::MAX);
@@ -91,7 +90,6 @@ pub(super) fn perplexities(
                 drawn.pop();
             }
         }
-        progress.line_when_due();
         Ok(())
     };
     documents(&mut |text| {

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use altiplano_data::pipeline::{Applied, StepConfig, apply_step, unreadable};
 use altiplano_data::step::{Step, StepCounts};
+use altiplano_data::terminal;
 use clap::Args;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use crate::commands::threads::use_threads;
 use crate::config::{load_step, nearest};
 use crate::error::{Result, TrainerError};
 
@@ -37,6 +39,7 @@ Example:
   echo '{\"id\": \"a\", \"text\": \"Read More…\"}' | altiplano data apply ccnet_hash";
 
 pub(super) fn run(args: &ApplyArgs) -> Result<()> {
+    use_threads(None)?;
     let step = build(&args.step, args.config.as_deref())?;
     let mut stdin = std::io::stdin().lock();
     let mut stdout = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
@@ -61,7 +64,7 @@ pub(super) fn run(args: &ApplyArgs) -> Result<()> {
                     .map_err(TrainerError::Output)?,
                 Applied::Dropped(dropped) => {
                     let line = serde_json::to_string(&dropped).unwrap_or_default();
-                    writeln!(std::io::stderr(), "{line}").map_err(TrainerError::Output)?;
+                    terminal::write_line(&line);
                 }
             }
         }

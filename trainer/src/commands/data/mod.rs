@@ -1,6 +1,7 @@
 //! `altiplano data`: raw text to documents, and a look at what came of it.
 
 mod apply;
+mod batches;
 mod cat;
 mod explain;
 mod report;
@@ -19,6 +20,7 @@ pub(super) enum DataCommand {
     Explain(explain::ExplainArgs),
     Apply(apply::ApplyArgs),
     Cat(cat::CatArgs),
+    Batches(batches::BatchesArgs),
     TrainLid(train::TrainLidArgs),
     TrainLm(train::TrainLmArgs),
     TrainClassifier(train::TrainClassifierArgs),
@@ -32,6 +34,7 @@ pub(super) fn run(command: DataCommand) -> Result<()> {
         DataCommand::Explain(args) => explain::run(&args),
         DataCommand::Apply(args) => apply::run(&args),
         DataCommand::Cat(args) => cat::run(&args),
+        DataCommand::Batches(args) => batches::run(&args),
         DataCommand::TrainLid(args) => train::train_lid(&args),
         DataCommand::TrainLm(args) => train::train_lm(&args),
         DataCommand::TrainClassifier(args) => train::train_classifier(&args),

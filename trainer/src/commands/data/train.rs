@@ -11,6 +11,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::commands::output::{print, print_json};
+use crate::commands::threads::use_threads;
 use crate::config::{ConfigFile, load};
 use crate::error::{Result, TrainerError};
 
@@ -116,6 +117,7 @@ impl TrainArgs {
         &self,
         train: impl FnOnce(&O) -> altiplano_data::Result<R>,
     ) -> Result<()> {
+        use_threads(None)?;
         let report = train(&load::<O>(&self.config, &self.overrides)?)?;
         if self.json {
             return print_json(&report);

@@ -59,6 +59,7 @@ pub(in super::super) fn machine_code(
 /// `NVRTC_LIBRARY` may give its path (`…/nvidia/cuda_nvrtc/lib/libnvrtc.so.12` of the Python package
 /// nvidia-cuda-nvrtc-cu12); else the loader finds it.
 #[cfg(test)]
+#[expect(clippy::print_stderr, reason = "tests say what they skip")]
 pub(in super::super) fn nvrtc_for_tests(what: &str) -> bool {
     if let Some(path) = std::env::var_os("NVRTC_LIBRARY") {
         // SAFETY: NVRTC's initialisation has no conditions. Once it is in the process, opening it

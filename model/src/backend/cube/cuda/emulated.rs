@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 /// `source` of this folder compiled for the CPU into `dir`, or none without a C++ compiler.
+#[expect(clippy::print_stderr, reason = "tests say what they skip")]
 pub(super) fn compile(source: &str, defines: &[(&str, usize)], dir: &Path) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cube/cuda");
     let numbers = defines.iter().map(|(_, value)| format!("_{value}")).collect::<String>();
