@@ -273,6 +273,26 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_runs_has_every_key() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runs.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        let lists = ["from the next step on.", "without an effect", "refused by name"];
+        let list = |start: &str| {
+            let from = text.find(start).unwrap();
+            let line = text[..from].rfind('\n').unwrap();
+            text[line + 1..].lines().next().unwrap()
+        };
+        for (key, rule) in ON_RESUME {
+            let start = match rule {
+                Recorded => lists[0],
+                Free => lists[1],
+                Fixed => lists[2],
+            };
+            assert!(list(start).contains(&format!("`{key}`")), "{key}");
+        }
+    }
+
+    #[test]
     fn the_deepest_rule_holds() {
         for (key, expected) in [
             ("data.sources.1.path", Free),
