@@ -1,9 +1,16 @@
 //! Signals: a run that is asked to end saves first, and its status says that it is not done.
 
+use std::cell::Cell;
 use std::fs;
 use std::process::Command;
 
+use altiplano_data::ValidationSet;
 use altiplano_trainer::checkpoint;
+use altiplano_trainer::config::{TrainConfig, load};
+use altiplano_trainer::train_loop::{loader_options, open_loader};
+use altiplano_trainer::train_step::Trainer;
+use altiplano_trainer::validation::validate;
+use burn::tensor::Device;
 
 use crate::harness::{Running, SmallRun};
 
@@ -104,4 +111,23 @@ fn sampling_is_interrupted() {
     running.signal("TERM");
     running.finish().fails(143, &[]);
     assert_eq!((run.metrics("samples").len(), run.checkpoints("samples")), (2, vec![2]));
+}
+
+/// A validation ends at the batch before which it was interrupted, and then says nothing.
+#[test]
+fn validation_is_interrupted() {
+    let run = SmallRun::new();
+    let config: TrainConfig = load(&run.config(), &[]).unwrap();
+    let (_, tokenizer) = open_loader(&config).unwrap();
+    let options = loader_options(&config, tokenizer.as_ref());
+    let set = ValidationSet::open(&config.data, &options).unwrap();
+    let trainer = Trainer::start(&config, &Device::flex()).unwrap();
+    let asked = Cell::new(0);
+    let after_two = || {
+        asked.set(asked.get() + 1);
+        asked.get() > 2
+    };
+    assert_eq!(validate(&trainer, &set, 2, after_two).unwrap(), None);
+    assert_eq!(asked.get(), 3);
+    assert!(validate(&trainer, &set, 2, || false).unwrap().is_some());
 }

@@ -3,17 +3,23 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
+mod altered_files;
 mod bad_input;
+mod batches;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod data;
 mod devices;
+mod every_command;
 mod harness;
+mod limits;
 mod numeric;
 mod readme;
+mod reports;
 mod resume;
 mod run_changes;
 #[cfg(unix)]
 mod signals;
+mod terminal;
 mod training;

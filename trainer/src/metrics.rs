@@ -1,6 +1,8 @@
 //! `metrics.jsonl`: one JSON object per optimizer step, before them one of the validation before the
 //! first step; and when a step is an outlier.
 
+mod line;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use line::Line;
 
 use crate::error::{Result, TrainerError};
 
@@ -98,14 +102,20 @@ pub struct MetricsLog {
 impl MetricsLog {
     /// Opens the file for a run that goes on after `last_step` (0 for a new run). Lines of later
     /// steps, written between the checkpoint and a crash, are removed, and so is a torn last line.
+    /// Steps whose lines are missing are said; `last_step` itself may be, because its line is
+    /// written after its checkpoint.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or a line before `last_step` is not a metrics line.
+    /// When the file cannot be read or written, or a line before `last_step` is not as it was
+    /// written: its number is named, and nothing is changed.
     pub fn open(path: &Path, last_step: u64) -> Result<Self> {
         let keep = match File::open(path) {
-            Ok(_) if last_step == 0 => 0,
+            _ if last_step == 0 => 0,
             Ok(file) => kept_bytes(path, file, last_step)?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                say_missing(path, &[(1, last_step - 1)]);
+                0
+            }
             Err(e) => return Err(TrainerError::io(path)(e)),
         };
         let mut options = OpenOptions::new();
@@ -131,11 +141,10 @@ impl MetricsLog {
     }
 
     fn append_line(&mut self, metrics: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(metrics).map_err(|error| TrainerError::RunFile {
+        let line = line::write(metrics).map_err(|error| TrainerError::RunFile {
             path: self.path.clone(),
             reason: error.to_string(),
         })?;
-        line.push(b'\n');
         // One write, so a crash tears at most the last line.
         self.file.write_all(&line).map_err(TrainerError::io(&self.path))
     }
@@ -149,33 +158,82 @@ impl MetricsLog {
     }
 }
 
-/// Length of the leading lines whose step is at most `last_step`.
+/// Length of the leading lines whose step is at most `last_step`. Says which steps are missing.
 fn kept_bytes(path: &Path, file: File, last_step: u64) -> Result<u64> {
-    let mut kept = 0;
-    for_each_line(path, file, |line_bytes, line| {
-        let keep = match &line {
-            Line::Initial(_) => true,
-            Line::Step(metrics) => metrics.step <= last_step,
+    let (mut kept, mut before, mut missing) = (0, 0, Vec::new());
+    for_each_line(path, file, |number, length, line| {
+        let line = match line {
+            Ok(line) => line,
+            // Of the lines before a checkpoint's step it is known that they reached the disk.
+            Err(fault) if before + 1 >= last_step => {
+                tracing::warn!("{}: line {number} is {fault}; it is written again", path.display());
+                return Ok(false);
+            }
+            Err(fault) => return Err(bad_line(path, number, &fault)),
         };
-        kept += if keep { line_bytes } else { 0 };
-        keep
+        let step = line.step();
+        if step > last_step {
+            return Ok(false);
+        }
+        if step <= before && step > 0 {
+            let fault = format!("of step {step} behind one of step {before}");
+            return Err(bad_line(path, number, &fault));
+        }
+        if step > before + 1 {
+            missing.push((before + 1, step - 1));
+        }
+        (kept, before) = (kept + length, step);
+        Ok(before < last_step)
     })?;
+    if before + 1 < last_step {
+        missing.push((before + 1, last_step - 1));
+    }
+    say_missing(path, &missing);
     Ok(kept)
+}
+
+/// Says that the lines of these steps are not there, from the first to the last of each range.
+fn say_missing(path: &Path, ranges: &[(u64, u64)]) {
+    let ranges = ranges.iter().filter(|(first, last)| first <= last);
+    let ranges: Vec<String> = ranges
+        .map(|&(first, last)| match last - first {
+            0 => first.to_string(),
+            _ => format!("{first} to {last}"),
+        })
+        .collect();
+    if !ranges.is_empty() {
+        tracing::warn!(
+            "{}: the lines of these steps are missing: {}; the run goes on without them",
+            path.display(),
+            ranges.join(", ")
+        );
+    }
+}
+
+/// The error for a line that is not as it was written.
+fn bad_line(path: &Path, number: u64, fault: &str) -> TrainerError {
+    TrainerError::RunFile {
+        path: path.to_path_buf(),
+        reason: format!(
+            "line {number} is {fault}; put the file back from a copy, or delete the line and the \
+             run goes on without it"
+        ),
+    }
 }
 
 /// Reads all whole lines of a `metrics.jsonl`; a torn last line is left out.
 ///
 /// # Errors
-/// When the file cannot be read, or a line is not a metrics line: its number is named.
+/// When the file cannot be read, or a line is not as it was written: its number is named.
 pub fn read_metrics(path: &Path) -> Result<History> {
     let file = File::open(path).map_err(TrainerError::io(path))?;
     let mut history = History::default();
-    for_each_line(path, file, |_, line| {
-        match line {
+    for_each_line(path, file, |number, _, line| {
+        match line.map_err(|fault| bad_line(path, number, &fault))? {
             Line::Initial(metrics) => history.initial = Some(metrics),
             Line::Step(metrics) => history.steps.push(metrics),
         }
-        true
+        Ok(true)
     })?;
     Ok(history)
 }
@@ -200,37 +258,31 @@ pub fn last_logged_step(path: &Path) -> Result<Option<u64>> {
     Ok(steps.next().map(|line| line.step).filter(|step| *step > 0))
 }
 
-enum Line {
-    Initial(InitialMetrics),
-    Step(StepMetrics),
-}
-
-impl Line {
-    fn parse(line: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(line).map(Self::Step).or_else(|error| {
-            match serde_json::from_slice::<InitialMetrics>(line) {
-                Ok(metrics) if metrics.step == 0 => Ok(Self::Initial(metrics)),
-                _ => Err(error),
-            }
-        })
-    }
-}
-
-/// Calls `visit` with the length and content of each whole line until it returns false.
-fn for_each_line(path: &Path, file: File, mut visit: impl FnMut(u64, Line) -> bool) -> Result<()> {
+/// Calls `visit` with the number, the length and the content of each whole line, or with what is
+/// wrong with it, until it returns false.
+fn for_each_line(
+    path: &Path,
+    file: File,
+    mut visit: impl FnMut(u64, u64, std::result::Result<Line, String>) -> Result<bool>,
+) -> Result<()> {
     let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
+    let mut bytes = Vec::new();
+    let mut checksums = false;
     for number in 1.. {
-        line.clear();
-        let length = reader.read_until(b'\n', &mut line).map_err(TrainerError::io(path))?;
-        if line.last() != Some(&b'\n') {
+        bytes.clear();
+        let length = reader.read_until(b'\n', &mut bytes).map_err(TrainerError::io(path))?;
+        if bytes.last() != Some(&b'\n') {
             break;
         }
-        let parsed = Line::parse(&line).map_err(|error| TrainerError::RunFile {
-            path: path.to_path_buf(),
-            reason: format!("line {number} is not a metrics object: {error}"),
-        })?;
-        if !visit(length as u64, parsed) {
+        let line = line::read(&bytes).and_then(|checked| {
+            // An earlier version may have begun the file, but none comes after this one.
+            if checksums && !checked.has_checksum {
+                return Err("without a checksum: altered".into());
+            }
+            checksums |= checked.has_checksum;
+            Ok(checked.line)
+        });
+        if !visit(number, length as u64, line)? {
             break;
         }
     }
@@ -385,7 +437,8 @@ mod tests {
         let history = read_metrics(&path).unwrap();
         assert_eq!(history, History { initial: Some(initial), steps: vec![step(1), step(2)] });
         // A step without a loss is damaged, not another kind of line.
-        std::fs::write(&path, text.replace("\"step\":0", "\"step\":7")).unwrap();
+        let other = without_checksums(&text).replace("\"step\":0", "\"step\":7");
+        std::fs::write(&path, other).unwrap();
         let error = read_metrics(&path).unwrap_err().to_string();
         assert!(error.contains("line 1") && error.contains("loss"), "{error}");
         // A run that starts again validates again.
@@ -398,7 +451,7 @@ mod tests {
         let (_dir, path) = written(1..=1);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("\"wall_time\":0.0,"), "{text}");
-        std::fs::write(&path, text.replace("\"wall_time\":0.0,", "")).unwrap();
+        std::fs::write(&path, without_checksums(&text).replace("\"wall_time\":0.0,", "")).unwrap();
         assert_eq!(read_metrics(&path).unwrap().steps, [step(1)]);
     }
 
@@ -412,6 +465,66 @@ mod tests {
         let mut log = MetricsLog::open(&path, 3).unwrap();
         log.append(&step(3)).unwrap();
         assert_eq!(read_metrics(&path).unwrap().steps, [step(1), step(2), step(3)]);
+    }
+
+    /// The lines as versions without checksums wrote them.
+    fn without_checksums(text: &str) -> String {
+        let cut = |line: &str| format!("{}}}\n", line.split(",\"checksum\"").next().unwrap());
+        text.lines().map(cut).collect()
+    }
+
+    #[test]
+    fn altered_and_swapped_lines_are_named() {
+        let (_dir, path) = written(1..=9);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let fails = |text: String, words: &[&str]| {
+            std::fs::write(&path, &text).unwrap();
+            let error = MetricsLog::open(&path, 9).unwrap_err().to_string();
+            for word in ["metrics.jsonl"].iter().chain(words) {
+                assert!(error.contains(word), "{error}");
+            }
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "nothing is changed");
+        };
+        fails(text.replace("\"tokens\":40,", "\"tokens\":48,"), &["line 4", "altered"]);
+        // A line that lost its checksum among others that have one.
+        let bare = without_checksums(lines[4]);
+        fails(text.replace(&format!("{}\n", lines[4]), &bare), &["line 5", "checksum"]);
+        let mut swapped = lines.clone();
+        swapped.swap(2, 6);
+        fails(swapped.join("\n") + "\n", &["line 4", "step 4 behind one of step 7"]);
+        // The line of the last step may be what a crash left of it: the checkpoint has it.
+        std::fs::write(&path, text.replace("\"tokens\":90,", "\"tokens\":91,")).unwrap();
+        MetricsLog::open(&path, 9).unwrap();
+        assert_eq!(read_metrics(&path).unwrap().steps.len(), 8);
+    }
+
+    #[test]
+    fn a_log_of_an_earlier_version_goes_on() {
+        let (_dir, path) = written(1..=5);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, without_checksums(&text)).unwrap();
+        let mut log = MetricsLog::open(&path, 5).unwrap();
+        log.append(&step(6)).unwrap();
+        assert_eq!(read_metrics(&path).unwrap().steps.len(), 6);
+    }
+
+    #[test]
+    fn a_run_goes_on_without_the_lines_that_are_missing() {
+        let (_dir, path) = written(1..=9);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let left: String = text
+            .lines()
+            .enumerate()
+            .filter(|(at, _)| ![0, 3, 4].contains(at))
+            .fold(String::new(), |text, (_, line)| text + line + "\n");
+        std::fs::write(&path, &left).unwrap();
+        MetricsLog::open(&path, 9).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), left);
+        std::fs::remove_file(&path).unwrap();
+        let mut log = MetricsLog::open(&path, 9).unwrap();
+        log.append(&step(10)).unwrap();
+        assert_eq!(read_metrics(&path).unwrap().steps, [step(10)]);
     }
 
     #[test]

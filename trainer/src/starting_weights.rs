@@ -4,7 +4,7 @@ use std::path::Path;
 
 use altiplano_data::Tokenizer;
 use altiplano_model::config::LlamaConfig;
-use altiplano_model::params::Params;
+use altiplano_model::params::Weights;
 use altiplano_model::weights;
 use burn::tensor::{DType, Device};
 
@@ -17,9 +17,9 @@ use crate::error::{Result, TrainerError};
 /// # Errors
 /// When `init_from` is no Hugging Face directory of a LLaMA, is damaged, or holds a model or a
 /// tokenizer that is not the run's.
-pub fn starting_weights(config: &TrainConfig, device: &Device) -> Result<(Params, Vec<String>)> {
+pub fn starting_weights(config: &TrainConfig, device: &Device) -> Result<(Weights, Vec<String>)> {
     let Some(dir) = &config.init_from else {
-        return Ok((Params::init(&config.model, config.seed, DType::F32, device), Vec::new()));
+        return Ok((Weights::init(&config.model, config.seed, DType::F32, device), Vec::new()));
     };
     if checkpoint::is_checkpoint(dir) {
         checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;

@@ -7,9 +7,8 @@ use std::time::Instant;
 
 use altiplano_data::loader::MixtureTable;
 use altiplano_data::{Batch, Loader, Tokenizer, ValidationSet};
+use altiplano_model::device;
 use altiplano_model::infer::{Sampler, SamplerConfig};
-use altiplano_model::params::Params;
-use altiplano_model::{device, weights};
 
 pub use start::{loader_options, open_loader, resume, train};
 
@@ -297,8 +296,6 @@ impl Run {
 
     /// Saves the state after the step just done, and prunes what is no longer kept.
     fn save(&mut self, last_step: &StepMetrics) -> Result<()> {
-        // A checkpoint counts on the lines before its step.
-        self.metrics.sync()?;
         let state = TrainState {
             step: self.step,
             tokens: self.tokens,
@@ -310,14 +307,11 @@ impl Run {
             grad_norm_window: self.trainer.grad_norm_window.clone(),
             last_step: last_step.clone(),
         };
+        // A checkpoint counts on the lines before its step.
+        self.metrics.sync()?;
         let (trainer, config) = (&self.trainer, &self.config);
         checkpoint::save(&self.dir, &state, |files| {
-            let mut write = |name: &str, trees: &[(&str, &Params)]| {
-                files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
-            };
-            write(checkpoint::MODEL_FILE, &[("", &trainer.masters)])?;
-            let moments = [("m.", &trainer.optimizer.m), ("v.", &trainer.optimizer.v)];
-            write(checkpoint::OPTIMIZER_FILE, &moments)?;
+            trainer.save_tensors(files)?;
             let special = self.special_tokens();
             // As it was read at the start, whatever lies at its path by now.
             let tokenizer = self.tokenizer.as_ref().map(Tokenizer::model);

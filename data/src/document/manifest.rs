@@ -223,12 +223,12 @@ fn parquet_names(folder: &Path) -> Result<BTreeSet<OsString>> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::document::{Document, DocumentWriter};
 
     /// Makes `folder` the folder of a source with these files of documents.
-    pub(crate) fn write_source(folder: &Path, files: &[(&str, &[Document])]) -> DocumentManifest {
+    fn write_source(folder: &Path, files: &[(&str, &[Document])]) -> DocumentManifest {
         let summaries: Vec<DocumentFileSummary> = files
             .iter()
             .map(|(name, documents)| {
@@ -315,7 +315,9 @@ pub(crate) mod tests {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
             fs::write(&path, bytes).unwrap();
-            [&folder, &folder.join("a"), &path].map(|of| named(&path, of));
+            for of in [&folder, &folder.join("a"), &path] {
+                named(&path, of);
+            }
             let all = SourceDocuments::open(&folder.join("a")).unwrap();
             assert!(all.verify().unwrap_err().to_string().contains(TRAIN));
         }

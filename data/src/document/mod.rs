@@ -7,18 +7,19 @@
 //! reads them holds them against it.
 
 mod manifest;
+mod page_header;
+mod page_values;
+mod parquet;
 mod reader;
 mod reason;
 mod writer;
 
 pub(crate) use manifest::RUN_AGAIN;
-#[cfg(test)]
-pub(crate) use manifest::tests::write_source;
 pub use manifest::{
     DocumentManifest, ManifestInput, ManifestStep, SourceDocuments, list_documents,
 };
+pub(crate) use parquet::ParquetFile;
 pub use reader::{DocumentFile, DocumentReader};
-pub(crate) use reader::{open_parquet, without_panic};
 pub use reason::Reason;
 pub use writer::{DocumentFileSummary, DocumentWriter};
 

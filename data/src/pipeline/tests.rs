@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::layout::stats_folder;
 use super::*;
 use crate::document::{Document, Split, list_documents};
+use crate::json_file::write_json;
 use crate::source::{TextFormat, TextSource};
 
 /// A folder of raw text in three formats.
@@ -360,8 +361,125 @@ fn counters_that_were_tampered_with_are_noticed() {
     let path = stats_folder(&output).join("speeches/stage0-00000.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"docs_in\": 14", "\"docs_in\": 15")).unwrap();
-    assert!(matches!(report(&output), Err(DataError::Counters { .. })));
+    let error = report(&output).unwrap_err();
+    assert!(matches!(&error, DataError::Altered { path: named, .. } if *named == path), "{error}");
     assert!(matches!(report(&output.join("nothing")), Err(DataError::NoInput { .. })));
+    // Counters with a checksum of their own, that do not add up.
+    let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    record.as_object_mut().unwrap().remove("checksum");
+    record["steps"][0]["stats"]["docs_in"] = 15.into();
+    write_json(&path, &record).unwrap();
+    assert!(matches!(report(&output), Err(DataError::Counters { .. })));
+}
+
+/// Every file below `folder`.
+fn all_files(folder: &Path) -> Vec<PathBuf> {
+    let files = walkdir::WalkDir::new(folder).sort_by_file_name().into_iter().map(|e| e.unwrap());
+    files.filter(|entry| entry.file_type().is_file()).map(|entry| entry.into_path()).collect()
+}
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_not_as_it_was_written_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = [shared_lines(folder.path())];
+    let output = folder.path().join("out");
+    let run = || run_in_groups(&output, &sources, &holdout(200), &hidden(), 3000).unwrap();
+    let first = run();
+    let before = contents(&output);
+    assert_eq!(run().groups_done, 0);
+    let files = all_files(&output);
+    let of = |kind: &str| files.iter().filter(|f| f.to_str().unwrap().contains(kind)).count();
+    // Two groups, four stages of which three end with a decision.
+    for (kind, count) in
+        [("stats", 8), ("dropped", 8), (".notes", 6), (".decisions", 6), ("resolved", 3)]
+    {
+        assert_eq!(of(kind), count, "{kind}: {files:?}");
+    }
+    type Harm = fn(&Path);
+    let harms: [Harm; 2] = [flip, |path| fs::remove_file(path).unwrap()];
+    for path in &files {
+        for harm in harms {
+            harm(path);
+            let again = run();
+            assert_eq!(again.manifests, first.manifests, "{path:?}");
+            assert!(contents(&output) == before, "{path:?}");
+            assert!(again.groups_done <= 1, "{path:?}: {again:?}");
+            report(&output).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_report_names_what_is_not_as_it_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = [shared_lines(folder.path())];
+    let output = folder.path().join("out");
+    run_in_groups(&output, &sources, &holdout(200), &hidden(), 3000).unwrap();
+    let files = all_files(&output);
+    let looked_at = |path: &&PathBuf| {
+        ["documents", "stats"]
+            .iter()
+            .any(|part| path.strip_prefix(&output).unwrap().starts_with(part))
+    };
+    for path in files.iter().filter(looked_at) {
+        let whole = fs::read(path).unwrap();
+        flip(path);
+        let error = report(&output).unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        fs::remove_file(path).unwrap();
+        let error = report(&output).unwrap_err().to_string();
+        let name =
+            if path.ends_with("manifest.json") { "not finished" } else { path.to_str().unwrap() };
+        assert!(error.contains(name), "{path:?}: {error}");
+        fs::write(path, whole).unwrap();
+    }
+    let stats = |group: usize| stats_folder(&output).join(format!("pages/stage3-{group:05}.json"));
+    let (first, second) = (fs::read(stats(0)).unwrap(), fs::read(stats(1)).unwrap());
+    fs::write(stats(0), &second).unwrap();
+    fs::write(stats(1), &first).unwrap();
+    let error = report(&output).unwrap_err().to_string();
+    assert!(error.contains("swapped"), "{error}");
+    fs::write(stats(0), first).unwrap();
+    fs::write(stats(1), second).unwrap();
+    report(&output).unwrap();
+    // The log of what was dropped is read by what explains it.
+    let log = output.join("dropped/pages/stage1-00000.jsonl.zst");
+    flip(&log);
+    let error = explain(&output, "nobody", None).unwrap_err().to_string();
+    assert!(error.contains(log.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_run_that_fails_leaves_no_source_that_looks_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = raw(folder.path());
+    let output = folder.path().join("out");
+    run(&output, &sources, &HoldoutConfig::default(), &hidden()).unwrap();
+    let archive = folder.path().join("raw/notes.jsonl.gz");
+    let whole = fs::read(&archive).unwrap();
+    fs::write(&archive, &whole[..whole.len() - 4]).unwrap();
+    run(&output, &sources, &HoldoutConfig::default(), &hidden()).unwrap_err();
+    // The documents of the first run are still there.
+    assert!(documents_folder(&output, "notes").join("train-00000.parquet").exists());
+    for error in [
+        report(&output).unwrap_err(),
+        list_documents(&documents_folder(&output, "notes"), None).unwrap_err(),
+        list_documents(&output, None).unwrap_err(),
+    ] {
+        assert!(matches!(error, DataError::Unfinished { .. }), "{error}");
+    }
+    // The other sources can be used.
+    assert_eq!(documents(&output, "speeches", None).len(), 12);
+    fs::write(&archive, whole).unwrap();
+    run(&output, &sources, &HoldoutConfig::default(), &hidden()).unwrap();
+    report(&output).unwrap();
 }
 
 #[test]

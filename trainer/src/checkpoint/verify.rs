@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use altiplano_data::checksum::FileDigest;
+use altiplano_data::error::DataError;
 use serde::{Deserialize, Serialize};
 
 use super::{DONE_FILE, FORMAT_VERSION, STATE_FILE, TrainState};
@@ -41,6 +42,16 @@ fn differs(path: impl Into<PathBuf>, reason: impl Into<String>) -> TrainerError 
     TrainerError::Checkpoint { path: path.into(), reason: reason.into() }
 }
 
+/// A difference found in a file of a checkpoint.
+fn of_checkpoint(error: DataError) -> TrainerError {
+    match error {
+        DataError::Altered { path, difference, remedy } => {
+            differs(path, format!("{difference}; {remedy}"))
+        }
+        error => error.into(),
+    }
+}
+
 /// Whether the directory has the state of a run in it, finished or not. A Hugging Face directory
 /// from elsewhere has none.
 pub fn is_checkpoint(dir: &Path) -> bool {
@@ -55,7 +66,7 @@ pub fn is_checkpoint(dir: &Path) -> bool {
 pub fn verify(dir: &Path) -> Result<TrainState> {
     let state_file = read_state_file(dir)?;
     for (name, digest) in &state_file.files {
-        digest.verify(&dir.join(name), USE_ANOTHER)?;
+        digest.verify(&dir.join(name), USE_ANOTHER).map_err(of_checkpoint)?;
     }
     Ok(state_file.state)
 }
@@ -68,7 +79,8 @@ pub fn verify(dir: &Path) -> Result<TrainState> {
 pub fn verify_files(dir: &Path, names: &[&str]) -> Result<TrainState> {
     let state_file = read_state_file(dir)?;
     for &name in names {
-        state_file.digest(dir, name)?.verify(&dir.join(name), USE_ANOTHER)?;
+        let digest = state_file.digest(dir, name)?;
+        digest.verify(&dir.join(name), USE_ANOTHER).map_err(of_checkpoint)?;
     }
     Ok(state_file.state)
 }
@@ -83,7 +95,7 @@ pub fn read_file(dir: &Path, name: &str) -> Result<Vec<u8>> {
     if !is_checkpoint(dir) {
         return fs::read(&path).map_err(TrainerError::io(path));
     }
-    Ok(read_state_file(dir)?.digest(dir, name)?.read(&path, USE_ANOTHER)?)
+    read_state_file(dir)?.digest(dir, name)?.read(&path, USE_ANOTHER).map_err(of_checkpoint)
 }
 
 /// The state of a finished checkpoint, without reading the tensors.
@@ -106,8 +118,10 @@ fn read_state_file(dir: &Path) -> Result<StateFile> {
     let json = fs::read(&path).map_err(TrainerError::io(&path))?;
     let (found, expected) = (FileDigest::of(&json).blake3, done.trim());
     if found != expected {
-        let reason =
-            format!("altered or truncated: blake3 is {found}, DONE says {expected}; {USE_ANOTHER}");
+        let reason = format!(
+            "altered or truncated: blake3 is {found}, {} says {expected}; {USE_ANOTHER}",
+            done_path.display()
+        );
         return Err(differs(path, reason));
     }
     let value: serde_json::Value = serde_json::from_slice(&json)

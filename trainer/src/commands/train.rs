@@ -39,11 +39,12 @@ fn after_help() -> String {
     format!(
         "\
 Examples:
-  altiplano train configs/train/quickstart.yaml steps=100 optimizer.warmup_steps=10
-  altiplano train configs/train/quickstart.yaml name=more init_from=path/to/llama
+  altiplano train configs/train/quickstart.yaml steps=20 optimizer.warmup_steps=5
+  altiplano train configs/train/quickstart.yaml name=second steps=20 optimizer.warmup_steps=5 \\
+      init_from=runs/first/checkpoints/step_00000040
   altiplano train --resume runs/quickstart
-  altiplano train --resume runs/quickstart steps=2000
-  altiplano train --resume runs/quickstart --checkpoint step_500 optimizer.lr=1e-3
+  altiplano train --resume runs/first --checkpoint step_40 optimizer.lr=1e-3
+  altiplano train --resume runs/first steps=60
 
 Keys that may change on --resume, from the next step on, recorded in RUN/changes.jsonl:
   {}

@@ -3,13 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use altiplano_data::atomic_file::{create_folder, write_atomically};
-use altiplano_data::{Loader, LoaderOptions, Tokenizer, ValidationSet};
-use altiplano_model::params::Params;
-use altiplano_model::{device, weights};
-use burn::tensor::{DType, Device};
+use altiplano_data::{Loader, LoaderOptions, ProgressMode, Tokenizer, ValidationSet};
+use altiplano_model::device;
+use burn::tensor::Device;
 
 use super::{Run, TrainReport};
-use crate::adamw::AdamW;
 use crate::change_log::{self, CHANGES_FILE};
 use crate::checkpoint::{self, RunLock, TrainState};
 use crate::config::{Change, LrSchedule, TrainConfig, load};
@@ -21,6 +19,15 @@ use crate::train_step::Trainer;
 
 const CONFIG_FILE: &str = "config.yaml";
 const METRICS_FILE: &str = "metrics.jsonl";
+
+/// The checkpoint that a run goes on from.
+struct Resumed {
+    state: TrainState,
+    /// What changed since it was written.
+    changes: Vec<Change>,
+    /// The step in the name of its directory, which someone may have renamed.
+    directory_step: u64,
+}
 
 /// Trains from the first step. A run of that name must not have a checkpoint yet.
 ///
@@ -72,7 +79,7 @@ pub fn resume(
             ),
         });
     }
-    let trainer = restore(&config, &path, &state, &device)?;
+    let trainer = Trainer::resume(&config, &path, &state, &device)?;
     let mut lines = vec![format!("resumes from step {step}: {}", path.display())];
     lines.extend(changes.iter().map(|change| format!("from step {} on, {change}", step + 1)));
     lines.extend(decay_advice(&config, &changes));
@@ -81,7 +88,8 @@ pub fn resume(
             "all {step} steps are done; a larger `steps` or `tokens` extends the run"
         ));
     }
-    Run::open(config, dir, trainer, Some((state, changes)), lock, lines)?.finish()
+    let resumed = Resumed { state, changes, directory_step: step };
+    Run::open(config, dir, trainer, Some(resumed), lock, lines)?.finish()
 }
 
 /// Trains from the first step in a directory without a finished checkpoint.
@@ -91,11 +99,9 @@ fn start(config: TrainConfig, dir: PathBuf, lock: RunLock, device: &Device) -> R
         let dir = dir.display();
         lines.push(format!("{dir} has no finished checkpoint: the run starts from step 0"));
     }
-    let (masters, about) = starting_weights(&config, device)?;
+    let (weights, about) = starting_weights(&config, device)?;
     lines.extend(about);
-    let zeros = || Params::zeros(&config.model, DType::F32, device);
-    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
-    let trainer = Trainer::new(&config, masters, optimizer, device)?;
+    let trainer = Trainer::start_from(&config, weights)?;
     Run::open(config, dir, trainer, None, lock, lines)?.finish()
 }
 
@@ -142,25 +148,6 @@ fn decay_advice(config: &TrainConfig, changes: &[Change]) -> Option<String> {
     })
 }
 
-/// Weights, moments and windows of a verified checkpoint.
-fn restore(
-    config: &TrainConfig,
-    path: &Path,
-    state: &TrainState,
-    device: &Device,
-) -> Result<Trainer> {
-    let read =
-        |file: &str, prefix: &str| weights::load(&path.join(file), prefix, &config.model, device);
-    let masters = read(checkpoint::MODEL_FILE, "")?;
-    let m = read(checkpoint::OPTIMIZER_FILE, "m.")?;
-    let v = read(checkpoint::OPTIMIZER_FILE, "v.")?;
-    let optimizer = AdamW::new(config.optimizer.clone(), m, v);
-    let mut trainer = Trainer::new(config, masters, optimizer, device)?;
-    trainer.loss_window = state.loss_window.clone();
-    trainer.grad_norm_window = state.grad_norm_window.clone();
-    Ok(trainer)
-}
-
 /// What the loader of a run needs to know of its configuration.
 pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> LoaderOptions {
     LoaderOptions {
@@ -172,6 +159,7 @@ pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> Lo
             .map(|tokenizer| tokenizer.fingerprint().to_string())
             .unwrap_or_default(),
         vocab_size: config.model.vocab_size,
+        progress: ProgressMode::Auto,
     }
 }
 
@@ -186,13 +174,12 @@ pub fn open_loader(config: &TrainConfig) -> Result<(Loader, Option<Tokenizer>)> 
 }
 
 impl Run {
-    /// Opens what a run reads and writes. `resumed` is the checkpoint it goes on from and what
-    /// changed since; `lines` are for the user.
+    /// Opens what a run reads and writes; `lines` are for the user.
     fn open(
         config: TrainConfig,
         dir: PathBuf,
         trainer: Trainer,
-        resumed: Option<(TrainState, Vec<Change>)>,
+        resumed: Option<Resumed>,
         lock: RunLock,
         mut lines: Vec<String>,
     ) -> Result<Self> {
@@ -202,19 +189,25 @@ impl Run {
             .then(|| ValidationSet::open(&config.data, &options))
             .transpose()?;
         let (mut step, mut tokens, mut last_step, mut saved) = (0, 0, None, None);
-        let mut changes = Vec::new();
-        if let Some((state, changed)) = resumed {
+        let (mut changes, mut directory_step) = (Vec::new(), 0);
+        if let Some(resumed) = resumed {
+            let state = resumed.state;
             let position = serde_json::from_value(state.loader).map_err(|error| {
                 TrainerError::Checkpoint { path: dir.clone(), reason: error.to_string() }
             })?;
             loader.restore(&position)?;
             (step, tokens, last_step) = (state.step, state.tokens, Some(state.last_step));
-            (saved, changes) = (Some(step), changed);
+            (saved, changes) = (Some(step), resumed.changes);
+            directory_step = resumed.directory_step;
         }
         let yaml = config.resolved_yaml(&dir)?;
         let log = dir.join(METRICS_FILE);
         // Nothing is changed before everything that can be wrong has been looked at.
-        lines.extend(leave_later_steps(&dir, step, last_logged_step(&log)?, &lock)?);
+        lines.extend(set_later_checkpoints_aside(&dir, directory_step, &lock)?);
+        if let Some(last) = last_logged_step(&log)?.filter(|&last| last > step) {
+            let more = if step + 1 == last { String::new() } else { format!(" to {last}") };
+            lines.push(format!("step {}{more} of metrics.jsonl is done again", step + 1));
+        }
         let metrics = MetricsLog::open(&log, step)?;
         let history = read_metrics(&log)?;
         let events = config.metrics.tensorboard.then(|| EventFile::create(&dir, &history));
@@ -244,14 +237,9 @@ impl Run {
     }
 }
 
-/// Takes care of what the run did after `step`, where it now goes on: later checkpoints become a run
-/// of their own, together with the metrics up to `last_logged`. Gives the lines that say so.
-fn leave_later_steps(
-    dir: &Path,
-    step: u64,
-    last_logged: Option<u64>,
-    lock: &RunLock,
-) -> Result<Vec<String>> {
+/// Makes a run of its own of the checkpoints after `step`, where the run now goes on. Gives the line
+/// that says so.
+fn set_later_checkpoints_aside(dir: &Path, step: u64, lock: &RunLock) -> Result<Option<String>> {
     let config_of = |branch: &Path| {
         let mut config: TrainConfig = load(&dir.join(CONFIG_FILE), &[])?;
         if let (Some(parent), Some(name)) = (branch.parent(), branch.file_name()) {
@@ -261,18 +249,13 @@ fn leave_later_steps(
         config.resolved_yaml(branch)
     };
     let files = [METRICS_FILE, CHANGES_FILE];
-    let mut lines = Vec::new();
-    if let Some((branch, steps)) = checkpoint::set_aside(dir, step, &files, config_of, lock)? {
+    let aside = checkpoint::set_aside(dir, step, &files, config_of, lock)?;
+    Ok(aside.map(|(branch, steps)| {
         let names: Vec<String> = steps.into_iter().map(checkpoint::step_name).collect();
-        lines.push(format!(
+        format!(
             "the later checkpoints ({}) and their metrics are now the run {}",
             names.join(", "),
             branch.display()
-        ));
-    }
-    if let Some(last) = last_logged.filter(|&last| last > step) {
-        let again = if step + 1 == last { String::new() } else { format!(" to {last}") };
-        lines.push(format!("step {}{again} of metrics.jsonl is done again", step + 1));
-    }
-    Ok(lines)
+        )
+    }))
 }

@@ -38,7 +38,7 @@ fn train_in(folder: &Path) -> TrainReport {
         }
         Ok(())
     };
-    train(&options(folder), &documents, None, ProgressMode::Hidden).unwrap()
+    train(&options(folder), &documents, None, [0; 2], ProgressMode::Hidden).unwrap()
 }
 
 /// A folder with a model for `en`, trained on [`paragraphs`].
@@ -144,10 +144,48 @@ fn a_model_of_other_tools_is_imported_and_gets_cut_offs() {
 }
 
 #[test]
+fn parts_of_different_models_are_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["en.sp.model", "en.ngrams", "en.json"];
+    let restore = || {
+        for name in names {
+            std::fs::copy(model_folder().join(name), folder.path().join(name)).unwrap();
+        }
+    };
+    let fails = |name: &str| {
+        let error = PerplexityModel::open(folder.path(), "en").unwrap_err().to_string();
+        assert!(error.contains(folder.path().join(name).to_str().unwrap()), "{error}");
+        assert_eq!(PerplexityModel::languages(folder.path()).unwrap(), ["en"]);
+    };
+    for name in names {
+        restore();
+        let path = folder.path().join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        fails(name);
+        std::fs::remove_file(&path).unwrap();
+        fails(name);
+    }
+    // A whole file of another model.
+    restore();
+    let scratch = tempfile::tempdir().unwrap();
+    let estimate = super::super::EstimateOptions { order: 2, discount_fallback: true };
+    let mut other = Estimator::new(estimate, scratch.path(), 1 << 20).unwrap();
+    other.add_sentence(["a", "b"].into_iter()).unwrap();
+    let path = folder.path().join("en.ngrams");
+    other.finish().unwrap().0.write_binary(&path).unwrap();
+    NGramModel::open(&path).unwrap();
+    fails("en.ngrams");
+}
+
+#[test]
 fn what_does_not_fit_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let none = |_: TextSink<'_>| Ok(());
-    let error = train(&options(folder.path()), &none, None, ProgressMode::Hidden).unwrap_err();
+    let error =
+        train(&options(folder.path()), &none, None, [0; 2], ProgressMode::Hidden).unwrap_err();
     assert!(matches!(error, DataError::LanguageModel { .. }), "{error}");
     for bad in [
         TrainOptions { language: "../x".into(), ..options(folder.path()) },
@@ -155,10 +193,11 @@ fn what_does_not_fit_is_an_error() {
         TrainOptions { character_coverage: f64::NAN, ..options(folder.path()) },
         TrainOptions { documents: 0, ..options(folder.path()) },
     ] {
-        let error = train(&bad, &none, None, ProgressMode::Hidden).unwrap_err();
+        let error = train(&bad, &none, None, [0; 2], ProgressMode::Hidden).unwrap_err();
         assert!(matches!(error, DataError::Config { .. }), "{error}");
     }
-    assert!(matches!(PerplexityModel::open(folder.path(), "en"), Err(DataError::Io { .. })));
+    let error = PerplexityModel::open(folder.path(), "en").unwrap_err();
+    assert!(error.to_string().contains("en.json: missing"), "{error}");
     std::fs::write(folder.path().join("en.ngrams"), b"\\data\\\n").unwrap();
     let error = NGramModel::open(&folder.path().join("en.ngrams")).unwrap_err();
     assert!(error.to_string().contains("ARPA"), "{error}");
