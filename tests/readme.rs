@@ -1,10 +1,15 @@
 //! README, CONTRIBUTING and docs say what is true: every command in them runs, every file they
 //! name is there.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::harness::{altiplano, copy_dir, repository};
+use tempfile::TempDir;
+
+use crate::data::{gzip, warc_record};
+use crate::every_command::{self, help_of};
+use crate::harness::{altiplano, copy_dir, repository, temporary};
 
 fn pages() -> Vec<(String, String)> {
     let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(String::from).to_vec();
@@ -46,44 +51,192 @@ fn commands(text: &str) -> Vec<String> {
     commands
 }
 
-/// Runs README's commands one after the other in a copy of what they read. Scripts, which build or
-/// test everything, are only looked for.
-#[test]
-fn commands_of_the_readme_run() {
-    let dir = tempfile::tempdir().unwrap();
-    copy_dir(&repository("configs"), &dir.path().join("configs"));
-    fs::create_dir(dir.path().join("tests")).unwrap();
-    copy_dir(&repository("tests/fixtures"), &dir.path().join("tests/fixtures"));
-    let binary = altiplano().get_program().to_owned();
-    let bin = dir.path().join("bin");
-    fs::create_dir(&bin).unwrap();
-    std::os::unix::fs::symlink(binary, bin.join("altiplano")).unwrap();
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+/// The files that ```yaml blocks show: the first line is a comment with the name, the rest is the
+/// file.
+fn files(text: &str) -> Vec<(&str, &str)> {
+    let blocks = text.split("\n```yaml\n").skip(1);
+    blocks
+        .map(|block| {
+            let file = block.split("```").next().unwrap();
+            let (name, file) = file.strip_prefix("# ").unwrap().split_once('\n').unwrap();
+            (name, file)
+        })
+        .collect()
+}
 
+/// A folder with copies of what documented commands read, and the binary in the `PATH`.
+struct Shell {
+    dir: TempDir,
+    path: String,
+}
+
+impl Shell {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(&repository("configs"), &dir.path().join("configs"));
+        fs::create_dir(dir.path().join("tests")).unwrap();
+        copy_dir(&repository("tests/fixtures"), &dir.path().join("tests/fixtures"));
+        fs::copy(repository("README.md"), dir.path().join("README.md")).unwrap();
+        let binary = altiplano().get_program().to_owned();
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink(binary, bin.join("altiplano")).unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        Self { dir, path }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs a command that has to succeed.
+    fn run(&self, command: &str) {
+        let output = std::process::Command::new("bash")
+            .args(["-o", "pipefail", "-c", command])
+            .current_dir(self.dir.path())
+            .env("PATH", &self.path)
+            .env("XDG_CACHE_HOME", temporary("cache"))
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}\n{stderr}");
+    }
+}
+
+/// The examples in the help of a command, continued lines joined.
+fn examples(help: &str) -> Vec<String> {
+    let headings = ["Example:", "Examples:", "From raw text to generated text:"];
+    let mut examples = Vec::new();
+    let mut inside = false;
+    let mut open = String::new();
+    for line in help.lines() {
+        if !line.starts_with("  ") {
+            inside = headings.contains(&line);
+            continue;
+        }
+        if !inside {
+            continue;
+        }
+        open.push_str(line.trim().trim_end_matches('\\'));
+        if !line.ends_with('\\') {
+            examples.push(std::mem::take(&mut open));
+        }
+    }
+    examples
+}
+
+/// Runs README's commands one after the other, then the examples of every `--help`. Scripts, which
+/// build or test everything, are only looked for.
+#[test]
+fn commands_of_the_readme_and_of_every_help_run() {
+    let shell = Shell::new();
     let (_, readme) = pages().into_iter().find(|(page, _)| page == "README.md").unwrap();
     let commands = commands(&readme);
-    let mut ran = 0;
+    for (name, file) in files(&readme) {
+        // "These five lines."
+        assert_eq!(file.lines().count(), 5, "{name}");
+        fs::write(shell.path(name), file).unwrap();
+    }
+    // The text of a user's own.
+    fs::copy(repository("tests/fixtures/books/90005-0.txt"), shell.path("input.txt")).unwrap();
+    let mut ran = BTreeSet::new();
+    let spaces = |command: &str| command.split_whitespace().collect::<Vec<_>>().join(" ");
     for command in &commands {
         if let Some(script) = command.split_whitespace().next().filter(|c| c.contains('/')) {
             assert!(repository(script).exists(), "{command}: no such script");
             continue;
         }
-        if !command.starts_with("altiplano") {
-            continue;
+        if command.starts_with("altiplano") {
+            shell.run(command);
+            ran.insert(spaces(command));
         }
-        let output = std::process::Command::new("bash")
-            .args(["-c", command])
-            .current_dir(dir.path())
-            .env("PATH", &path)
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command}\n{stderr}");
-        ran += 1;
     }
-    assert!(ran >= 6, "only {ran} of {} commands ran", commands.len());
+    assert!(ran.len() >= 6, "only {} of {} commands ran", ran.len(), commands.len());
     assert!(commands.iter().any(|c| c.contains("scripts/quickstart")));
     assert!(commands.iter().any(|c| c.contains("scripts/test")));
+
+    let mut left: Vec<String> = examples(&help_of(&[]));
+    for command in every_command::commands() {
+        let of_command = examples(&help_of(&command));
+        assert!(!of_command.is_empty(), "{command:?} has no example");
+        left.extend(of_command);
+    }
+    let mut run_those = |wanted: &str| {
+        let (now, later) = std::mem::take(&mut left)
+            .into_iter()
+            .partition(|example: &String| example.contains(wanted));
+        left = later;
+        for example in now as Vec<String> {
+            if ran.insert(spaces(&example)) {
+                shell.run(&cheaper(&example));
+            }
+        }
+    };
+    // The run that the others look at, under the number of steps that they name.
+    run_those("configs/train/quickstart.yaml");
+    let checkpoints = shell.path("runs/quickstart/checkpoints");
+    copy_dir(&checkpoints.join("step_00000020"), &checkpoints.join("step_00001000"));
+    run_those("runs/quickstart");
+    prepare_large_run(&shell);
+    for model in ["train-lid", "train-lm", "train-classifier"] {
+        run_those(model);
+    }
+    fs::rename(shell.path("references.bin"), shell.path("runs/llama/models/references.bin"))
+        .unwrap();
+    run_those("--rank 0");
+    for rank in 1..4 {
+        let config = "configs/data/common_crawl.yaml";
+        shell.run(&format!("altiplano data run {config} --rank {rank} --world-size 4"));
+    }
+    run_those("");
+}
+
+/// The example with less to do where that is much: what it shows is still done.
+fn cheaper(example: &str) -> String {
+    let settings = if example.trim_end().ends_with("train           configs/train/quickstart.yaml")
+    {
+        " name=whole steps=2 optimizer.warmup_steps=1"
+    } else if example.contains("tokenizer.vocab_size=8000") {
+        " tokenizer.model=other.model tokenizer.input_bytes=600000"
+    } else {
+        ""
+    };
+    format!("{example}{settings}")
+}
+
+/// Puts small files where the configurations of the large sources expect what was downloaded or
+/// made before.
+fn prepare_large_run(shell: &Shell) {
+    let large = shell.path("runs/llama");
+    let made = shell.path("runs/quickstart/data");
+    copy_dir(&made.join("tokens"), &large.join("data/tokens"));
+    for (name, from) in [
+        ("wikipedia", "wikipedia"),
+        ("common_crawl_unfiltered", "common_crawl"),
+        ("wikipedia_references", "wikipedia"),
+    ] {
+        let from = made.join("documents").join(from);
+        copy_dir(&from, &large.join("data/documents").join(name));
+    }
+    let crawl = shell.path("tests/fixtures/common_crawl");
+    copy_dir(&crawl, &large.join("raw/common_crawl"));
+    let page = format!("<html><body><p>{}</p></body></html>", "Cited words. ".repeat(50));
+    let response = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{page}");
+    let headers = "WARC-Type: response\r\nWARC-Target-URI: http://www.example.org/\r\n\
+                   WARC-Date: 2019-02-15T18:40:25Z\r\nWARC-Record-ID: <urn:uuid:1>\r\n\
+                   Content-Type: application/http; msgtype=response\r\n";
+    let cited = large.join("raw/wikipedia_references");
+    fs::create_dir_all(&cited).unwrap();
+    let record = gzip(&warc_record(headers, response.as_bytes()));
+    fs::write(cited.join("a.warc.gz"), record).unwrap();
+    for (language, words) in [("en", "the house and the garden"), ("de", "das haus und der garten")]
+    {
+        let folder = large.join("raw/languages").join(language);
+        fs::create_dir_all(&folder).unwrap();
+        let lines: String = (0..50).map(|n| format!("{words} number {n}\n")).collect();
+        fs::write(folder.join("text.txt"), lines).unwrap();
+    }
+    fs::create_dir_all(large.join("models")).unwrap();
 }
 
 /// Relative links lead to files, and paths in code style that look like files of the repository

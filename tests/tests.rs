@@ -5,13 +5,18 @@
 
 mod altered_files;
 mod bad_input;
+mod batches;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod data;
 mod devices;
+mod every_command;
 mod harness;
+mod limits;
 mod numeric;
 mod readme;
+mod reports;
 mod resume;
+mod terminal;
 mod training;

@@ -4,12 +4,11 @@ use std::collections::HashSet;
 use std::fs;
 
 use altiplano_data::Batch;
-use altiplano_model::params::Params;
+use altiplano_model::param_tree::Leaf;
 use altiplano_model::{LlamaConfig, Precision};
-use altiplano_trainer::adamw::AdamW;
 use altiplano_trainer::config::TrainConfig;
 use altiplano_trainer::train_step::Trainer;
-use burn::tensor::{DType, Device};
+use burn::tensor::{Device, TensorData};
 use serde_json::json;
 
 use crate::harness::{SmallRun, corpus};
@@ -29,11 +28,11 @@ fn config(precision: Precision, model: &LlamaConfig) -> TrainConfig {
 }
 
 fn trainer(config: &TrainConfig) -> Trainer {
-    let device = Device::flex();
-    let masters = Params::init(&config.model, 1, DType::F32, &device);
-    let zeros = || Params::zeros(&config.model, DType::F32, &device);
-    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
-    Trainer::new(config, masters, optimizer, &device).unwrap()
+    Trainer::start(config, &Device::flex()).unwrap()
+}
+
+fn master_weights(trainer: &Trainer) -> Vec<TensorData> {
+    trainer.master_weights().iter().map(|(_, weight)| weight.to_data()).collect()
 }
 
 fn batch(rows: usize, time: usize, vocabulary: i32) -> Batch {
@@ -77,13 +76,12 @@ fn a_non_finite_loss_stops_before_the_update() {
     let mut trainer = trainer(&config);
     trainer.model.weights.layers[1].up_proj =
         trainer.model.weights.layers[1].up_proj.clone() * f64::INFINITY;
-    let before: Vec<_> = trainer.masters.named().iter().map(|(_, p)| p.to_data()).collect();
+    let before = master_weights(&trainer);
     let mut batch = batch(2, 24, 53);
     batch.origins = vec![Default::default(); 2];
     let error = trainer.step(7, &[batch], 1e-2).unwrap_err().to_string();
     assert!(error.contains("step 7") && error.contains("loss"), "{error}");
-    let after: Vec<_> = trainer.masters.named().iter().map(|(_, p)| p.to_data()).collect();
-    assert_eq!(before, after);
+    assert_eq!(before, master_weights(&trainer));
 }
 
 #[test]
@@ -97,15 +95,14 @@ fn outliers_are_skipped_when_asked() {
         let rows = [batch(2 + (step % 3) as usize, 24, 53)];
         assert!(!trainer.step(step, &rows, 0.0).unwrap().skipped, "step {step}");
     }
-    for (_, param) in trainer.model.weights.named_mut() {
-        if let altiplano_model::params::ParamMut::Matrix(matrix) = param {
+    for (_, weight) in trainer.model.weights.iter_mut() {
+        if let Leaf::Matrix(matrix) = weight {
             matrix.inplace(|matrix| matrix * 3.0);
         }
     }
-    let before: Vec<_> = trainer.masters.named().iter().map(|(_, p)| p.to_data()).collect();
+    let before = master_weights(&trainer);
     assert!(trainer.step(141, &usual, 1e-2).unwrap().skipped);
-    let after: Vec<_> = trainer.masters.named().iter().map(|(_, p)| p.to_data()).collect();
-    assert_eq!(before, after);
+    assert_eq!(before, master_weights(&trainer));
 }
 
 /// Loss falls on real text; everything a run leaves is there.
@@ -122,6 +119,7 @@ fn a_run_learns_and_leaves_its_files() {
     for key in [
         "step",
         "tokens",
+        "wall_time",
         "loss",
         "lr",
         "grad_norm",

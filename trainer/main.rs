@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use altiplano_data::decoder_panic;
 use altiplano_data::terminal::write_last_line;
 use altiplano_trainer::commands::{Cli, init_log};
 use altiplano_trainer::error::TrainerError;
@@ -53,12 +54,15 @@ fn print_error(error: TrainerError) {
     }
 }
 
-/// One line instead of a backtrace, unless one is asked for.
+/// One line instead of a backtrace, unless one is asked for; nothing for what becomes an error.
 fn report_panics_as_bugs() {
     if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
         return;
     }
     std::panic::set_hook(Box::new(|panic| {
+        if decoder_panic::is_caught() {
+            return;
+        }
         let said = panic.to_string();
         // Libraries start threads of their own and know no other way to say that it failed.
         let refused = ["failed to spawn thread", "ThreadPoolBuildError"];

@@ -22,7 +22,7 @@ pub enum DataError {
         expected: String,
     },
     /// A pattern or folder of the configuration holds no file.
-    #[error("{key}: nothing matches {pattern:?}; check the path and that the step before it ran")]
+    #[error("{key}: nothing matches {pattern:?}; {}", advice(key))]
     NoInput {
         /// Dotted path of the key.
         key: String,
@@ -51,6 +51,18 @@ pub enum DataError {
         /// The decoder's answer.
         reason: String,
     },
+    /// Another process is writing a folder.
+    #[error(
+        "{path}: another altiplano process{holder} is writing here; wait until it ends, or choose \
+         another folder"
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// `, PID of HOST,` and what to do where it cannot be told whether the process still
+        /// runs; empty where it is not known.
+        holder: String,
+    },
     /// A file is not what its name says.
     #[error("{path}: {reason}")]
     BadFile {
@@ -75,8 +87,7 @@ pub enum DataError {
     /// The holdout would leave nothing to train on, or nothing to validate on.
     #[error(
         "source {name:?}: cannot hold out {wanted}: it has {documents} documents of {bytes} bytes \
-         in all and both sides need at least one; lower `holdout`, or split the files into more \
-         documents with `document_separator`"
+         in all, and both sides need at least one; {advice}"
     )]
     Holdout {
         /// Name of the source.
@@ -87,6 +98,8 @@ pub enum DataError {
         documents: u64,
         /// Their text in bytes.
         bytes: u64,
+        /// What to set.
+        advice: String,
     },
     /// No document of a source is left.
     #[error(
@@ -234,6 +247,17 @@ pub enum DataError {
         /// What this run has.
         expected: String,
     },
+}
+
+/// What to do where there is no file for `key`: what a command makes can be made.
+fn advice(key: &str) -> String {
+    let command = match key {
+        "documents" | "statistics" => "data run",
+        "token shards" => "tokenize",
+        _ if key.ends_with("perplexity.model") => "data train-lm",
+        _ => return "check the path".to_owned(),
+    };
+    format!("check the path, or make them with `altiplano {command}`")
 }
 
 impl DataError {

@@ -4,13 +4,12 @@
 //! The share that is done, and the time left, come from bytes or from a count of what takes the
 //! time, not from files: files differ too much in size.
 
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::terminal::{self, LiveLine, Part};
+use crate::terminal::{self, LiveLine, Part, Ticker};
 
 /// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -88,8 +87,16 @@ impl Progress {
             job.show();
         }
         // Without a thread for it, the job shows its progress when it counts.
-        let ticker = (mode == ProgressMode::Auto).then(|| Ticker::start(&job)).flatten();
+        let shown = Arc::clone(&job);
+        let tick = move || shown.show_when_due();
+        let ticker = (mode == ProgressMode::Auto).then(|| Ticker::start(DRAW_EVERY, tick));
+        let ticker = ticker.flatten();
         Self { job, ticker: Mutex::new(ticker) }
+    }
+
+    /// A job that shows nothing.
+    pub fn hidden() -> Self {
+        Self::new(ProgressMode::Hidden, "", Work::default())
     }
 
     /// So many bytes, or whatever is counted, more are done.
@@ -104,11 +111,23 @@ impl Progress {
         self.job.show_when_due();
     }
 
-    /// So much is to be done, of which the beginning is now.
+    /// So much is to be done in all, as far as is known now.
     pub fn set_total(&self, total: u64) {
-        *lock(&self.job.counted_since) = Instant::now();
+        if self.job.total.swap(total, Ordering::Relaxed) == 0 {
+            *lock(&self.job.counted_since) = Instant::now();
+        }
+    }
+
+    /// Something begins of which so much is to be done.
+    pub fn begin(&self, total: u64) {
+        self.job.total.store(0, Ordering::Relaxed);
         self.job.done.store(0, Ordering::Relaxed);
-        self.job.total.store(total, Ordering::Relaxed);
+        self.set_total(total);
+    }
+
+    /// The share that is done, if it is known how much there is to do.
+    pub fn share(&self) -> Option<f64> {
+        self.job.share()
     }
 
     /// One more of the items is done.
@@ -152,6 +171,28 @@ impl Progress {
             let seconds = self.elapsed_seconds();
             terminal::write_line(&format!("{}: {summary} in {seconds:.1} s", self.job.label));
         }
+    }
+}
+
+/// A reader whose bytes count for a progress.
+#[derive(Debug)]
+pub struct CountedReader<'a, R> {
+    inner: R,
+    progress: &'a Progress,
+}
+
+impl<'a, R> CountedReader<'a, R> {
+    /// Reads from `inner`.
+    pub fn new(inner: R, progress: &'a Progress) -> Self {
+        Self { inner, progress }
+    }
+}
+
+impl<R: Read> Read for CountedReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.progress.add(read as u64);
+        Ok(read)
     }
 }
 
@@ -201,7 +242,7 @@ impl Job {
         match &self.display {
             Display::Hidden => {}
             Display::Lines => terminal::write_line(&self.plain_line()),
-            Display::Live(line) => line.draw(&self.parts(), self.share()),
+            Display::Live(line) => line.draw(self.parts(), self.share()),
         }
     }
 
@@ -296,38 +337,6 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Shows the progress of a job that has nothing to count for a while.
-#[derive(Debug)]
-struct Ticker {
-    /// Dropped to end the thread.
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Ticker {
-    /// None where the system refuses a thread.
-    fn start(job: &Arc<Job>) -> Option<Self> {
-        let (stop, stopped) = mpsc::channel();
-        let job = Arc::clone(job);
-        let tick = move || {
-            while stopped.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
-                job.show_when_due();
-            }
-        };
-        let thread = std::thread::Builder::new().name("progress".into()).spawn(tick).ok()?;
-        Some(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -355,7 +364,7 @@ mod tests {
         progress.phase("reading");
         assert!(progress.job.plain_line().starts_with("tokenizer: reading, 0s"));
         assert_eq!(progress.job.share(), None);
-        progress.set_total(200);
+        progress.begin(200);
         assert_eq!(progress.job.share(), Some(0.0));
         assert!(progress.job.plain_line().starts_with("tokenizer: 0%, reading, 0/200 pieces"));
         progress.set_done(199);

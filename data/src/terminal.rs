@@ -4,7 +4,11 @@
 //! message, never the work. Nothing else in the workspace writes to standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
@@ -19,6 +23,9 @@ const BAR_LENGTH: f64 = 1000.0;
 /// The line that is drawn again and again, if there is one; messages go above it.
 static LIVE: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
+/// Whether the live line is on the terminal now, with the cursor at its beginning.
+static DRAWN: AtomicBool = AtomicBool::new(false);
+
 fn live() -> MutexGuard<'static, Option<ProgressBar>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -31,7 +38,7 @@ pub fn write_line(message: &str) {
 /// Writes a message as [`write_line`] does, but takes no lock that the thread may hold: for a
 /// process that is about to end, from a panic hook too. The live line is gone afterwards.
 pub fn write_last_line(message: &str) {
-    let erase = if is_live() { ERASE } else { "" };
+    let erase = if is_drawn() { ERASE } else { "" };
     write_now(format!("{erase}{message}\n").as_bytes());
 }
 
@@ -68,11 +75,25 @@ pub fn is_live() -> bool {
     io::stderr().is_terminal() && !console::is_dumb()
 }
 
+/// Whether a live line is on the terminal now. Safe to ask in a signal handler.
+pub fn is_drawn() -> bool {
+    DRAWN.load(Ordering::Relaxed)
+}
+
 /// A line at the bottom of the terminal that is drawn again and again. A new one takes the place of
 /// the one before.
 #[derive(Debug)]
 pub struct LiveLine {
     bar: ProgressBar,
+    last: Mutex<Drawn>,
+}
+
+/// What a live line showed last.
+#[derive(Debug, Default)]
+struct Drawn {
+    parts: Vec<Part>,
+    share: Option<f64>,
+    columns: usize,
 }
 
 /// A part of a [`LiveLine`].
@@ -103,18 +124,38 @@ impl LiveLine {
         if let Some(before) = live().replace(bar.clone()) {
             before.finish_and_clear();
         }
-        Some(Self { bar })
+        Some(Self { bar, last: Mutex::default() })
     }
 
     /// Draws the parts that fit and, where `share` of the work is known and there is room, a bar
     /// behind the first of them.
-    pub fn draw(&self, parts: &[Part], share: Option<f64>) {
-        let template = template(parts, share.is_some(), columns());
+    pub fn draw(&self, parts: Vec<Part>, share: Option<f64>) {
+        let mut last = self.last();
+        *last = Drawn { parts, share, columns: columns() };
+        self.draw_again(&last);
+    }
+
+    /// Draws the line again if the terminal has another width than it was drawn for.
+    pub fn fit(&self) {
+        let mut last = self.last();
+        let columns = columns();
+        if last.columns != columns && !last.parts.is_empty() {
+            last.columns = columns;
+            self.draw_again(&last);
+        }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Drawn> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw_again(&self, line: &Drawn) {
+        let template = template(&line.parts, line.share.is_some(), line.columns);
         // Text in a template is escaped; a mistake in one would cost the look, not the work.
         if let Ok(style) = ProgressStyle::with_template(&template) {
             self.bar.set_style(style.progress_chars("=> "));
         }
-        let position = share.unwrap_or(0.0).clamp(0.0, 1.0) * BAR_LENGTH;
+        let position = line.share.unwrap_or(0.0).clamp(0.0, 1.0) * BAR_LENGTH;
         self.bar.update(|state| state.set_pos(position as u64));
     }
 
@@ -127,6 +168,37 @@ impl LiveLine {
 impl Drop for LiveLine {
     fn drop(&mut self) {
         self.finish();
+    }
+}
+
+/// A thread that does something from time to time, until it is dropped.
+#[derive(Debug)]
+pub struct Ticker {
+    /// Dropped to end the thread.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    /// Starts the thread; none where the system refuses it, which costs the progress alone.
+    pub fn start(every: Duration, mut tick: impl FnMut() + Send + 'static) -> Option<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let run = move || {
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                tick();
+            }
+        };
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(run).ok()?;
+        Some(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -225,11 +297,13 @@ impl TermLike for Screen {
         if text.trim_start_matches(' ').is_empty() {
             return Ok(());
         }
+        DRAWN.store(true, Ordering::Relaxed);
         // Without line wrap, for a window that became narrower just now.
         self.push(&["\x1b[?7l", text, "\x1b[?7h\r"])
     }
 
     fn clear_line(&self) -> io::Result<()> {
+        DRAWN.store(false, Ordering::Relaxed);
         self.push(&[ERASE])
     }
 

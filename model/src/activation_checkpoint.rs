@@ -1,4 +1,4 @@
-//! What a layer keeps between forward and backward, and how the rest is computed again.
+//! What a layer saves between forward and backward, and how the rest is recomputed.
 //!
 //! Every policy gives the same gradients bit for bit, because the ops recomputed are the ops of the
 //! forward pass on the same inputs.
@@ -6,13 +6,13 @@
 use burn::tensor::Tensor;
 
 use crate::config::{ActivationCheckpointing, LlamaConfig, Precision};
-use crate::layer::{LayerContext, LayerSaved, forward_to_swiglu};
+use crate::layer::{AttentionSaved, FeedForwardSaved, LayerContext, LayerSaved, forward_to_swiglu};
 use crate::ops::{rms_norm_forward, swiglu_forward};
-use crate::params::LayerParams;
+use crate::params::LayerWeights;
 
-/// What one layer keeps until its backward pass.
+/// What one layer saves until its backward pass.
 #[derive(Debug)]
-pub enum Kept {
+pub enum SavedActivations {
     /// Everything backward reads.
     All(Box<LayerSaved>),
     /// The outputs of the linear layers and of the attention.
@@ -21,8 +21,8 @@ pub enum Kept {
     Input(Box<Tensor<3>>),
 }
 
-/// The expensive tensors of [`LayerSaved`]. Queries and keys are kept rotated, which costs no more
-/// than keeping them as they left the projection.
+/// The expensive tensors of [`LayerSaved`]. Queries and keys are saved rotated, which takes no more
+/// memory than saving them as they left the projection, and no backward pass reads them unrotated.
 #[derive(Debug)]
 pub struct LinearOutputs {
     x: Tensor<3>,
@@ -36,52 +36,44 @@ pub struct LinearOutputs {
     up: Tensor<3>,
 }
 
-/// Drops from `saved` what `policy` does not keep.
-pub fn keep(policy: ActivationCheckpointing, saved: LayerSaved) -> Kept {
+/// Drops from `saved` what `policy` does not save.
+pub fn save(policy: ActivationCheckpointing, saved: LayerSaved) -> SavedActivations {
     match policy {
-        ActivationCheckpointing::None => Kept::All(Box::new(saved)),
+        ActivationCheckpointing::None => SavedActivations::All(Box::new(saved)),
         ActivationCheckpointing::Selective => {
-            let LayerSaved { x, q, k, v, o, lse, h, gate, up, .. } = saved;
-            Kept::LinearOutputs(Box::new(LinearOutputs { x, q, k, v, o, lse, h, gate, up }))
+            let AttentionSaved { x, q, k, v, o, lse, .. } = saved.attention;
+            let FeedForwardSaved { h, gate, up, .. } = saved.feed_forward;
+            let outputs = LinearOutputs { x, q, k, v, o, lse, h, gate, up };
+            SavedActivations::LinearOutputs(Box::new(outputs))
         }
-        ActivationCheckpointing::Full => Kept::Input(Box::new(saved.x)),
+        ActivationCheckpointing::Full => SavedActivations::Input(Box::new(saved.attention.x)),
     }
 }
 
-/// Everything the backward pass of the layer reads, computed again where it was dropped.
-pub fn restore(kept: Kept, params: &LayerParams, context: &LayerContext) -> LayerSaved {
-    match kept {
-        Kept::All(saved) => *saved,
-        Kept::LinearOutputs(kept) => {
-            let LinearOutputs { x, q, k, v, o, lse, h, gate, up } = *kept;
+/// Everything the backward pass of the layer reads, recomputed where it was not saved.
+pub fn restore(
+    saved: SavedActivations,
+    weights: &LayerWeights,
+    context: &LayerContext,
+) -> LayerSaved {
+    match saved {
+        SavedActivations::All(saved) => *saved,
+        SavedActivations::LinearOutputs(outputs) => {
+            let LinearOutputs { x, q, k, v, o, lse, h, gate, up } = *outputs;
             let eps = context.config.norm_eps;
-            let (attention_input, attention_rstd) =
-                rms_norm_forward(&x, &params.input_layernorm, eps);
-            let (ffn_input, ffn_rstd) = rms_norm_forward(&h, &params.post_attention_layernorm, eps);
+            let (normed, rstd) = rms_norm_forward(&x, &weights.input_layernorm, eps);
+            let attention = AttentionSaved { x, rstd, normed, q, k, v, o, lse };
+            let (normed, rstd) = rms_norm_forward(&h, &weights.post_attention_layernorm, eps);
             let swiglu = swiglu_forward(&gate, &up);
-            LayerSaved {
-                x,
-                attention_rstd,
-                attention_input,
-                q,
-                k,
-                v,
-                o,
-                lse,
-                h,
-                ffn_rstd,
-                ffn_input,
-                gate,
-                up,
-                swiglu,
-            }
+            let feed_forward = FeedForwardSaved { h, rstd, normed, gate, up, swiglu };
+            LayerSaved { attention, feed_forward }
         }
-        Kept::Input(x) => forward_to_swiglu(params, *x, context),
+        SavedActivations::Input(x) => forward_to_swiglu(weights, *x, context),
     }
 }
 
-/// Bytes one layer keeps for a micro-batch of `batch` sequences of `time` tokens.
-pub fn kept_bytes_per_layer(
+/// Bytes one layer saves for a micro-batch of `batch` sequences of `time` tokens.
+pub fn saved_bytes_per_layer(
     config: &LlamaConfig,
     policy: ActivationCheckpointing,
     precision: Precision,
@@ -111,9 +103,9 @@ mod tests {
     use crate::counting_allocator::held_bytes;
     use crate::layer::layer_forward;
     use crate::ops::RopeTable;
-    use crate::params::Params;
+    use crate::params::Weights;
 
-    /// The bytes the allocator holds for a kept layer are those of [`kept_bytes_per_layer`], but
+    /// The bytes the allocator holds for a saved layer are those of [`saved_bytes_per_layer`], but
     /// for the handles of its tensors.
     #[test]
     fn the_allocator_agrees() {
@@ -131,11 +123,11 @@ mod tests {
             init_std: 0.02,
         };
         let (device, batch, time) = (Device::flex(), 3, 80);
-        let masters = Params::init(&config, 1, DType::F32, &device);
+        let master_weights = Weights::init(&config, 1, DType::F32, &device);
         let rope = RopeTable::new(time, 16, 10_000.0, DType::F32, &device);
         let context = LayerContext { config: &config, rope: &rope, first_visible: None };
         for precision in [Precision::F32, Precision::Bf16] {
-            let weights = masters.compute_copy(precision);
+            let weights = master_weights.compute_copy(precision);
             let dtype = weights.embed_tokens.dtype();
             // Scratch of the kernels is allocated once, before anything is counted.
             let forward = || {
@@ -150,14 +142,14 @@ mod tests {
             ] {
                 let before = held_bytes();
                 let (y, saved) = forward();
-                let kept = keep(policy, saved);
+                let saved = save(policy, saved);
                 drop(y);
                 let held = usize::try_from(held_bytes() - before).unwrap();
-                let expected = kept_bytes_per_layer(&config, policy, precision, batch, time);
+                let expected = saved_bytes_per_layer(&config, policy, precision, batch, time);
                 let handles = held - expected;
                 // A handle is as large as that of the largest backend in the build.
                 assert!(handles < 16_384, "{policy:?} {precision:?}: {held} held, {expected} said");
-                drop(kept);
+                drop(saved);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Model and run choices that decide shapes, precision and what a layer keeps.
+//! Model and run choices that decide shapes, precision and what a layer saves.
 
 use std::fmt;
 use std::str::FromStr;
@@ -72,23 +72,6 @@ impl LlamaConfig {
     pub fn ffn_dim(&self) -> usize {
         self.hidden_dim
             .unwrap_or_else(|| (8 * self.dim / 3).div_ceil(self.multiple_of) * self.multiple_of)
-    }
-
-    /// Number of trained parameters.
-    pub fn parameter_count(&self) -> usize {
-        let (c, f) = (self.dim, self.ffn_dim());
-        let kv = self.kv_heads() * self.head_dim();
-        let layer = 2 * c * c + 2 * kv * c + 3 * c * f + 2 * c;
-        2 * self.vocab_size * c + self.n_layers * layer + c
-    }
-
-    /// Floating-point operations of one forward and backward pass per token at context `seq_len`:
-    /// 6 per weight that takes part in a matrix product, plus causal attention
-    /// (forward 2 · 2 · T/2 · C, backward twice that).
-    pub fn train_flops_per_token(&self, seq_len: usize) -> f64 {
-        let weights = self.parameter_count() - self.vocab_size * self.dim;
-        let attention = 6 * self.n_layers * self.dim * seq_len;
-        (6 * weights + attention) as f64
     }
 
     /// Checks that the sizes fit together.
@@ -186,21 +169,21 @@ impl FromStr for Precision {
         match text {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("{text:?} is no number format; expected bf16 or f32")),
+            _ => Err(format!("{text:?} is not a number format; expected bf16 or f32")),
         }
     }
 }
 
-/// What a layer keeps between its forward and its backward pass. The gradients do not depend on it.
+/// What a layer saves between its forward and its backward pass. The gradients do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationCheckpointing {
-    /// Keep everything the backward pass reads.
+    /// Save everything the backward pass reads.
     None,
-    /// Keep the outputs of the linear layers and of the attention; recompute norms, RoPE and SwiGLU
-    /// (LLaMA section 2.4).
+    /// Save the outputs of the linear layers, queries and keys already rotated by RoPE, and of the
+    /// attention; recompute norms and SwiGLU (LLaMA section 2.4).
     Selective,
-    /// Keep the input of the layer only; run its forward pass again.
+    /// Save the input of the layer only; run its forward pass again.
     Full,
 }
 

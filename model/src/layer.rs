@@ -2,6 +2,10 @@
 //!
 //! h = x + O(attention(R Q n₁, R K n₁, V n₁)) with n₁ = rms_norm(x), R the rotation of RoPE;
 //! y = h + W_down(silu(W_gate n₂) · W_up n₂) with n₂ = rms_norm(h)   (LLaMA, section 2.2).
+//!
+//! Each direction is two halves, one for each line. The sum h is computed in the second half, in
+//! the same pass over memory as its norm. Training and generation share the forward halves; they
+//! differ in the keys and values that queries attend to ([`KeysValues`]).
 
 use burn::tensor::{Int, Tensor};
 
@@ -12,7 +16,7 @@ use crate::ops::{
     residual_rms_norm_forward, rms_norm_forward, rope_backward, rope_forward, swiglu_backward,
     swiglu_forward,
 };
-use crate::params::LayerParams;
+use crate::params::{LayerGrads, LayerWeights};
 
 /// What all layers of a pass share.
 #[derive(Debug, Clone, Copy)]
@@ -25,15 +29,53 @@ pub struct LayerContext<'a> {
     pub first_visible: Option<&'a Tensor<2, Int>>,
 }
 
+/// The keys and values that the queries of a pass attend to: those of the pass itself, and in
+/// generation those of earlier passes before them.
+pub(crate) trait KeysValues {
+    /// Attention of the rotated queries `q` (B, T, H, D) of a pass, whose own rotated keys `k` and
+    /// values `v` (B, T, K, D) are the last they attend to: (o (B, T, H, D), lse (B, H, T)).
+    fn attend(
+        &mut self,
+        q: &Tensor<4>,
+        k: &Tensor<4>,
+        v: &Tensor<4>,
+        first_visible: Option<&Tensor<2, Int>>,
+    ) -> (Tensor<4>, Tensor<3>);
+}
+
+/// The keys and values of the pass itself and no others: training.
+struct OwnKeysValues;
+
+impl KeysValues for OwnKeysValues {
+    fn attend(
+        &mut self,
+        q: &Tensor<4>,
+        k: &Tensor<4>,
+        v: &Tensor<4>,
+        first_visible: Option<&Tensor<2, Int>>,
+    ) -> (Tensor<4>, Tensor<3>) {
+        causal_attention_forward(q, k, v, first_visible)
+    }
+}
+
 /// What the backward pass of a layer reads.
 #[derive(Debug)]
 pub struct LayerSaved {
+    /// Of the first half.
+    pub attention: AttentionSaved,
+    /// Of the second half.
+    pub feed_forward: FeedForwardSaved,
+}
+
+/// What the backward pass of the attention half reads.
+#[derive(Debug)]
+pub struct AttentionSaved {
     /// Input of the layer, (B, T, C).
     pub x: Tensor<3>,
     /// 1 / root mean square of `x`, (B, T).
-    pub attention_rstd: Tensor<2>,
-    /// rms_norm(x), (B, T, C).
-    pub attention_input: Tensor<3>,
+    pub rstd: Tensor<2>,
+    /// n₁ = rms_norm(x), (B, T, C).
+    pub normed: Tensor<3>,
     /// Rotated queries, (B, T, H, D).
     pub q: Tensor<4>,
     /// Rotated keys, (B, T, K, D).
@@ -44,12 +86,17 @@ pub struct LayerSaved {
     pub o: Tensor<4>,
     /// Log-sum-exp of the scores, (B, H, T).
     pub lse: Tensor<3>,
+}
+
+/// What the backward pass of the feed-forward half reads.
+#[derive(Debug)]
+pub struct FeedForwardSaved {
     /// Residual stream after attention, (B, T, C).
     pub h: Tensor<3>,
     /// 1 / root mean square of `h`, (B, T).
-    pub ffn_rstd: Tensor<2>,
-    /// rms_norm(h), (B, T, C).
-    pub ffn_input: Tensor<3>,
+    pub rstd: Tensor<2>,
+    /// n₂ = rms_norm(h), (B, T, C).
+    pub normed: Tensor<3>,
     /// Output of `gate_proj`, (B, T, F).
     pub gate: Tensor<3>,
     /// Output of `up_proj`, (B, T, F).
@@ -59,65 +106,71 @@ pub struct LayerSaved {
 }
 
 /// (B, T, heads·D) to (B, T, heads, D).
-pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
     let [batch, time, width] = x.dims();
     x.reshape([batch, time, heads, width / heads])
 }
 
 /// (B, T, heads, D) to (B, T, heads·D).
-pub(crate) fn merge_heads(x: Tensor<4>) -> Tensor<3> {
+fn merge_heads(x: Tensor<4>) -> Tensor<3> {
     x.flatten(2, 3)
 }
 
 /// `x` (B, T, C): (y (B, T, C), what backward reads).
 pub fn layer_forward(
-    params: &LayerParams,
+    weights: &LayerWeights,
     x: Tensor<3>,
     context: &LayerContext,
 ) -> (Tensor<3>, LayerSaved) {
-    let saved = forward_to_swiglu(params, x, context);
-    let y = linear_residual_forward(saved.h.clone(), &saved.swiglu, &params.down_proj);
+    let saved = forward_to_swiglu(weights, x, context);
+    let FeedForwardSaved { h, swiglu, .. } = &saved.feed_forward;
+    let y = linear_residual_forward(h.clone(), swiglu, &weights.down_proj);
     (y, saved)
 }
 
 /// The forward pass up to the last projection: all that backward reads. `x` (B, T, C).
 pub(crate) fn forward_to_swiglu(
-    params: &LayerParams,
+    weights: &LayerWeights,
     x: Tensor<3>,
     context: &LayerContext,
 ) -> LayerSaved {
+    let (branch, attention) = attention_half(weights, x, context, &mut OwnKeysValues);
+    let feed_forward = feed_forward_half(weights, &attention.x, &branch, context);
+    LayerSaved { attention, feed_forward }
+}
+
+/// `x` (B, T, C): (O(attention(…)) (B, T, C), what backward reads).
+pub(crate) fn attention_half(
+    weights: &LayerWeights,
+    x: Tensor<3>,
+    context: &LayerContext,
+    keys_values: &mut impl KeysValues,
+) -> (Tensor<3>, AttentionSaved) {
     let LayerContext { config, rope, first_visible } = *context;
-
-    let (attention_input, attention_rstd) =
-        rms_norm_forward(&x, &params.input_layernorm, config.norm_eps);
-    let q = split_heads(linear_forward(&attention_input, &params.q_proj), config.n_heads);
-    let k = split_heads(linear_forward(&attention_input, &params.k_proj), config.kv_heads());
-    let v = split_heads(linear_forward(&attention_input, &params.v_proj), config.kv_heads());
+    let (normed, rstd) = rms_norm_forward(&x, &weights.input_layernorm, config.norm_eps);
+    let q = split_heads(linear_forward(&normed, &weights.q_proj), config.n_heads);
+    let k = split_heads(linear_forward(&normed, &weights.k_proj), config.kv_heads());
+    let v = split_heads(linear_forward(&normed, &weights.v_proj), config.kv_heads());
     let (q, k) = (rope_forward(q, rope), rope_forward(k, rope));
-    let (o, lse) = causal_attention_forward(&q, &k, &v, first_visible);
-    let branch = linear_forward(&merge_heads(o.clone()), &params.o_proj);
-    let (h, ffn_input, ffn_rstd) =
-        residual_rms_norm_forward(&x, &branch, &params.post_attention_layernorm, config.norm_eps);
-    let gate = linear_forward(&ffn_input, &params.gate_proj);
-    let up = linear_forward(&ffn_input, &params.up_proj);
-    let swiglu = swiglu_forward(&gate, &up);
+    let (o, lse) = keys_values.attend(&q, &k, &v, first_visible);
+    let branch = linear_forward(&merge_heads(o.clone()), &weights.o_proj);
+    (branch, AttentionSaved { x, rstd, normed, q, k, v, o, lse })
+}
 
-    LayerSaved {
-        x,
-        attention_rstd,
-        attention_input,
-        q,
-        k,
-        v,
-        o,
-        lse,
-        h,
-        ffn_rstd,
-        ffn_input,
-        gate,
-        up,
-        swiglu,
-    }
+/// `x` and the attention's `branch` (B, T, C): h = x + branch and the feed-forward of its norm, up
+/// to the last projection.
+pub(crate) fn feed_forward_half(
+    weights: &LayerWeights,
+    x: &Tensor<3>,
+    branch: &Tensor<3>,
+    context: &LayerContext,
+) -> FeedForwardSaved {
+    let (gain, eps) = (&weights.post_attention_layernorm, context.config.norm_eps);
+    let (h, normed, rstd) = residual_rms_norm_forward(x, branch, gain, eps);
+    let gate = linear_forward(&normed, &weights.gate_proj);
+    let up = linear_forward(&normed, &weights.up_proj);
+    let swiglu = swiglu_forward(&gate, &up);
+    FeedForwardSaved { h, rstd, normed, gate, up, swiglu }
 }
 
 /// `dy` (B, T, C): dx (B, T, C); `grads` accumulates.
@@ -127,38 +180,56 @@ pub(crate) fn forward_to_swiglu(
 /// its memory serves the next op.
 pub fn layer_backward(
     dy: Tensor<3>,
-    params: &LayerParams,
+    weights: &LayerWeights,
     saved: LayerSaved,
-    grads: &mut LayerParams,
+    grads: &mut LayerGrads,
+    context: &LayerContext,
+) -> Tensor<3> {
+    let dh = feed_forward_backward(dy, weights, saved.feed_forward, grads);
+    attention_backward(dh, weights, saved.attention, grads, context)
+}
+
+/// `dy` (B, T, C), the gradient of the layer's output: dh (B, T, C).
+fn feed_forward_backward(
+    dy: Tensor<3>,
+    weights: &LayerWeights,
+    saved: FeedForwardSaved,
+    grads: &mut LayerGrads,
+) -> Tensor<3> {
+    let FeedForwardSaved { h, rstd, normed, gate, up, swiglu } = saved;
+
+    let dswiglu = linear_backward(&dy, &swiglu, &weights.down_proj, &mut grads.down_proj);
+    drop(swiglu);
+    let (dgate, dup) = swiglu_backward(&dswiglu, &gate, &up);
+    drop((dswiglu, gate, up));
+    let dnormed = linear_backward(&dgate, &normed, &weights.gate_proj, &mut grads.gate_proj);
+    let dnormed = linear_backward_add(dnormed, &dup, &normed, &weights.up_proj, &mut grads.up_proj);
+    drop((dgate, dup, normed));
+    let gain = &weights.post_attention_layernorm;
+    let dgain = &mut grads.post_attention_layernorm;
+    residual_rms_norm_backward(dy, &dnormed, &h, gain, &rstd, dgain)
+}
+
+/// `dh` (B, T, C), the gradient of the stream after attention: dx (B, T, C).
+fn attention_backward(
+    dh: Tensor<3>,
+    weights: &LayerWeights,
+    saved: AttentionSaved,
+    grads: &mut LayerGrads,
     context: &LayerContext,
 ) -> Tensor<3> {
     let LayerContext { rope, first_visible, .. } = *context;
-    let s = saved;
+    let AttentionSaved { x, rstd, normed, q, k, v, o, lse } = saved;
 
-    let dswiglu = linear_backward(&dy, &s.swiglu, &params.down_proj, &mut grads.down_proj);
-    drop(s.swiglu);
-    let (dgate, dup) = swiglu_backward(&dswiglu, &s.gate, &s.up);
-    drop((dswiglu, s.gate, s.up));
-    let n = &s.ffn_input;
-    let dinput = linear_backward(&dgate, n, &params.gate_proj, &mut grads.gate_proj);
-    let dinput = linear_backward_add(dinput, &dup, n, &params.up_proj, &mut grads.up_proj);
-    drop((dgate, dup, s.ffn_input));
-    let gain = &params.post_attention_layernorm;
-    let dgain = &mut grads.post_attention_layernorm;
-    let dh = residual_rms_norm_backward(dy, &dinput, &s.h, gain, &s.ffn_rstd, dgain);
-    drop((dinput, s.h));
-
-    let dout = linear_backward(&dh, &merge_heads(s.o.clone()), &params.o_proj, &mut grads.o_proj)
-        .reshape(s.o.dims());
-    let (dq, dk, dv) =
-        causal_attention_backward(&dout, &s.q, &s.k, &s.v, &s.o, &s.lse, first_visible);
-    drop((dout, s.q, s.k, s.v, s.o));
+    let dout = linear_backward(&dh, &merge_heads(o.clone()), &weights.o_proj, &mut grads.o_proj)
+        .reshape(o.dims());
+    let (dq, dk, dv) = causal_attention_backward(&dout, &q, &k, &v, &o, &lse, first_visible);
+    drop((dout, q, k, v, o));
     let (dq, dk) = (rope_backward(dq, rope), rope_backward(dk, rope));
-    let n = &s.attention_input;
     let [dq, dk, dv] = [dq, dk, dv].map(merge_heads);
-    let dinput = linear_backward(&dq, n, &params.q_proj, &mut grads.q_proj);
-    let dinput = linear_backward_add(dinput, &dk, n, &params.k_proj, &mut grads.k_proj);
-    let dinput = linear_backward_add(dinput, &dv, n, &params.v_proj, &mut grads.v_proj);
-    let (gain, dgain) = (&params.input_layernorm, &mut grads.input_layernorm);
-    residual_rms_norm_backward(dh, &dinput, &s.x, gain, &s.attention_rstd, dgain)
+    let dnormed = linear_backward(&dq, &normed, &weights.q_proj, &mut grads.q_proj);
+    let dnormed = linear_backward_add(dnormed, &dk, &normed, &weights.k_proj, &mut grads.k_proj);
+    let dnormed = linear_backward_add(dnormed, &dv, &normed, &weights.v_proj, &mut grads.v_proj);
+    let (gain, dgain) = (&weights.input_layernorm, &mut grads.input_layernorm);
+    residual_rms_norm_backward(dh, &dnormed, &x, gain, &rstd, dgain)
 }

@@ -6,17 +6,21 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
-//! | [`config`] | shapes, precision, what a layer keeps |
+//! | [`config`] | shapes, precision, what a layer saves |
 //! | [`device`] | where tensors live |
 //! | [`backend`] | the fast ops of each backend behind one trait |
-//! | [`ops`] | the op pairs: formula, derivation, plain-tensor reference, choice of the fast one |
-//! | [`params`] | the named parameters and their initialisation |
+//! | [`ops`] | the op pairs: formulas, plain-tensor reference, choice of the fast one |
+//! | [`param_tree`] | the parameters: a table with a row, a tree with a value for each |
+//! | [`params`] | weights, gradients and moments as trees of tensors, starting values |
 //! | [`param_ops`] | AdamW, norm and zeroing over all parameters at once |
 //! | [`layer`] | forward and backward of one transformer layer |
-//! | [`activation_checkpoint`] | what a layer keeps between the two and how the rest comes back |
+//! | [`activation_checkpoint`] | what a layer saves between the two and how the rest is recomputed |
 //! | [`llama`] | the whole model: loss and gradients |
+//! | [`mapped_file`] | files mapped into memory |
+//! | [`weight_files`] | safetensors files, one or in shards |
 //! | [`weights`] | safetensors with Hugging Face names |
-//! | [`infer`] | key/value cache, sampling, generation |
+//! | [`quantize`] | how the elements of a row are stored: floating point, blocks of integers |
+//! | [`infer`] | key/value cache, forward pass with it, sampling, generation |
 //!
 //! Shapes are written with one legend: `B` batch, `T` time, `C` channels, `H` query heads,
 //! `K` key and value heads, `D` head width, `F` feed-forward width, `V` vocabulary, `L` layers.
@@ -37,6 +41,8 @@ pub mod backend;
 
 pub mod ops;
 
+pub mod param_tree;
+
 pub mod params;
 
 pub mod param_ops;
@@ -47,7 +53,13 @@ pub mod activation_checkpoint;
 
 pub mod llama;
 
+pub mod mapped_file;
+
+pub mod weight_files;
+
 pub mod weights;
+
+pub mod quantize;
 
 pub mod infer;
 

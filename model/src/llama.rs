@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use crate::activation_checkpoint::{keep, restore};
+use crate::activation_checkpoint::{restore, save};
 use crate::backend::uninterrupted;
 use crate::config::{ActivationCheckpointing, LlamaConfig};
 use crate::error::{ModelError, Result};
@@ -11,7 +11,7 @@ use crate::ops::{
     RopeTable, embedding_backward, embedding_forward, head_cross_entropy_backward,
     head_cross_entropy_forward, linear_forward, rms_norm_backward, rms_norm_forward,
 };
-use crate::params::Params;
+use crate::params::{Grads, Weights};
 
 /// A LLaMA with the weights its forward pass reads.
 #[derive(Debug)]
@@ -19,8 +19,8 @@ pub struct Llama {
     /// Shape and constants.
     pub config: LlamaConfig,
     /// Matrices in the precision of the run, norm gains in f32 (or all in f64).
-    pub weights: Params,
-    /// What a layer keeps between forward and backward.
+    pub weights: Weights,
+    /// What a layer saves between forward and backward.
     pub activation_checkpointing: ActivationCheckpointing,
     rope: RopeTable,
     device: Device,
@@ -83,7 +83,7 @@ impl Llama {
     /// [`ModelError::Config`] when the configuration does not fit together.
     pub fn new(
         config: LlamaConfig,
-        weights: Params,
+        weights: Weights,
         activation_checkpointing: ActivationCheckpointing,
     ) -> Result<Self> {
         config.validate()?;
@@ -115,7 +115,7 @@ impl Llama {
         &self,
         batch: &TokenBatch,
         scale: f64,
-        grads: &mut Params,
+        grads: &mut Grads,
     ) -> Tensor<2> {
         let [_, time] = batch.inputs.dims();
         let rope = self.rope(0, time);
@@ -124,10 +124,10 @@ impl Llama {
 
         uninterrupted(|| {
             let mut x = embedding_forward(&weights.embed_tokens, &batch.inputs);
-            let mut kept = Vec::with_capacity(weights.layers.len());
+            let mut saved_by_layer = Vec::with_capacity(weights.layers.len());
             for layer in &weights.layers {
                 let (y, saved) = layer_forward(layer, x, &context);
-                kept.push(keep(self.activation_checkpointing, saved));
+                saved_by_layer.push(save(self.activation_checkpointing, saved));
                 x = y;
             }
             let (normed, rstd) = rms_norm_forward(&x, &weights.norm, self.config.norm_eps);
@@ -142,8 +142,8 @@ impl Llama {
             let mut dx = rms_norm_backward(&dnormed, &x, &weights.norm, &rstd, &mut grads.norm);
             drop((x, dnormed));
             for (layer, dlayer) in weights.layers.iter().zip(&mut grads.layers).rev() {
-                let Some(kept) = kept.pop() else { break };
-                let saved = restore(kept, layer, &context);
+                let Some(saved) = saved_by_layer.pop() else { break };
+                let saved = restore(saved, layer, &context);
                 dx = layer_backward(dx, layer, saved, dlayer, &context);
             }
             embedding_backward(&dx, &batch.inputs, &mut grads.embed_tokens);

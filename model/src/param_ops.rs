@@ -7,220 +7,196 @@ use burn::tensor::{DType, Tensor};
 
 use crate::backend::AdamWStep;
 use crate::ops;
-use crate::params::{Param, ParamMut, Params};
+use crate::param_tree::{Param, ParamTree, with_leaf};
+use crate::params::{Grads, Moments, TensorTree, Weights};
 
-/// One AdamW step: `masters`, `m` and `v` change in place, `grads` is read. Norm gains do not decay.
+/// What AdamW updates and remembers: three numbers for every parameter, all f32.
+#[derive(Debug)]
+pub struct AdamWState {
+    /// The weights in full precision. Where the model computes in f32, its weights are handles of
+    /// these tensors.
+    pub master_weights: Weights,
+    /// Running mean of the gradient.
+    pub m: Moments,
+    /// Running mean of its square.
+    pub v: Moments,
+}
+
+/// One AdamW step: `state` changes in place, `grads` is read.
 ///
-/// `weights`, which the forward pass reads, becomes the copy of `masters` in its own precision: bf16
-/// matrices are written in the same pass over memory, and an f32 weight is the master itself under
-/// another handle.
-pub fn adamw_step(
-    masters: &mut Params,
-    weights: &mut Params,
-    m: &mut Params,
-    v: &mut Params,
-    grads: &Params,
-    hyper: &AdamWStep,
-) {
-    // A master that is shared could not be changed in place.
-    let is_copy: Vec<bool> = weights
-        .named_mut()
-        .into_iter()
-        .map(|(_, weight)| match weight {
-            ParamMut::Vector(weight) => let_go_of_master(weight),
-            ParamMut::Matrix(weight) => let_go_of_master(weight),
-        })
-        .collect();
+/// `weights`, which the forward pass reads, follows the master weights: a bf16 matrix is written in
+/// the same pass over memory, and an f32 weight is a handle of its master weight again.
+pub fn adamw_step(state: &mut AdamWState, weights: &mut Weights, grads: &Grads, hyper: &AdamWStep) {
     #[cfg(feature = "cuda")]
-    let done = cuda::adamw_step([masters, weights, m, v], grads, &is_copy, hyper);
-    #[cfg(not(feature = "cuda"))]
-    let done = false;
-    let trees = masters
-        .named_mut()
-        .into_iter()
-        .zip(weights.named_mut())
-        .zip(m.named_mut().into_iter().zip(v.named_mut()))
-        .zip(grads.named().into_iter().zip(is_copy));
-    let gains = AdamWStep { weight_decay: 0.0, ..*hyper };
-    let [gains, matrices] = [&gains, hyper].map(|hyper| (!done).then_some(hyper));
-    for ((((_, master), (_, weight)), ((_, m), (_, v))), ((_, grad), is_copy)) in trees {
-        match (master, weight, m, v, grad) {
-            (
-                ParamMut::Vector(master),
-                ParamMut::Vector(weight),
-                ParamMut::Vector(m),
-                ParamMut::Vector(v),
-                Param::Vector(grad),
-            ) => update([master, weight, m, v], grad, is_copy, gains),
-            (
-                ParamMut::Matrix(master),
-                ParamMut::Matrix(weight),
-                ParamMut::Matrix(m),
-                ParamMut::Matrix(v),
-                Param::Matrix(grad),
-            ) => update([master, weight, m, v], grad, is_copy, matrices),
-            _ => unreachable!("all trees have the shape of the configuration"),
+    if cuda::runs_on_device_of(grads) {
+        return cuda::adamw_step(state, weights, grads, hyper);
+    }
+    for (param, tensors) in adamw_tensors(state, weights, grads) {
+        with_leaf!(tensors, tensors => tensors.step(&step_of(param, hyper)));
+    }
+}
+
+/// The step of one parameter.
+fn step_of(param: Param, hyper: &AdamWStep) -> AdamWStep {
+    AdamWStep { weight_decay: if param.decays() { hyper.weight_decay } else { 0.0 }, ..*hyper }
+}
+
+/// The tensors of one parameter that take part in its step.
+struct AdamWTensors<'a, const D: usize> {
+    master_weight: &'a mut Tensor<D>,
+    weight: &'a mut Tensor<D>,
+    m: &'a mut Tensor<D>,
+    v: &'a mut Tensor<D>,
+    grad: &'a Tensor<D>,
+}
+
+fn adamw_tensors<'a>(
+    state: &'a mut AdamWState,
+    weights: &'a mut Weights,
+    grads: &'a Grads,
+) -> ParamTree<AdamWTensors<'a, 1>, AdamWTensors<'a, 2>> {
+    let AdamWState { master_weights, m, v } = state;
+    let weights = master_weights.each_mut().zip(weights.each_mut());
+    let gradients = m.each_mut().zip(v.each_mut()).zip(grads.each_ref());
+    weights.zip(gradients).map(
+        |((master_weight, weight), ((m, v), grad))| AdamWTensors {
+            master_weight,
+            weight,
+            m,
+            v,
+            grad,
+        },
+        |((master_weight, weight), ((m, v), grad))| AdamWTensors {
+            master_weight,
+            weight,
+            m,
+            v,
+            grad,
+        },
+    )
+}
+
+impl<const D: usize> AdamWTensors<'_, D> {
+    fn step(self, hyper: &AdamWStep) {
+        let Self { master_weight, weight, m, v, grad } = self;
+        if release_shared_master(weight) {
+            ops::adamw_step(master_weight, m, v, grad, None, hyper);
+            *weight = master_weight.clone();
+        } else {
+            ops::adamw_step(master_weight, m, v, grad, Some(weight), hyper);
         }
     }
 }
 
-/// One parameter: the step, unless it is done, and the handle of the master that is no copy.
-fn update<const D: usize>(
-    [master, weight, m, v]: [&mut Tensor<D>; 4],
-    grad: &Tensor<D>,
-    is_copy: bool,
-    hyper: Option<&AdamWStep>,
-) {
-    if let Some(hyper) = hyper {
-        ops::adamw_step(master, m, v, grad, is_copy.then_some(&mut *weight), hyper);
-    }
-    if !is_copy {
-        *weight = master.clone();
-    }
-}
-
-/// Whether `weight` is a copy with storage of its own; a handle of the master is dropped.
-fn let_go_of_master<const D: usize>(weight: &mut Tensor<D>) -> bool {
-    let is_copy = weight.dtype() == DType::BF16;
-    if !is_copy {
+/// Drops `weight` if it is a handle of the f32 master weight, which is updated in place and so may
+/// have no other handle; says whether it was. A bf16 weight has storage of its own and stays.
+fn release_shared_master<const D: usize>(weight: &mut Tensor<D>) -> bool {
+    let shared = weight.dtype() != DType::BF16;
+    if shared {
         drop(weight.extract());
     }
-    is_copy
+    shared
 }
 
-/// Σ x² of every parameter, in the order of [`Params::named`], read from the device once.
-pub fn sums_of_squares(params: &Params) -> Vec<f64> {
+/// Σ x² of every parameter, in the order of the checkpoint, read from the device once.
+pub fn sums_of_squares(tree: &TensorTree) -> Vec<f64> {
     #[cfg(feature = "cuda")]
-    if let Some(sums) = cuda::sums_of_squares(params) {
-        return sums;
+    if cuda::runs_on_device_of(tree) {
+        return cuda::sums_of_squares(tree);
     }
-    let sum = |(_, param): (String, Param<'_>)| match param {
-        Param::Vector(x) => ops::sum_of_squares(x),
-        Param::Matrix(x) => ops::sum_of_squares(x),
-    };
-    ops::totals(params.named().into_iter().map(sum).collect())
+    let sums = tree.iter().map(|(_, x)| with_leaf!(x, x => ops::sum_of_squares(x)));
+    ops::totals(sums.collect())
 }
 
-/// Sets every element of all parameters, f32, to zero, in place.
-pub fn fill_zero(params: &mut Params) {
+/// Sets every element of all tensors, f32, to zero, in place.
+pub fn fill_zero(tree: &mut TensorTree) {
     #[cfg(feature = "cuda")]
-    if cuda::fill_zero(params) {
-        return;
+    if cuda::runs_on_device_of(tree) {
+        return cuda::fill_zero(tree);
     }
-    for (_, param) in params.named_mut() {
-        match param {
-            ParamMut::Vector(x) => ops::fill_zero(x),
-            ParamMut::Matrix(x) => ops::fill_zero(x),
-        }
+    for (_, x) in tree.iter_mut() {
+        with_leaf!(x, x => ops::fill_zero(x));
     }
 }
 
-/// The same on an NVIDIA GPU; each says whether it was done.
+/// The same on an NVIDIA GPU. The tensors of all parameters are moved out of their trees, changed
+/// by a few launches, and moved back.
 #[cfg(feature = "cuda")]
 mod cuda {
     use burn::tensor::Tensor;
     use burn_cubecl::Cube;
     use burn_cubecl::tensor::CubeTensor;
 
+    use super::{AdamWState, AdamWTensors, adamw_tensors, release_shared_master, step_of};
     use crate::backend::AdamWStep;
-    use crate::backend::cube::cuda::optimizer::{self, AdamWTensors};
-    use crate::params::{Param, ParamMut, Params};
+    use crate::backend::cube::cuda::optimizer;
+    use crate::param_tree::with_leaf;
+    use crate::params::{Grads, TensorTree, Weights};
 
-    fn primitive<const D: usize>(x: Tensor<D>) -> Option<CubeTensor> {
-        x.try_into_primitive::<Cube>().ok()
+    pub(super) fn runs_on_device_of(tree: &TensorTree) -> bool {
+        let norm = tree.norm.clone().try_into_primitive::<Cube>();
+        norm.is_ok_and(|norm| optimizer::runs_on(&norm))
     }
 
-    /// The storage of a parameter, which is put back with [`put`].
-    fn take(param: &mut ParamMut<'_>) -> CubeTensor {
-        let taken = match param {
-            ParamMut::Vector(x) => primitive(x.extract()),
-            ParamMut::Matrix(x) => primitive(x.extract()),
-        };
-        taken.expect("all parameters are on one device")
+    /// All parameters are on the device of the norm that [`runs_on_device_of`] looked at.
+    fn primitive<const D: usize>(x: Tensor<D>) -> CubeTensor {
+        x.try_into_primitive::<Cube>().ok().expect("all parameters are on one device")
     }
 
-    fn put(param: ParamMut<'_>, storage: CubeTensor) {
-        match param {
-            ParamMut::Vector(x) => *x = Tensor::from_primitive::<Cube>(storage),
-            ParamMut::Matrix(x) => *x = Tensor::from_primitive::<Cube>(storage),
+    impl<const D: usize> AdamWTensors<'_, D> {
+        fn take(self, weight_decay: f32) -> optimizer::AdamWTensors {
+            let shared = release_shared_master(self.weight);
+            optimizer::AdamWTensors {
+                param: primitive(self.master_weight.extract()),
+                m: primitive(self.m.extract()),
+                v: primitive(self.v.extract()),
+                grad: primitive(self.grad.clone()),
+                copy: (!shared).then(|| primitive(self.weight.extract())),
+                weight_decay,
+            }
         }
-    }
 
-    fn shared(param: &Param<'_>) -> Option<CubeTensor> {
-        match param {
-            Param::Vector(x) => primitive((*x).clone()),
-            Param::Matrix(x) => primitive((*x).clone()),
+        fn put(self, updated: optimizer::AdamWTensors) {
+            *self.master_weight = Tensor::from_primitive::<Cube>(updated.param);
+            *self.m = Tensor::from_primitive::<Cube>(updated.m);
+            *self.v = Tensor::from_primitive::<Cube>(updated.v);
+            *self.weight = match updated.copy {
+                Some(copy) => Tensor::from_primitive::<Cube>(copy),
+                None => self.master_weight.clone(),
+            };
         }
-    }
-
-    fn runs_on_device_of(params: &Params) -> bool {
-        primitive(params.norm.clone()).is_some_and(|norm| optimizer::runs_on(&norm))
     }
 
     pub(super) fn adamw_step(
-        [masters, weights, m, v]: [&mut Params; 4],
-        grads: &Params,
-        is_copy: &[bool],
+        state: &mut AdamWState,
+        weights: &mut Weights,
+        grads: &Grads,
         hyper: &AdamWStep,
-    ) -> bool {
-        if !runs_on_device_of(grads) {
-            return false;
+    ) {
+        let taken = adamw_tensors(state, weights, grads).into_iter().map(|(param, tensors)| {
+            let weight_decay = step_of(param, hyper).weight_decay;
+            with_leaf!(tensors, tensors => tensors.take(weight_decay))
+        });
+        let updated = optimizer::adamw(taken.collect(), hyper);
+        let places = adamw_tensors(state, weights, grads);
+        for ((_, tensors), updated) in places.into_iter().zip(updated) {
+            with_leaf!(tensors, tensors => tensors.put(updated));
         }
-        let mut params: Vec<_> = masters
-            .named_mut()
-            .into_iter()
-            .zip(weights.named_mut())
-            .zip(m.named_mut().into_iter().zip(v.named_mut()))
-            .map(|(((_, master), (_, weight)), ((_, m), (_, v)))| (master, weight, m, v))
-            .collect();
-        let tensors = params
-            .iter_mut()
-            .zip(grads.named())
-            .zip(is_copy)
-            .map(|(((master, weight, m, v), (_, grad)), &is_copy)| AdamWTensors {
-                weight_decay: match grad {
-                    Param::Vector(_) => 0.0,
-                    Param::Matrix(_) => hyper.weight_decay,
-                },
-                param: take(master),
-                m: take(m),
-                v: take(v),
-                grad: shared(&grad).expect("all parameters are on one device"),
-                copy: is_copy.then(|| take(weight)),
-            })
-            .collect();
-        for ((master, weight, m, v), new) in
-            params.into_iter().zip(optimizer::adamw(tensors, hyper))
-        {
-            put(master, new.param);
-            put(m, new.m);
-            put(v, new.v);
-            if let Some(copy) = new.copy {
-                put(weight, copy);
-            }
-        }
-        true
     }
 
-    pub(super) fn sums_of_squares(params: &Params) -> Option<Vec<f64>> {
-        if !runs_on_device_of(params) {
-            return None;
-        }
-        let tensors = params.named().iter().map(|(_, x)| shared(x)).collect::<Option<Vec<_>>>()?;
-        let sums = Tensor::<2>::from_primitive::<Cube>(optimizer::sums_of_squares(tensors));
+    pub(super) fn sums_of_squares(tree: &TensorTree) -> Vec<f64> {
+        let tensors = tree.iter().map(|(_, x)| with_leaf!(x, x => primitive(x.clone())));
+        let sums =
+            Tensor::<2>::from_primitive::<Cube>(optimizer::sums_of_squares(tensors.collect()));
         let values: Vec<f64> = sums.into_data().iter::<f64>().collect();
-        Some(values.chunks(2).map(|sum| sum[0] + sum[1]).collect())
+        values.chunks(2).map(|sum| sum[0] + sum[1]).collect()
     }
 
-    pub(super) fn fill_zero(params: &mut Params) -> bool {
-        if !runs_on_device_of(params) {
-            return false;
+    pub(super) fn fill_zero(tree: &mut TensorTree) {
+        let taken = tree.iter_mut().map(|(_, x)| with_leaf!(x, x => primitive(x.extract())));
+        let zeroed = optimizer::zero(taken.collect());
+        for ((_, x), zeroed) in tree.iter_mut().zip(zeroed) {
+            with_leaf!(x, x => *x = Tensor::from_primitive::<Cube>(zeroed));
         }
-        let mut params = params.named_mut();
-        let tensors = params.iter_mut().map(|(_, x)| take(x)).collect();
-        for ((_, param), zeroed) in params.into_iter().zip(optimizer::zero(tensors)) {
-            put(param, zeroed);
-        }
-        true
     }
 }

@@ -1,208 +1,86 @@
-//! The named parameters of the model. Gradients, AdamW moments and the bf16 copy have the same
-//! tree.
+//! Trees of tensors: weights, gradients and AdamW moments, their starting values and the copy that
+//! the forward pass reads.
 
-use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::convert::Infallible;
+
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
-use crate::backend::f32_storage;
 use crate::config::{LlamaConfig, Precision};
+use crate::param_tree::{Init, LayerTree, Param, ParamTree};
 
-/// Parameters of one layer, named as Hugging Face names them. Matrices are (out, in).
-#[derive(Debug, Clone)]
-pub struct LayerParams {
-    /// Gain of the norm before attention, (C).
-    pub input_layernorm: Tensor<1>,
-    /// Queries, (H·D, C).
-    pub q_proj: Tensor<2>,
-    /// Keys, (K·D, C).
-    pub k_proj: Tensor<2>,
-    /// Values, (K·D, C).
-    pub v_proj: Tensor<2>,
-    /// Attention output, (C, H·D).
-    pub o_proj: Tensor<2>,
-    /// Gain of the norm before the feed-forward, (C).
-    pub post_attention_layernorm: Tensor<1>,
-    /// Gate of SwiGLU, (F, C).
-    pub gate_proj: Tensor<2>,
-    /// The other factor of SwiGLU, (F, C).
-    pub up_proj: Tensor<2>,
-    /// Feed-forward output, (C, F).
-    pub down_proj: Tensor<2>,
-}
+/// A tensor for every parameter. The names below say which; they are one type because every op
+/// over all parameters takes any of them.
+pub type TensorTree = ParamTree<Tensor<1>, Tensor<2>>;
+/// What a forward pass reads, or the f32 master weights that AdamW updates.
+pub type Weights = TensorTree;
+/// Gradients of the weights, f32.
+pub type Grads = TensorTree;
+/// Running means of the gradients or of their squares, f32.
+pub type Moments = TensorTree;
 
-/// All parameters.
-#[derive(Debug, Clone)]
-pub struct Params {
-    /// Token embedding, (V, C).
-    pub embed_tokens: Tensor<2>,
-    /// The layers, first to last.
-    pub layers: Vec<LayerParams>,
-    /// Gain of the last norm, (C).
-    pub norm: Tensor<1>,
-    /// Output head, (V, C), not tied to the embedding.
-    pub lm_head: Tensor<2>,
-}
+/// A tensor for every parameter of a layer.
+pub type LayerTensors = LayerTree<Tensor<1>, Tensor<2>>;
+/// The weights of a layer.
+pub type LayerWeights = LayerTensors;
+/// The gradients of the weights of a layer.
+pub type LayerGrads = LayerTensors;
 
-/// One parameter: a norm gain or a matrix.
-#[derive(Debug)]
-pub enum Param<'a> {
-    /// A norm gain, (C).
-    Vector(&'a Tensor<1>),
-    /// A matrix, (out, in).
-    Matrix(&'a Tensor<2>),
-}
-
-/// One parameter, to be changed.
-#[derive(Debug)]
-pub enum ParamMut<'a> {
-    /// A norm gain, (C).
-    Vector(&'a mut Tensor<1>),
-    /// A matrix, (out, in).
-    Matrix(&'a mut Tensor<2>),
-}
-
-/// Name and shape of a parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParamSpec {
-    /// Hugging Face's name, such as `model.layers.0.self_attn.q_proj.weight`.
-    pub name: String,
-    /// Shape, of rank 1 or 2.
-    pub shape: Vec<usize>,
-}
-
-/// Lists the fields of a [`Params`] in checkpoint order with their names; `$($and)*` is `&` or
-/// `&mut`, `$param` the matching enum, `$iter` the matching iterator of the layers.
-macro_rules! named_params {
-    ($params:expr, $param:ident, $iter:ident $(, $mutability:tt)?) => {{
-        let params = $params;
-        let mut named = Vec::with_capacity(3 + 9 * params.layers.len());
-        named.push((
-            "model.embed_tokens.weight".to_string(),
-            $param::Matrix(& $($mutability)? params.embed_tokens),
-        ));
-        for (n, layer) in params.layers.$iter().enumerate() {
-            let name = |field: &str| format!("model.layers.{n}.{field}.weight");
-            named.extend([
-                (name("input_layernorm"), $param::Vector(& $($mutability)? layer.input_layernorm)),
-                (name("self_attn.q_proj"), $param::Matrix(& $($mutability)? layer.q_proj)),
-                (name("self_attn.k_proj"), $param::Matrix(& $($mutability)? layer.k_proj)),
-                (name("self_attn.v_proj"), $param::Matrix(& $($mutability)? layer.v_proj)),
-                (name("self_attn.o_proj"), $param::Matrix(& $($mutability)? layer.o_proj)),
-                (
-                    name("post_attention_layernorm"),
-                    $param::Vector(& $($mutability)? layer.post_attention_layernorm),
-                ),
-                (name("mlp.gate_proj"), $param::Matrix(& $($mutability)? layer.gate_proj)),
-                (name("mlp.up_proj"), $param::Matrix(& $($mutability)? layer.up_proj)),
-                (name("mlp.down_proj"), $param::Matrix(& $($mutability)? layer.down_proj)),
-            ]);
-        }
-        named.push(("model.norm.weight".to_string(), $param::Vector(& $($mutability)? params.norm)));
-        named.push(("lm_head.weight".to_string(), $param::Matrix(& $($mutability)? params.lm_head)));
-        named
-    }};
-}
-
-impl Params {
-    /// All parameters of a model of this configuration, each made by `make(index, spec)` in the
-    /// order of [`Params::named`].
+impl TensorTree {
+    /// The tensors of a model of this configuration, each made flat by `make`, in the order of the
+    /// checkpoint, and given its shape here.
+    ///
+    /// # Errors
+    /// The first of `make`.
     pub fn build<E>(
         config: &LlamaConfig,
-        mut make: impl FnMut(usize, &ParamSpec) -> Result<MadeParam, E>,
+        mut make: impl FnMut(Param) -> Result<Tensor<1>, E>,
     ) -> Result<Self, E> {
-        let (c, f, v) = (config.dim, config.ffn_dim(), config.vocab_size);
-        let kv = config.kv_heads() * config.head_dim();
-        let mut index = 0;
-        let mut next = |name: String, shape: Vec<usize>| {
-            let made = make(index, &ParamSpec { name, shape });
-            index += 1;
-            made
-        };
-        let embed_tokens = next("model.embed_tokens.weight".into(), vec![v, c])?.reshape([v, c]);
-        let mut layers = Vec::with_capacity(config.n_layers);
-        for n in 0..config.n_layers {
-            let name = |field: &str| format!("model.layers.{n}.{field}.weight");
-            layers.push(LayerParams {
-                input_layernorm: next(name("input_layernorm"), vec![c])?,
-                q_proj: next(name("self_attn.q_proj"), vec![c, c])?.reshape([c, c]),
-                k_proj: next(name("self_attn.k_proj"), vec![kv, c])?.reshape([kv, c]),
-                v_proj: next(name("self_attn.v_proj"), vec![kv, c])?.reshape([kv, c]),
-                o_proj: next(name("self_attn.o_proj"), vec![c, c])?.reshape([c, c]),
-                post_attention_layernorm: next(name("post_attention_layernorm"), vec![c])?,
-                gate_proj: next(name("mlp.gate_proj"), vec![f, c])?.reshape([f, c]),
-                up_proj: next(name("mlp.up_proj"), vec![f, c])?.reshape([f, c]),
-                down_proj: next(name("mlp.down_proj"), vec![c, f])?.reshape([c, f]),
-            });
-        }
-        let norm = next("model.norm.weight".into(), vec![c])?;
-        let lm_head = next("lm_head.weight".into(), vec![v, c])?.reshape([v, c]);
-        Ok(Self { embed_tokens, layers, norm, lm_head })
+        ParamTree::of_model(config.n_layers).try_map(
+            &mut make,
+            |make, param| make(param),
+            |make, param| Ok(make(param)?.reshape(Shape::from(param.shape(config)))),
+        )
     }
 
-    /// Starting weights: norm gains 1, matrices normal with standard deviation `init_std`, divided
-    /// by √(2L) where a branch joins the residual stream so that its variance does not grow with
-    /// depth. Each tensor draws from a stream of its own, so it depends on the seed and its place
-    /// alone.
+    /// Starting weights, as [`Init`] says for each. A tensor draws from a stream of random numbers
+    /// of its own: its values depend on the seed and its place among the parameters alone.
     pub fn init(config: &LlamaConfig, seed: u64, dtype: DType, device: &Device) -> Self {
-        let made = Self::build::<std::convert::Infallible>(config, |index, spec| {
-            let count: usize = spec.shape.iter().product();
-            let values: Vec<f32> = if spec.shape.len() == 1 {
-                vec![1.0; count]
-            } else {
-                let joins = spec.name.contains("o_proj") || spec.name.contains("down_proj");
-                let depth = if joins { (2.0 * config.n_layers as f64).sqrt() } else { 1.0 };
-                normal(count, config.init_std / depth, seed, index as u64)
+        let Ok(weights) = Self::build::<Infallible>(config, |param| {
+            let count = param.count(config);
+            let (std, stream) = (config.init_std, param.index() as u64);
+            let values = match param.init() {
+                Init::Ones => vec![1.0; count],
+                Init::Normal => normal(count, std, seed, stream),
+                Init::ResidualNormal => {
+                    normal(count, std / (2.0 * config.n_layers as f64).sqrt(), seed, stream)
+                }
             };
-            Ok(from_values(values, dtype, device))
+            let data = TensorData::new(values, [count]).convert_dtype(dtype);
+            Ok(Tensor::from_data(data, (device, dtype)))
         });
-        match made {
-            Ok(params) => params,
-            Err(never) => match never {},
-        }
+        weights
     }
 
     /// Zeros of the shapes of `config`: gradients and moments.
     pub fn zeros(config: &LlamaConfig, dtype: DType, device: &Device) -> Self {
-        let made = Self::build::<std::convert::Infallible>(config, |_, spec| {
-            let count: usize = spec.shape.iter().product();
-            Ok(Tensor::zeros([count], (device, dtype)))
+        let Ok(zeros) = Self::build::<Infallible>(config, |param| {
+            Ok(Tensor::zeros([param.count(config)], (device, dtype)))
         });
-        match made {
-            Ok(params) => params,
-            Err(never) => match never {},
-        }
+        zeros
     }
 
-    /// What the forward pass reads: matrices in `precision`, norm gains in f32. Under
-    /// [`Precision::F32`] the tensors are shared with `self`.
+    /// What the forward pass reads of these master weights: matrices in `precision`, norm gains in
+    /// f32. Under [`Precision::F32`] the tensors are shared with `self`.
     pub fn compute_copy(&self, precision: Precision) -> Self {
-        let mut copy = self.clone();
-        if precision == Precision::Bf16 {
-            for (_, param) in copy.named_mut() {
-                if let ParamMut::Matrix(matrix) = param {
-                    matrix.inplace(|matrix| matrix.cast(DType::BF16));
-                }
-            }
+        match precision {
+            Precision::F32 => self.clone(),
+            Precision::Bf16 => self.each_ref().map(Tensor::clone, |x| x.clone().cast(DType::BF16)),
         }
-        copy
-    }
-
-    /// Names and parameters, in the order of the checkpoint.
-    pub fn named(&self) -> Vec<(String, Param<'_>)> {
-        named_params!(self, Param, iter)
-    }
-
-    /// As [`Params::named`], to be changed.
-    pub fn named_mut(&mut self) -> Vec<(String, ParamMut<'_>)> {
-        named_params!(self, ParamMut, iter_mut, mut)
     }
 }
-
-/// A parameter just made, flat; [`Params::build`] gives it its shape.
-pub type MadeParam = Tensor<1>;
 
 fn normal(count: usize, std: f64, seed: u64, stream: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -211,38 +89,6 @@ fn normal(count: usize, std: f64, seed: u64, stream: u64) -> Vec<f32> {
     match Normal::new(0.0f32, std as f32) {
         Ok(normal) => (0..count).map(|_| normal.sample(&mut rng)).collect(),
         Err(_) => vec![0.0; count],
-    }
-}
-
-fn from_values(values: Vec<f32>, dtype: DType, device: &Device) -> Tensor<1> {
-    let count = values.len();
-    let data = TensorData::new(values, [count]).convert_dtype(dtype);
-    Tensor::from_data(data, (device, dtype))
-}
-
-impl Param<'_> {
-    /// Shape, of rank 1 or 2.
-    pub fn shape(&self) -> Vec<usize> {
-        match self {
-            Self::Vector(x) => x.dims().to_vec(),
-            Self::Matrix(x) => x.dims().to_vec(),
-        }
-    }
-
-    /// The f32 elements where they are, on the CPU.
-    pub(crate) fn f32_storage(&self) -> Option<FlexTensor> {
-        match self {
-            Self::Vector(x) => f32_storage(x),
-            Self::Matrix(x) => f32_storage(x),
-        }
-    }
-
-    /// The values on the host.
-    pub fn to_data(&self) -> TensorData {
-        match self {
-            Self::Vector(x) => x.to_data(),
-            Self::Matrix(x) => x.to_data(),
-        }
     }
 }
 
@@ -267,25 +113,58 @@ mod tests {
         }
     }
 
+    /// Hugging Face's names in the order of the checkpoint, which seeds the starting weights and in
+    /// which the gradient norm is summed.
     #[test]
-    fn count_and_names_match_the_specs() {
+    fn names_shapes_and_decay_are_those_of_the_published_model() {
+        let layer = |n: usize| {
+            [
+                ("input_layernorm", vec![16]),
+                ("self_attn.q_proj", vec![16, 16]),
+                ("self_attn.k_proj", vec![8, 16]),
+                ("self_attn.v_proj", vec![8, 16]),
+                ("self_attn.o_proj", vec![16, 16]),
+                ("post_attention_layernorm", vec![16]),
+                ("mlp.gate_proj", vec![24, 16]),
+                ("mlp.up_proj", vec![24, 16]),
+                ("mlp.down_proj", vec![16, 24]),
+            ]
+            .map(|(name, shape)| (format!("model.layers.{n}.{name}.weight"), shape))
+        };
+        let mut expected = vec![("model.embed_tokens.weight".to_string(), vec![30, 16])];
+        expected.extend(layer(0));
+        expected.extend(layer(1));
+        expected.push(("model.norm.weight".to_string(), vec![16]));
+        expected.push(("lm_head.weight".to_string(), vec![30, 16]));
+
         let config = config();
-        let params = Params::init(&config, 1, DType::F32, &Device::flex());
-        let mut specs = Vec::new();
-        Params::build::<()>(&config, |_, spec| {
-            specs.push(spec.clone());
-            let count: usize = spec.shape.iter().product();
-            Ok(Tensor::zeros([count], &Device::flex()))
-        })
-        .unwrap();
-        let named: Vec<_> = params
-            .named()
-            .into_iter()
-            .map(|(name, param)| ParamSpec { name, shape: param.shape() })
-            .collect();
-        assert_eq!(named, specs);
-        let count: usize = named.iter().map(|p| p.shape.iter().product::<usize>()).sum();
-        assert_eq!(count, config.parameter_count());
+        let weights = Weights::init(&config, 1, DType::F32, &Device::flex());
+        let mut count = 0;
+        for (n, ((param, x), (name, shape))) in weights.iter().zip(&expected).enumerate() {
+            assert_eq!((param.index(), &param.to_string()), (n, name));
+            assert_eq!(&param.shape(&config), shape, "{name}");
+            assert_eq!(&x.to_data().shape().to_vec(), shape, "{name}");
+            assert_eq!(param.decays(), shape.len() == 2, "{name}");
+            count += param.count(&config);
+        }
+        assert_eq!(weights.iter().len(), expected.len());
+        assert_eq!(config.parameter_count(), count);
+        assert_eq!(config.parameter_count() - config.matrix_parameter_count(), 5 * 16);
+    }
+
+    #[test]
+    fn the_first_error_stops_the_building() {
+        let mut made = 0;
+        let error = Weights::build(&config(), |param| {
+            made += 1;
+            if param.index() == 4 {
+                Err(param.to_string())
+            } else {
+                Ok(Tensor::zeros([param.count(&config())], &Device::flex()))
+            }
+        });
+        assert_eq!(error.unwrap_err(), "model.layers.0.self_attn.v_proj.weight");
+        assert_eq!(made, 5);
     }
 
     #[test]
@@ -293,10 +172,9 @@ mod tests {
         let config = LlamaConfig { dim: 64, vocab_size: 500, ..config() };
         let device = Device::flex();
         let values = |seed| {
-            let params = Params::init(&config, seed, DType::F32, &device);
+            let weights = Weights::init(&config, seed, DType::F32, &device);
             let values = |matrix: &Tensor<2>| matrix.to_data().iter::<f32>().collect::<Vec<_>>();
-            let (embed, o) = (values(&params.embed_tokens), values(&params.layers[1].o_proj));
-            (embed, o)
+            (values(&weights.embed_tokens), values(&weights.layers[1].o_proj))
         };
         let std = |x: &[f32]| {
             (x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / x.len() as f64).sqrt()

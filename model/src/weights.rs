@@ -14,28 +14,35 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
+use crate::backend::f32_storage;
 use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
-use crate::params::{Param, ParamSpec, Params};
+use crate::param_tree::{Leaf, with_leaf};
+use crate::params::TensorTree;
 
 /// Multiple of bytes that the header's length is filled up to, as the format asks for.
 const HEADER_ALIGNMENT: usize = 8;
 
+/// Most bytes of a header, and how many more each layer has: nine tensors of two AdamW moments,
+/// about 130 bytes each, and room for tensors that are not read.
+const HEADER_BYTES: u64 = 64 << 10;
+const HEADER_BYTES_PER_LAYER: u64 = 8 << 10;
+
 /// One parameter on its way to a file, as f32. On the CPU its bytes are written from where they are;
 /// from elsewhere, or in another format, they are copied when their turn comes.
 struct ParamView<'a> {
-    param: Param<'a>,
+    tensor: Leaf<&'a Tensor<1>, &'a Tensor<2>>,
     storage: Option<FlexTensor>,
 }
 
 impl<'a> ParamView<'a> {
-    fn new(param: Param<'a>) -> Self {
-        Self { storage: param.f32_storage(), param }
+    fn new(tensor: Leaf<&'a Tensor<1>, &'a Tensor<2>>) -> Self {
+        Self { storage: with_leaf!(tensor, x => f32_storage(x)), tensor }
     }
 
     /// Shape and place of a tensor whose bytes begin at `start` behind the header.
     fn info(&self, start: usize) -> TensorInfo {
-        let shape = self.param.shape();
+        let shape = with_leaf!(self.tensor, x => x.dims().to_vec());
         let end = start + shape.iter().product::<usize>() * size_of::<f32>();
         TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) }
     }
@@ -43,24 +50,23 @@ impl<'a> ParamView<'a> {
     fn data(&self) -> Cow<'_, [u8]> {
         match &self.storage {
             Some(storage) => Cow::Borrowed(storage.bytes()),
-            None => Cow::Owned(self.param.to_data().convert_dtype(DType::F32).as_bytes().to_vec()),
+            None => Cow::Owned(self.tensor.to_data().convert_dtype(DType::F32).as_bytes().to_vec()),
         }
     }
 }
 
-/// Writes parameter trees in f32 as one safetensors file, each name behind its prefix:
+/// Writes trees of tensors in f32 as one safetensors file, each name behind its prefix:
 /// `("", weights)` for a model, `("m.", m)` and `("v.", v)` for the AdamW moments. The writer sees
 /// the bytes in the order of the file, so it can hash them; `path` is for messages.
 ///
 /// # Errors
 /// [`ModelError::Io`] when `out` fails, [`ModelError::WeightFile`] when the names do not fit into
 /// one file.
-pub fn write(out: &mut impl Write, path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
+pub fn write(out: &mut impl Write, path: &Path, trees: &[(&str, &TensorTree)]) -> Result<()> {
     let mut views: Vec<(String, ParamView)> = trees
         .iter()
-        .flat_map(|(prefix, params)| {
-            let view = |(name, param)| (format!("{prefix}{name}"), ParamView::new(param));
-            params.named().into_iter().map(view).collect::<Vec<_>>()
+        .flat_map(|(prefix, tree)| {
+            tree.iter().map(move |(param, x)| (format!("{prefix}{param}"), ParamView::new(x)))
         })
         .collect();
     // All of one type, so the order is that of the names, as safetensors itself has it.
@@ -87,37 +93,63 @@ pub fn write(out: &mut impl Write, path: &Path, trees: &[(&str, &Params)]) -> Re
 /// Reads the parameters of `config` whose names stand behind `prefix`, as f32.
 ///
 /// # Errors
-/// [`ModelError::Io`] when the file cannot be opened, [`ModelError::WeightFile`] when it is no
-/// safetensors file or is cut short, [`ModelError::WeightTensor`] when a tensor is missing or has
+/// [`ModelError::Io`] when the file cannot be opened, [`ModelError::WeightFile`] when it is not
+/// a safetensors file or is cut short, [`ModelError::WeightTensor`] when a tensor is missing or has
 /// another shape or an unknown type.
-pub fn load(path: &Path, prefix: &str, config: &LlamaConfig, device: &Device) -> Result<Params> {
+pub fn load(
+    path: &Path,
+    prefix: &str,
+    config: &LlamaConfig,
+    device: &Device,
+) -> Result<TensorTree> {
     let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
     let file = File::open(path).map_err(io_error)?;
     // SAFETY: the map is read only and private; a file cut short by someone else while it is read
     // can end the process with a bus error, as with every memory-mapped reader, but not corrupt it.
     let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
+    check_header(path, &map, config)?;
     let tensors = SafeTensors::deserialize(&map)
         .map_err(|error| file_error(path, format!("is not a whole safetensors file: {error}")))?;
-    Params::build(config, |_, spec| read_tensor(path, &tensors, prefix, spec, device))
+    TensorTree::build(config, |param| {
+        let name = format!("{prefix}{param}");
+        read_tensor(path, &tensors, &name, &param.shape(config), device)
+    })
+}
+
+/// Refuses a header that no file of such a model has. Read, it takes several times its bytes of
+/// memory, and the safetensors crate allows 100 MB of it.
+fn check_header(path: &Path, file: &[u8], config: &LlamaConfig) -> Result<()> {
+    let Some(length) = file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
+        return Ok(());
+    };
+    let most = HEADER_BYTES + HEADER_BYTES_PER_LAYER * config.n_layers as u64;
+    if length > most {
+        return Err(file_error(
+            path,
+            format!(
+                "has a header of {length} bytes, expected at most {most} for a model of {} layers",
+                config.n_layers
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn read_tensor(
     path: &Path,
     tensors: &SafeTensors<'_>,
-    prefix: &str,
-    spec: &ParamSpec,
+    name: &str,
+    shape: &[usize],
     device: &Device,
 ) -> Result<Tensor<1>> {
-    let name = format!("{prefix}{}", spec.name);
-    let expected = format!("{:?} of F32, F16 or BF16", spec.shape);
     let mismatch = |found: String| ModelError::WeightTensor {
         path: path.to_path_buf(),
-        tensor: name.clone(),
+        tensor: name.to_string(),
         found,
-        expected: expected.clone(),
+        expected: format!("{shape:?} of F32, F16 or BF16"),
     };
-    let tensor = tensors.tensor(&name).map_err(|_| mismatch("no such tensor".into()))?;
-    if tensor.shape() != spec.shape {
+    let tensor = tensors.tensor(name).map_err(|_| mismatch("no such tensor".into()))?;
+    if tensor.shape() != shape {
         return Err(mismatch(format!("{:?}", tensor.shape())));
     }
     let bytes = tensor.data();
@@ -165,7 +197,7 @@ mod tests {
     }
 
     /// Writes a file.
-    fn save(path: &Path, trees: &[(&str, &Params)]) -> Result<()> {
+    fn save(path: &Path, trees: &[(&str, &TensorTree)]) -> Result<()> {
         let mut bytes = Vec::new();
         write(&mut bytes, path, trees)?;
         std::fs::write(path, bytes).unwrap();
@@ -177,18 +209,18 @@ mod tests {
     fn the_bytes_are_those_of_safetensors() {
         let device = Device::flex();
         let (m, v) = (
-            Params::init(&config(), 1, DType::F32, &device),
-            Params::init(&config(), 2, DType::F32, &device),
+            TensorTree::init(&config(), 1, DType::F32, &device),
+            TensorTree::init(&config(), 2, DType::F32, &device),
         );
         let trees = [("v.", &v), ("m.", &m)];
         let mut written = Vec::new();
         write(&mut written, Path::new("x"), &trees).unwrap();
         let data: Vec<(String, Vec<usize>, Vec<u8>)> = trees
             .iter()
-            .flat_map(|(prefix, params)| {
-                params.named().into_iter().map(move |(name, param)| {
-                    let bytes = param.to_data().as_bytes().to_vec();
-                    (format!("{prefix}{name}"), param.shape(), bytes)
+            .flat_map(|(prefix, tree)| {
+                tree.iter().map(move |(param, x)| {
+                    let bytes = x.to_data().as_bytes().to_vec();
+                    (format!("{prefix}{param}"), param.shape(&config()), bytes)
                 })
             })
             .collect();
@@ -202,14 +234,14 @@ mod tests {
     /// A full disk ends the write with the file's name.
     #[test]
     fn a_writer_that_fails_is_named() {
-        let params = Params::init(&config(), 1, DType::F32, &Device::flex());
+        let params = TensorTree::init(&config(), 1, DType::F32, &Device::flex());
         let mut room = [0; 100];
         let error = write(&mut &mut room[..], Path::new("full.safetensors"), &[("", &params)]);
         assert!(error.unwrap_err().to_string().contains("full.safetensors"));
     }
 
-    fn bytes(params: &Params) -> Vec<Vec<u8>> {
-        params.named().iter().map(|(_, p)| p.to_data().as_bytes().to_vec()).collect()
+    fn bytes(tree: &TensorTree) -> Vec<Vec<u8>> {
+        tree.iter().map(|(_, x)| x.to_data().as_bytes().to_vec()).collect()
     }
 
     #[test]
@@ -217,8 +249,8 @@ mod tests {
         let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
         let path = folder.path().join("model.safetensors");
         let (m, v) = (
-            Params::init(&config(), 1, DType::F32, &device),
-            Params::init(&config(), 2, DType::F32, &device),
+            TensorTree::init(&config(), 1, DType::F32, &device),
+            TensorTree::init(&config(), 2, DType::F32, &device),
         );
         save(&path, &[("m.", &m), ("v.", &v)]).unwrap();
         assert_eq!(bytes(&load(&path, "m.", &config(), &device).unwrap()), bytes(&m));
@@ -230,12 +262,13 @@ mod tests {
     fn other_formats_become_f32() {
         let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
         let path = folder.path().join("model.safetensors");
-        let bf16 = Params::init(&config(), 1, DType::BF16, &device);
+        let bf16 = TensorTree::init(&config(), 1, DType::BF16, &device);
         save(&path, &[("", &bf16)]).unwrap();
         let read = load(&path, "", &config(), &device).unwrap();
-        let widened = |(_, p): &(String, Param)| p.to_data().convert_dtype(DType::F32);
-        let expected: Vec<_> =
-            bf16.named().iter().map(|p| widened(p).as_bytes().to_vec()).collect();
+        let expected: Vec<_> = bf16
+            .iter()
+            .map(|(_, x)| x.to_data().convert_dtype(DType::F32).as_bytes().to_vec())
+            .collect();
         assert_eq!(bytes(&read), expected);
     }
 
@@ -243,7 +276,7 @@ mod tests {
     fn what_does_not_fit_is_named() {
         let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
         let path = folder.path().join("model.safetensors");
-        let params = Params::init(&config(), 1, DType::F32, &device);
+        let params = TensorTree::init(&config(), 1, DType::F32, &device);
         save(&path, &[("", &params)]).unwrap();
 
         let wider = LlamaConfig { hidden_dim: Some(32), ..config() };
@@ -260,5 +293,22 @@ mod tests {
         // A header that claims more than the file holds.
         std::fs::write(&path, [&u64::MAX.to_le_bytes()[..], b"{}"].concat()).unwrap();
         assert!(load(&path, "", &config(), &device).is_err());
+    }
+
+    #[test]
+    fn a_header_too_large_for_its_model_is_not_read() {
+        let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+        let path = folder.path().join("model.safetensors");
+        let error = |tensors: usize| {
+            let entry =
+                |n| format!("\"{n}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}");
+            let entries: Vec<String> = (0..tensors).map(entry).collect();
+            let header = format!("{{{}}}", entries.join(","));
+            let length = (header.len() as u64).to_le_bytes();
+            std::fs::write(&path, [&length[..], header.as_bytes()].concat()).unwrap();
+            load(&path, "", &config(), &device).unwrap_err().to_string()
+        };
+        assert!(error(100).contains("no such tensor"), "{}", error(100));
+        assert!(error(100_000).contains("a header of"), "{}", error(100_000));
     }
 }

@@ -4,6 +4,7 @@ mod apply;
 mod bad_input;
 mod mixture;
 mod models;
+mod one_writer;
 mod ranks;
 mod source_steps;
 mod sources;
@@ -204,14 +205,14 @@ fn run_with_input<S: AsRef<std::ffi::OsStr>>(arguments: &[S], input: &[u8]) -> F
     })
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
 /// A record of a web archive with `headers` and its `Content-Length`.
-fn warc_record(headers: &str, block: &[u8]) -> Vec<u8> {
+pub(crate) fn warc_record(headers: &str, block: &[u8]) -> Vec<u8> {
     let length = block.len();
     let head = format!("WARC/1.0\r\n{headers}Content-Length: {length}\r\n\r\n");
     [head.as_bytes(), block, b"\r\n\r\n"].concat()

@@ -4,7 +4,7 @@
 use altiplano_model::backend::AdamWStep;
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::ops::{self, IGNORED_TARGET, RopeTable};
-use altiplano_model::params::Params;
+use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, device};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -344,12 +344,12 @@ fn gradients(
     let targets = random_values([b, t], config.vocab_size as i32, 6);
     let batch = TokenBatch::new(&tokens, &targets, None, t, config.vocab_size, device).unwrap();
     // Drawn on the host, so all devices start alike.
-    let weights = Params::init(config, 3, DType::F32, device).compute_copy(precision);
+    let weights = Weights::init(config, 3, DType::F32, device).compute_copy(precision);
     let model = Llama::new(config.clone(), weights, policy).unwrap();
-    let mut grads = Params::zeros(config, DType::F32, device);
+    let mut grads = Grads::zeros(config, DType::F32, device);
     let losses = model.loss_and_gradients(&batch, 1.0 / 38.0, &mut grads);
     let mut numbers = values(&losses);
-    for (_, grad) in grads.named() {
+    for (_, grad) in grads.iter() {
         numbers.extend(grad.to_data().iter::<f64>());
     }
     numbers

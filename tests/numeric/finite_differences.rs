@@ -1,11 +1,12 @@
 //! Analytic gradients against central finite differences in f64: a whole layer and a whole model,
 //! every input and every parameter.
 
-use altiplano_model::activation_checkpoint::{keep, restore};
+use altiplano_model::activation_checkpoint::{restore, save};
 use altiplano_model::layer::{LayerContext, layer_backward, layer_forward};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::ops::RopeTable;
-use altiplano_model::params::{ParamMut, Params};
+use altiplano_model::param_tree::Leaf;
+use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -28,33 +29,33 @@ fn dot<const D: usize>(x: &Tensor<D>, y: &Tensor<D>) -> f64 {
 }
 
 /// Parameters that are nowhere zero or one, so that no gradient hides.
-fn parameters(config: &LlamaConfig) -> Params {
-    let mut params = Params::init(config, 5, F64, &Device::flex());
-    for (n, (_, param)) in params.named_mut().into_iter().enumerate() {
-        if let ParamMut::Vector(gain) = param {
-            let noise = random(gain.dims(), 100 + n as u64, F64, &Device::flex());
+fn weights(config: &LlamaConfig) -> Weights {
+    let mut weights = Weights::init(config, 5, F64, &Device::flex());
+    for (param, weight) in weights.iter_mut() {
+        if let Leaf::Vector(gain) = weight {
+            let noise = random(gain.dims(), 100 + param.index() as u64, F64, &Device::flex());
             gain.inplace(|gain| gain + noise * 0.3);
         }
     }
-    params
+    weights
 }
 
 #[test]
 fn layer() {
     let (config, device) = (tiny_config(), Device::flex());
-    let params = parameters(&config).layers.remove(1);
+    let weights = weights(&config).layers.remove(1);
     for time in [1, 7, 19] {
         let rope = RopeTable::new(time, config.head_dim(), config.rope_theta, F64, &device);
         let context = LayerContext { config: &config, rope: &rope, first_visible: None };
         let x = random([2, time, config.dim], 1, F64, &device);
         let dy = random([2, time, config.dim], 2, F64, &device);
-        let loss = |x: Tensor<3>| dot(&layer_forward(&params, x, &context).0, &dy);
+        let loss = |x: Tensor<3>| dot(&layer_forward(&weights, x, &context).0, &dy);
 
         for policy in super::POLICIES {
-            let mut grads = Params::zeros(&config, F64, &device).layers.remove(0);
-            let saved = layer_forward(&params, x.clone(), &context).1;
-            let saved = restore(keep(policy, saved), &params, &context);
-            let dx = layer_backward(dy.clone(), &params, saved, &mut grads, &context);
+            let mut grads = Grads::zeros(&config, F64, &device).layers.remove(0);
+            let saved = layer_forward(&weights, x.clone(), &context).1;
+            let saved = restore(save(policy, saved), &weights, &context);
+            let dx = layer_backward(dy.clone(), &weights, saved, &mut grads, &context);
             for seed in 10..13 {
                 let direction = random(x.dims(), seed, F64, &device);
                 let (ours, numeric) = (dot(&dx, &direction), directional(&x, &direction, loss));
@@ -84,23 +85,22 @@ fn model() {
         first_visible: Some(matrix(first)),
     };
     let scale = 1.0 / 20.0;
-    let model = |weights: Params| {
+    let model = |weights: Weights| {
         Llama::new(config.clone(), weights, ActivationCheckpointing::Selective).unwrap()
     };
-    let mut grads = Params::zeros(&config, F64, &device);
-    let params = parameters(&config);
-    model(params.clone()).loss_and_gradients(&tokens, scale, &mut grads);
-    let gradients: Vec<Vec<f64>> =
-        grads.named().iter().map(|(_, g)| g.to_data().iter::<f64>().collect()).collect();
+    let mut grads = Grads::zeros(&config, F64, &device);
+    let weights = weights(&config);
+    model(weights.clone()).loss_and_gradients(&tokens, scale, &mut grads);
 
-    for (n, gradient) in gradients.iter().enumerate() {
-        let name = &grads.named()[n].0;
-        assert!(gradient.iter().any(|g| *g != 0.0), "{name} receives no gradient");
+    for (param, grad) in grads.iter() {
+        let gradient: Vec<f64> = grad.to_data().iter().collect();
+        assert!(gradient.iter().any(|g| *g != 0.0), "{param} receives no gradient");
         let loss_along = |direction: &[f64], h: f64| {
-            let mut moved = params.clone();
-            match &mut moved.named_mut()[n].1 {
-                ParamMut::Vector(x) => shift(x, direction, h),
-                ParamMut::Matrix(x) => shift(x, direction, h),
+            let mut moved = weights.clone();
+            match moved.iter_mut().nth(param.index()) {
+                Some((_, Leaf::Vector(x))) => shift(x, direction, h),
+                Some((_, Leaf::Matrix(x))) => shift(x, direction, h),
+                None => unreachable!("{param} is one of the parameters"),
             }
             values(&model(moved).losses(&tokens)).iter().sum::<f64>() * scale
         };
@@ -114,15 +114,15 @@ fn model() {
                     numeric(&direction)
                 })
                 .collect();
-            let error = relative_error(gradient, &each);
-            assert!(error < 1e-6, "{name}: relative error {error:e}");
+            let error = relative_error(&gradient, &each);
+            assert!(error < 1e-6, "{param}: relative error {error:e}");
         } else {
             for seed in 0..2 {
                 let direction = uniform(gradient.len(), 50 + seed);
                 let ours: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
                 let numeric = numeric(&direction);
                 let error = (ours - numeric).abs();
-                assert!(error < 1e-7 + 1e-6 * numeric.abs(), "{name}: {ours} {numeric}");
+                assert!(error < 1e-7 + 1e-6 * numeric.abs(), "{param}: {ours} {numeric}");
             }
         }
     }

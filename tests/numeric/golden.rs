@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use altiplano_data::Batch;
 use altiplano_model::infer::{Sampler, SamplerConfig, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
-use altiplano_model::params::{Param, ParamMut, Params};
+use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, weights};
-use altiplano_trainer::adamw::AdamW;
 use altiplano_trainer::checkpoint::hugging_face;
 use altiplano_trainer::config::TrainConfig;
 use altiplano_trainer::schedule::Schedule;
@@ -24,7 +23,7 @@ super::device_test!(logits_losses_and_gradients, packed_documents, bf16, ten_ste
 /// The model of `tests/golden/llama_tiny` and what PyTorch computes with it.
 struct Golden {
     config: LlamaConfig,
-    masters: Params,
+    master_weights: Weights,
     tensors: Vec<u8>,
     scalars: Value,
 }
@@ -34,7 +33,8 @@ impl Golden {
         let dir = PathBuf::from("tests/golden/llama_tiny");
         let (config, _) = hugging_face::read(&dir).unwrap();
         Self {
-            masters: weights::load(&dir.join("model.safetensors"), "", &config, device).unwrap(),
+            master_weights: weights::load(&dir.join("model.safetensors"), "", &config, device)
+                .unwrap(),
             config,
             tensors: std::fs::read(dir.join("expected.safetensors")).unwrap(),
             scalars: serde_json::from_slice(&std::fs::read(dir.join("expected.json")).unwrap())
@@ -70,10 +70,10 @@ impl Golden {
     }
 
     /// The weights in f32, held to `tolerance`, and on the CPU those of the references in f64.
-    fn weights(&self, tolerance: f64) -> Vec<(Params, f64)> {
-        let mut weights = vec![(self.masters.clone(), tolerance)];
-        if self.masters.norm.device() == Device::flex() {
-            weights.push((in_f64(&self.masters), 1e-12));
+    fn weights(&self, tolerance: f64) -> Vec<(Weights, f64)> {
+        let mut weights = vec![(self.master_weights.clone(), tolerance)];
+        if self.master_weights.norm.device() == Device::flex() {
+            weights.push((in_f64(&self.master_weights), 1e-12));
         }
         weights
     }
@@ -82,7 +82,7 @@ impl Golden {
     fn check(&self, prefix: &str, model: &Llama, packed: bool, tolerance: f64) {
         let device = model.device();
         let dtype = model.weights.norm.dtype();
-        let mut grads = Params::zeros(&self.config, dtype, device);
+        let mut grads = Grads::zeros(&self.config, dtype, device);
         let valid = self.ids("targets").iter().filter(|t| **t >= 0).count();
         let batch = self.batch(packed, device);
         let losses = model.loss_and_gradients(&batch, 1.0 / valid as f64, &mut grads);
@@ -91,26 +91,19 @@ impl Golden {
             assert!(error < tolerance, "{prefix}{what}: {error:e}, tolerated {tolerance:e}");
         };
         close("losses", &values(&losses), &self.floats(&format!("{prefix}losses")));
-        for (name, grad) in grads.named() {
+        for (param, grad) in grads.iter() {
             let grad: Vec<f64> = grad.to_data().iter().collect();
-            close(&name, &grad, &self.floats(&format!("{prefix}grad.{name}")));
+            close(&param.to_string(), &grad, &self.floats(&format!("{prefix}grad.{param}")));
         }
     }
 }
 
-fn model(config: &LlamaConfig, weights: Params, policy: ActivationCheckpointing) -> Llama {
+fn model(config: &LlamaConfig, weights: Weights, policy: ActivationCheckpointing) -> Llama {
     Llama::new(config.clone(), weights, policy).unwrap()
 }
 
-fn in_f64(params: &Params) -> Params {
-    let mut params = params.clone();
-    for (_, param) in params.named_mut() {
-        match param {
-            ParamMut::Vector(x) => x.inplace(|x| x.cast(DType::F64)),
-            ParamMut::Matrix(x) => x.inplace(|x| x.cast(DType::F64)),
-        }
-    }
-    params
+fn in_f64(weights: &Weights) -> Weights {
+    weights.each_ref().map(|x| x.clone().cast(DType::F64), |x| x.clone().cast(DType::F64))
 }
 
 fn logits_losses_and_gradients(device: &Device) {
@@ -140,7 +133,7 @@ fn bf16(device: &Device) {
         return;
     }
     let golden = Golden::read(device);
-    let weights = golden.masters.compute_copy(Precision::Bf16);
+    let weights = golden.master_weights.compute_copy(Precision::Bf16);
     golden.check("", &model(&golden.config, weights, POLICIES[0]), false, 6e-2);
 }
 
@@ -168,10 +161,7 @@ fn ten_steps(device: &Device) {
         },
     }))
     .unwrap();
-    let zeros = || Params::zeros(&golden.config, DType::F32, device);
-    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
-    let mut trainer =
-        Trainer::new(&config, Golden::read(device).masters, optimizer, device).unwrap();
+    let mut trainer = Trainer::start_from(&config, Golden::read(device).master_weights).unwrap();
     let schedule = Schedule::new(&config.optimizer, config.total_steps());
     // One row a micro-batch: the two of a step weigh their targets as PyTorch's single batch does.
     let rows: Vec<Batch> = (0..2)
@@ -196,11 +186,10 @@ fn ten_steps(device: &Device) {
         close("loss", outcome.loss, 1e-5);
         close("grad_norm", outcome.grad_norm, 1e-5);
     }
-    for (name, param) in trainer.masters.named() {
-        let weights: Vec<f64> = param.to_data().iter().collect();
-        let error = relative_error(&weights, &golden.floats(&format!("final.{name}")));
-        assert!(error < 2e-5, "{name} after ten steps: {error:e}");
-        assert!(matches!(param, Param::Vector(_) | Param::Matrix(_)));
+    for (param, weight) in trainer.master_weights().iter() {
+        let weight: Vec<f64> = weight.to_data().iter().collect();
+        let error = relative_error(&weight, &golden.floats(&format!("final.{param}")));
+        assert!(error < 2e-5, "{param} after ten steps: {error:e}");
     }
 }
 
@@ -211,7 +200,7 @@ fn greedy(device: &Device) {
         list.iter().map(|id| id.as_i64().unwrap() as i32).collect()
     };
     let (prompt, expected) = (ids("prompt"), ids("continuation"));
-    let model = model(&golden.config, golden.masters.clone(), POLICIES[0]);
+    let model = model(&golden.config, golden.master_weights.clone(), POLICIES[0]);
     let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..Default::default() });
     let mut generated = Vec::new();
     generate(&model, &prompt, expected.len(), None, &mut sampler, |id| {

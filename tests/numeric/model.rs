@@ -2,7 +2,7 @@
 
 use altiplano_model::infer::{KvCache, Sampler, SamplerConfig, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
-use altiplano_model::params::Params;
+use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision};
 use burn::tensor::{DType, Device, TensorData};
 
@@ -20,8 +20,8 @@ fn config() -> LlamaConfig {
 }
 
 fn model(policy: ActivationCheckpointing, precision: Precision, device: &Device) -> Llama {
-    let masters = Params::init(&config(), 3, DType::F32, device);
-    Llama::new(config(), masters.compute_copy(precision), policy).unwrap()
+    let master_weights = Weights::init(&config(), 3, DType::F32, device);
+    Llama::new(config(), master_weights.compute_copy(precision), policy).unwrap()
 }
 
 fn batch(rows: usize, time: usize, device: &Device) -> TokenBatch {
@@ -34,10 +34,10 @@ fn batch(rows: usize, time: usize, device: &Device) -> TokenBatch {
 
 /// Losses and all gradients, as raw data.
 fn step(model: &Llama, batch: &TokenBatch) -> (Vec<f64>, Vec<TensorData>) {
-    let mut grads = Params::zeros(&model.config, DType::F32, model.device());
+    let mut grads = Grads::zeros(&model.config, DType::F32, model.device());
     let [rows, time] = batch.inputs.dims();
     let losses = model.loss_and_gradients(batch, 1.0 / (rows * time) as f64, &mut grads);
-    (values(&losses), grads.named().iter().map(|(_, g)| g.to_data()).collect())
+    (values(&losses), grads.iter().map(|(_, grad)| grad.to_data()).collect())
 }
 
 fn policies_agree_bit_for_bit(device: &Device) {
@@ -71,7 +71,7 @@ fn accumulation_is_the_whole_batch(device: &Device) {
     let model = model(POLICIES[1], Precision::F32, device);
     let whole = batch(8, 20, device);
     let (losses, gradients) = step(&model, &whole);
-    let mut grads = Params::zeros(&model.config, DType::F32, device);
+    let mut grads = Grads::zeros(&model.config, DType::F32, device);
     let mut split_losses = Vec::new();
     for start in [0, 2, 4, 6] {
         let part = TokenBatch {
@@ -83,10 +83,10 @@ fn accumulation_is_the_whole_batch(device: &Device) {
         split_losses.extend(values(&losses));
     }
     assert!(relative_error(&split_losses, &losses) < 1e-6);
-    for ((name, split), whole) in grads.named().iter().zip(&gradients) {
+    for ((param, split), whole) in grads.iter().zip(&gradients) {
         let split: Vec<f64> = split.to_data().iter().collect();
         let error = relative_error(&split, &whole.iter().collect::<Vec<_>>());
-        assert!(error < 1e-5, "{name}: {error:e}");
+        assert!(error < 1e-5, "{param}: {error:e}");
     }
 }
 

@@ -1,36 +1,33 @@
-//! AdamW over all parameters: the moments, and the numbers of a step.
+//! AdamW over all parameters: its state, and the numbers of a step.
 
 use altiplano_model::backend::AdamWStep;
-use altiplano_model::param_ops;
-use altiplano_model::params::Params;
+use altiplano_model::param_ops::{self, AdamWState};
+use altiplano_model::params::{Grads, Weights};
 
 use crate::config::OptimizerConfig;
 
-/// First and second moments of every parameter.
+/// The optimizer: master weights and moments of every parameter, and the run's constants.
 #[derive(Debug)]
 pub struct AdamW {
-    /// Running mean of the gradient.
-    pub m: Params,
-    /// Running mean of its square.
-    pub v: Params,
+    /// Master weights and moments.
+    pub state: AdamWState,
     config: OptimizerConfig,
 }
 
 impl AdamW {
-    /// An optimizer that goes on from the moments `m` and `v`.
-    pub fn new(config: OptimizerConfig, m: Params, v: Params) -> Self {
-        Self { m, v, config }
+    /// An optimizer that goes on from `state`.
+    pub fn new(config: OptimizerConfig, state: AdamWState) -> Self {
+        Self { state, config }
     }
 
-    /// The update of `step` (counted from 1, for the bias correction): `masters` moves by
-    /// `grads` · `grad_scale`. `weights`, which the forward pass reads,
-    /// becomes their copy in its own precision; for bf16 that happens in the same pass over memory.
+    /// The update of `step`, counted from 1 for the bias correction: the master weights move by
+    /// `grads` · `grad_scale` at the learning rate `lr`, and `weights`, which the forward pass
+    /// reads, follow them in their own precision.
     pub fn step(
         &mut self,
         step: u64,
-        masters: &mut Params,
-        weights: &mut Params,
-        grads: &Params,
+        weights: &mut Weights,
+        grads: &Grads,
         lr: f64,
         grad_scale: f64,
     ) {
@@ -44,6 +41,6 @@ impl AdamW {
             step,
             grad_scale: grad_scale as f32,
         };
-        param_ops::adamw_step(masters, weights, &mut self.m, &mut self.v, grads, &hyper);
+        param_ops::adamw_step(&mut self.state, weights, grads, &hyper);
     }
 }

@@ -57,12 +57,6 @@ pub enum TrainerError {
         /// What differs and what to do.
         reason: String,
     },
-    /// A run directory is used by another process.
-    #[error("{}: another altiplano process is writing this run; wait for it or choose another name", path.display())]
-    RunInUse {
-        /// The run directory.
-        path: PathBuf,
-    },
     /// A new run would write over one that is there.
     #[error(
         "{}: a run of this name is there already; go on with it by --resume, or choose another name",

@@ -36,13 +36,10 @@ mod bus_error {
         or its disk cannot be read; put the whole file back and start again\n";
     const ERASE_LINE: &[u8] = b"\r\x1b[J";
 
-    /// Whether standard error is a terminal with a line that is drawn again and again.
-    static LIVE: AtomicBool = AtomicBool::new(false);
     /// Whether a thread is in the handler.
     static ENDING: AtomicBool = AtomicBool::new(false);
 
     pub(super) fn install_handler() {
-        LIVE.store(terminal::is_live(), Ordering::Relaxed);
         // SAFETY: all zeros are a valid `sigaction`, the handler has the signature that
         // `SA_SIGINFO` asks for, and it calls nothing but functions that are safe in a handler.
         unsafe {
@@ -67,7 +64,7 @@ mod bus_error {
             }
             let mut line = [0; LONGEST_LINE];
             if let Some(path) = mapped_file(address, &mut line) {
-                if LIVE.load(Ordering::Relaxed) {
+                if terminal::is_drawn() {
                     write(ERASE_LINE);
                 }
                 for text in [BEFORE, path, AFTER] {

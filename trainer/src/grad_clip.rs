@@ -1,17 +1,18 @@
 //! The global norm of the gradient, and clipping by it.
 
 use altiplano_model::param_ops::sums_of_squares;
-use altiplano_model::params::Params;
+use altiplano_model::param_tree::Param;
+use altiplano_model::params::Grads;
 
-/// √(Σ g²) over all parameters, or the name of the first parameter whose gradient is not finite.
+/// √(Σ g²) over all parameters.
 ///
 /// # Errors
-/// The name of that parameter.
-pub fn global_norm(grads: &Params) -> Result<f64, String> {
+/// The first parameter whose gradient is not finite.
+pub fn global_norm(grads: &Grads) -> Result<f64, Param> {
     let mut total = 0.0;
-    for ((name, _), squares) in grads.named().into_iter().zip(sums_of_squares(grads)) {
+    for ((param, _), squares) in grads.iter().zip(sums_of_squares(grads)) {
         if !squares.is_finite() {
-            return Err(name);
+            return Err(param);
         }
         total += squares;
     }

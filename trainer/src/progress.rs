@@ -1,18 +1,25 @@
 //! Progress of training: a line that is drawn again and again on a terminal, a plain line every few
 //! steps elsewhere.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use altiplano_data::progress::duration;
-use altiplano_data::terminal::{self, LiveLine, Part};
+use altiplano_data::terminal::{self, LiveLine, Part, Ticker};
 
 use crate::metrics::StepMetrics;
 
 /// Share of the newest step in the running mean of the time per step.
 const NEWEST: f64 = 0.1;
+/// Time between two looks at the width of the terminal.
+const FIT_EVERY: Duration = Duration::from_millis(200);
 
 /// Shows steps on standard error.
 #[derive(Debug)]
 pub struct TrainProgress {
-    live: Option<LiveLine>,
+    live: Option<Arc<LiveLine>>,
+    /// Fits the live line to a window that changes its size while a step goes on.
+    _ticker: Option<Ticker>,
     total_steps: u64,
     log_every: u64,
     first_step: u64,
@@ -23,9 +30,17 @@ impl TrainProgress {
     /// A run of `total_steps` steps of which `done` are done; without a terminal every
     /// `log_every`-th step gives a line.
     pub fn new(done: u64, total_steps: u64, log_every: u64) -> Self {
-        let live = LiveLine::start();
+        let live = LiveLine::start().map(Arc::new);
+        let ticker = live.clone().and_then(|live| Ticker::start(FIT_EVERY, move || live.fit()));
         let log_every = log_every.max(1);
-        Self { live, total_steps, log_every, first_step: done + 1, step_seconds: None }
+        Self {
+            live,
+            _ticker: ticker,
+            total_steps,
+            log_every,
+            first_step: done + 1,
+            step_seconds: None,
+        }
     }
 
     /// One more step is done.
@@ -38,7 +53,7 @@ impl TrainProgress {
         let left = self.total_steps.saturating_sub(metrics.step) as f64 * mean;
         if let Some(live) = &self.live {
             let share = metrics.step as f64 / self.total_steps.max(1) as f64;
-            live.draw(&parts(metrics, self.total_steps, left), Some(share));
+            live.draw(parts(metrics, self.total_steps, left).into(), Some(share));
         } else if self.has_line(metrics.step) {
             terminal::write_line(&line(metrics, self.total_steps, left));
         }

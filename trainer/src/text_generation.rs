@@ -2,7 +2,7 @@
 
 use altiplano_data::{StreamDecoder, Tokenizer};
 use altiplano_model::device::in_pool;
-use altiplano_model::infer::{Generation, Sampler, generate};
+use altiplano_model::infer::{FinishReason, Sampler, generate};
 use altiplano_model::llama::Llama;
 use serde::Serialize;
 
@@ -68,8 +68,8 @@ pub fn generate_text(
     }
     let finish_reason = match end {
         _ if stops.stopped => "stop",
-        Generation::Stopped => "stop",
-        Generation::Length => "length",
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
     };
     Ok(GeneratedText { text, token_ids, finish_reason })
 }

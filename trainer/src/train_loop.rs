@@ -1,17 +1,14 @@
 //! A whole run: from a configuration, or from its newest checkpoint, to the last step.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use altiplano_data::loader::MixtureTable;
-use altiplano_data::{Batch, Loader, LoaderOptions, Tokenizer, ValidationSet};
+use altiplano_data::{Batch, Loader, LoaderOptions, ProgressMode, Tokenizer, ValidationSet};
+use altiplano_model::device;
 use altiplano_model::infer::{Sampler, SamplerConfig};
-use altiplano_model::params::Params;
-use altiplano_model::{device, weights};
-use burn::tensor::{DType, Device};
 
-use crate::adamw::AdamW;
 use crate::checkpoint::{self, TrainState, hugging_face};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
@@ -78,15 +75,12 @@ struct Run {
 /// Whatever a step fails with; what was saved before is intact.
 pub fn train(config: TrainConfig) -> Result<TrainReport> {
     let dir = config.run_dir();
+    let lock = checkpoint::lock(&dir)?;
     if dir.join("config.yaml").exists() {
         return Err(TrainerError::RunExists { path: dir });
     }
     let device = device::select(&config.device)?;
-    let lock = checkpoint::lock(&dir)?;
-    let masters = Params::init(&config.model, config.seed, DType::F32, &device);
-    let zeros = || Params::zeros(&config.model, DType::F32, &device);
-    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
-    let trainer = Trainer::new(&config, masters, optimizer, &device)?;
+    let trainer = Trainer::start(&config, &device)?;
     Run::open(config, dir, trainer, None, lock)?.finish()
 }
 
@@ -109,24 +103,9 @@ pub fn resume(config: TrainConfig) -> Result<TrainReport> {
                 .into(),
         });
     }
-    let trainer = restore(&config, &path, &state)?;
-    Run::open(config, dir, trainer, Some(state), lock)?.finish()
-}
-
-/// Weights, moments and windows of a verified checkpoint.
-fn restore(config: &TrainConfig, path: &Path, state: &TrainState) -> Result<Trainer> {
     let device = device::select(&config.device)?;
-    let read = |file: &str, prefix: &str, device: &Device| {
-        weights::load(&path.join(file), prefix, &config.model, device)
-    };
-    let masters = read(checkpoint::MODEL_FILE, "", &device)?;
-    let m = read(checkpoint::OPTIMIZER_FILE, "m.", &device)?;
-    let v = read(checkpoint::OPTIMIZER_FILE, "v.", &device)?;
-    let optimizer = AdamW::new(config.optimizer.clone(), m, v);
-    let mut trainer = Trainer::new(config, masters, optimizer, &device)?;
-    trainer.loss_window = state.loss_window.clone();
-    trainer.grad_norm_window = state.grad_norm_window.clone();
-    Ok(trainer)
+    let trainer = Trainer::resume(&config, &path, &state, &device)?;
+    Run::open(config, dir, trainer, Some(state), lock)?.finish()
 }
 
 /// What the loader of a run needs to know of its configuration.
@@ -140,6 +119,7 @@ pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> Lo
             .map(|tokenizer| tokenizer.fingerprint().to_string())
             .unwrap_or_default(),
         vocab_size: config.model.vocab_size,
+        progress: ProgressMode::Auto,
     }
 }
 
@@ -383,12 +363,7 @@ impl Run {
         self.metrics.sync()?;
         let (trainer, config) = (&self.trainer, &self.config);
         checkpoint::save(&self.dir, &state, |files| {
-            let mut write = |name: &str, trees: &[(&str, &Params)]| {
-                files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
-            };
-            write(checkpoint::MODEL_FILE, &[("", &trainer.masters)])?;
-            let moments = [("m.", &trainer.optimizer.m), ("v.", &trainer.optimizer.v)];
-            write(checkpoint::OPTIMIZER_FILE, &moments)?;
+            trainer.save_tensors(files)?;
             let special = self.special_tokens();
             // As it was read at the start, whatever lies at its path by now.
             let tokenizer = self.tokenizer.as_ref().map(Tokenizer::model);

@@ -1,12 +1,16 @@
 //! One optimizer step: micro-batches, norm, checks, update.
 
+use std::path::Path;
+
 use altiplano_data::Batch;
 use altiplano_model::llama::{Llama, TokenBatch};
-use altiplano_model::param_ops::fill_zero;
-use altiplano_model::params::Params;
+use altiplano_model::param_ops::{AdamWState, fill_zero};
+use altiplano_model::params::{Grads, Moments, TensorTree, Weights};
+use altiplano_model::weights;
 use burn::tensor::{DType, Device};
 
 use crate::adamw::AdamW;
+use crate::checkpoint::{CheckpointFiles, MODEL_FILE, OPTIMIZER_FILE, TrainState};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::grad_clip::{clip_factor, global_norm};
@@ -17,15 +21,13 @@ use crate::metrics::OutlierWindow;
 pub struct Trainer {
     /// The model, with the weights in the precision of the run.
     pub model: Llama,
-    /// The f32 weights AdamW updates. Under f32 they are the model's own.
-    pub masters: Params,
-    /// Moments.
+    /// The master weights, of which the model has a copy, and their moments.
     pub optimizer: AdamW,
     /// Recent losses, for the outlier test.
     pub loss_window: OutlierWindow,
     /// Recent gradient norms, for the outlier test.
     pub grad_norm_window: OutlierWindow,
-    grads: Params,
+    grads: Grads,
     document_mask: bool,
     grad_clip: f64,
     skip_outliers: Option<f64>,
@@ -43,32 +45,79 @@ pub struct StepOutcome {
 }
 
 impl Trainer {
-    /// A trainer at its first step, or one that goes on from `masters` and the moments given.
+    /// A trainer before its first step, with the starting weights of the run's seed.
     ///
     /// # Errors
     /// When the model's configuration does not fit together.
-    pub fn new(
+    pub fn start(config: &TrainConfig, device: &Device) -> Result<Self> {
+        Self::start_from(config, Weights::init(&config.model, config.seed, DType::F32, device))
+    }
+
+    /// A trainer before its first step, with weights that come from elsewhere, f32.
+    ///
+    /// # Errors
+    /// As [`Trainer::start`].
+    pub fn start_from(config: &TrainConfig, master_weights: Weights) -> Result<Self> {
+        let device = master_weights.norm.device();
+        let zeros = || Moments::zeros(&config.model, DType::F32, &device);
+        let (m, v) = (zeros(), zeros());
+        Self::new(config, AdamWState { master_weights, m, v })
+    }
+
+    /// The trainer that [`Trainer::save_tensors`] wrote into a checkpoint, whose files are already
+    /// verified and whose `state` is read.
+    ///
+    /// # Errors
+    /// When a file cannot be read or its tensors are not those of the configuration.
+    pub fn resume(
         config: &TrainConfig,
-        masters: Params,
-        optimizer: AdamW,
+        checkpoint: &Path,
+        state: &TrainState,
         device: &Device,
     ) -> Result<Self> {
-        let model = Llama::new(
-            config.model.clone(),
-            masters.compute_copy(config.precision),
-            config.activation_checkpointing,
-        )?;
+        let load = |file: &str, prefix: &str| {
+            weights::load(&checkpoint.join(file), prefix, &config.model, device)
+        };
+        let master_weights = load(MODEL_FILE, "")?;
+        let (m, v) = (load(OPTIMIZER_FILE, "m.")?, load(OPTIMIZER_FILE, "v.")?);
+        let mut trainer = Self::new(config, AdamWState { master_weights, m, v })?;
+        trainer.loss_window = state.loss_window.clone();
+        trainer.grad_norm_window = state.grad_norm_window.clone();
+        Ok(trainer)
+    }
+
+    fn new(config: &TrainConfig, state: AdamWState) -> Result<Self> {
+        let weights = state.master_weights.compute_copy(config.precision);
+        let model = Llama::new(config.model.clone(), weights, config.activation_checkpointing)?;
+        let grads = Grads::zeros(&config.model, DType::F32, model.device());
         Ok(Self {
             model,
-            masters,
-            optimizer,
+            optimizer: AdamW::new(config.optimizer.clone(), state),
             loss_window: OutlierWindow::default(),
             grad_norm_window: OutlierWindow::default(),
-            grads: Params::zeros(&config.model, DType::F32, device),
+            grads,
             document_mask: config.document_mask,
             grad_clip: config.optimizer.grad_clip,
             skip_outliers: config.skip_outliers,
         })
+    }
+
+    /// The f32 weights AdamW updates. Under `precision: f32` they are the model's own.
+    pub fn master_weights(&self) -> &Weights {
+        &self.optimizer.state.master_weights
+    }
+
+    /// Writes the master weights and the moments among the files of a checkpoint.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_tensors(&self, files: &mut CheckpointFiles) -> Result<()> {
+        let mut write = |name: &str, trees: &[(&str, &TensorTree)]| {
+            files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
+        };
+        let AdamWState { master_weights, m, v } = &self.optimizer.state;
+        write(MODEL_FILE, &[("", master_weights)])?;
+        write(OPTIMIZER_FILE, &[("m.", m), ("v.", v)])
     }
 
     /// One step over `batches`, whose gradients are weighted by their valid targets so that any
@@ -104,13 +153,12 @@ impl Trainer {
             return Err(not_finite("the loss".into(), loss.to_string()));
         }
         let grad_norm = global_norm(&self.grads)
-            .map_err(|name| not_finite(format!("the gradient of {name}"), "inf or NaN".into()))?;
+            .map_err(|param| not_finite(format!("the gradient of {param}"), "inf or NaN".into()))?;
 
         let skipped = self.is_outlier(loss, grad_norm);
         if !skipped {
             self.optimizer.step(
                 step,
-                &mut self.masters,
                 &mut self.model.weights,
                 &self.grads,
                 lr,

@@ -43,8 +43,9 @@ impl TrainedModel {
                 ),
             });
         }
-        let masters = weights::load(&dir.join(checkpoint::MODEL_FILE), "", &config, &device)?;
-        let weights = masters.compute_copy(precision);
+        let master_weights =
+            weights::load(&dir.join(checkpoint::MODEL_FILE), "", &config, &device)?;
+        let weights = master_weights.compute_copy(precision);
         let model = Llama::new(config, weights, ActivationCheckpointing::Full)?;
         Ok(Self { model, tokenizer })
     }

@@ -43,8 +43,9 @@ impl ReferenceClassifier {
             return Err(DataError::bad_file(
                 path,
                 format!(
-                    "its labels are {labels:?}, expected `{RANDOM_LABEL}` and `{REFERENCE_LABEL}`; \
-                     train one with `altiplano data train-classifier`"
+                    "its labels are {}, expected `{RANDOM_LABEL}` and `{REFERENCE_LABEL}`; \
+                     train one with `altiplano data train-classifier`",
+                    labels.join(", ")
                 ),
             ));
         }

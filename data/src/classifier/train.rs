@@ -9,6 +9,7 @@ use crate::atomic_file::remove_durably;
 use crate::document::{Document, DocumentFile, list_documents};
 use crate::error::{DataError, Result};
 use crate::fasttext_model::{self, Examples, TrainingOptions, report_path, write_report};
+use crate::progress::{Progress, ProgressMode, Work};
 
 /// What `altiplano data train-classifier` needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,20 +120,28 @@ pub struct ClassReport {
 /// # Errors
 /// [`DataError::NoInput`], [`DataError::Io`], [`DataError::Config`], and [`DataError::BadFile`]
 /// for a damaged document file or when a class has too few documents for both sides.
-pub fn train(options: &TrainClassifierOptions) -> Result<TrainClassifierReport> {
+pub fn train(
+    options: &TrainClassifierOptions,
+    progress: ProgressMode,
+) -> Result<TrainClassifierReport> {
     options.validate()?;
-    let reference_files = list(&options.references)?;
-    let random_files = list(&options.random)?;
+    let reference_files = list("references", &options.references)?;
+    let random_files = list("random", &options.random)?;
     let mut examples = Examples::new(&options.output, options.training.seed)?;
     let mut references = ClassReport::default();
     let mut random = ClassReport::default();
 
+    let files = || reference_files.iter().chain(&random_files);
+    let bytes = files().map(|file| file.text_bytes).fold(0, u64::saturating_add);
+    let work = Work::bytes(bytes).of(files().count() as u64, "files");
+    let reading = Progress::new(progress, "examples", work);
     'files: for file in &reference_files {
         for document in file.reader()? {
             if examples.len() == options.max_references {
                 break 'files;
             }
             let document = document?;
+            reading.add(document.text.len() as u64);
             references.documents += 1;
             if document.text.chars().nth(options.min_chars.saturating_sub(1)).is_none() {
                 references.too_short += 1;
@@ -142,6 +151,7 @@ pub fn train(options: &TrainClassifierOptions) -> Result<TrainClassifierReport> 
                 references.repeated += 1;
             }
         }
+        reading.item_done();
     }
 
     let wanted = examples.len() as u64;
@@ -150,13 +160,16 @@ pub fn train(options: &TrainClassifierOptions) -> Result<TrainClassifierReport> 
     for file in &random_files {
         for document in file.reader()? {
             let document = document?;
+            reading.add(document.text.len() as u64);
             if spread(index, available, wanted) {
                 random.documents += 1;
                 random.repeated += u64::from(!examples.add(1, &document.text)?);
             }
             index += 1;
         }
+        reading.item_done();
     }
+    reading.finish(&format!("{} documents", examples.len()));
 
     let labels = [REFERENCE_LABEL.to_owned(), RANDOM_LABEL.to_owned()];
     let split = examples.split(&labels, options.held_out)?;
@@ -179,7 +192,9 @@ pub fn train(options: &TrainClassifierOptions) -> Result<TrainClassifierReport> 
     }
     // A crash must not leave a new model with the report of the old one.
     remove_durably(&report_path(&options.output))?;
-    let written = fasttext_model::train(&split.train, &options.output, &options.training)?;
+    let training = Progress::new(progress, "training", Work::bytes(0));
+    let written =
+        fasttext_model::train(&split.train, &options.output, &options.training, &training)?;
 
     let classifier = ReferenceClassifier::load(&options.output)?;
     let mut scored = Vec::new();
@@ -188,6 +203,7 @@ pub fn train(options: &TrainClassifierOptions) -> Result<TrainClassifierReport> 
         Some(probability) => scored.push((probability, label == 0)),
         None => unknown += 1,
     })?;
+    training.finish("trained and measured");
     let report = TrainClassifierReport {
         model: options.output.clone(),
         blake3: written.blake3,
@@ -200,13 +216,17 @@ pub fn train(options: &TrainClassifierOptions) -> Result<TrainClassifierReport> 
     Ok(report)
 }
 
-fn list(paths: &[PathBuf]) -> Result<Vec<DocumentFile>> {
+fn list(key: &str, paths: &[PathBuf]) -> Result<Vec<DocumentFile>> {
     let mut files = Vec::new();
     for path in paths {
         files.extend(list_documents(path, None)?);
     }
     if files.is_empty() {
-        return Err(DataError::NoInput { key: "documents".into(), pattern: String::new() });
+        return Err(DataError::config(
+            key,
+            "an empty list",
+            "files of documents, or folders of them",
+        ));
     }
     Ok(files)
 }
@@ -282,7 +302,7 @@ mod tests {
         options.held_out = 0.25;
         // Few documents: more passes.
         options.training.epochs = 50;
-        let report = train(&options).unwrap();
+        let report = train(&options, ProgressMode::Hidden).unwrap();
         // 61 documents: one short, one of the tail, one repeated.
         let ClassReport { documents, too_short, other_bucket, repeated, trained, held_out } =
             report.references;
@@ -294,7 +314,7 @@ mod tests {
         let blake3 = report.blake3.clone();
         let json = std::fs::read(output.with_extension("json")).unwrap();
         assert_eq!(serde_json::from_slice::<TrainClassifierReport>(&json).unwrap(), report);
-        assert_eq!(train(&options).unwrap().blake3, blake3);
+        assert_eq!(train(&options, ProgressMode::Hidden).unwrap().blake3, blake3);
 
         let classifier = ReferenceClassifier::load(&output).unwrap();
         assert!(classifier.probability("history study journal\ncentury study").unwrap() > 0.5);
@@ -311,7 +331,7 @@ mod tests {
             vec![file],
             folder.path().join("model.bin"),
         );
-        let error = train(&options).unwrap_err().to_string();
+        let error = train(&options, ProgressMode::Hidden).unwrap_err().to_string();
         assert!(error.contains("min_chars"), "{error}");
     }
 }

@@ -60,7 +60,7 @@ impl GlobalStep for DedupDocuments {
         Ok(Box::new(DocumentCollector { notes: UnitNotesWriter::create(notes)?, key: self.key }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
         resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
     }
 

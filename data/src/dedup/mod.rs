@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::Result;
+use crate::progress::Progress;
 use crate::step::{StepCounts, Verdict};
 
 /// A step that needs to see all documents of a source.
@@ -48,7 +49,7 @@ pub trait GlobalStep: Send + Sync {
     ///
     /// # Errors
     /// [`crate::DataError::Io`], or [`crate::DataError::BadFile`] for damaged notes.
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>>;
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>>;
 
     /// Opens the decisions of one group.
     ///
@@ -115,9 +116,11 @@ pub struct GroupFiles {
 
 /// What [`GlobalStep::resolve`] may use.
 #[derive(Clone, Debug)]
-pub struct Resources {
+pub struct Resources<'a> {
     /// Most memory to hold, in bytes.
     pub memory_bytes: u64,
     /// A folder for temporary files; exists and is empty.
     pub spill: PathBuf,
+    /// Hears how far the decision is.
+    pub progress: &'a Progress,
 }

@@ -68,7 +68,7 @@ impl GlobalStep for DedupLines {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
         resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
     }
 

@@ -99,7 +99,7 @@ impl GlobalStep for DedupParagraphs {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
         match self.mode {
             ParagraphMode::Ccnet => {
                 let losers = Losers::All { scope: Some(self.files_per_group) };

@@ -80,8 +80,22 @@ pub(super) fn run(
 ) -> Fates {
     let folder = tempfile::tempdir().unwrap();
     run_with(step, groups, folder.path(), |files, spill| {
-        step.resolve(files, &Resources { memory_bytes, spill: spill.to_owned() })
+        resolve_within(step, files, memory_bytes, spill)
     })
+}
+
+/// Makes the decision of `step` and checks that its progress ends at the whole.
+fn resolve_within(
+    step: &dyn GlobalStep,
+    files: &[GroupFiles],
+    memory_bytes: u64,
+    spill: &Path,
+) -> Result<Vec<FileDigest>> {
+    let progress = Progress::hidden();
+    let resources = Resources { memory_bytes, spill: spill.to_owned(), progress: &progress };
+    let written = step.resolve(files, &resources)?;
+    assert!(progress.share().is_none_or(|share| share == 1.0), "{progress:?}");
+    Ok(written)
 }
 
 /// A plan with everything tiny.
@@ -220,16 +234,23 @@ proptest! {
             let options = DedupParagraphs { mode, files_per_group, min_chars: 0 };
             let folder = tempfile::tempdir().unwrap();
             let step = options.build();
-            let fates = run_with(&*step, &groups, folder.path(), |files, spill| match mode {
-                ParagraphMode::Ccnet => {
-                    let losers = Losers::All { scope: Some(files_per_group) };
-                    resolve_as_planned::<1, 2>(files, losers, &plan, spill)
-                }
-                ParagraphMode::Global => {
-                    resolve_as_planned::<1, 2>(files, Losers::All { scope: None }, &plan, spill)
-                }
-                ParagraphMode::KeepFirst => {
-                    resolve_as_planned::<1, 3>(files, Losers::AllButSmallestOwner, &plan, spill)
+            let progress = Progress::hidden();
+            let fates = run_with(&*step, &groups, folder.path(), |files, spill| {
+                let spill = spill.to_owned();
+                let resources = Resources { memory_bytes: 0, spill, progress: &progress };
+                match mode {
+                    ParagraphMode::Ccnet => {
+                        let losers = Losers::All { scope: Some(files_per_group) };
+                        resolve_as_planned::<1, 2>(files, losers, &plan, &resources)
+                    }
+                    ParagraphMode::Global => {
+                        let losers = Losers::All { scope: None };
+                        resolve_as_planned::<1, 2>(files, losers, &plan, &resources)
+                    }
+                    ParagraphMode::KeepFirst => {
+                        let losers = Losers::AllButSmallestOwner;
+                        resolve_as_planned::<1, 3>(files, losers, &plan, &resources)
+                    }
                 }
             });
             check_paragraphs(&corpus, &options, &fates);
@@ -361,9 +382,7 @@ fn decisions_are_the_same_bytes_for_any_memory_and_threads() {
         let step = options.build();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let fates = run_with(&*step, &groups, folder.path(), |files, spill| {
-            pool.install(|| {
-                step.resolve(files, &Resources { memory_bytes, spill: spill.to_owned() })
-            })
+            pool.install(|| resolve_within(&*step, files, memory_bytes, spill))
         });
         let decisions: Vec<_> = (0..groups.len())
             .map(|number| std::fs::read(folder.path().join(format!("{number}.decisions"))).unwrap())
@@ -475,7 +494,7 @@ fn groups_out_of_order_are_refused() {
     let files = [GroupFiles { notes, decisions: folder.path().join("decisions") }];
     let spill = folder.path().join("spill");
     std::fs::create_dir(&spill).unwrap();
-    let error = step.resolve(&files, &Resources { memory_bytes: MIN_MEMORY, spill }).unwrap_err();
+    let error = resolve_within(&*step, &files, MIN_MEMORY, &spill).unwrap_err();
     assert!(error.to_string().contains("input files"), "{error}");
     let none = DedupParagraphs { files_per_group: 0, ..Default::default() };
     assert!(none.validate("steps.1").unwrap_err().to_string().contains("steps.1.files_per_group"));

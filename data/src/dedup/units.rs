@@ -11,8 +11,6 @@
 //! Units are numbered through all groups, so records are unique and sorting has one result: it
 //! does not depend on partitions, threads or memory.
 
-use std::path::Path;
-
 use super::plan::{Plan, check_free_space};
 use super::spill::{Record, SpillFiles, SpillWriter, for_each, for_each_sorted};
 use super::unit_decisions::{Decision, UnitDecisionsWriter};
@@ -21,6 +19,10 @@ use super::workers::in_parallel;
 use super::{GroupFiles, Resources};
 use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
+use crate::progress::Progress;
+
+/// Records after which the progress hears of them.
+const RECORDS_COUNTED: u64 = 1 << 16;
 
 /// Which of the documents that have a unit lose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub(super) enum Losers {
 pub(super) fn resolve<const K: usize, const N: usize>(
     groups: &[GroupFiles],
     losers: Losers,
-    resources: &Resources,
+    resources: &Resources<'_>,
 ) -> Result<Vec<FileDigest>> {
     let mut units = 0;
     let mut noted = 0;
@@ -62,22 +64,25 @@ pub(super) fn resolve<const K: usize, const N: usize>(
         "finding copies"
     );
     check_free_space(&resources.spill, plan.estimate.spill_bytes)?;
-    resolve_as_planned::<K, N>(groups, losers, &plan, &resources.spill)
+    // The units are read twice, and those with a key are sorted in between.
+    resources.progress.begin(2 * units + noted);
+    resolve_as_planned::<K, N>(groups, losers, &plan, resources)
 }
 
 pub(super) fn resolve_as_planned<const K: usize, const N: usize>(
     groups: &[GroupFiles],
     losers: Losers,
     plan: &Plan,
-    spill: &Path,
+    resources: &Resources<'_>,
 ) -> Result<Vec<FileDigest>> {
+    let Resources { spill, progress, .. } = resources;
     let out = SpillFiles::new(spill, "out", plan.ranges);
     {
         let partitions = SpillFiles::new(spill, "partition", plan.estimate.partitions);
-        let scopes = partition::<K, N>(groups, losers, plan, &partitions)?;
-        find::<K, N>(losers, plan, &scopes, &partitions, &out)?;
+        let scopes = partition::<K, N>(groups, losers, plan, &partitions, progress)?;
+        find::<K, N>(losers, plan, &scopes, &partitions, &out, progress)?;
     }
-    write_decisions::<K>(groups, plan, &out)
+    write_decisions::<K>(groups, plan, &out, progress)
 }
 
 /// Where a scope begins: the number of its first unit.
@@ -93,6 +98,7 @@ fn partition<const K: usize, const N: usize>(
     losers: Losers,
     plan: &Plan,
     partitions: &SpillFiles,
+    progress: &Progress,
 ) -> Result<Vec<ScopeStart>> {
     let mut firsts = Vec::with_capacity(groups.len());
     let mut units = 0;
@@ -134,6 +140,7 @@ fn partition<const K: usize, const N: usize>(
                     unit += 1;
                     Ok(())
                 })?;
+                progress.add(document.units.into());
             }
             Ok(())
         },
@@ -157,6 +164,7 @@ fn find<const K: usize, const N: usize>(
     scopes: &[ScopeStart],
     partitions: &SpillFiles,
     out: &SpillFiles,
+    progress: &Progress,
 ) -> Result<()> {
     let scope_of = |unit: u64| {
         let after = scopes.partition_point(|start| start.unit <= unit);
@@ -173,6 +181,7 @@ fn find<const K: usize, const N: usize>(
             let mut lose = |unit: u64| writer.push((unit / plan.range_units) as usize, [unit]);
             let mut last: Option<Record<N>> = None;
             let mut last_is_out = false;
+            let mut records = 0;
             for_each_sorted::<N>(path, &mut file, plan.sort_bytes, |record| {
                 let (key, unit) = (&record[..K], record[N - 1]);
                 let copied = match (&last, losers) {
@@ -193,8 +202,13 @@ fn find<const K: usize, const N: usize>(
                 }
                 last_is_out = copied.is_some();
                 last = Some(record);
+                records += 1;
+                if records == RECORDS_COUNTED {
+                    progress.add(std::mem::take(&mut records));
+                }
                 Ok(())
             })?;
+            progress.add(records);
             drop(file);
             std::fs::remove_file(path).map_err(DataError::io(path))
         },
@@ -208,6 +222,7 @@ fn write_decisions<const K: usize>(
     groups: &[GroupFiles],
     plan: &Plan,
     out: &SpillFiles,
+    progress: &Progress,
 ) -> Result<Vec<FileDigest>> {
     let mut written = Vec::with_capacity(groups.len());
     let mut bits = OutBits::new(plan, out);
@@ -229,6 +244,7 @@ fn write_decisions<const K: usize>(
                     (false, false) => Decision::Keep,
                 })
             })?;
+            progress.add(document.units.into());
         }
         written.push(decisions.finish()?);
     }

@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::progress::Progress;
 
 fn trained(options: &TrainingOptions) -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -13,7 +14,9 @@ fn trained(options: &TrainingOptions) -> (tempfile::TempDir, std::path::PathBuf)
                 __label__fr la maison et le jardin\n";
     std::fs::write(&lines, text.repeat(30)).unwrap();
     let path = folder.path().join("model.bin");
-    train(&lines, &path, options).unwrap();
+    let progress = Progress::hidden();
+    train(&lines, &path, options, &progress).unwrap();
+    assert!(progress.share().is_some_and(|share| share <= 1.0));
     (folder, path)
 }
 

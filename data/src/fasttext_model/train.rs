@@ -1,7 +1,10 @@
 //! Training fastText models, with the `fasttext` crate.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use fasttext::FastText;
 use fasttext::args::{Args, LossName};
@@ -10,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::atomic_file::AtomicFile;
 use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
+use crate::progress::Progress;
+
+/// Time between two looks at how far the training has read.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What fastText minimises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,15 +142,22 @@ impl TrainingOptions {
 
 /// Trains on `lines`, a file of `__label__xx text` lines, and writes the model to `output`
 /// (`.bin`). Gives what was written. One thread, so the same lines and options give the same bytes.
+/// `progress` counts the bytes of `lines` that are read, of all passes.
 ///
 /// Memory: (words + buckets) × dimensions × 4 bytes, and about 250 MB of tables.
 ///
 /// # Errors
 /// [`DataError::Config`] for a value that does not fit, [`DataError::BadFile`] when fastText
 /// finds nothing to learn from in `lines`, [`DataError::Io`].
-pub fn train(lines: &Path, output: &Path, options: &TrainingOptions) -> Result<FileDigest> {
+pub fn train(
+    lines: &Path,
+    output: &Path,
+    options: &TrainingOptions,
+    progress: &Progress,
+) -> Result<FileDigest> {
     options.validate("training")?;
-    let model = FastText::train(options.arguments(lines))
+    let arguments = options.arguments(lines);
+    let model = watched(lines, options.epochs, progress, || FastText::train(arguments))
         .map_err(|error| DataError::bad_file(lines, format!("training failed: {error}")))?;
     let mut file = AtomicFile::create(output)?;
     model
@@ -151,4 +165,101 @@ pub fn train(lines: &Path, output: &Path, options: &TrainingOptions) -> Result<F
         .map_err(|error| DataError::bad_file(output, format!("cannot be written: {error}")))?;
     file.flush().map_err(DataError::io(output))?;
     file.commit()
+}
+
+/// Trains while a thread looks at how far `lines` is read: fastText says nothing of itself.
+fn watched<T>(lines: &Path, epochs: u32, progress: &Progress, train: impl FnOnce() -> T) -> T {
+    let (Ok(lines), Ok(bytes)) = (lines.canonicalize(), fs::metadata(lines).map(|m| m.len()))
+    else {
+        return train();
+    };
+    // The words are counted in a pass of their own.
+    progress.begin((u64::from(epochs) + 1).saturating_mul(bytes));
+    std::thread::scope(|scope| {
+        let (ended, end) = mpsc::channel::<()>();
+        let watch = move || {
+            let mut passes = Passes { bytes, ..Passes::default() };
+            while end.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                passes.look(position(&lines));
+                progress.set_done(passes.read());
+            }
+        };
+        // Where the system refuses a thread there is no progress.
+        let _ = std::thread::Builder::new().spawn_scoped(scope, watch);
+        let trained = train();
+        drop(ended);
+        trained
+    })
+}
+
+/// Bytes read of a file that is read several times from beginning to end.
+#[derive(Debug, Default)]
+struct Passes {
+    bytes: u64,
+    ended: u64,
+    position: u64,
+}
+
+impl Passes {
+    /// Looks at the position in the file; none while it is closed.
+    fn look(&mut self, position: Option<u64>) {
+        let position = position.unwrap_or(0);
+        self.ended += u64::from(position < self.position);
+        self.position = position;
+    }
+
+    fn read(&self) -> u64 {
+        self.ended * self.bytes + self.position
+    }
+}
+
+/// How far this process has read the file it has open as `path`, where the system tells.
+fn position(path: &Path) -> Option<u64> {
+    for entry in fs::read_dir("/proc/self/fd").ok()?.flatten() {
+        if fs::read_link(entry.path()).is_ok_and(|open| open == path) {
+            let info = Path::new("/proc/self/fdinfo").join(entry.file_name());
+            let info = fs::read_to_string(info).ok()?;
+            return info.lines().next()?.strip_prefix("pos:")?.trim().parse().ok();
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn passes_are_counted() {
+        let mut passes = Passes { bytes: 100, ..Passes::default() };
+        for (position, read) in [
+            (None, 0),
+            (Some(0), 0),
+            (Some(60), 60),
+            (Some(100), 100),
+            // Closed, and opened again.
+            (None, 100),
+            (Some(40), 140),
+            (Some(40), 140),
+            (Some(10), 210),
+        ] {
+            passes.look(position);
+            assert_eq!(passes.read(), read, "{position:?}");
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_position_in_an_open_file_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap().join("lines");
+        fs::write(&path, [b'x'; 50]).unwrap();
+        assert_eq!(position(&path), None);
+        let mut file = fs::File::open(&path).unwrap();
+        file.read_exact(&mut [0; 30]).unwrap();
+        assert_eq!(position(&path), Some(30));
+    }
 }

@@ -8,6 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 use walkdir::WalkDir;
 
 use crate::error::{DataError, Result};
+use crate::progress::{CountedReader, Progress};
 
 const PREFIX: &str = "__label__";
 /// Longest line taken in, in bytes; the rest of a longer one is skipped.
@@ -58,15 +59,18 @@ pub(super) fn list(inputs: &[PathBuf]) -> Result<Vec<LabelledFile>> {
 }
 
 impl LabelledFile {
-    /// Hands each line to `visit` with its language. Files may end in `.gz`.
+    /// Hands each line to `visit` with its language. Files may end in `.gz`; `progress` counts
+    /// their bytes as they are.
     pub fn each(
         &self,
         skipped: &mut Skipped,
+        progress: &Progress,
         mut visit: impl FnMut(&str, &str) -> Result<()>,
     ) -> Result<()> {
-        let file = BufReader::new(File::open(&self.path).map_err(DataError::io(&self.path))?);
+        let file = File::open(&self.path).map_err(DataError::io(&self.path))?;
+        let file = BufReader::new(CountedReader::new(file, progress));
         let packed = self.path.extension().is_some_and(|extension| extension == "gz");
-        let mut reader: Box<dyn BufRead> = if packed {
+        let mut reader: Box<dyn BufRead + '_> = if packed {
             Box::new(BufReader::new(MultiGzDecoder::new(file)))
         } else {
             Box::new(file)
@@ -135,7 +139,7 @@ mod tests {
     fn lines(file: &LabelledFile) -> (Vec<(String, String)>, Skipped) {
         let mut found = Vec::new();
         let mut skipped = Skipped::default();
-        file.each(&mut skipped, |language, text| {
+        file.each(&mut skipped, &Progress::hidden(), |language, text| {
             found.push((language.to_owned(), text.to_owned()));
             Ok(())
         })

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::labelled::{self, Skipped};
+use super::labelled::{self, LabelledFile, Skipped};
 use crate::atomic_file::remove_durably;
 use crate::error::{DataError, Result};
 use crate::fasttext_model::{
     self, Examples, FastTextModel, Loss, TrainingOptions, report_path, write_report,
 };
+use crate::progress::{Progress, ProgressMode, Work};
 
 /// What `altiplano data train-lid` needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,9 +130,15 @@ pub struct LanguageReport {
 /// # Errors
 /// [`DataError::NoInput`], [`DataError::Io`], [`DataError::Config`], and
 /// [`DataError::BadFile`] when the text has fewer than two languages.
-pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
+pub fn train(
+    options: &TrainLanguageOptions,
+    progress: ProgressMode,
+) -> Result<TrainLanguageReport> {
     options.validate()?;
     let files = labelled::list(&options.inputs)?;
+    let size = |file: &LabelledFile| std::fs::metadata(&file.path).map_or(0, |data| data.len());
+    let work = Work::bytes(files.iter().map(size).sum()).of(files.len() as u64, "files");
+    let reading = Progress::new(progress, "examples", work);
     let mut examples = Examples::new(&options.output, options.training.seed)?;
     let mut numbers = BTreeMap::new();
     let mut labels = Vec::new();
@@ -139,7 +146,7 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
     let mut skipped = Skipped::default();
     let (mut too_short, mut repeated, mut above_maximum) = (0, 0, 0);
     for file in &files {
-        file.each(&mut skipped, |language, text| {
+        file.each(&mut skipped, &reading, |language, text| {
             if text.trim().chars().count() < options.min_chars {
                 too_short += 1;
                 return Ok(());
@@ -164,7 +171,9 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
             }
             Ok(())
         })?;
+        reading.item_done();
     }
+    reading.finish(&format!("{} languages", labels.len()));
     if labels.len() < 2 {
         return Err(DataError::bad_file(
             &files[0].path,
@@ -174,7 +183,9 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
     let split = examples.split(&labels, options.held_out)?;
     // A crash must not leave a new model with the report of the old one.
     remove_durably(&report_path(&options.output))?;
-    let written = fasttext_model::train(&split.train, &options.output, &options.training)?;
+    let training = Progress::new(progress, "training", Work::bytes(0));
+    let written =
+        fasttext_model::train(&split.train, &options.output, &options.training, &training)?;
 
     let model = FastTextModel::load(&options.output)?;
     let mut reports = vec![LanguageReport::default(); labels.len()];
@@ -191,6 +202,7 @@ pub fn train(options: &TrainLanguageOptions) -> Result<TrainLanguageReport> {
             reports[found].correct += u64::from(found == label);
         }
     })?;
+    training.finish("trained and measured");
     for report in &mut reports {
         report.accuracy = share(report.correct, report.held_out);
         report.precision = share(report.correct, report.found);
@@ -262,7 +274,7 @@ mod tests {
             let mut options =
                 TrainLanguageOptions::new(vec![text.clone()], folder.path().join(name));
             options.training.buckets = 2000;
-            train(&options).unwrap()
+            train(&options, ProgressMode::Hidden).unwrap()
         };
         let report = run("a.bin");
         assert!(report.accuracy > 0.95, "{report:?}");
@@ -287,7 +299,7 @@ mod tests {
         let model = folder.path().join("lid.bin");
         let mut options = TrainLanguageOptions::new(vec![text], model.clone());
         options.training.buckets = 2000;
-        train(&options).unwrap();
+        train(&options, ProgressMode::Hidden).unwrap();
         for name in ["lid.bin", "lid.json"] {
             let path = folder.path().join(name);
             let whole = std::fs::read(&path).unwrap();
@@ -310,7 +322,7 @@ mod tests {
         let file = folder.path().join("lines");
         std::fs::write(&file, "__label__en a line of text that is long enough\n").unwrap();
         let options = TrainLanguageOptions::new(vec![file], folder.path().join("m.bin"));
-        let error = train(&options).unwrap_err().to_string();
+        let error = train(&options, ProgressMode::Hidden).unwrap_err().to_string();
         assert!(error.contains("two or more"), "{error}");
         assert!(!folder.path().join("m.bin").exists());
     }

@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::document::Split;
 use crate::error::{DataError, Result};
 use crate::mixture::{Corpus, MixtureConfig, SourceOrder};
+use crate::progress::{Progress, ProgressMode, Work};
+use crate::shard::ShardManifest;
 use assemble::Assembler;
 use plan::Planner;
 use prefetch::Prefetch;
@@ -97,6 +99,8 @@ pub struct LoaderOptions {
     pub tokenizer_fingerprint: String,
     /// The model's vocabulary size; shards of a larger one are refused.
     pub vocab_size: usize,
+    /// Whether the progress of reading checksums is shown.
+    pub progress: ProgressMode,
 }
 
 impl LoaderOptions {
@@ -262,9 +266,13 @@ fn open_corpora(
     options: &LoaderOptions,
     split: Split,
 ) -> Result<Vec<Corpus>> {
+    let checksums = config
+        .verify_checksums
+        .then(|| progress_of_checksums(config, options.progress, split))
+        .transpose()?;
     let mut corpora: Vec<Corpus> = Vec::new();
     for source in &config.sources {
-        let corpus = Corpus::open(&source.path, split, config.verify_checksums)?;
+        let corpus = Corpus::open(&source.path, split, checksums.as_ref())?;
         corpus.check_tokenizer(&options.tokenizer_fingerprint, options.vocab_size)?;
         if corpora.iter().any(|other| other.name() == corpus.name()) {
             return Err(DataError::config(
@@ -276,6 +284,21 @@ fn open_corpora(
         corpora.push(corpus);
     }
     Ok(corpora)
+}
+
+/// The progress of reading every shard of one side of the holdout once.
+fn progress_of_checksums(
+    config: &MixtureConfig,
+    mode: ProgressMode,
+    split: Split,
+) -> Result<Progress> {
+    let (mut bytes, mut files) = (0u64, 0);
+    for source in &config.sources {
+        let manifest = ShardManifest::read(&source.path)?;
+        bytes = bytes.saturating_add(manifest.file_bytes(split));
+        files += manifest.shards.iter().filter(|shard| shard.split == split).count() as u64;
+    }
+    Ok(Progress::new(mode, "checksums", Work::bytes(bytes).of(files, "files")))
 }
 
 fn check_size(corpora: &[Corpus], random: bool, options: &LoaderOptions) -> Result<()> {

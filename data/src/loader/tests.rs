@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::mixture::MixtureSource;
-use crate::shard::{ShardManifest, ShardWriter};
+use crate::shard::ShardWriter;
 
 const VOCABULARY: usize = 5000;
 
@@ -50,6 +50,7 @@ fn options(readers: usize) -> LoaderOptions {
         readers,
         tokenizer_fingerprint: "tok".into(),
         vocab_size: VOCABULARY,
+        progress: ProgressMode::Hidden,
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::document::Split;
 use crate::error::{DataError, Result};
+use crate::progress::Progress;
 use crate::shard::{Shard, ShardManifest};
 
 /// The shards of one side of one source, read as one long row of tokens.
@@ -18,12 +19,12 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens the shards in `folder` and checks them against its manifest; with `checksums` every
-    /// byte is read.
+    /// Opens the shards in `folder` and checks them against its manifest; with `checksums`, which
+    /// counts them, every byte is read.
     ///
     /// # Errors
     /// [`DataError::NoInput`], [`DataError::Shard`] or [`DataError::TokenizerMismatch`].
-    pub fn open(folder: &Path, split: Split, checksums: bool) -> Result<Self> {
+    pub fn open(folder: &Path, split: Split, checksums: Option<&Progress>) -> Result<Self> {
         let manifest = ShardManifest::read(folder)?;
         let shards = manifest.open_shards(folder, split, checksums)?;
         let mut starts = vec![0];

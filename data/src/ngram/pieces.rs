@@ -9,7 +9,7 @@ use crate::error::{DataError, Result};
 use crate::text::ccnet;
 use crate::tokenizer::model_proto::{self, Model, PieceType};
 use crate::tokenizer::word_cache::WordCache;
-use crate::tokenizer::{SPACE, train};
+use crate::tokenizer::{SPACE, UNREADABLE, codec, train};
 
 /// Words longer than this are cut, to bound memory.
 const LONGEST_WORD: usize = 64 << 10;
@@ -58,8 +58,8 @@ impl Pieces {
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         train::quiet();
         let model = model_proto::read(path, bytes)?;
-        let processor = SentencePieceProcessor::from_serialized_proto(bytes).map_err(|error| {
-            DataError::Tokenizer { path: path.to_owned(), reason: error.to_string() }
+        let processor = SentencePieceProcessor::from_serialized_proto(bytes).map_err(|_| {
+            DataError::Tokenizer { path: path.to_owned(), reason: UNREADABLE.to_owned() }
         })?;
         Ok(Self { processor, by_words: ends_words_at_spaces(&model) })
     }
@@ -136,7 +136,7 @@ impl Pieces {
         let pieces = self
             .processor
             .encode(part)
-            .map_err(|error| DataError::Codec { operation: "encode", reason: error.to_string() })?;
+            .map_err(|_| codec("encode", "SentencePiece cannot cut this text"))?;
         for piece in pieces {
             sink(&piece.piece);
         }

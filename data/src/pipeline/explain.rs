@@ -93,6 +93,10 @@ impl fmt::Display for Explanation {
                 if !dropped.detail.is_empty() {
                     writeln!(f, "  detail   {}", dropped.detail)?;
                 }
+                if let Some(last) = dropped.last_offset {
+                    let records = dropped.records;
+                    writeln!(f, "  records  {records} in a row, the last at byte {last}")?;
+                }
                 writeln!(f, "  bytes    {} when it entered the step", dropped.bytes)?;
                 if let Some(sample) = &dropped.sample {
                     writeln!(f, "  text     {sample}")?;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::RunOptions;
 use super::batch::Clock;
 use super::chain::{Chain, Global};
 use super::holdout::{self, HoldoutConfig};
@@ -17,12 +18,13 @@ use super::layout::Layout;
 use super::rank::Rank;
 use super::source_config::SourceConfig;
 use super::stage::StageRecord;
-use crate::atomic_file::remove_durably;
+use crate::atomic_file::{remove_durably, scratch_folder};
 use crate::checksum::FileDigest;
 use crate::dedup::{GroupFiles, Resources};
 use crate::document::{DocumentFile, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
 use crate::json_file::{read_json, write_json};
+use crate::progress::{Progress, Work};
 use crate::source::{Input, SourceOptions};
 
 /// Consecutive input files of a source: the unit of work and of output files.
@@ -291,7 +293,7 @@ impl<'a> SourcePlan<'a> {
     }
 
     /// Makes the decision before `stage`, for which the stage before it must be finished.
-    pub fn resolve(&self, stage: usize, memory_bytes: u64) -> Result<()> {
+    pub fn resolve(&self, stage: usize, options: &RunOptions) -> Result<()> {
         let Some(opening) = &self.chain.stages[stage].opening else {
             return Ok(());
         };
@@ -319,10 +321,17 @@ impl<'a> SourcePlan<'a> {
             Global::Holdout => {
                 holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
             }
-            Global::Step { step, .. } => {
-                let spill = super::stage::scratch_folder(&self.layout.work())?;
-                let resources = Resources { memory_bytes, spill: spill.path().to_owned() };
-                step.resolve(&files, &resources)?
+            Global::Step { name, step, .. } => {
+                let spill = scratch_folder(&self.layout.work())?;
+                let progress = Progress::new(options.progress, name, Work::count(0, "keys"));
+                let resources = Resources {
+                    memory_bytes: options.memory_bytes,
+                    spill: spill.path().to_owned(),
+                    progress: &progress,
+                };
+                let written = step.resolve(&files, &resources)?;
+                progress.finish(&format!("decided for source {}", self.config.name));
+                written
             }
         };
         let mut seconds = 0.0;

@@ -212,7 +212,7 @@ fn batch_of(file: &[u8], block: &Block, width: usize, first_token: u64) -> Check
     let counts: Vec<usize> =
         lengths.iter().filter_map(|&length| usize::try_from(length).ok()).collect();
     let &[documents, tokens] = counts.as_slice() else {
-        return fault("array lengths", format!("{lengths:?}"), "documents and tokens");
+        return fault("arrays", lengths.len(), "one of documents and one of tokens");
     };
     if nulls {
         return fault("nulls", "some", "none");
@@ -236,7 +236,10 @@ fn batch_of(file: &[u8], block: &Block, width: usize, first_token: u64) -> Check
             None => fault(
                 what,
                 format!("{} bytes at {}", buffer.length(), buffer.offset()),
-                format!("{needed:?} bytes inside the record batch, aligned to {align}"),
+                format!(
+                    "{} bytes inside the record batch, aligned to {align}",
+                    needed.map_or("fewer".to_owned(), |needed| needed.to_string())
+                ),
             ),
         }
     };
@@ -267,7 +270,8 @@ fn check_offsets(bytes: &[u8], tokens: usize) -> Checked<()> {
         .map(|chunk| i32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
     let mut last = match offsets.next() {
         Some(0) => 0,
-        other => return fault("first document offset", format!("{other:?}"), 0),
+        Some(other) => return fault("first document offset", other, 0),
+        None => return fault("first document offset", "none", 0),
     };
     for offset in offsets {
         if offset <= last {

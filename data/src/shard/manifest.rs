@@ -10,6 +10,7 @@ use crate::checksum::FileDigest;
 use crate::document::Split;
 use crate::error::{DataError, Result};
 use crate::json_file::{read_json, write_json};
+use crate::progress::Progress;
 
 /// Version of the manifest. A reader refuses any other.
 const VERSION: &str = "2";
@@ -130,13 +131,24 @@ impl ShardManifest {
         Ok(manifest)
     }
 
+    /// Bytes of the shards of one side of the holdout.
+    pub fn file_bytes(&self, split: Split) -> u64 {
+        let shards = self.shards.iter().filter(|shard| shard.split == split);
+        shards.map(|shard| shard.file_bytes).fold(0, u64::saturating_add)
+    }
+
     /// Opens the shards of one side of the holdout and holds each against the manifest; with
-    /// `checksums` every byte is read.
+    /// `checksums`, which counts them, every byte is read.
     ///
     /// # Errors
     /// [`DataError::Shard`], [`DataError::Altered`] or [`DataError::TokenizerMismatch`] naming the
     /// file.
-    pub fn open_shards(&self, folder: &Path, split: Split, checksums: bool) -> Result<Vec<Shard>> {
+    pub fn open_shards(
+        &self,
+        folder: &Path,
+        split: Split,
+        checksums: Option<&Progress>,
+    ) -> Result<Vec<Shard>> {
         let summaries: Vec<_> = self.shards.iter().filter(|shard| shard.split == split).collect();
         summaries
             .par_iter()
@@ -152,7 +164,12 @@ impl ShardManifest {
             .collect()
     }
 
-    fn check(&self, shard: &Shard, summary: &ShardSummary, checksums: bool) -> Result<()> {
+    fn check(
+        &self,
+        shard: &Shard,
+        summary: &ShardSummary,
+        checksums: Option<&Progress>,
+    ) -> Result<()> {
         let header = shard.header();
         let differs = |what, found: String, expected: String| {
             Err(DataError::Shard {
@@ -186,8 +203,10 @@ impl ShardManifest {
             let (found, expected) = (header.blake3.clone(), summary.blake3.clone());
             return differs("checksum of the tokens", found, expected);
         }
-        if checksums {
+        if let Some(progress) = checksums {
             summary.digest().verify(shard.path(), TOKENIZE_AGAIN)?;
+            progress.add(summary.file_bytes);
+            progress.item_done();
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod arxiv;
 mod books;
 mod github;
 mod input;
+mod json_object;
 mod jsonl;
 mod lines;
 mod parquet;

@@ -198,7 +198,8 @@ impl Decontaminate {
         if found {
             return Ok(());
         }
-        let reason = format!("line {number}: no string in any of the fields {:?}", self.fields);
+        let reason =
+            format!("line {number}: no string in any of the fields {}", self.fields.join(", "));
         Err(DataError::bad_file(path, reason))
     }
 }

@@ -103,6 +103,7 @@ impl Step for ReferenceClassifierStep {
 mod tests {
     use super::*;
     use crate::fasttext_model::{TrainingOptions, train};
+    use crate::progress::Progress;
 
     #[test]
     fn the_threshold_decides_and_the_probability_stays() {
@@ -111,8 +112,8 @@ mod tests {
         let text = "__label__wiki study journal century\n__label__cc buy cheap cart\n".repeat(50);
         std::fs::write(&lines, text).unwrap();
         let model = folder.path().join("model.bin");
-        train(&lines, &model, &TrainingOptions { dimensions: 8, ..TrainingOptions::default() })
-            .unwrap();
+        let options = TrainingOptions { dimensions: 8, ..TrainingOptions::default() };
+        train(&lines, &model, &options, &Progress::hidden()).unwrap();
 
         let mut options =
             ReferenceClassifierOptions { model, preset: ReferencePreset::Llama, threshold: None };
@@ -148,8 +149,8 @@ mod tests {
         let lines = folder.path().join("lines");
         std::fs::write(&lines, "__label__en a b c\n__label__de d e f\n").unwrap();
         let model = folder.path().join("model.bin");
-        train(&lines, &model, &TrainingOptions { dimensions: 2, ..TrainingOptions::default() })
-            .unwrap();
+        let options = TrainingOptions { dimensions: 2, ..TrainingOptions::default() };
+        train(&lines, &model, &options, &Progress::hidden()).unwrap();
         let options =
             ReferenceClassifierOptions { model, preset: ReferencePreset::Llama, threshold: None };
         let Err(error) = options.build("x") else { panic!("accepted") };

@@ -13,6 +13,7 @@ pub(crate) mod model_proto;
 pub(crate) mod sample;
 mod stream;
 pub(crate) mod train;
+pub(crate) mod trainer_log;
 pub(crate) mod word_cache;
 
 pub use model_proto::{Piece, PieceType};
@@ -30,6 +31,14 @@ use crate::error::{DataError, Result};
 /// Texts longer than this are encoded in parts, to bound memory. SentencePiece needs some hundred
 /// bytes per character.
 const PART_BYTES: usize = 256 << 10;
+
+/// Why a model whose file reads well is refused.
+pub(crate) const UNREADABLE: &str = "SentencePiece cannot use it; train or fetch it again";
+
+/// The error of an operation that SentencePiece refuses.
+pub(crate) fn codec(operation: &'static str, reason: &str) -> DataError {
+    DataError::Codec { operation, reason: reason.to_owned() }
+}
 
 /// The character that stands for a space inside pieces.
 pub(crate) const SPACE: &str = "\u{2581}";
@@ -84,7 +93,7 @@ impl Tokenizer {
         let model = model_proto::read(path, bytes)?;
         let fail = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
         let processor = SentencePieceProcessor::from_serialized_proto(bytes)
-            .map_err(|error| fail(error.to_string()))?;
+            .map_err(|_| fail(UNREADABLE.to_owned()))?;
         if processor.len() != model.pieces.len() {
             return Err(fail(format!(
                 "SentencePiece sees {} pieces, the file has {}",
@@ -237,7 +246,7 @@ impl Tokenizer {
         }
         self.processor
             .decode_piece_ids(ids)
-            .map_err(|error| DataError::Codec { operation: "decode", reason: error.to_string() })
+            .map_err(|_| codec("decode", "SentencePiece cannot join these ids"))
     }
 
     fn encode_part(&self, part: &str, ids: &mut Vec<u32>, prefix: u32) -> Result<()> {
@@ -264,7 +273,7 @@ impl Tokenizer {
         let pieces = self
             .processor
             .encode(text)
-            .map_err(|error| DataError::Codec { operation: "encode", reason: error.to_string() })?;
+            .map_err(|_| codec("encode", "SentencePiece cannot cut this text"))?;
         ids.extend(pieces.into_iter().map(|piece| piece.id));
         Ok(())
     }

@@ -221,9 +221,9 @@ fn encoding_in_parts_changes_nothing() {
 #[test]
 fn impossible_vocabularies_are_errors_with_sentencepieces_message() {
     let error = train_bytes(&config(100_000)).unwrap_err().to_string();
-    assert!(error.contains("Vocabulary size too high"), "{error}");
+    assert!(error.contains("`vocab_size` of 100000 is too large"), "{error}");
     let error = train_bytes(&config(300)).unwrap_err().to_string();
-    assert!(error.contains("smaller than required_chars"), "{error}");
+    assert!(error.contains("`vocab_size` of 300 is too small"), "{error}");
     for bad in [
         config(299),
         TokenizerConfig { character_coverage: 0.5, ..config(420) },

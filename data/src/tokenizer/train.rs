@@ -1,6 +1,6 @@
 //! Training a tokenizer with SentencePiece's own trainer.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once};
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Tokenizer;
 use super::description::Description;
 use super::sample::{self, SENTENCE_BYTES};
+use super::trainer_log::{self, TrainerLog};
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
 use crate::progress::{Progress, ProgressMode, Work};
@@ -124,7 +125,7 @@ pub struct TrainReport {
 ///
 /// # Errors
 /// [`DataError::Config`], an error of reading the documents, or
-/// [`DataError::TokenizerTraining`] with SentencePiece's message.
+/// [`DataError::TokenizerTraining`] when SentencePiece refuses.
 pub fn train(
     config: &TokenizerConfig,
     files: &[DocumentFile],
@@ -147,8 +148,8 @@ pub fn train(
         });
     }
     let training = Progress::new(progress, "tokenizer", Work::count(0, "pieces"));
-    training.phase(&format!("training {} pieces", config.vocab_size));
-    let bytes = train_with(&arguments(config), &sample.text, &sample.ends)?;
+    let mut log = TrainerLog::new(&training, config.vocab_size);
+    let bytes = train_with(&arguments(config), &sample.text, &sample.ends, &mut log)?;
     let tokenizer = Tokenizer::from_bytes(model, &bytes)?;
     let (sample_bytes, sample_sentences) = (sample.text.len() as u64, sample.ends.len() as u64);
     let (vocab_size, documents) = (tokenizer.vocab_size(), sample.documents);
@@ -191,32 +192,41 @@ pub(super) fn arguments(config: &TokenizerConfig) -> Vec<String> {
 }
 
 /// Trains a model of any kind. Sentence `i` ends before byte `ends[i]` of `text` and begins where
-/// the one before it ends; `ends` ascend and are at most `text.len()`. The model's bytes.
+/// the one before it ends; `ends` ascend and are at most `text.len()`. The model's bytes; `log`
+/// hears how far it is.
 ///
 /// # Errors
-/// [`DataError::TokenizerTraining`] with SentencePiece's message.
-pub(crate) fn train_with(arguments: &[String], text: &[u8], ends: &[usize]) -> Result<Vec<u8>> {
+/// [`DataError::TokenizerTraining`] when SentencePiece refuses.
+pub(crate) fn train_with(
+    arguments: &[String],
+    text: &[u8],
+    ends: &[usize],
+    log: &mut TrainerLog<'_>,
+) -> Result<Vec<u8>> {
     quiet();
     if !ends.is_sorted() || ends.last().is_some_and(|end| *end > text.len()) {
         return Err(DataError::TokenizerTraining {
             message: "the sentences do not lie in the text".into(),
         });
     }
-    let arguments = format!("{} --minloglevel=3", arguments.join(" "));
-    let arguments = CString::new(arguments).map_err(|_| DataError::TokenizerTraining {
-        message: "a zero byte in the arguments".into(),
-    })?;
+    let arguments =
+        CString::new(format!("{} --minloglevel=0", arguments.join(" "))).map_err(|_| {
+            DataError::TokenizerTraining { message: "a zero byte in the arguments".into() }
+        })?;
     let guard = ONE_AT_A_TIME.lock();
     let mut result: *mut c_char = std::ptr::null_mut();
     let mut length = 0;
     // SAFETY: `ends` are ascending offsets into `text`, as checked above, and both outlive the
-    // call; the shim copies both and writes the two results.
+    // call; the shim copies both and writes the two results. It calls `hear` during the call only,
+    // with the pointer to `log`, which nothing else uses meanwhile.
     let failed = unsafe {
         altiplano_spm_train(
             arguments.as_ptr(),
             text.as_ptr().cast(),
             ends.as_ptr(),
             ends.len(),
+            hear,
+            (&raw mut *log).cast(),
             &mut result,
             &mut length,
         )
@@ -234,10 +244,21 @@ pub(crate) fn train_with(arguments: &[String], text: &[u8], ends: &[usize]) -> R
     };
     if failed != 0 {
         return Err(DataError::TokenizerTraining {
-            message: String::from_utf8_lossy(&answer).into_owned(),
+            message: trainer_log::explain(&String::from_utf8_lossy(&answer)),
         });
     }
     Ok(answer)
+}
+
+/// Hands a line of the trainer's log to the [`TrainerLog`] behind `context`.
+extern "C" fn hear(context: *mut c_void, line: *const c_char, length: usize) {
+    // SAFETY: the shim passes the pointer it was given, to a `TrainerLog` that it alone uses, one
+    // call at a time, and a line of `length` bytes.
+    let (log, line) = unsafe {
+        let log = &mut *context.cast::<TrainerLog<'_>>();
+        (log, std::slice::from_raw_parts(line.cast::<u8>(), length))
+    };
+    log.hear(&String::from_utf8_lossy(line));
 }
 
 /// Stops SentencePiece from writing to stderr: its failures come back as errors.
@@ -254,6 +275,8 @@ unsafe extern "C" {
         text: *const c_char,
         ends: *const usize,
         count: usize,
+        heard: extern "C" fn(*mut c_void, *const c_char, usize),
+        context: *mut c_void,
         result: *mut *mut c_char,
         result_length: *mut usize,
     ) -> c_int;

@@ -6,9 +6,9 @@ use crate::llama::Llama;
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Generation {
+pub enum FinishReason {
     /// The model chose the end-of-sequence token, or the caller asked to stop.
-    Stopped,
+    Stop,
     /// `max_tokens` were generated or the context is full.
     Length,
 }
@@ -26,7 +26,7 @@ pub fn generate(
     eos: Option<i32>,
     sampler: &mut Sampler,
     mut on_token: impl FnMut(i32) -> bool,
-) -> Result<Generation> {
+) -> Result<FinishReason> {
     let limit = model.config.max_seq_len;
     if prompt.len() >= limit {
         return Err(ModelError::PromptTooLong { found: prompt.len(), limit });
@@ -34,17 +34,17 @@ pub fn generate(
     let new_tokens = max_tokens.min(limit - prompt.len());
     let mut cache = KvCache::new(model, prompt.len() + new_tokens);
     if new_tokens == 0 {
-        return Ok(Generation::Length);
+        return Ok(FinishReason::Length);
     }
     let mut logits = model.forward_cached(prompt, &mut cache)?;
     for remaining in (0..new_tokens).rev() {
         let id = sampler.sample(&logits) as i32;
         if Some(id) == eos || !on_token(id) {
-            return Ok(Generation::Stopped);
+            return Ok(FinishReason::Stop);
         }
         if remaining > 0 {
             logits = model.forward_cached(&[id], &mut cache)?;
         }
     }
-    Ok(Generation::Length)
+    Ok(FinishReason::Length)
 }

@@ -1,9 +1,13 @@
-//! Inference: the key/value cache, choosing the next token, generating.
+//! Inference: the key/value cache, the forward pass with it, choosing the next token, generating.
 
-mod generate;
 mod kv_cache;
+
+mod forward;
+
 mod sampler;
 
-pub use generate::{Generation, generate};
+mod generate;
+
+pub use generate::{FinishReason, generate};
 pub use kv_cache::KvCache;
 pub use sampler::{Sampler, SamplerConfig};

@@ -113,7 +113,7 @@ fn measure(model: &Llama, options: &GenerateBenchOptions) -> Result<GenerateBenc
 mod tests {
     use altiplano_model::config::{ActivationCheckpointing, LlamaConfig};
     use altiplano_model::device;
-    use altiplano_model::params::Params;
+    use altiplano_model::params::Weights;
     use burn::tensor::DType;
 
     use super::*;
@@ -121,7 +121,7 @@ mod tests {
     fn model() -> Llama {
         let yaml = "{dim: 32, n_layers: 1, n_heads: 2, vocab_size: 50, max_seq_len: 20}";
         let config: LlamaConfig = serde_yaml::from_str(yaml).unwrap();
-        let weights = Params::init(&config, 1, DType::F32, &device::select("cpu").unwrap());
+        let weights = Weights::init(&config, 1, DType::F32, &device::select("cpu").unwrap());
         Llama::new(config, weights, ActivationCheckpointing::None).unwrap()
     }
 

@@ -4,12 +4,10 @@ use std::time::Instant;
 
 use altiplano_model::config::{ActivationCheckpointing, Precision};
 use altiplano_model::device;
-use altiplano_model::params::Params;
-use burn::tensor::{DType, Device};
+use burn::tensor::Device;
 use serde::Serialize;
 
 use super::median;
-use crate::adamw::AdamW;
 use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::metrics::peak_memory_bytes;
@@ -85,10 +83,7 @@ fn measure(
     // so that the peak memory is that of the steps.
     let product_before = short_product_flops_per_second(config.precision, device);
     let mut loader = open_loader(config)?.0;
-    let masters = Params::init(&config.model, config.seed, DType::F32, device);
-    let zeros = || Params::zeros(&config.model, DType::F32, device);
-    let optimizer = AdamW::new(config.optimizer.clone(), zeros(), zeros());
-    let mut trainer = Trainer::new(config, masters, optimizer, device)?;
+    let mut trainer = Trainer::start(config, device)?;
     let schedule = Schedule::new(&config.optimizer, config.total_steps());
 
     let (mut seconds, mut loss) = (Vec::new(), f64::NAN);

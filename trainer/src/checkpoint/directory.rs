@@ -1,8 +1,11 @@
 //! The checkpoints of a run as directories: which there are, which is the newest, which may go.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use altiplano_data::atomic_file::{remove_unfinished, sync_folder};
+use altiplano_data::lock::FolderLock;
 
 use super::DONE_FILE;
 use crate::error::{Result, TrainerError};
@@ -37,7 +40,7 @@ pub(super) fn replaced_path(run_dir: &Path, step: u64) -> PathBuf {
 
 /// Waits until the entries of a directory are on the disk.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(TrainerError::io(dir))
+    Ok(sync_folder(dir)?)
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
@@ -132,33 +135,25 @@ pub fn prune(run_dir: &Path, keep_last: usize, keep_every: u64) -> Result<Vec<Pa
 /// Keeps other processes from writing the same run. Ends with the process, however it ends.
 #[derive(Debug)]
 pub struct RunLock {
-    _file: File,
+    _lock: FolderLock,
 }
 
-/// Makes the directory of a run, if need be, and locks it.
+/// Makes the directory of a run, if need be, locks it, and deletes files that a crash left
+/// unfinished in it.
 ///
 /// # Errors
-/// [`TrainerError::RunInUse`] when another process holds the lock.
+/// [`DataError::InUse`](altiplano_data::DataError::InUse) when another process holds the lock.
 pub fn lock(run_dir: &Path) -> Result<RunLock> {
-    fs::create_dir_all(run_dir).map_err(TrainerError::io(run_dir))?;
-    let path = run_dir.join(".lock");
-    let file = File::create(&path).map_err(TrainerError::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(RunLock { _file: file }),
-        Err(TryLockError::WouldBlock) => {
-            Err(TrainerError::RunInUse { path: run_dir.to_path_buf() })
-        }
-        // Some network file systems have no locks: better to train than to refuse.
-        Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
-            Ok(RunLock { _file: file })
-        }
-        Err(TryLockError::Error(e)) => Err(TrainerError::io(&path)(e)),
-    }
+    let lock = altiplano_data::lock::lock(run_dir)?;
+    remove_unfinished(run_dir)?;
+    Ok(RunLock { _lock: lock })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use altiplano_data::DataError;
+
     use super::*;
 
     fn run_with(steps: &[u64]) -> tempfile::TempDir {
@@ -216,10 +211,13 @@ mod tests {
     fn a_second_writer_is_refused() {
         let run = tempfile::tempdir().unwrap();
         let held = lock(run.path()).unwrap();
-        assert!(matches!(lock(run.path()), Err(TrainerError::RunInUse { .. })));
+        let refused = lock(run.path());
+        assert!(matches!(refused, Err(TrainerError::Data(DataError::InUse { .. }))), "{refused:?}");
+        fs::write(run.path().join(".config.yaml.tmp.1.00000000.1"), "left by a crash").unwrap();
         fs::create_dir(checkpoints_dir(run.path())).unwrap();
         drop(held);
         recover(run.path(), &lock(run.path()).unwrap()).unwrap();
-        lock(run.path()).unwrap();
+        drop(lock(run.path()).unwrap());
+        assert_eq!(names(run.path()).unwrap(), ["checkpoints"]);
     }
 }

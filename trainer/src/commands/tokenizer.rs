@@ -71,7 +71,7 @@ pub(super) struct DecodeArgs {
 
 const DECODE_EXAMPLE: &str = "\
 Example:
-  altiplano tokenizer decode --model runs/quickstart/data/tokenizer.model 450 2305 29871";
+  altiplano tokenizer decode --model runs/quickstart/data/tokenizer.model 450 2305 1987";
 
 pub(super) fn run(command: TokenizerCommand) -> Result<()> {
     match command {

@@ -31,7 +31,7 @@ pub struct TrainArgs {
 
 const EXAMPLE: &str = "\
 Examples:
-  altiplano train configs/train/quickstart.yaml steps=100 optimizer.warmup_steps=10
+  altiplano train configs/train/quickstart.yaml steps=20 optimizer.warmup_steps=5
   altiplano train --resume runs/quickstart
 
 Ctrl-C saves a checkpoint after the step in progress and ends.";

@@ -11,6 +11,9 @@ type Check = Result<(), Problem>;
 /// Products of sizes stay far from overflow below this.
 const LARGEST_SIZE: usize = 1 << 24;
 
+/// Most threads of one kind: no machine computes faster with more.
+pub const MOST_THREADS: usize = 1024;
+
 /// Most steps of a run: step numbers are written with eight digits and more, and stay exact in f64.
 const MOST_STEPS: u64 = 1 << 40;
 
@@ -166,14 +169,14 @@ fn check_data(config: &TrainConfig) -> Check {
 }
 
 fn check_intervals(config: &TrainConfig) -> Check {
-    for (key, value) in [
-        ("threads", config.threads.unwrap_or(1)),
-        ("readers", config.readers),
-        ("checkpoint.keep_last", config.checkpoint.keep_last),
-        ("sample.max_tokens", config.sample.max_tokens),
+    for (key, value, most) in [
+        ("threads", config.threads.unwrap_or(1), MOST_THREADS),
+        ("readers", config.readers, MOST_THREADS),
+        ("checkpoint.keep_last", config.checkpoint.keep_last, LARGEST_SIZE),
+        ("sample.max_tokens", config.sample.max_tokens, LARGEST_SIZE),
     ] {
-        if value == 0 || value > LARGEST_SIZE {
-            return Err(Problem::new(key, format!("found {value}, expected 1 to {LARGEST_SIZE}")));
+        if value == 0 || value > most {
+            return Err(Problem::new(key, format!("found {value}, expected 1 to {most}")));
         }
     }
     if config.log_every == 0 {

@@ -1,5 +1,7 @@
 //! A YAML file with its overrides applied, which still knows where each value came from.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
@@ -8,6 +10,9 @@ use super::load::Problem;
 use super::locate::{Part, Position, check_unique_keys, key_exists, position};
 use super::path::normalize;
 use crate::error::{Result, TrainerError};
+
+/// Longest configuration file in bytes.
+const LONGEST: u64 = 16 << 20;
 
 /// Most parts of an override's key.
 const DEEPEST: usize = 32;
@@ -108,7 +113,7 @@ impl Document {
             return Ok(());
         }
         let file = normalize(&self.directory(key).join(written));
-        let text = std::fs::read_to_string(&file).map_err(|error| {
+        let text = read_bounded(&file).map_err(|error| {
             self.fail(Problem {
                 key: key.to_vec(),
                 part: Part::Value,
@@ -191,10 +196,19 @@ fn locate(file: &Path, text: &str, key: &[String], part: Part) -> String {
 }
 
 fn read_text(file: &Path) -> Result<String> {
-    std::fs::read_to_string(file).map_err(|error| TrainerError::Config {
+    read_bounded(file).map_err(|error| TrainerError::Config {
         place: file.display().to_string(),
         message: format!("cannot read the configuration: {error}"),
     })
+}
+
+fn read_bounded(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let length = File::open(file)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    if length as u64 > LONGEST {
+        return Err(std::io::Error::other(format!("it has more than {LONGEST} bytes")));
+    }
+    Ok(text)
 }
 
 fn parse_mapping(file: &Path, text: &str) -> Result<Value> {

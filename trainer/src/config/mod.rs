@@ -15,6 +15,7 @@ mod step;
 mod train;
 
 pub use altiplano_data::DataConfig;
+pub(crate) use check::MOST_THREADS;
 pub(crate) use explain::nearest;
 pub use load::{ConfigFile, Problem, load};
 pub use path::{normalize, relative_to};

@@ -173,6 +173,22 @@ fn what_is_no_yaml_mapping_is_an_error() {
 }
 
 #[test]
+fn a_text_nested_too_deep_is_an_error_at_once() {
+    for (open, close) in [("[", "]"), ("{a: ", "}")] {
+        let text = message(&format!("name: {}1{}\n", open.repeat(400_000), close.repeat(400_000)));
+        assert!(text.contains("brackets are open"), "{text}");
+    }
+    // Blocks are the parser's own to bound.
+    let text = message(&format!("name:\n{}x\n", "- ".repeat(200_000)));
+    assert!(text.contains("recursion limit"), "{text}");
+    let files = Files::new(RUN);
+    let deep = format!("sample={}", "[".repeat(400_000));
+    assert!(files.load(&[&deep]).unwrap_err().to_string().contains("brackets are open"));
+    let text = message(&format!("# {}\n{RUN}", "x".repeat(17 << 20)));
+    assert!(text.contains("more than"), "{text}");
+}
+
+#[test]
 fn contradictions_are_found_at_their_key() {
     for (from, to, expected) in [
         ("steps: 100", "steps: 100\ntokens: 5", "train/run.yaml:15:1: tokens: given together with"),
@@ -200,6 +216,8 @@ fn contradictions_are_found_at_their_key() {
         ("tokenizer: ../tokenizer.model\n", "", "tokenizer: missing"),
         ("steps: 100", "steps: 100\nsample: {every: 5}", "sample.prompts: empty"),
         ("steps: 100", "steps: 100\nthreads: 0", "threads: found 0"),
+        ("steps: 100", "steps: 100\nthreads: 1025", "threads: found 1025, expected 1 to 1024"),
+        ("steps: 100", "steps: 100\nreaders: 99999", "readers: found 99999"),
     ] {
         let text = message(&RUN.replacen(from, to, 1));
         assert!(text.contains(expected), "{to}: {text}");

@@ -1,8 +1,8 @@
 //! The most memory a training step holds, by part.
 //!
 //! Per parameter a step holds 4 bytes of f32 weight, 4 of gradient, 8 of moments and, under bf16, 2
-//! of the copy that matrix products read. Over them come the activations each layer keeps
-//! ([`kept_bytes_per_layer`]) and, on top of these, what only one moment needs. With N = B · T
+//! of the copy that matrix products read. Over them come the activations each layer saves
+//! ([`saved_bytes_per_layer`]) and, on top of these, what only one moment needs. With N = B · T
 //! tokens of a micro-batch and e bytes per activation, the moments are:
 //!
 //! ```text
@@ -12,15 +12,15 @@
 //!                                         dy, dswiglu, dgate, dup
 //! ```
 //!
-//! "Everything of one layer" is what policy `none` keeps; only what the policy in force does not
-//! keep anyway is counted. The largest moment is the working set. The optimizer's step needs
+//! "Everything of one layer" is what policy `none` saves; only what the policy in force does not
+//! save anyway is counted. The largest moment is the working set. The optimizer's step needs
 //! nothing more.
 //!
 //! The kernels keep their scratch memory between calls: the f32 logits of one chunk of the head,
 //! the packed operands of a matrix product, and per thread the packed tensors of one attention
 //! head.
 
-use altiplano_model::activation_checkpoint::kept_bytes_per_layer;
+use altiplano_model::activation_checkpoint::saved_bytes_per_layer;
 use altiplano_model::backend::HEAD_CHUNK;
 use altiplano_model::config::{ActivationCheckpointing, Precision};
 use serde::Serialize;
@@ -54,7 +54,7 @@ pub struct MemoryParts {
     /// Weights and gradient of one layer (or of the embedding, if larger) gathered from all
     /// devices; 0 on one device.
     pub gathered: u64,
-    /// What all layers keep for their backward pass.
+    /// What all layers save for their backward pass.
     pub activations: u64,
     /// What is needed on top of it at the moment that needs most.
     pub working_set: u64,
@@ -77,7 +77,7 @@ impl MemoryParts {
             ("gradients (f32)", self.gradients),
             ("moments (f32)", self.moments),
             ("gathered layer", self.gathered),
-            ("activations kept", self.activations),
+            ("saved activations", self.activations),
             ("working set", self.working_set),
             ("head chunk", self.head_chunk),
             ("kernel scratch", self.kernel_scratch),
@@ -98,7 +98,6 @@ impl MemoryParts {
         let parameters = model.parameter_count() as u64;
         let (c, layers) = (shape.channels, model.n_layers as u64);
         let embedding = model.vocab_size as u64 * c;
-        let vectors = (2 * layers + 1) * c;
         let layer = (parameters - 2 * embedding - c) / layers;
         let copy_bytes = match config.precision {
             Precision::F32 => 0,
@@ -108,11 +107,11 @@ impl MemoryParts {
         let gathered = (shape.element + 4) * layer.max(embedding);
         let mut parts = Self {
             weights: shard(4 * parameters),
-            compute_copy: shard(copy_bytes * (parameters - vectors)),
+            compute_copy: shard(copy_bytes * model.matrix_parameter_count() as u64),
             gradients: shard(4 * parameters),
             moments: shard(8 * parameters),
             gathered: if devices > 1 { gathered } else { 0 },
-            activations: layers.saturating_mul(shape.kept(config, policy)),
+            activations: layers.saturating_mul(shape.saved(config, policy)),
             working_set: shape.working_set(config, policy),
             head_chunk: 4 * (HEAD_CHUNK as u64).min(shape.tokens) * model.vocab_size as u64,
             kernel_scratch: shape.kernel_scratch(embedding, threads as u64),
@@ -153,15 +152,16 @@ impl Shape {
         }
     }
 
-    fn kept(&self, config: &TrainConfig, policy: ActivationCheckpointing) -> u64 {
+    fn saved(&self, config: &TrainConfig, policy: ActivationCheckpointing) -> u64 {
         let (batch, time) = (config.batch.micro_batch, config.batch.seq_len);
-        kept_bytes_per_layer(&config.model, policy, config.precision, batch, time) as u64
+        saved_bytes_per_layer(&config.model, policy, config.precision, batch, time) as u64
     }
 
     fn working_set(&self, config: &TrainConfig, policy: ActivationCheckpointing) -> u64 {
         let Self { element, tokens, channels, hidden, .. } = *self;
         let stream = element * tokens * channels;
-        let restored = self.kept(config, ActivationCheckpointing::None) - self.kept(config, policy);
+        let restored =
+            self.saved(config, ActivationCheckpointing::None) - self.saved(config, policy);
         let forward = restored + 2 * stream;
         let head = 3 * stream;
         let backward = restored + element * tokens * (2 * hidden + channels);
@@ -184,11 +184,11 @@ impl Shape {
 /// [`MemoryParts`] under every policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MemoryByPolicy {
-    /// Everything is kept.
+    /// Everything is saved.
     pub none: MemoryParts,
-    /// The outputs of linear layers and attention are kept.
+    /// The outputs of linear layers and attention are saved.
     pub selective: MemoryParts,
-    /// The inputs of layers are kept.
+    /// The inputs of layers are saved.
     pub full: MemoryParts,
 }
 
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn what_is_restored_is_counted_once() {
         let MemoryByPolicy { none, full, .. } = MemoryByPolicy::new(&bench(&[]), 1, 2);
-        // Under `full` one layer is whole while it is worked on, under `none` it is among the kept.
+        // Under `full` one layer is whole while it is worked on, under `none` it is among the saved.
         let whole = (none.activations - full.activations) / 8;
         assert_eq!(full.working_set - none.working_set, whole);
     }

@@ -106,7 +106,7 @@ mod tests {
             let found = published_flops_per_second(name, Precision::Bf16);
             assert_eq!(found, Some(teraflops * 1e12), "{name}");
         }
-        assert_eq!(published_flops_per_second("NVIDIA H200", Precision::F32), Some(66.9e12));
+        assert_eq!(published_flops_per_second("NVIDIA H200", Precision::F32), Some(66.9 * 1e12));
     }
 
     #[test]

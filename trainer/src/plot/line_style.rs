@@ -6,18 +6,19 @@ use plotters::element::{Drawable, PointCollection};
 use plotters::prelude::*;
 use plotters_backend::{BackendCoord, DrawingErrorKind};
 
-/// Colours that people with colour-vision deficiencies can tell apart: those of Okabe and Ito with
-/// the yellow darkened, which would be faint on white, and a brown and a violet. Their blue and black
-/// belong to training and to the validation over all sources.
-const COLORS: [RGBColor; 8] = [
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(120, 80, 40),
-    RGBColor(110, 60, 160),
-    RGBColor(150, 150, 0),
+/// Colours of the sources: those of Okabe and Ito, chosen for people with colour-vision deficiencies,
+/// with the yellow darkened, which would be faint on white, and a brown and a violet. Colours that
+/// some see as close have different marks. Their blue and black belong to training and to the
+/// validation over all sources.
+const COLORS: [(RGBColor, Shape); 8] = [
+    (RGBColor(213, 94, 0), Shape::Circle),
+    (RGBColor(0, 158, 115), Shape::Square),
+    (RGBColor(204, 121, 167), Shape::Triangle),
+    (RGBColor(230, 159, 0), Shape::Diamond),
+    (RGBColor(86, 180, 233), Shape::Cross),
+    (RGBColor(120, 80, 40), Shape::Triangle),
+    (RGBColor(110, 60, 160), Shape::Circle),
+    (RGBColor(150, 150, 0), Shape::Cross),
 ];
 
 const SHAPES: [Shape; 5] =
@@ -49,20 +50,19 @@ enum Shape {
 }
 
 impl LineStyle {
-    /// The style of the source of this number. Colours and marks repeat after different counts, so
-    /// neighbours never share both; when all colours were used, dashes begin.
+    /// The style of the source of this number. When all colours were used, they come again with
+    /// another dash and another mark.
     pub fn of_source(number: usize) -> Self {
-        Self {
-            color: COLORS[number % COLORS.len()],
-            width: 2,
-            dash: DASHES[number / COLORS.len() % DASHES.len()],
-            shape: SHAPES[number % SHAPES.len()],
-        }
+        let (color, shape) = COLORS[number % COLORS.len()];
+        let round = number / COLORS.len();
+        let dash = DASHES[round % DASHES.len()];
+        let shape = SHAPES[(shape as usize + round) % SHAPES.len()];
+        Self { color, width: 2, dash, shape }
     }
 
     /// The style of the line over all sources.
     pub fn of_all(color: RGBColor) -> Self {
-        Self { color, width: 3, dash: None, shape: Shape::Circle }
+        Self { color, width: 3, dash: None, shape: Shape::Diamond }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::dedup::spill::{SpillFiles, SpillWriter, for_each_sorted};
 use crate::dedup::workers::in_parallel;
 use crate::dedup::{GroupFiles, Resources};
 use crate::error::{DataError, Result};
+use crate::progress::Progress;
 
 /// Least hashes in a sketch, if the book has as many.
 const SKETCH: u64 = 128;
@@ -56,7 +57,7 @@ struct Fate {
 pub(super) fn resolve(
     groups: &[GroupFiles],
     threshold: f64,
-    resources: &Resources,
+    resources: &Resources<'_>,
 ) -> Result<Vec<FileDigest>> {
     let memory = resources.memory_bytes;
     if memory < MIN_MEMORY {
@@ -77,9 +78,16 @@ pub(super) fn resolve(
     drop(first);
 
     let pairs = SpillFiles::new(&resources.spill, "pairs", 1);
-    find_candidates(groups, &books, &same_as, threshold, batch_bytes, &pairs)?;
+    let progress = resources.progress;
+    progress.begin(books.len() as u64);
+    progress.phase("finding candidates");
+    find_candidates(groups, &books, &same_as, threshold, batch_bytes, &pairs, progress)?;
+    progress.set_done(books.len() as u64);
     let mut fates = vec![Fate { duplicate_of: NONE, shared: 0 }; books.len()];
     if let Some((path, mut file)) = pairs.take(0) {
+        let bytes = file.metadata().map_err(DataError::io(path))?.len();
+        progress.begin(bytes / size_of::<u64>() as u64);
+        progress.phase("comparing them");
         for_each_sorted::<1>(path, &mut file, (budget / 4) as usize, |[pair]| {
             let (short, long) = ((pair >> 32) as usize, pair as u32);
             if fates[short].duplicate_of == NONE && fates[long as usize].duplicate_of == NONE {
@@ -89,6 +97,7 @@ pub(super) fn resolve(
                     fates[short] = Fate { duplicate_of: long, shared };
                 }
             }
+            progress.add(1);
             Ok(())
         })?;
     }
@@ -173,6 +182,7 @@ fn find_candidates(
     threshold: f64,
     batch_bytes: u64,
     pairs: &SpillFiles,
+    progress: &Progress,
 ) -> Result<()> {
     let compared = |rank: u32| same_as[rank as usize] == rank && books[rank as usize].shingles > 0;
     // The ranks of the books that are looked up, group by group in the order of the files.
@@ -253,6 +263,7 @@ fn find_candidates(
             },
             |(_, _, writer)| writer.finish(),
         )?;
+        progress.set_done(u64::from(next));
     }
     Ok(())
 }

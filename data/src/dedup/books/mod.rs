@@ -91,7 +91,7 @@ impl GlobalStep for DedupBooks {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources) -> Result<Vec<FileDigest>> {
+    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
         containment::resolve(groups, self.threshold, resources)
     }
 

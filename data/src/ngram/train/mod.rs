@@ -21,13 +21,14 @@ use super::estimate::{EstimateReport, Estimator};
 use super::perplexity::{Description, ModelFiles};
 use super::pieces::{PieceCache, Pieces};
 use super::vocabulary::is_plain;
-use crate::atomic_file::write_atomically;
+use crate::atomic_file::{remove_abandoned, scratch_folder, write_atomically};
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
 use crate::progress::{Progress, ProgressMode, Work};
 use crate::text::ccnet;
 use crate::tokenizer::sample::{RESERVED, SENTENCE_BYTES, sentences};
 use crate::tokenizer::train::train_with;
+use crate::tokenizer::trainer_log::TrainerLog;
 
 /// Of so many documents one is held out when there is no sample for the cut-offs.
 const HELD_OUT: u64 = 100;
@@ -59,6 +60,17 @@ pub struct TrainReport {
     pub seconds: f64,
 }
 
+/// What an import did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ImportReport {
+    /// The language.
+    pub language: String,
+    /// Folder of the model.
+    pub folder: PathBuf,
+    /// N-grams of each order, from 1.
+    pub ngrams: Vec<u64>,
+}
+
 /// Texts of document files.
 pub fn texts_of(files: &[DocumentFile]) -> impl Fn(TextSink<'_>) -> Result<()> {
     move |sink| {
@@ -73,9 +85,14 @@ pub fn texts_of(files: &[DocumentFile]) -> impl Fn(TextSink<'_>) -> Result<()> {
     }
 }
 
+/// Bytes of text in document files.
+pub fn text_bytes_of(files: &[DocumentFile]) -> u64 {
+    files.iter().map(|file| file.text_bytes).fold(0, u64::saturating_add)
+}
+
 /// Trains the language model of a language on `documents`: SentencePiece pieces, n-grams of them,
 /// and cut-offs from the perplexity of `sample`, which should be the kind of documents that will
-/// be sorted: web pages. Without a sample every hundredth document is held out and taken for it.
+/// be sorted: web pages. `text_bytes` are those of both, for the progress; 0 where not known. Without a sample every hundredth document is held out and taken for it.
 /// Each document is one sentence, normalized by [`ccnet::normalize`]. Writes the files
 /// [`crate::ngram::PerplexityModel`] reads, and `cutoffs.csv` with the percentiles of all languages in the
 /// folder. The same documents and options give the same bytes.
@@ -87,21 +104,23 @@ pub fn train(
     options: &TrainOptions,
     documents: Documents<'_>,
     sample: Option<Documents<'_>>,
+    text_bytes: [u64; 2],
     progress: ProgressMode,
 ) -> Result<TrainReport> {
     options.validate("language_model")?;
     let folder = &options.output;
-    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-    let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
+    remove_abandoned(folder)?;
+    let scratch = scratch_folder(folder)?;
     // The model is made beside the one that may be there, and moved when it is whole.
     let made = TrainOptions { output: scratch.path().join("model"), ..options.clone() };
     let files = ModelFiles::new(&made.output, &options.language);
 
-    let reading = Progress::new(progress, "text", Work::bytes(0));
+    let reading = Progress::new(progress, "text", Work::bytes(text_bytes[0]));
     let mut text = Lines::create(scratch.path())?;
     let mut held_out = Lines::create(scratch.path())?;
     let mut number = 0;
     documents(&mut |document| {
+        reading.add(document.len() as u64);
         let to = if sample.is_none() && number % HELD_OUT == HELD_OUT - 1 {
             &mut held_out
         } else {
@@ -113,8 +132,7 @@ pub fn train(
     })?;
     reading.finish(&format!("{} documents, {:.1} MB", text.lines, text.bytes as f64 / 1e6));
 
-    let training = Progress::new(progress, "pieces", Work::count(0, "pieces"));
-    training.phase(&format!("training {} pieces", options.vocab_size));
+    let training = Progress::new(progress, "pieces", Work::count(0, "passes"));
     let model = train_pieces(options, &mut text, &training)?;
     let pieces = Pieces::from_bytes(&files.pieces, &model)?;
     let written_pieces = write_atomically(&files.pieces, &model)?;
@@ -133,7 +151,9 @@ pub fn train(
         estimator.add_ids(&ids)?;
         Ok(true)
     })?;
+    counting.phase("estimating");
     let (mut ngrams, estimate) = estimator.finish()?;
+    counting.phase("writing");
     if options.arpa {
         ngrams.write_arpa(&files.arpa)?;
     }
@@ -151,7 +171,8 @@ pub fn train(
         percentiles: Vec::new(),
     };
     description.write(&files.description)?;
-    let scoring = Progress::new(progress, "cut-offs", Work::bytes(0));
+    let sample_bytes = if sample.is_some() { text_bytes[1] } else { held_out.bytes };
+    let scoring = Progress::new(progress, "cut-offs", Work::bytes(sample_bytes));
     let mut perplexities = match sample {
         Some(sample) => perplexities(&made, sample, &scoring)?,
         None => {
@@ -182,19 +203,20 @@ pub fn train(
 /// SentencePiece model, as CCNet's `<language>.sp.model` and the ARPA its models were built from.
 ///
 /// # Errors
-/// [`DataError::BadFile`] or [`DataError::Tokenizer`] when a file is damaged, [`DataError::Io`].
+/// [`DataError::BadFile`] or [`DataError::Tokenizer`] when a file is damaged, for the ARPA file
+/// with the line; [`DataError::Config`] when the language cannot name a file; [`DataError::Io`].
 pub fn import(
     arpa: &Path,
     sentencepiece: &Path,
     folder: &Path,
     language: &str,
     memory_bytes: u64,
-) -> Result<()> {
+) -> Result<ImportReport> {
     TrainOptions::new(language, folder).validate("language_model")?;
-    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
+    remove_abandoned(folder)?;
     let bytes = std::fs::read(sentencepiece).map_err(DataError::io(sentencepiece))?;
     Pieces::from_bytes(sentencepiece, &bytes)?;
-    let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
+    let scratch = scratch_folder(folder)?;
     let files = ModelFiles::new(&scratch.path().join("model"), language);
     let mut read = NGrams::read_arpa(arpa, scratch.path(), memory_bytes)?;
     let ngrams = read.write_binary(&files.ngrams)?;
@@ -207,15 +229,16 @@ pub fn import(
         percentiles: Vec::new(),
     };
     description.write(&files.description)?;
-    files.move_to(&ModelFiles::new(folder, language))
+    files.move_to(&ModelFiles::new(folder, language))?;
+    Ok(ImportReport {
+        language: language.to_owned(),
+        folder: folder.to_owned(),
+        ngrams: read.counts(),
+    })
 }
 
 /// Trains the pieces on lines drawn by the hash of their number.
-fn train_pieces(
-    options: &TrainOptions,
-    lines: &mut Lines,
-    _progress: &Progress,
-) -> Result<Vec<u8>> {
+fn train_pieces(options: &TrainOptions, lines: &mut Lines, progress: &Progress) -> Result<Vec<u8>> {
     let share = options.input_bytes as f64 / lines.bytes.max(1) as f64;
     let below = if share >= 1.0 { u64::MAX } else { (share * u64::MAX as f64) as u64 };
     let (mut text, mut ends, mut number) = (Vec::new(), Vec::new(), 0u64);
@@ -246,7 +269,8 @@ fn train_pieces(
         // How the work is shared out decides the rounding of sums, so this is a constant.
         "--num_threads=16".into(),
     ];
-    train_with(&arguments, &text, &ends)
+    let mut log = TrainerLog::new(progress, options.vocab_size);
+    train_with(&arguments, &text, &ends, &mut log)
 }
 
 #[cfg(test)]

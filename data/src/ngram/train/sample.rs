@@ -72,13 +72,13 @@ pub(super) fn write_cutoffs(folder: &Path) -> Result<()> {
 pub(super) fn perplexities(
     options: &TrainOptions,
     documents: Documents<'_>,
-    _progress: &Progress,
+    progress: &Progress,
 ) -> Result<Vec<f64>> {
     let model = PerplexityModel::open(&options.output, &options.language)?;
     let most = usize::try_from(options.sample_documents).unwrap_or(usize::MAX);
     // The document with the largest hash is at the top.
     let mut drawn: BinaryHeap<(u64, u64)> = BinaryHeap::new();
-    let (mut batch, mut bytes, mut number) = (Vec::new(), 0, 0u64);
+    let (mut batch, mut bytes, mut read, mut number) = (Vec::new(), 0, 0u64, 0u64);
     let mut finish = |batch: &mut Vec<(u64, String)>| -> Result<()> {
         let scored: Vec<(u64, f64)> = batch
             .par_drain(..)
@@ -96,9 +96,11 @@ pub(super) fn perplexities(
         let hash = xxh3_64_with_seed(&number.to_le_bytes(), options.seed);
         number += 1;
         bytes += text.len();
+        read += text.len() as u64;
         batch.push((hash, text.to_owned()));
         if bytes >= BATCH_BYTES {
             finish(&mut batch)?;
+            progress.set_done(read);
             bytes = 0;
         }
         Ok(true)

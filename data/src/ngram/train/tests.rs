@@ -38,7 +38,7 @@ fn train_in(folder: &Path) -> TrainReport {
         }
         Ok(())
     };
-    train(&options(folder), &documents, None, ProgressMode::Hidden).unwrap()
+    train(&options(folder), &documents, None, [0; 2], ProgressMode::Hidden).unwrap()
 }
 
 /// A folder with a model for `en`, trained on [`paragraphs`].
@@ -184,7 +184,8 @@ fn parts_of_different_models_are_no_model() {
 fn what_does_not_fit_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let none = |_: TextSink<'_>| Ok(());
-    let error = train(&options(folder.path()), &none, None, ProgressMode::Hidden).unwrap_err();
+    let error =
+        train(&options(folder.path()), &none, None, [0; 2], ProgressMode::Hidden).unwrap_err();
     assert!(matches!(error, DataError::LanguageModel { .. }), "{error}");
     for bad in [
         TrainOptions { language: "../x".into(), ..options(folder.path()) },
@@ -192,7 +193,7 @@ fn what_does_not_fit_is_an_error() {
         TrainOptions { character_coverage: f64::NAN, ..options(folder.path()) },
         TrainOptions { documents: 0, ..options(folder.path()) },
     ] {
-        let error = train(&bad, &none, None, ProgressMode::Hidden).unwrap_err();
+        let error = train(&bad, &none, None, [0; 2], ProgressMode::Hidden).unwrap_err();
         assert!(matches!(error, DataError::Config { .. }), "{error}");
     }
     let error = PerplexityModel::open(folder.path(), "en").unwrap_err();

@@ -230,10 +230,14 @@ impl SourceOptions for StackExchangeSource {
             }
             let largest = self.sites.iter().any(|site| site == LARGEST);
             if largest {
-                let absent: Vec<_> =
-                    LARGEST_SITES.iter().filter(|site| !by_site.contains_key(**site)).collect();
+                let absent: Vec<_> = LARGEST_SITES
+                    .iter()
+                    .copied()
+                    .filter(|site| !by_site.contains_key(*site))
+                    .collect();
                 if !absent.is_empty() {
-                    tracing::warn!("of the 28 largest sites these are not there: {absent:?}");
+                    let absent = absent.join(", ");
+                    tracing::warn!("of the 28 largest sites these are not there: {absent}");
                 }
             }
             by_site.retain(|site, _| {

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sevenz_rust2::{Archive, BlockDecoder, Error, Password};
 
 use super::rows::ByteSource;
+use crate::decoder_panic;
 use crate::error::{DataError, Result};
 
 /// The table of posts.
@@ -132,7 +132,8 @@ fn find(path: &Path, archive: &Archive) -> Result<usize> {
         (None, _) => {
             let names: Vec<_> =
                 archive.files.iter().take(NAMED).map(|entry| entry.name().to_owned()).collect();
-            let reason = format!("no {NAME} in it, but {names:?}; give the archive of the posts");
+            let reason =
+                format!("no {NAME} in it, but {}; give the archive of the posts", names.join(", "));
             Err(DataError::bad_file(path, reason))
         }
     }
@@ -180,8 +181,7 @@ impl ByteSource for Entry<'_> {
 fn without_panic<T>(
     decode: impl FnOnce() -> std::result::Result<T, Error>,
 ) -> std::result::Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err(Error::Other("the decoder gave up".into())))
+    decoder_panic::catch(decode).unwrap_or_else(|| Err(Error::Other("the decoder gave up".into())))
 }
 
 fn blame(path: &Path, offset: u64, error: Error) -> DataError {

@@ -7,8 +7,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use rayon::prelude::*;
 
+use crate::progress::Progress;
 use crate::tokenizer::model_proto::{self, PieceType};
 use crate::tokenizer::train::{arguments, train_with};
+use crate::tokenizer::trainer_log::TrainerLog;
 use crate::tokenizer::{Piece, Tokenizer, TokenizerConfig};
 
 /// All text files of the repository's fixtures.
@@ -42,7 +44,9 @@ fn trained(vocab_size: usize, bytes: usize, more: &[&str]) -> Tokenizer {
             ends.push(text.len());
         }
     }
-    let bytes = train_with(&arguments, text.as_bytes(), &ends).unwrap();
+    let progress = Progress::hidden();
+    let mut log = TrainerLog::new(&progress, 0);
+    let bytes = train_with(&arguments, text.as_bytes(), &ends, &mut log).unwrap();
     Tokenizer::from_bytes(Path::new("test.model"), &bytes).unwrap()
 }
 

@@ -29,7 +29,7 @@ pub(in crate::commands) struct CatArgs {
 const CAT_EXAMPLE: &str = "\
 Examples:
   altiplano data cat runs/quickstart/data/documents --split validation | xz -9e | wc -c
-  altiplano data cat runs/quickstart/data/documents/speeches --format jsonl --limit 3";
+  altiplano data cat runs/quickstart/data/documents/books --format jsonl --limit 3";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {

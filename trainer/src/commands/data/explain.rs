@@ -27,7 +27,7 @@ pub(in crate::commands) struct ExplainArgs {
 
 const EXPLAIN_EXAMPLE: &str = "\
 Example:
-  altiplano data explain enwiki/12 runs/quickstart/data";
+  altiplano data explain enwiki:12 runs/quickstart/data";
 
 pub(super) fn run(args: &ExplainArgs) -> Result<()> {
     let explanation = pipeline::explain(&args.dir, &args.id, args.source.as_deref())?;

@@ -29,7 +29,7 @@ pub(in crate::commands) struct RunArgs {
 
 const RUN_EXAMPLE: &str = "\
 Examples:
-  altiplano data run configs/data/quickstart.yaml --source speeches
+  altiplano data run configs/data/quickstart.yaml --source books
   altiplano data run configs/data/common_crawl.yaml --rank 0 --world-size 4 --mem 8G
 
 With several ranks, run all of them, then `altiplano data merge`, and again until merge says that
@@ -121,7 +121,7 @@ impl JobArgs {
 }
 
 /// `2G`, `512M` or `1000000`.
-fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     let (digits, unit) = text.split_at(
         text.len()
             - text

@@ -73,12 +73,14 @@ pub(super) fn train_lm(args: &TrainLmArgs) -> Result<()> {
     args.job.run(|config: &TrainLmConfig| {
         let documents = list(&config.documents)?;
         let sample = list(&config.sample)?;
+        let text_bytes = [&documents, &sample].map(|files| ngram::text_bytes_of(files));
         let sample = (!sample.is_empty()).then_some(&sample);
         let sample = sample.map(|files| ngram::texts_of(files));
         ngram::train(
             &config.model,
             &ngram::texts_of(&documents),
             sample.as_ref().map(|texts| texts as ngram::Documents<'_>),
+            text_bytes,
             ProgressMode::Auto,
         )
     })
@@ -105,11 +107,11 @@ struct TrainArgs {
 }
 
 pub(super) fn train_lid(args: &TrainLidArgs) -> Result<()> {
-    args.job.run(|options: &TrainLanguageOptions| language::train(options))
+    args.job.run(|options: &TrainLanguageOptions| language::train(options, ProgressMode::Auto))
 }
 
 pub(super) fn train_classifier(args: &TrainClassifierArgs) -> Result<()> {
-    args.job.run(|options: &TrainClassifierOptions| classifier::train(options))
+    args.job.run(|options: &TrainClassifierOptions| classifier::train(options, ProgressMode::Auto))
 }
 
 impl TrainArgs {

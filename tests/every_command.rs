@@ -1,0 +1,165 @@
+//! One short use of every command, for what all of them have to do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::harness::{SmallRun, altiplano, copy_dir, corpus, repository, run};
+
+/// The commands that do something, as `["data", "run"]`, from the help of the binary.
+pub fn commands() -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    visit(&mut Vec::new(), &mut found);
+    assert!(found.len() > 15, "{found:?}");
+    found
+}
+
+fn visit(path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    let help = help_of(path);
+    let Some((_, listed)) = help.split_once("\nCommands:\n") else {
+        found.push(path.clone());
+        return;
+    };
+    let names = listed.lines().take_while(|line| !line.is_empty());
+    // A long description goes on in a line that is indented further.
+    let names = names.filter(|line| !line.starts_with("   "));
+    for name in names.filter_map(|line| line.split_whitespace().next()) {
+        if name != "help" {
+            path.push(name.to_owned());
+            visit(path, found);
+            path.pop();
+        }
+    }
+}
+
+/// What `--help` prints for a command.
+pub fn help_of(command: &[String]) -> String {
+    run(command.iter().map(String::as_str).chain(["--help"])).ok().stdout
+}
+
+/// A folder in which every command has something to do.
+pub struct EveryCommand {
+    run: SmallRun,
+    data: PathBuf,
+    id: String,
+}
+
+/// A use of a command.
+pub struct Use {
+    pub arguments: Vec<String>,
+    pub stdin: &'static str,
+}
+
+impl Use {
+    /// The command with its input; standard output and error are still to be said.
+    pub fn command(&self, dir: &Path) -> Command {
+        let mut command = altiplano();
+        command.args(&self.arguments).current_dir(dir);
+        let stdin = dir.join("stdin");
+        fs::write(&stdin, self.stdin).unwrap();
+        command.stdin(Stdio::from(fs::File::open(stdin).unwrap()));
+        command
+    }
+}
+
+impl EveryCommand {
+    pub fn new() -> Self {
+        let run = SmallRun::new();
+        run.train(&["steps=2", "checkpoint.every=0", "validate.every=0"]).ok();
+        let dir = run.dir.path();
+        let data = dir.join("corpus");
+        copy_dir(corpus(), &data);
+        let language = |code: &str, words: &str| format!("__label__{code} {words}\n").repeat(40);
+        let words = ["the house and the garden", "das haus und der garten"];
+        let lines = language("en", words[0]) + &language("de", words[1]);
+        fs::write(dir.join("lines.txt"), lines).unwrap();
+        let one = "{\"text\": \"A sentence stands here. And another one, for a whole line.\"}\n";
+        fs::write(dir.join("one.jsonl"), one).unwrap();
+        for (name, text) in [
+            (
+                "language.yaml",
+                "inputs: [lines.txt]\noutput: lid.bin\nheld_out: 0\nmin_chars: 1\n\
+                 training: { dimensions: 2, min_count: 1, buckets: 10 }\n",
+            ),
+            (
+                "classifier.yaml",
+                "references: [corpus/documents/books]\nrandom: [corpus/documents/speeches]\n\
+                 output: classifier.bin\nmin_chars: 10\nheld_out: 0.5\n\
+                 training: { dimensions: 2, epochs: 1 }\n",
+            ),
+            (
+                "lm.yaml",
+                "documents: [corpus/documents/speeches]\nmodel: { language: en, output: lm, \
+                 vocab_size: 400, memory_bytes: 4000000 }\n",
+            ),
+        ] {
+            fs::write(dir.join(name), text).unwrap();
+        }
+        let books = data.join("documents/books");
+        let cat = ["data", "cat", books.to_str().unwrap(), "--format", "jsonl", "--limit", "1"];
+        let first = crate::harness::run(cat).ok().json();
+        let id = first["id"].as_str().unwrap().to_owned();
+        Self { run, data, id }
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.run.dir.path()
+    }
+
+    /// A use of every command, each of which can be done again; `name` is new every time.
+    pub fn uses(&self, name: &str) -> Vec<Use> {
+        let checkpoint = self.run.checkpoint("small", 2).display().to_string();
+        let documents = self.data.join("documents/speeches").display().to_string();
+        let (id, config) = (&self.id, self.run.config().display().to_string());
+        let estimated = repository("configs/train/quickstart.yaml").display().to_string();
+        let object = "{\"id\": \"a\", \"text\": \"Read More\"}\n{\"id\": \"b\", \"text\": \"x\"}\n";
+        let lines = [
+            ("data run corpus/data.yaml".to_owned(), ""),
+            ("data merge corpus/data.yaml".to_owned(), ""),
+            ("data report corpus".to_owned(), ""),
+            (format!("data explain {id} corpus"), ""),
+            ("data apply c4".to_owned(), object),
+            (format!("data cat {documents} --limit 2"), ""),
+            ("data train-lid language.yaml".to_owned(), ""),
+            ("data train-lm lm.yaml".to_owned(), ""),
+            ("data train-classifier classifier.yaml".to_owned(), ""),
+            ("tokenizer train corpus/data.yaml tokenizer.input_bytes=20000".to_owned(), ""),
+            ("tokenizer encode --model corpus/tokenizer.model".to_owned(), "Call me Ishmael."),
+            ("tokenizer decode --model corpus/tokenizer.model 300 301".to_owned(), ""),
+            ("tokenize corpus/data.yaml".to_owned(), ""),
+            (format!("train {config} name={name} steps=2 checkpoint.every=0"), ""),
+            (
+                format!(
+                    "eval --checkpoint {checkpoint} --documents corpus/documents/early --batch 64"
+                ),
+                "",
+            ),
+            (format!("generate --checkpoint {checkpoint} --prompt The --max-tokens 3"), ""),
+            (format!("estimate {estimated}"), ""),
+            ("devices".to_owned(), ""),
+            (format!("bench train {config} --warmup 0"), ""),
+            ("bench attention --heads 1 --seq-len 64 --repeats 1".to_owned(), ""),
+            ("bench matmul".to_owned(), ""),
+            (
+                format!(
+                    "bench generate --checkpoint {checkpoint} --prompt-tokens 2 --new-tokens 2 \
+                     --repeats 1"
+                ),
+                "",
+            ),
+            ("bench data c4 one.jsonl".to_owned(), ""),
+        ];
+        let uses: Vec<Use> = lines
+            .into_iter()
+            .map(|(line, stdin)| Use {
+                arguments: line.split_whitespace().map(str::to_owned).collect(),
+                stdin,
+            })
+            .collect();
+        for command in commands() {
+            let used = |used: &Use| used.arguments.starts_with(&command);
+            assert!(uses.iter().any(used), "no use of {command:?}");
+        }
+        uses
+    }
+}
