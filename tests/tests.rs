@@ -13,6 +13,7 @@ mod data;
 mod devices;
 mod every_command;
 mod harness;
+mod interop;
 mod limits;
 mod numeric;
 mod readme;

@@ -97,6 +97,18 @@ pub enum TrainerError {
         /// What was expected, what was found, what to do.
         reason: String,
     },
+    /// A path that was given as a checkpoint is none.
+    #[error(
+        "{}: {found}; expected a run or a checkpoint that `altiplano train` wrote, or a Hugging \
+         Face directory of a LLaMA (config.json, model.safetensors, tokenizer.model)",
+        path.display()
+    )]
+    NotACheckpoint {
+        /// The path given.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
     /// A run has not finished a checkpoint yet.
     #[error("{}: no finished checkpoint here", path.display())]
     NoCheckpoint {

@@ -50,16 +50,17 @@ pub struct StepMetrics {
     pub validation: Option<ValidationMetrics>,
 }
 
-/// Loss on held-out documents, over all sources and for each.
+/// Loss on held-out documents, of the mixture and of each source.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ValidationMetrics {
-    /// Mean cross entropy over all held-out target tokens read, in nats.
+    /// Mean over the sources of `val_loss_per_source`, weighted by their shares of the mixture, so it
+    /// compares with the training loss.
     pub val_loss: f64,
-    /// The same for each source.
+    /// Mean cross entropy over the held-out target tokens read of each source, in nats.
     pub val_loss_per_source: BTreeMap<String, f64>,
-    /// Bits needed per byte of held-out text.
+    /// Bits needed per byte of held-out text in the proportions of the mixture.
     pub bits_per_byte: f64,
-    /// The same for each source.
+    /// Bits needed per byte of held-out text of each source.
     pub bits_per_byte_per_source: BTreeMap<String, f64>,
 }
 

@@ -192,8 +192,8 @@ impl Run {
     /// Validates before the first step, if the run validates at all, and logs it.
     fn validate_start(&mut self, progress: &TrainProgress) -> Result<()> {
         let Some(set) = &self.validation else { return Ok(()) };
-        let batches = self.validation_batches();
-        let Some(validation) = validate(&self.trainer, set, batches, interrupted)? else {
+        let sequences = self.config.validate.max_sequences;
+        let Some(validation) = validate(&self.trainer, set, sequences, interrupted)? else {
             return Ok(());
         };
         progress.println(&format!("before the first step, {}", summary(&validation)));
@@ -204,11 +204,6 @@ impl Run {
         }
         self.history.initial = Some(metrics);
         Ok(())
-    }
-
-    /// Most batches that a validation reads of each source.
-    fn validation_batches(&self) -> usize {
-        self.config.validate.max_sequences.div_ceil(self.config.batch.micro_batch)
     }
 
     /// Validates after the step of `metrics`, if that is due and was not done, and logs the step.
@@ -224,8 +219,8 @@ impl Run {
             && metrics.validation.is_none()
             && (due(config.validate.every, metrics.step) || last)
         {
-            let batches = self.validation_batches();
-            let Some(validation) = validate(&self.trainer, set, batches, interrupted)? else {
+            let sequences = self.config.validate.max_sequences;
+            let Some(validation) = validate(&self.trainer, set, sequences, interrupted)? else {
                 self.unlogged = Some(metrics);
                 return Ok(None);
             };
@@ -313,9 +308,7 @@ impl Run {
         checkpoint::save(&self.dir, &state, |files| {
             trainer.save_tensors(files)?;
             let special = self.special_tokens();
-            // As it was read at the start, whatever lies at its path by now.
-            let tokenizer = self.tokenizer.as_ref().map(Tokenizer::model);
-            hugging_face::write(files, &config.model, special, tokenizer)
+            hugging_face::write(files, &config.model, special, self.tokenizer.as_ref())
         })?;
         self.saved = Some(self.step);
         self.prune()

@@ -309,7 +309,7 @@ fn key(tokenizer: &Tokenizer, config: &ShardConfig, documents: &SourceDocuments)
 fn finished(folder: &Path, key: &str, progress: ProgressMode) -> Option<ShardManifest> {
     let manifest = match ShardManifest::read(folder) {
         Ok(manifest) if manifest.key == key => manifest,
-        Ok(_) | Err(DataError::NoInput { .. }) => return None,
+        Ok(_) | Err(DataError::NotMade { .. }) => return None,
         Err(error) => {
             say_redo(error);
             return None;

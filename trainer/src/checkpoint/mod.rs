@@ -24,7 +24,7 @@ mod verify;
 use serde::{Deserialize, Serialize};
 
 pub use choice::{Choice, before, best_of, choose, set_aside};
-pub use directory::{RunLock, latest, list, lock, prune, recover, step_name};
+pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name};
 pub use save::{CheckpointFiles, save};
 pub use verify::{is_checkpoint, read_file, read_state, verify, verify_files};
 

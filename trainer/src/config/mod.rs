@@ -14,6 +14,7 @@ mod path;
 mod resume;
 mod step;
 mod train;
+mod yaml;
 
 pub use altiplano_data::DataConfig;
 pub(crate) use check::MOST_THREADS;

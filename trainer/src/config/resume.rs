@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::document::split;
 use super::load::load;
-use super::path::normalize;
+use super::path::beside_links;
 use super::train::{LrSchedule, TrainConfig};
 use crate::error::{Result, TrainerError};
 
@@ -107,14 +107,20 @@ impl TrainConfig {
             return Err(TrainerError::NoRun { path: run_dir.to_path_buf() });
         }
         let mut config: Self = load(&file, overrides)?;
-        let dir = normalize(&std::path::absolute(run_dir).map_err(TrainerError::io(run_dir))?);
-        let written =
-            normalize(&std::path::absolute(config.run_dir()).map_err(TrainerError::io(run_dir))?);
-        if dir != written
+        let dir = run_dir.canonicalize().map_err(TrainerError::io(run_dir))?;
+        if config.run_dir().canonicalize().ok().as_ref() != Some(&dir)
             && let (Some(parent), Some(name)) = (dir.parent(), dir.file_name())
         {
             config.output = parent.to_path_buf();
             config.name = name.to_string_lossy().into_owned();
+        }
+        // A run that was moved and left a link in its place still finds what lies around the link.
+        let shards = config.data.sources.iter_mut().map(|source| &mut source.path);
+        for path in shards.chain(config.tokenizer.as_mut()).filter(|path| !path.exists()) {
+            let around = beside_links(path);
+            if around.exists() {
+                *path = around;
+            }
         }
         Ok(config)
     }

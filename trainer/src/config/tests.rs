@@ -349,6 +349,30 @@ fn a_run_goes_on_where_it_lies_now() {
     assert!(matches!(nothing, TrainerError::NoRun { .. }), "{nothing}");
 }
 
+/// A run that moves to another disk and leaves a link behind is resumed by that link.
+#[cfg(unix)]
+#[test]
+fn a_run_that_left_a_link_finds_its_data() {
+    let files = Files::new(RUN);
+    let config = files.load(&[]).unwrap();
+    let run = config.run_dir();
+    fs::create_dir_all(&run).unwrap();
+    fs::write(run.join("config.yaml"), config.resolved_yaml(&run).unwrap()).unwrap();
+    for path in [&config.data.sources[0].path, config.tokenizer.as_ref().unwrap()] {
+        fs::create_dir_all(path).unwrap();
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let moved = disk.path().canonicalize().unwrap().join("moved");
+    fs::rename(&run, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &run).unwrap();
+    let found = TrainConfig::load_run(&run, &[]).unwrap();
+    assert_eq!(found.run_dir().canonicalize().unwrap(), moved);
+    assert_eq!(found.tokenizer, config.tokenizer);
+    assert_eq!(found.data.sources[0].path, config.data.sources[0].path);
+    // What is nowhere keeps the place it should have.
+    assert!(found.data.sources[1].path.starts_with(&run));
+}
+
 #[test]
 fn anchors_and_tags_do_no_harm() {
     let shared = RUN.replace("weight: 1\n", "weight: &w 1\n").replace("weight: 0.5", "weight: *w");

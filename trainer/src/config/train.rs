@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::ConfigFile;
 use super::path::relative_to;
+use super::yaml::to_yaml;
 use crate::error::{Result, TrainerError};
 
 /// `configs/train/*.yaml`: everything that decides a run.
@@ -341,7 +342,7 @@ impl TrainConfig {
     /// As [`resolved`](Self::resolved), and when a path is not UTF-8.
     pub fn resolved_yaml(&self, run_dir: &Path) -> Result<String> {
         let resolved = self.resolved(run_dir)?;
-        let yaml = serde_yaml::to_string(&resolved).map_err(|error| TrainerError::RunFile {
+        let yaml = to_yaml(&resolved).map_err(|error| TrainerError::RunFile {
             path: run_dir.join("config.yaml"),
             reason: error.to_string(),
         })?;
