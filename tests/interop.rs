@@ -128,7 +128,8 @@ fn files_of_a_run_follow_the_umask() {
                 }
             }
         }
-        for file in ["model.safetensors", "optimizer.safetensors", "tokenizer.model", "config.yaml"] {
+        for file in ["model.safetensors", "optimizer.safetensors", "tokenizer.model", "config.yaml"]
+        {
             assert!(seen.iter().any(|name| name == file), "{seen:?}");
         }
     }
@@ -227,7 +228,10 @@ fn paths_lead_through_links() {
     let tokenizer = "tokenizer=project/data/tokenizer.model";
     train_in(&elsewhere, &["--resume", "alone", tokenizer])
         .fails(1, &["token shards", "altiplano tokenize"]);
-    let paths = ["data.sources.0.path=project/data/tokens/speeches", "data.sources.1.path=project/data/tokens/books"];
+    let paths = [
+        "data.sources.0.path=project/data/tokens/speeches",
+        "data.sources.1.path=project/data/tokens/books",
+    ];
     train_in(&elsewhere, &[&["--resume", "alone", tokenizer], &paths[..]].concat()).ok();
     assert_eq!(steps(&alone), all);
 }
@@ -261,7 +265,10 @@ fn eval_reads_what_there_is() {
         assert!(data.stdout.contains(words), "no {words:?} in: {}", data.stdout);
     }
     let data = data.json();
-    assert_eq!((&data["end_mark"], &data["scored"][0]["content"]), (&json!(true), &json!("held_out")));
+    assert_eq!(
+        (&data["end_mark"], &data["scored"][0]["content"]),
+        (&json!(true), &json!("held_out"))
+    );
     assert_eq!(eval(&model, &[&corpus().join("documents")], &[]).ok().json()["loss"], data["loss"]);
     let early = corpus().join("documents/early");
     let held_out = eval(&model, &[&early], &[]).ok().json();
@@ -310,7 +317,9 @@ fn validation_and_eval_agree() {
     let small = SmallRun::new();
     let dir = small.dir.path();
     let documents: String = (0..400)
-        .map(|n| json!({ "id": format!("d{n}"), "text": format!("Day {n}: calm sea.") }).to_string())
+        .map(|n| {
+            json!({ "id": format!("d{n}"), "text": format!("Day {n}: calm sea.") }).to_string()
+        })
         .map(|line| line + "\n")
         .collect();
     fs::write(dir.join("short.jsonl"), documents).unwrap();

@@ -20,5 +20,8 @@ mod numeric;
 mod readme;
 mod reports;
 mod resume;
+mod run_changes;
+#[cfg(unix)]
+mod signals;
 mod terminal;
 mod training;

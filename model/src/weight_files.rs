@@ -178,7 +178,10 @@ fn check_length(path: &Path, what: &str, length: u64, most: u64) -> Result<()> {
     if length <= most {
         return Ok(());
     }
-    Err(unfit(path, format!("{what} {length} bytes, expected at most {most} for a model of this depth")))
+    Err(unfit(
+        path,
+        format!("{what} {length} bytes, expected at most {most} for a model of this depth"),
+    ))
 }
 
 /// Every tensor lies where the index says, and nowhere else.

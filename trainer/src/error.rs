@@ -117,10 +117,19 @@ pub enum TrainerError {
         /// What is there instead.
         found: String,
     },
-    /// There is nothing to resume from.
-    #[error("{}: no finished checkpoint here; start the run without --resume", path.display())]
+    /// A run has not finished a checkpoint yet.
+    #[error("{}: no finished checkpoint here", path.display())]
     NoCheckpoint {
         /// The directory that was searched.
+        path: PathBuf,
+    },
+    /// What should be resumed is not a run.
+    #[error(
+        "{}: not a run: it has no config.yaml; start one by `altiplano train CONFIG`",
+        path.display()
+    )]
+    NoRun {
+        /// The directory given.
         path: PathBuf,
     },
 
