@@ -58,8 +58,7 @@ fn training_on_what_was_written_gives_the_losses_of_the_run() {
     assert!(targets.contains(&-100), "no target is masked: the test shows less");
 
     let config: TrainConfig = load(Path::new(&file), &[]).unwrap();
-    let device = Device::flex();
-    let mut trainer = Trainer::start(&config, &device).unwrap();
+    let mut trainer = Trainer::start(&config, &Device::flex()).unwrap();
     let micro_batches: Vec<Batch> = inputs
         .chunks(4 * 64)
         .zip(targets.chunks(4 * 64))

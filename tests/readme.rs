@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::data::{gzip, warc_record};
 use crate::every_command::{self, help_of};
-use crate::harness::{altiplano, copy_dir, repository};
+use crate::harness::{altiplano, copy_dir, repository, temporary};
 
 fn pages() -> Vec<(String, String)> {
     let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(String::from).to_vec();
@@ -51,6 +51,19 @@ fn commands(text: &str) -> Vec<String> {
     commands
 }
 
+/// The files that ```yaml blocks show: the first line is a comment with the name, the rest is the
+/// file.
+fn files(text: &str) -> Vec<(&str, &str)> {
+    let blocks = text.split("\n```yaml\n").skip(1);
+    blocks
+        .map(|block| {
+            let file = block.split("```").next().unwrap();
+            let (name, file) = file.strip_prefix("# ").unwrap().split_once('\n').unwrap();
+            (name, file)
+        })
+        .collect()
+}
+
 /// A folder with copies of what documented commands read, and the binary in the `PATH`.
 struct Shell {
     dir: TempDir,
@@ -82,6 +95,7 @@ impl Shell {
             .args(["-o", "pipefail", "-c", command])
             .current_dir(self.dir.path())
             .env("PATH", &self.path)
+            .env("XDG_CACHE_HOME", temporary("cache"))
             .output()
             .unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -118,6 +132,13 @@ fn commands_of_the_readme_and_of_every_help_run() {
     let shell = Shell::new();
     let (_, readme) = pages().into_iter().find(|(page, _)| page == "README.md").unwrap();
     let commands = commands(&readme);
+    for (name, file) in files(&readme) {
+        // "These five lines."
+        assert_eq!(file.lines().count(), 5, "{name}");
+        fs::write(shell.path(name), file).unwrap();
+    }
+    // The text of a user's own.
+    fs::copy(repository("tests/fixtures/books/90005-0.txt"), shell.path("input.txt")).unwrap();
     let mut ran = BTreeSet::new();
     let spaces = |command: &str| command.split_whitespace().collect::<Vec<_>>().join(" ");
     for command in &commands {

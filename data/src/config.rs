@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file::{remove_abandoned, remove_unfinished};
 use crate::document::{Split, list_documents};
 use crate::error::{DataError, Result};
+use crate::lock::lock;
 use crate::pipeline::{self, HoldoutConfig, RunOptions, RunReport, SourceConfig};
 use crate::progress::ProgressMode;
 use crate::shard::{ShardConfig, TokenizeReport, tokenize};
@@ -85,15 +87,24 @@ impl DataConfig {
     /// Trains the tokenizer on the training documents of all sources.
     ///
     /// # Errors
-    /// As [`tokenizer::train`]; [`DataError::NoInput`] when a source has no documents yet.
+    /// As [`tokenizer::train`]; [`DataError::NotMade`] when a source has no documents yet;
+    /// [`DataError::InUse`] when another process writes there.
     pub fn train_tokenizer(&self, progress: ProgressMode) -> Result<TrainReport> {
         self.validate()?;
+        let model = self.tokenizer_model();
+        // A model elsewhere needs the documents only.
+        let lock = model.starts_with(&self.output).then(|| lock(&self.output)).transpose()?;
+        match (&lock, model.parent()) {
+            (Some(_), _) => remove_unfinished(&self.output)?,
+            (None, Some(folder)) => remove_abandoned(folder)?,
+            (None, None) => {}
+        }
         let mut files = Vec::new();
         for source in &self.sources {
             let folder = pipeline::documents_folder(&self.output, &source.name);
             files.extend(list_documents(&folder, Some(Split::Train))?);
         }
-        tokenizer::train(&self.tokenizer, &files, &self.tokenizer_model(), progress)
+        tokenizer::train(&self.tokenizer, &files, &model, progress)
     }
 
     /// Documents to token shards.

@@ -30,6 +30,19 @@ pub enum DataError {
         pattern: String,
     },
 
+    /// What an earlier command makes is not there.
+    #[error(
+        "{path}: expected {expected} here; `altiplano {command}` makes it, or the path is wrong"
+    )]
+    NotMade {
+        /// The file or folder.
+        path: PathBuf,
+        /// What should be there.
+        expected: &'static str,
+        /// The command, with its arguments.
+        command: &'static str,
+    },
+
     // Files
     /// The operating system refused a file operation.
     #[error("{path}: {source}")]
@@ -50,6 +63,18 @@ pub enum DataError {
         offset: u64,
         /// The decoder's answer.
         reason: String,
+    },
+    /// Another process is writing a folder.
+    #[error(
+        "{path}: another altiplano process{holder} is writing here; wait until it ends, or choose \
+         another folder"
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// `, PID of HOST,` and what to do where it cannot be told whether the process still
+        /// runs; empty where it is not known.
+        holder: String,
     },
     /// A file is not what its name says.
     #[error("{path}: {reason}")]
@@ -75,8 +100,7 @@ pub enum DataError {
     /// The holdout would leave nothing to train on, or nothing to validate on.
     #[error(
         "source {name:?}: cannot hold out {wanted}: it has {documents} documents of {bytes} bytes \
-         in all and both sides need at least one; lower `holdout`, or split the files into more \
-         documents with `document_separator`"
+         in all, and both sides need at least one; {advice}"
     )]
     Holdout {
         /// Name of the source.
@@ -87,6 +111,8 @@ pub enum DataError {
         documents: u64,
         /// Their text in bytes.
         bytes: u64,
+        /// What to set.
+        advice: String,
     },
     /// No document of a source is left.
     #[error(

@@ -7,7 +7,9 @@
 //! |---|---|
 //! | [`error`] | what can go wrong |
 //! | [`checksum`] | what a file is meant to hold |
+//! | [`process`] | which process wrote something, and whether it still runs |
 //! | [`atomic_file`] | files that appear whole or not at all |
+//! | [`lock`] | one writer of a folder at a time |
 //! | [`decoder_panic`] | panics of decoders on hostile data |
 //! | [`terminal`] | what is written to standard error, and that it never fails |
 //! | [`json_file`] | JSON files with their checksum |
@@ -31,12 +33,14 @@
 pub mod error;
 
 pub mod checksum;
+pub mod process;
 
 pub mod atomic_file;
 pub mod decoder_panic;
 pub mod terminal;
 
 pub mod json_file;
+pub mod lock;
 
 pub mod progress;
 

@@ -9,7 +9,7 @@
 //! | [`config`] | shapes, precision, what a layer saves |
 //! | [`device`] | where tensors live |
 //! | [`backend`] | the fast ops of each backend behind one trait |
-//! | [`ops`] | the op pairs: formula, derivation, plain-tensor reference, choice of the fast one |
+//! | [`ops`] | the op pairs: formulas, plain-tensor reference, choice of the fast one |
 //! | [`param_tree`] | the parameters: a table with a row, a tree with a value for each |
 //! | [`params`] | weights, gradients and moments as trees of tensors, starting values |
 //! | [`param_ops`] | AdamW, norm and zeroing over all parameters at once |

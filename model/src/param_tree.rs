@@ -402,8 +402,14 @@ impl<V, M> IntoIterator for ParamTree<V, M> {
         let params = ParamTree::of_model(self.layers.len());
         let Ok(_) = params.zip(self).try_map(
             &mut leaves,
-            |leaves, (param, x)| Ok::<(), Infallible>(leaves.push((param, Leaf::Vector(x)))),
-            |leaves, (param, x)| Ok::<(), Infallible>(leaves.push((param, Leaf::Matrix(x)))),
+            |leaves, (param, x)| {
+                leaves.push((param, Leaf::Vector(x)));
+                Ok::<(), Infallible>(())
+            },
+            |leaves, (param, x)| {
+                leaves.push((param, Leaf::Matrix(x)));
+                Ok::<(), Infallible>(())
+            },
         );
         leaves.into_iter()
     }

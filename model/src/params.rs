@@ -143,7 +143,7 @@ mod tests {
         for (n, ((param, x), (name, shape))) in weights.iter().zip(&expected).enumerate() {
             assert_eq!((param.index(), &param.to_string()), (n, name));
             assert_eq!(&param.shape(&config), shape, "{name}");
-            assert_eq!(&x.to_data().shape.to_vec(), shape, "{name}");
+            assert_eq!(&x.to_data().shape().to_vec(), shape, "{name}");
             assert_eq!(param.decays(), shape.len() == 2, "{name}");
             count += param.count(&config);
         }

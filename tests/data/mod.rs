@@ -4,6 +4,7 @@ mod apply;
 mod bad_input;
 mod mixture;
 mod models;
+mod one_writer;
 mod ranks;
 mod source_steps;
 mod sources;

@@ -185,6 +185,26 @@ fn perplexity_sorts_pages_into_buckets() {
     let buckets: Vec<_> = applied.kept.iter().map(|object| &object["metadata"]["bucket"]).collect();
     assert_eq!(buckets, ["head", "middle"]);
     assert_eq!(applied.dropped[0]["reason"], "perplexity_tail");
+    // The same model out of its ARPA file, as another tool would have written it.
+    let path = |name: &str| project.path(name).to_str().unwrap().to_owned();
+    let (arpa, pieces) = (path("lm/en.arpa"), path("lm/en.sp.model"));
+    let (output, sample) = (path("imported"), path("out/documents/speeches"));
+    let import = |arpa: &str| {
+        let names = ["--pieces", &pieces, "--language", "en", "--output", &output];
+        run([&["data", "import-lm", arpa][..], &names, &["--sample", &sample, "--json"]].concat())
+    };
+    let imported = import(&arpa).ok().json();
+    assert_eq!(imported["ngrams"], report["estimate"]["ngrams"], "{imported}");
+    assert!(imported["cutoffs"]["head"].as_f64().unwrap() > 1.0, "{imported}");
+    let from_arpa = format!("model: {output:?}\n{all}");
+    assert_eq!(apply("perplexity", &from_arpa, &objects).kept, scored);
+    // A damaged one is named with its line, and the model stays.
+    let text = std::fs::read_to_string(&arpa).unwrap();
+    let line = 1 + text.lines().position(|line| line == "\\2-grams:").unwrap() + 1;
+    let damaged = text.replacen("\\2-grams:\n-", "\\2-grams:\nx", 1);
+    project.write("damaged.arpa", damaged);
+    import(&path("damaged.arpa")).fails(1, &["damaged.arpa", &format!("line {line}:")]);
+    assert_eq!(apply("perplexity", &from_arpa, &objects).kept, scored);
     // A language without a model is in no bucket, and stays.
     let other = [json!({"id": "a", "text": "Un texte.", "language": "fr"})];
     let kept = apply("perplexity", &options(&cutoffs), &other).kept;

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::AtomicFile;
+use altiplano_data::atomic_file::{AtomicFile, remove_abandoned};
 use altiplano_data::{Batch, Loader, SequenceOrigin, Tokenizer};
 use serde::Serialize;
 
@@ -113,6 +113,7 @@ impl<'a> StepBatches<'a> {
             batch.micro_batch as u64,
             batch.seq_len as u64,
         ];
+        remove_abandoned(folder)?;
         let mut inputs = OutputFile::create(folder.join("inputs.npy"))?;
         let mut targets = OutputFile::create(folder.join("targets.npy"))?;
         let mut origins = OutputFile::create(folder.join("rows.jsonl"))?;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use altiplano_data::atomic_file::scratch_folder;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
@@ -45,20 +46,18 @@ pub fn draw_loss(run_dir: &Path, title: &str, history: &History) -> Result<()> {
     if curves.raw.is_empty() {
         return Ok(());
     }
+    let scratch = scratch_folder(run_dir)?;
     for name in ["loss.svg", "loss.png"] {
         let path = run_dir.join(name);
         let failed = |reason: String| TrainerError::Plot { path: path.clone(), reason };
         register().map_err(failed)?;
-        let temporary = run_dir.join(format!(".tmp-{name}"));
+        let temporary = scratch.path().join(name);
         let drawn = if name.ends_with("svg") {
             draw(&SVGBackend::new(&temporary, SIZE).into_drawing_area(), title, &curves)
         } else {
             draw(&BitMapBackend::new(&temporary, SIZE).into_drawing_area(), title, &curves)
         };
-        if let Err(reason) = drawn {
-            let _ = std::fs::remove_file(&temporary);
-            return Err(failed(reason));
-        }
+        drawn.map_err(failed)?;
         std::fs::rename(&temporary, &path).map_err(TrainerError::io(&path))?;
     }
     Ok(())

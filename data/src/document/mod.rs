@@ -7,6 +7,9 @@
 //! reads them holds them against it.
 
 mod manifest;
+mod page_header;
+mod page_values;
+mod parquet;
 mod reader;
 mod reason;
 mod writer;
@@ -15,8 +18,8 @@ pub(crate) use manifest::RUN_AGAIN;
 pub use manifest::{
     DocumentManifest, ManifestInput, ManifestStep, SourceDocuments, list_documents,
 };
+pub(crate) use parquet::ParquetFile;
 pub use reader::{DocumentFile, DocumentReader};
-pub(crate) use reader::{open_parquet, without_panic};
 pub use reason::Reason;
 pub use writer::{DocumentFileSummary, DocumentWriter};
 

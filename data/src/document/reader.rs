@@ -1,7 +1,6 @@
 //! Streams documents out of Parquet files.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -9,16 +8,15 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{Field, Fields};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::manifest::RUN_AGAIN;
+use super::parquet::{ParquetFile, ParquetRows};
 use super::{DOCUMENTS_KEY, Document, DocumentFileSummary, Split, TEXT_BYTES_KEY, schema};
 use crate::checksum::FileDigest;
-use crate::decoder_panic;
 use crate::error::{DataError, Result};
 
-/// Documents decoded at a time.
-const ROWS_PER_BATCH: usize = 256;
+/// Size of a document that any file may have; larger ones are read too if the file is not small.
+const DOCUMENT_BYTES: u64 = 64 << 20;
 
 /// A document file and its counts.
 #[derive(Clone, Debug)]
@@ -46,8 +44,8 @@ impl DocumentFile {
     /// # Errors
     /// [`DataError::Io`], or [`DataError::BadFile`] when it is no document file.
     pub fn open(path: &Path) -> Result<Self> {
-        let builder = open_documents(path)?;
-        let entries = builder.metadata().file_metadata().key_value_metadata();
+        let file = open_documents(path)?;
+        let entries = file.footer().file_metadata().key_value_metadata();
         let count = |key: &str| {
             entries
                 .into_iter()
@@ -116,46 +114,26 @@ impl DocumentFile {
     /// As [`DocumentFile::open`] and [`DocumentFile::verify`].
     pub fn reader(&self) -> Result<DocumentReader> {
         self.verify()?;
-        let reader = without_panic(&self.path, || {
-            open_documents(&self.path)?
-                .with_batch_size(ROWS_PER_BATCH)
-                .build()
-                .map_err(|error| DataError::bad_file(&self.path, error))
-        })?;
-        Ok(DocumentReader {
-            path: self.path.clone(),
-            reader,
-            ready: VecDeque::new(),
-            failed: false,
-        })
+        let file = open_documents(&self.path)?;
+        let columns = 0..schema().fields().len();
+        Ok(DocumentReader { rows: file.rows(columns, DOCUMENT_BYTES)?, ready: VecDeque::new() })
     }
 }
 
 /// The documents of one file, in file order.
 pub struct DocumentReader {
-    path: PathBuf,
-    reader: ParquetRecordBatchReader,
+    rows: ParquetRows,
     ready: VecDeque<Document>,
-    failed: bool,
 }
 
 impl Iterator for DocumentReader {
     type Item = Result<Document>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.ready.is_empty() && !self.failed {
-            let path = &self.path;
-            let reader = &mut self.reader;
-            let batch = without_panic(path, || {
-                reader.next().transpose().map_err(|error| DataError::bad_file(path, error))
-            });
-            match batch {
-                Ok(Some(batch)) => self.ready.extend(documents_of(&batch)),
-                Ok(None) => return None,
-                Err(error) => {
-                    self.failed = true;
-                    return Some(Err(error));
-                }
+        while self.ready.is_empty() {
+            match self.rows.next()? {
+                Ok(batch) => self.ready.extend(documents_of(&batch)),
+                Err(error) => return Some(Err(error)),
             }
         }
         self.ready.pop_front().map(Ok)
@@ -163,42 +141,25 @@ impl Iterator for DocumentReader {
 }
 
 /// Opens a Parquet file with the columns of documents.
-fn open_documents(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let builder = open_parquet(path)?;
-    if builder.schema().fields() != schema().fields() {
+fn open_documents(path: &Path) -> Result<ParquetFile> {
+    let file = ParquetFile::open(path)?;
+    if file.schema().fields() != schema().fields() {
         return Err(DataError::bad_file(
             path,
             format!(
                 "not written by `altiplano data run`: it has the columns {}, expected {}",
-                columns(builder.schema().fields()),
+                columns(file.schema().fields()),
                 columns(schema().fields())
             ),
         ));
     }
-    Ok(builder)
+    Ok(file)
 }
 
 /// Names and types of columns, as `id (Utf8), text (Utf8)`.
 fn columns(fields: &Fields) -> String {
     let column = |field: &Arc<Field>| format!("{} ({})", field.name(), field.data_type());
     fields.iter().map(column).collect::<Vec<_>>().join(", ")
-}
-
-/// Opens a Parquet file of any schema.
-pub(crate) fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path).map_err(DataError::io(path))?;
-    without_panic(path, || {
-        ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| DataError::bad_file(path, error))
-    })
-}
-
-/// Runs a Parquet decoder. It checks most but not all of what a file claims; what it does not
-/// check ends in a panic, which becomes an error here.
-pub(crate) fn without_panic<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    decoder_panic::catch(decode).unwrap_or_else(|| {
-        Err(DataError::bad_file(path, "the Parquet data is damaged; write or fetch the file again"))
-    })
 }
 
 fn documents_of(batch: &RecordBatch) -> Vec<Document> {

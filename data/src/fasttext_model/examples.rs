@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::dictionary::LABEL_PREFIX;
+use crate::atomic_file::{remove_abandoned, scratch_folder};
 use crate::error::{DataError, Result};
 use crate::text::python;
 
@@ -54,11 +55,8 @@ impl Examples {
     pub fn new(output: &Path, seed: u32) -> Result<Self> {
         let parent = output.parent().filter(|parent| *parent != Path::new(""));
         let parent = parent.unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(DataError::io(parent))?;
-        let folder = tempfile::Builder::new()
-            .prefix(".training-")
-            .tempdir_in(parent)
-            .map_err(DataError::io(parent))?;
+        remove_abandoned(parent)?;
+        let folder = scratch_folder(parent)?;
         let path = folder.path().join("examples");
         let spool = BufWriter::new(File::create(&path).map_err(DataError::io(&path))?);
         Ok(Self {

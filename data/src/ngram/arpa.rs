@@ -11,7 +11,7 @@ use super::records::{
 };
 use super::vocabulary::{BEGIN, END, UNKNOWN, Vocabulary, WordId, is_delimiter};
 use super::{MOST_WORDS, NGrams};
-use crate::atomic_file::AtomicFile;
+use crate::atomic_file::{AtomicFile, scratch_folder};
 use crate::error::{DataError, Result};
 
 /// Longest line in bytes.
@@ -60,15 +60,8 @@ fn write_to(ngrams: &mut NGrams, out: &mut impl Write, path: &Path) -> Result<()
 
 /// Reads `path`.
 pub(super) fn read(path: &Path, scratch: &Path, memory_bytes: u64) -> Result<NGrams> {
-    let file = File::open(path).map_err(DataError::io(path))?;
-    std::fs::create_dir_all(scratch).map_err(DataError::io(scratch))?;
-    let scratch = tempfile::tempdir_in(scratch).map_err(DataError::io(scratch))?;
-    let file: Box<dyn Read> = if path.extension().is_some_and(|extension| extension == "gz") {
-        Box::new(MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
-    let mut lines = Lines { file: BufReader::new(file), path, number: 0, line: Vec::new() };
+    let mut lines = Lines::open(path)?;
+    let scratch = scratch_folder(scratch)?;
     let counts = lines.counts()?;
     let order = counts.len();
 
@@ -93,21 +86,24 @@ pub(super) fn read(path: &Path, scratch: &Path, memory_bytes: u64) -> Result<NGr
             Ok(sorter.push(record).and_then(|()| contexts.push(context)))
         })?;
         let mut found = sorter.finish()?;
-        let names = |record: &Record, n: usize| {
-            let words = record[..n].iter().rev().map(|id| vocabulary.word(*id).unwrap_or("?"));
-            words.collect::<Vec<_>>().join(" ")
+        let names = |record: &Record, n: usize| -> Vec<&str> {
+            record[..n].iter().rev().map(|id| vocabulary.word(*id).unwrap_or("?")).collect()
         };
         if let Some(twice) = repeated(&mut found, n)? {
-            let reason = format!("the n-gram {:?} is there twice", names(&twice, n));
+            let words = names(&twice, n);
+            let line = line_of(path, n, &words, 2)?;
+            let reason = format!("line {line}: the n-gram {:?} is there twice", words.join(" "));
             return Err(DataError::bad_file(path, reason));
         }
         if let Some(lower) = longer.last_mut() {
             if let Some(missing) = first_missing(&mut contexts.finish()?, lower, n - 1)? {
+                let words = names(&missing, n - 1);
+                let line = line_of(path, n, &words, 1)?;
                 return Err(DataError::bad_file(
                     path,
                     format!(
-                        "{:?} begins an n-gram of {n} words but is no n-gram itself",
-                        names(&missing, n - 1)
+                        "line {line}: {:?} begins an n-gram of {n} words but is no n-gram itself",
+                        words.join(" ")
                     ),
                 ));
             }
@@ -117,6 +113,26 @@ pub(super) fn read(path: &Path, scratch: &Path, memory_bytes: u64) -> Result<NGr
     }
     lines.end()?;
     Ok(NGrams { vocabulary, unigrams, longer, suffixes_complete, scratch, memory_bytes })
+}
+
+/// The number of the line of the `nth` n-gram of `n` words that begins with `words`. The file is
+/// read again: n-grams are sorted without their lines.
+fn line_of(path: &Path, n: usize, words: &[&str], nth: usize) -> Result<u64> {
+    let mut lines = Lines::open(path)?;
+    let section = format!("\\{n}-grams:");
+    let (mut inside, mut found) = (false, 0);
+    while found < nth && lines.next()? {
+        if lines.line.first() == Some(&b'\\') {
+            inside = lines.line == section.as_bytes();
+        } else if inside && let Ok(entry) = parse(lines.text()?, n) {
+            let same = |(word, wanted): (&&str, &&str)| match *word {
+                "<UNK>" => *wanted == "<unk>",
+                word => word == *wanted,
+            };
+            found += usize::from(entry.words.iter().zip(words).all(same));
+        }
+    }
+    Ok(lines.number)
 }
 
 /// The number of a word; SRILM writes `<UNK>`.
@@ -174,7 +190,17 @@ struct Lines<'a> {
     line: Vec<u8>,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        let file = File::open(path).map_err(DataError::io(path))?;
+        let file: Box<dyn Read> = if path.extension().is_some_and(|extension| extension == "gz") {
+            Box::new(MultiGzDecoder::new(file))
+        } else {
+            Box::new(file)
+        };
+        Ok(Self { file: BufReader::new(file), path, number: 0, line: Vec::new() })
+    }
+
     fn fail(&self, reason: impl std::fmt::Display) -> DataError {
         DataError::bad_file(self.path, format!("line {}: {reason}", self.number))
     }

@@ -12,6 +12,7 @@ use super::kneser_ney;
 use super::records::{Equal, Record, RecordFile, RecordWriter, Sorter, count, set_count};
 use super::vocabulary::{BEGIN, END, Vocabulary, WordId, is_delimiter, is_plain};
 use super::{MOST_WORDS, NGrams};
+use crate::atomic_file::scratch_folder;
 use crate::error::{DataError, Result};
 
 /// How an n-gram model is estimated.
@@ -90,8 +91,7 @@ impl Estimator {
     /// [`DataError::Config`] for an order that does not fit, [`DataError::Io`].
     pub fn new(options: EstimateOptions, scratch: &Path, memory_bytes: u64) -> Result<Self> {
         options.validate("language_model")?;
-        std::fs::create_dir_all(scratch).map_err(DataError::io(scratch))?;
-        let scratch = tempfile::tempdir_in(scratch).map_err(DataError::io(scratch))?;
+        let scratch = scratch_folder(scratch)?;
         let windows = Sorter::new(scratch.path(), options.order, Equal::Add, memory_bytes);
         Ok(Self {
             options,

@@ -28,8 +28,8 @@ pub use model::{NGramModel, Score, Scorer, State};
 pub use perplexity::PerplexityModel;
 pub use pieces::Pieces;
 pub use train::{
-    Documents, TextSink, TrainOptions, TrainReport, compute_cutoffs, import, text_bytes_of,
-    texts_of, train,
+    Documents, ImportReport, TextSink, TrainOptions, TrainReport, compute_cutoffs, import,
+    text_bytes_of, texts_of, train,
 };
 pub use vocabulary::{BEGIN, END, UNKNOWN, Vocabulary, WordId};
 

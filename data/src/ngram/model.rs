@@ -59,7 +59,7 @@ impl NGramModel {
         if !map.starts_with(&MAGIC) {
             return Err(fail(
                 "not an n-gram model of altiplano; give an ARPA file to \
-                 `altiplano data train-lm` to make one"
+                 `altiplano data import-lm` to make one"
                     .into(),
             ));
         }

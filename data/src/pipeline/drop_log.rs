@@ -30,9 +30,23 @@ pub struct DroppedDocument {
     pub detail: String,
     /// Its text in bytes when it entered the step.
     pub bytes: u64,
+    /// How many records this line stands for: one, or a row of short ones that could not be read.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub records: u64,
+    /// Byte offset of the last record of a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_offset: Option<u64>,
     /// For the first few of a reason: its text as the step left it, cut at 2000 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<String>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn is_one(records: &u64) -> bool {
+    *records == 1
 }
 
 impl DroppedDocument {
@@ -43,7 +57,35 @@ impl DroppedDocument {
             detail.truncate(detail.floor_char_boundary(DETAIL_BYTES));
             detail.push('…');
         }
-        Self { id, step: step.into(), reason: reason.name().into(), detail, bytes, sample: None }
+        Self {
+            id,
+            step: step.into(),
+            reason: reason.name().into(),
+            detail,
+            bytes,
+            records: 1,
+            last_offset: None,
+            sample: None,
+        }
+    }
+
+    /// The first of a row of records, at `offset`.
+    pub(super) fn into_row(self, offset: u64) -> Self {
+        Self { detail: String::new(), last_offset: Some(offset), ..self }
+    }
+
+    /// Adds the next record of the row.
+    pub(super) fn extend(&mut self, next: &Self, offset: u64) {
+        self.records += 1;
+        self.bytes = self.bytes.saturating_add(next.bytes);
+        self.last_offset = Some(offset);
+    }
+
+    /// Whether `file@offset` is in this row.
+    fn has(&self, file: &str, offset: u64) -> bool {
+        let first = self.id.strip_prefix(file).and_then(|rest| rest.strip_prefix('@'));
+        let first = first.and_then(|first| first.parse::<u64>().ok());
+        first.zip(self.last_offset).is_some_and(|(first, last)| (first..=last).contains(&offset))
     }
 }
 
@@ -91,16 +133,33 @@ pub(super) fn find_dropped(
     let file = std::fs::File::open(path).map_err(DataError::io(path))?;
     let decoder = zstd::stream::read::Decoder::new(file).map_err(DataError::io(path))?;
     // The id comes first in a line, so most lines need not be parsed.
-    let wanted = format!(
-        "{{\"id\":{},",
-        serde_json::to_string(id).map_err(|error| DataError::bad_file(path, error))?
-    );
+    let beginning = |id: &str| -> Result<String> {
+        let id = serde_json::to_string(id).map_err(|error| DataError::bad_file(path, error))?;
+        Ok(format!("{{\"id\":{id}"))
+    };
+    let wanted = beginning(id)? + ",";
+    let record = id.rsplit_once('@').and_then(|(file, at)| Some((file, at.parse().ok()?)));
+    let rows = match record {
+        Some((file, _)) => beginning(&format!("{file}@"))?,
+        None => String::new(),
+    };
+    let rows = rows.trim_end_matches('"');
     for line in BufReader::new(decoder).lines() {
         let line = line.map_err(DataError::io(path))?;
         if line.starts_with(&wanted) {
             return serde_json::from_str(&line)
                 .map(Some)
                 .map_err(|error| DataError::bad_file(path, error));
+        }
+        if let Some((file, offset)) = record
+            && line.starts_with(rows)
+            && line.contains("\"last_offset\":")
+        {
+            let row: DroppedDocument =
+                serde_json::from_str(&line).map_err(|error| DataError::bad_file(path, error))?;
+            if row.has(file, offset) {
+                return Ok(Some(row));
+            }
         }
     }
     Ok(None)

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use rayon::prelude::*;
-
 use super::plan::SourcePlan;
 use super::stage::StageRecord;
 use crate::atomic_file::remove_durably;
@@ -18,9 +16,9 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
     let last = plan.last_stage();
     let records: Vec<StageRecord> = plan
         .groups
-        .par_iter()
+        .iter()
         .map(|group| {
-            plan.finished(last, group.number).ok_or_else(|| plan.unfinished(last, group.number))
+            plan.recorded(last, group.number).ok_or_else(|| plan.unfinished(last, group.number))
         })
         .collect::<Result<_>>()?;
     let files: Vec<&DocumentFileSummary> =
@@ -35,21 +33,9 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
         let path = plan.layout.output().to_owned();
         return Err(DataError::NothingLeft { name: plan.config.name.clone(), path });
     }
-    let fraction_only = plan.holdout.bytes_per_source.is_none();
-    if validation == 0 && plan.holdout.is_some() && fraction_only {
-        tracing::warn!(
-            source = plan.config.name,
-            documents = train,
-            "no document is held out: `holdout.fraction` is too small for so few documents"
-        );
-    }
-    if train == 0 || (plan.holdout.is_some() && validation == 0 && !fraction_only) {
-        return Err(DataError::Holdout {
-            name: plan.config.name.clone(),
-            wanted: plan.holdout.describe(),
-            documents: train + validation,
-            bytes: text_bytes,
-        });
+    if train == 0 || (plan.holdout.is_some() && validation == 0) {
+        let (name, all) = (&plan.config.name, train + validation);
+        return Err(plan.holdout.impossible(name, all, text_bytes, validation));
     }
     let manifest = DocumentManifest {
         source: plan.config.name.clone(),

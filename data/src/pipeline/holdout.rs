@@ -18,6 +18,9 @@ use crate::document::{Document, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
 use crate::json_file::{read_json, write_json};
 
+/// Into so many documents a source is advised to be cut when it has too few.
+const PARTS: u64 = 100;
+
 /// Which documents are held out. With neither field none are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,12 +81,36 @@ impl HoldoutConfig {
         Cut { seed: self.seed, below }
     }
 
-    pub(super) fn describe(&self) -> String {
-        match (self.bytes_per_source, self.fraction) {
+    /// The error when one side gets none of the `documents` of source `name`, which have `bytes`
+    /// in all. `held` is how many would be held out.
+    pub(super) fn impossible(
+        &self,
+        name: &str,
+        documents: u64,
+        bytes: u64,
+        held: u64,
+    ) -> DataError {
+        let wanted = match (self.bytes_per_source, self.fraction) {
             (Some(bytes), _) => format!("{bytes} bytes"),
             (_, Some(fraction)) => format!("a share of {fraction}"),
             _ => "nothing".into(),
-        }
+        };
+        let part = (bytes / PARTS).max(1);
+        let cut = format!(
+            "cut the files into more documents, with `document_bytes: {part}` in the `text` of \
+             the source for example, or with `document_separator`"
+        );
+        let advice = match (self.fraction, held) {
+            _ if documents < 2 => cut,
+            (Some(fraction), 0) => format!(
+                "set `holdout.bytes_per_source: {}` instead of `fraction`, which holds out whole \
+                 documents up to that size, set a larger `fraction`, or {cut}",
+                ((fraction * bytes as f64) as u64).max(1)
+            ),
+            (Some(_), _) => format!("set a smaller `holdout.fraction`, or {cut}"),
+            (None, _) => format!("set a smaller `holdout.bytes_per_source`, or {cut}"),
+        };
+        DataError::Holdout { name: name.to_owned(), wanted, documents, bytes, advice }
     }
 }
 
@@ -159,12 +186,9 @@ pub(super) fn resolve(
         let path = output.to_owned();
         return Err(DataError::NothingLeft { name: name.to_owned(), path });
     }
-    let below = smallest.cut().ok_or_else(|| DataError::Holdout {
-        name: name.to_owned(),
-        wanted: config.describe(),
-        documents: smallest.documents,
-        bytes: smallest.bytes,
-    })?;
+    let below = smallest
+        .cut()
+        .ok_or_else(|| config.impossible(name, smallest.documents, smallest.bytes, 0))?;
     let cut = Cut { seed: config.seed, below };
     groups.iter().map(|group| Ok(write_json(&group.decisions, &cut)?.file)).collect()
 }

@@ -87,6 +87,11 @@ pub fn documents_folder(output: &Path, source: &str) -> PathBuf {
     output.join("documents").join(source)
 }
 
+/// The folders below which each source has one.
+pub(super) fn folders(output: &Path) -> [PathBuf; 4] {
+    ["documents", "stats", "dropped", "work"].map(|name| output.join(name))
+}
+
 pub(super) fn stats_folder(output: &Path) -> PathBuf {
     output.join("stats")
 }

@@ -10,7 +10,8 @@
 //! A source's steps are cut into stages at the steps that need all documents. The unit of work is
 //! a stage of a group of consecutive input files. Its statistics file carries a key made from
 //! everything its result depends on; a rerun skips what has the same key and whole outputs. A
-//! crash leaves only temporary files, which the next run deletes.
+//! crash leaves only temporary files, which the next run deletes. A run holds the [lock] of the
+//! output folder, ranks of one run a share of it each.
 //!
 //! On several machines every rank does its groups ([`RunOptions::rank`]) up to the next decision,
 //! and one [`merge`] makes the decision. The files are the same for any number of ranks.
@@ -25,6 +26,7 @@ mod holdout;
 mod layout;
 mod plan;
 mod rank;
+mod rejections;
 mod report;
 mod source_config;
 mod stage;
@@ -44,13 +46,14 @@ pub use stats::StepStats;
 pub use step_config::StepConfig;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::atomic_file::remove_unfinished;
+use crate::atomic_file::{remove_abandoned, remove_unfinished};
 use crate::error::{DataError, Result};
+use crate::lock::lock;
 use crate::progress::{Progress, ProgressMode, Work};
 use plan::SourcePlan;
 use stage::StageOptions;
@@ -103,7 +106,8 @@ pub struct RunReport {
 /// Turns raw text into documents below `output`.
 ///
 /// # Errors
-/// Configuration errors before anything is read; then the first error in input order.
+/// [`DataError::InUse`] when another process writes there, configuration errors before anything is
+/// read, then the first error in input order.
 pub fn run(
     output: &Path,
     sources: &[SourceConfig],
@@ -148,12 +152,10 @@ fn run_in_groups(
     options: &RunOptions,
     group_bytes: u64,
 ) -> Result<RunReport> {
-    let plans = plans(output, sources, holdout, options, group_bytes)?;
+    let _lock = options.rank.lock(output)?;
     let alone = options.rank.is_alone();
-    // Other ranks may be writing.
-    if alone {
-        plans.iter().try_for_each(remove_leftovers)?;
-    }
+    remove_leftovers(output, alone)?;
+    let plans = plans(output, sources, holdout, options, group_bytes)?;
     let (mut done, mut skipped) = (0, 0);
     let stages = plans.iter().map(|plan| plan.chain.stages.len()).max().unwrap_or(0);
     for stage in 0..stages {
@@ -196,8 +198,9 @@ fn merge_in_groups(
     options: &RunOptions,
     group_bytes: u64,
 ) -> Result<RunReport> {
+    let _lock = lock(output)?;
+    remove_leftovers(output, true)?;
     let plans = plans(output, sources, holdout, options, group_bytes)?;
-    plans.iter().try_for_each(remove_leftovers)?;
     let mut report = RunReport {
         groups_done: 0,
         groups_skipped: 0,
@@ -210,8 +213,8 @@ fn merge_in_groups(
         let all = Rank::default();
         let stage = (1..plan.chain.stages.len()).find(|&stage| !plan.is_resolved(stage, all));
         let before = stage.map_or(plan.last_stage(), |stage| stage - 1);
-        let unfinished = |group: &&plan::Group| plan.finished(before, group.number).is_none();
-        if let Some(group) = plan.groups.par_iter().find_first(unfinished) {
+        let unfinished = |group: &&plan::Group| plan.recorded(before, group.number).is_none();
+        if let Some(group) = plan.groups.iter().find(unfinished) {
             return Err(plan.unfinished(before, group.number));
         }
         if let Some(stage) = stage {
@@ -242,7 +245,7 @@ fn run_stage(
     let checksums = Work::count(all as u64, "groups of files");
     let checksums = Progress::new(options.progress, "checksums", checksums);
     let is_open = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| {
-        let open = plan.finished(stage, group.number).is_none();
+        let open = !plan.is_finished(stage, group.number);
         checksums.add(1);
         open
     };
@@ -252,7 +255,7 @@ fn run_stage(
     let bytes = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| match stage.checked_sub(1) {
         None => group.bytes(),
         Some(before) => {
-            let record = plan.finished(before, group.number);
+            let record = plan.recorded(before, group.number);
             record.and_then(|record| record.stage_file).map_or(0, |file| file.text_bytes)
         }
     };
@@ -275,16 +278,37 @@ fn run_stage(
     open.par_iter()
         .map(|(plan, group)| stage::run(plan, stage, group, &stage_options).map(|_| ()))
         .collect::<Result<()>>()?;
-    progress.finish(&format!("{} groups of files done, {} already finished", open.len(), finished));
+    progress.finish(&format!("{} groups of files done, {finished} already finished", open.len()));
     Ok((open.len(), finished))
 }
 
-fn remove_leftovers(plan: &SourcePlan<'_>) -> Result<()> {
-    let layout = &plan.layout;
-    for folder in [layout.documents(), layout.stats(), layout.dropped(), layout.work()] {
-        remove_unfinished(&folder)?;
+/// Deletes what crashes have left in `output`: all of it for the process that holds the folder
+/// alone, otherwise what no living process can be writing.
+fn remove_leftovers(output: &Path, alone: bool) -> Result<()> {
+    let remove = if alone { remove_unfinished } else { remove_abandoned };
+    remove(output)?;
+    for kind in layout::folders(output) {
+        for folder in subfolders(&kind)? {
+            remove(&folder)?;
+        }
     }
     Ok(())
+}
+
+/// The folders in `folder`; none when it is missing.
+fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(DataError::io(folder))?,
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(DataError::io(folder))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            folders.push(entry.path());
+        }
+    }
+    Ok(folders)
 }
 
 fn finish_sources(output: &Path, plans: &[SourcePlan<'_>], report: &mut RunReport) -> Result<()> {
@@ -292,7 +316,7 @@ fn finish_sources(output: &Path, plans: &[SourcePlan<'_>], report: &mut RunRepor
         let hash = finish::finish_source(plan)?;
         report.manifests.insert(plan.config.name.clone(), hash);
     }
-    // Every file of these sources was read above.
+    // What was skipped was read above, and what was written now has its digest.
     let names: Vec<&str> = plans.iter().map(|plan| plan.config.name.as_str()).collect();
     report.waterfall = Some(report::report_of(output, &names)?);
     Ok(())

@@ -4,8 +4,8 @@
 //! files they read, and the inputs' names, sizes and times. Keys follow from the configuration
 //! and the list of inputs alone, so every rank computes the same ones.
 
-use std::path::Path;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,10 @@ use super::layout::Layout;
 use super::rank::Rank;
 use super::source_config::SourceConfig;
 use super::stage::StageRecord;
-use crate::atomic_file::remove_durably;
+use crate::atomic_file::{remove_durably, scratch_folder};
 use crate::checksum::FileDigest;
 use crate::dedup::{GroupFiles, Resources};
-use crate::document::{RUN_AGAIN, Split};
+use crate::document::{DocumentFile, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
 use crate::json_file::{read_json, write_json};
 use crate::progress::{Progress, Work};
@@ -74,11 +74,17 @@ pub(super) struct SourcePlan<'a> {
     decision_keys: Vec<String>,
     /// By stage: the time of the decision before it, once it is made.
     decision_seconds: Vec<OnceLock<f64>>,
-    /// By stage, then by group: the record, once all that it names was read and is as it was
-    /// written.
-    finished: Vec<Vec<OnceLock<StageRecord>>>,
+    /// By stage, then by group.
+    known: Vec<Vec<Mutex<Option<Known>>>>,
     /// By stage: set once the decisions before it were read and are as they were written.
     resolved: Vec<OnceLock<()>>,
+}
+
+/// What is known of a stage of a group that was done.
+struct Known {
+    record: StageRecord,
+    /// Every byte of its files was read here and is as it was written.
+    verified: bool,
 }
 
 /// Written when a decision is made.
@@ -120,7 +126,8 @@ impl<'a> SourcePlan<'a> {
         }
         let layout = Layout::new(output, &config.name);
         let decision_seconds = vec![OnceLock::new(); chain.stages.len()];
-        let finished = vec![vec![OnceLock::new(); groups.len()]; chain.stages.len()];
+        let unknown = || groups.iter().map(|_| Mutex::new(None)).collect();
+        let known = chain.stages.iter().map(|_| unknown()).collect();
         let resolved = vec![OnceLock::new(); chain.stages.len()];
         Ok(Self {
             config,
@@ -133,7 +140,7 @@ impl<'a> SourcePlan<'a> {
             keys,
             decision_keys,
             decision_seconds,
-            finished,
+            known,
             resolved,
         })
     }
@@ -146,53 +153,96 @@ impl<'a> SourcePlan<'a> {
         self.chain.stages.len() - 1
     }
 
-    /// The record of a stage of a group, if the same work was done and all that it left is as it
-    /// was written. Every file is read once in the life of a plan. What is altered is said.
-    pub fn finished(&self, stage: usize, group: usize) -> Option<StageRecord> {
-        let known = &self.finished[stage][group];
-        if known.get().is_none() {
-            let path = self.layout.stats_file(stage, group);
-            match self.read_finished(&path, stage, group) {
-                Ok(Some(record)) => drop(known.set(record)),
-                Ok(None) => {}
-                Err(error) => say_redo(&error, "the files of this group are made again"),
+    /// The record of a stage of a group, if the same work was done and its files are there with
+    /// the lengths they were written with. What is altered is said.
+    pub fn recorded(&self, stage: usize, group: usize) -> Option<StageRecord> {
+        let known = || lock(&self.known[stage][group]);
+        if let Some(known) = &*known() {
+            return Some(known.record.clone());
+        }
+        match self.read_record(stage, group) {
+            Ok(record) => {
+                let record = record?;
+                *known() = Some(Known { record: record.clone(), verified: false });
+                Some(record)
+            }
+            Err(error) => {
+                say_redo(&error, MADE_AGAIN);
+                None
             }
         }
-        known.get().cloned()
     }
 
-    fn read_finished(
-        &self,
-        path: &Path,
-        stage: usize,
-        group: usize,
-    ) -> Result<Option<StageRecord>> {
-        let record = match StageRecord::read(&self.layout, path) {
+    fn read_record(&self, stage: usize, group: usize) -> Result<Option<StageRecord>> {
+        let path = self.layout.stats_file(stage, group);
+        let record = match StageRecord::read(&self.layout, &path) {
             Err(missing) if missing.is_not_found() => return Ok(None),
             record => record?,
         };
         if record.key != self.key(stage, group) {
             return Ok(None);
         }
-        for split in Split::ALL {
-            if let Some(file) = record.outputs.of(split) {
-                file.digest().verify(&self.layout.document_file(split, group), RUN_AGAIN)?;
-            }
+        for (path, written) in self.files_of(&record) {
+            written.verify_length(&path, RUN_AGAIN)?;
         }
-        if let Some(file) = &record.stage_file {
-            file.digest().verify(&self.layout.stage_file(stage, group), RUN_AGAIN)?;
-        }
-        if let Some(notes) = &record.notes {
-            notes.verify(&self.layout.global_files(stage, group).notes, RUN_AGAIN)?;
-        }
-        record.dropped.verify(&self.layout.dropped_file(stage, group), RUN_AGAIN)?;
         Ok(Some(record))
+    }
+
+    /// The files that a record names and what was written to them.
+    fn files_of(&self, record: &StageRecord) -> Vec<(PathBuf, FileDigest)> {
+        let (layout, stage, group) = (&self.layout, record.stage, record.group);
+        let mut files = vec![(layout.dropped_file(stage, group), record.dropped.clone())];
+        files.extend(Split::ALL.iter().filter_map(|&split| {
+            let file = record.outputs.of(split)?;
+            Some((layout.document_file(split, group), file.digest()))
+        }));
+        let stage_file = record.stage_file.iter();
+        files.extend(stage_file.map(|file| (layout.stage_file(stage, group), file.digest())));
+        let notes = record.notes.iter();
+        files.extend(notes.map(|notes| (layout.global_files(stage, group).notes, notes.clone())));
+        files
+    }
+
+    /// Whether the same work was done and every byte that it left is as it was written. What is
+    /// altered is said. A file is read once in the life of a plan.
+    pub fn is_finished(&self, stage: usize, group: usize) -> bool {
+        let Some(record) = self.recorded(stage, group) else {
+            return false;
+        };
+        if self.is_verified(stage, group) {
+            return true;
+        }
+        let files = self.files_of(&record);
+        let verified = files.iter().try_for_each(|(path, digest)| digest.verify(path, RUN_AGAIN));
+        if let Err(error) = &verified {
+            say_redo(error, MADE_AGAIN);
+        }
+        let known = Known { record, verified: true };
+        *lock(&self.known[stage][group]) = verified.is_ok().then_some(known);
+        verified.is_ok()
+    }
+
+    fn is_verified(&self, stage: usize, group: usize) -> bool {
+        lock(&self.known[stage][group]).as_ref().is_some_and(|known| known.verified)
+    }
+
+    /// The documents that left a stage that is not the last, held against what was written unless
+    /// [`SourcePlan::is_finished`] did so.
+    pub fn stage_documents(&self, stage: usize, record: &StageRecord) -> Result<DocumentFile> {
+        let path = self.layout.stage_file(stage, record.group);
+        match &record.stage_file {
+            Some(summary) if !self.is_verified(stage, record.group) => {
+                DocumentFile::of_summary(&path, summary)
+            }
+            _ => DocumentFile::open(&path),
+        }
     }
 
     /// Takes back that a stage of a group is finished, and that the source is: called before the
     /// first of its files is replaced, so that a crash does not leave new files with the word of
     /// old ones.
     pub fn invalidate(&self, stage: usize, group: usize) -> Result<()> {
+        *lock(&self.known[stage][group]) = None;
         remove_durably(&self.layout.manifest())?;
         remove_durably(&self.layout.stats_file(stage, group))
     }
@@ -247,13 +297,19 @@ impl<'a> SourcePlan<'a> {
         let Some(opening) = &self.chain.stages[stage].opening else {
             return Ok(());
         };
-        // Reads the notes of all groups and holds them against what was written.
         let files: Vec<GroupFiles> = self
             .groups
             .par_iter()
-            .map(|group| match self.finished(stage - 1, group.number) {
-                Some(_) => Ok(self.layout.global_files(stage - 1, group.number)),
-                None => Err(self.unfinished(stage - 1, group.number)),
+            .map(|group| {
+                let before = self.recorded(stage - 1, group.number);
+                let before = before.ok_or_else(|| self.unfinished(stage - 1, group.number))?;
+                let files = self.layout.global_files(stage - 1, group.number);
+                if let Some(notes) = &before.notes
+                    && !self.is_verified(stage - 1, group.number)
+                {
+                    notes.verify(&files.notes, RUN_AGAIN)?;
+                }
+                Ok(files)
             })
             .collect::<Result<_>>()?;
         // A crash must not leave new decisions with the word of old ones.
@@ -266,7 +322,7 @@ impl<'a> SourcePlan<'a> {
                 holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
             }
             Global::Step { name, step, .. } => {
-                let spill = super::stage::scratch_folder(&self.layout.work())?;
+                let spill = scratch_folder(&self.layout.work())?;
                 let progress = Progress::new(options.progress, name, Work::count(0, "keys"));
                 let resources = Resources {
                     memory_bytes: options.memory_bytes,
@@ -296,6 +352,13 @@ impl<'a> SourcePlan<'a> {
             ),
         )
     }
+}
+
+/// What is done about a file of a group that is not as it was written.
+const MADE_AGAIN: &str = "the files of this group are made again";
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says that something is not as it was written and what is done about it.

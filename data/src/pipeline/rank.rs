@@ -1,8 +1,11 @@
 //! Which share of the work is done here.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
+use crate::lock::{FolderLock, lock, lock_share};
 
 /// One of several processes that share the work: it does every `world_size`-th group of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +64,14 @@ impl Rank {
     /// Whether there is only this process.
     pub fn is_alone(self) -> bool {
         self.world_size == 1
+    }
+
+    /// Locks `output` for this process: alone, or beside the other ranks.
+    pub(super) fn lock(self, output: &Path) -> Result<FolderLock> {
+        match self.is_alone() {
+            true => lock(output),
+            false => lock_share(output, self.rank, self.world_size),
+        }
     }
 
     /// Whether group number `group` is done here.

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 
 use super::batch::{self, Batch};
 use super::chain::Global;
@@ -12,12 +11,12 @@ use super::drop_log::{DropLog, DroppedDocument};
 use super::holdout::{Cut, HoldoutNotes};
 use super::layout::Layout;
 use super::plan::{Group, SourcePlan};
+use super::rejections::Rejections;
 use super::stats::StepStats;
+use crate::atomic_file::scratch_folder;
 use crate::checksum::FileDigest;
 use crate::dedup::Collector;
-use crate::document::{
-    Document, DocumentFile, DocumentFileSummary, DocumentWriter, RUN_AGAIN, Split,
-};
+use crate::document::{Document, DocumentFileSummary, DocumentWriter, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
 use crate::json_file::{read_json, write_json};
 use crate::progress::Progress;
@@ -102,12 +101,6 @@ pub(super) struct StageOptions<'a> {
     pub parallel: bool,
 }
 
-/// An empty folder below `folder` that is deleted when dropped.
-pub(super) fn scratch_folder(folder: &Path) -> Result<TempDir> {
-    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-    tempfile::Builder::new().prefix(".tmp.").tempdir_in(folder).map_err(DataError::io(folder))
-}
-
 /// Does one stage of one group.
 pub(super) fn run(
     plan: &SourcePlan<'_>,
@@ -149,6 +142,7 @@ fn read_inputs(
             },
         };
         let mut log = RejectionLog::new(input);
+        let mut rejections = Rejections::default();
         let mut clock = batch::Clock::start();
         plan.reader.read(&context, &mut |record| {
             let read = &mut output.steps[0].stats;
@@ -156,9 +150,10 @@ fn read_inputs(
             match record {
                 Record::Rejected(rejection) => {
                     log.add(&rejection);
-                    output.reject(input, rejection)?;
+                    output.reject(input, rejection, &mut rejections)?;
                 }
                 Record::Document(document) => {
+                    rejections.end_row(&mut output.dropped)?;
                     let bytes = document.text.len() as u64;
                     read.keep(bytes, 0, &document.text);
                     batch.push(document, position);
@@ -171,6 +166,7 @@ fn read_inputs(
             Ok(())
         })?;
         clock.stop(&mut output.steps[0].stats.cpu_seconds);
+        rejections.end_row(&mut output.dropped)?;
         // A reader that does not say how far it is has read the whole file now.
         let rest = input.bytes.saturating_sub(consumed.load(Ordering::Relaxed));
         options.progress.add(rest);
@@ -189,7 +185,7 @@ fn read_stage(
     output: &mut Output<'_>,
 ) -> Result<()> {
     let before = plan
-        .finished(stage - 1, group.number)
+        .recorded(stage - 1, group.number)
         .ok_or_else(|| plan.unfinished(stage - 1, group.number))?;
     let decisions = plan.layout.global_files(stage - 1, group.number).decisions;
     let mut applier = match &plan.chain.stages[stage].opening {
@@ -200,12 +196,12 @@ fn read_stage(
         }
         _ => None,
     };
-    let path = plan.layout.stage_file(stage - 1, group.number);
-    let mut documents = DocumentFile::open(&path)?.reader()?;
+    let file = plan.stage_documents(stage - 1, &before)?;
+    let mut documents = file.reader()?;
     for (position, &count) in before.input_documents.iter().enumerate() {
         for _ in 0..count {
             let mut document = documents.next().ok_or_else(|| {
-                DataError::bad_file(&path, "documents are missing; delete it and run again")
+                DataError::altered(&file.path, "documents are missing", RUN_AGAIN)
             })??;
             options.progress.add(document.text.len() as u64);
             if let Some(applier) = &mut applier {
@@ -324,7 +320,12 @@ impl<'a> Output<'a> {
         })
     }
 
-    fn reject(&mut self, input: &Input, rejection: Rejection) -> Result<()> {
+    fn reject(
+        &mut self,
+        input: &Input,
+        rejection: Rejection,
+        rejections: &mut Rejections,
+    ) -> Result<()> {
         let read = &mut self.steps[0];
         read.stats.reject(&rejection.reason, rejection.bytes, 0);
         let id = format!("{}@{}", input.name, rejection.offset);
@@ -336,7 +337,7 @@ impl<'a> Output<'a> {
             rejection.bytes,
         );
         self.options.progress.add_records(1, 0);
-        self.dropped.add(dropped, "")
+        rejections.add(dropped, rejection.offset, &mut self.dropped)
     }
 
     /// Sends a batch through the steps and writes what is left, in order.

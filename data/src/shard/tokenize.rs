@@ -11,6 +11,7 @@ use super::{VERSION, manifest::TOKENIZE_AGAIN};
 use crate::atomic_file::{remove_durably, remove_unfinished};
 use crate::document::{Document, DocumentFile, SourceDocuments, Split};
 use crate::error::{DataError, Result};
+use crate::lock::lock;
 use crate::pipeline::documents_folder;
 use crate::progress::{Progress, ProgressMode, Work};
 use crate::tokenizer::{PieceType, Tokenizer};
@@ -128,7 +129,8 @@ impl std::fmt::Display for TokenizeReport {
 /// manifests. The same for any number of threads.
 ///
 /// # Errors
-/// An error of reading documents, encoding or writing shards.
+/// [`DataError::InUse`] when another process writes there, or an error of reading documents,
+/// encoding or writing shards.
 pub fn tokenize(
     output: &Path,
     sources: &[&str],
@@ -137,6 +139,8 @@ pub fn tokenize(
     progress: ProgressMode,
 ) -> Result<TokenizeReport> {
     config.validate()?;
+    let _lock = lock(output)?;
+    remove_unfinished(output)?;
     let mut report = TokenizeReport::default();
     for source in sources {
         report.sources.push(tokenize_source(output, source, tokenizer, config, progress)?);
@@ -305,7 +309,7 @@ fn key(tokenizer: &Tokenizer, config: &ShardConfig, documents: &SourceDocuments)
 fn finished(folder: &Path, key: &str, progress: ProgressMode) -> Option<ShardManifest> {
     let manifest = match ShardManifest::read(folder) {
         Ok(manifest) if manifest.key == key => manifest,
-        Ok(_) | Err(DataError::NoInput { .. }) => return None,
+        Ok(_) | Err(DataError::NotMade { .. }) => return None,
         Err(error) => {
             say_redo(error);
             return None;

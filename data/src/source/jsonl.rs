@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::input::{Input, InputReader};
+use super::json_object::wanted_fields;
 use super::lines::{Line, Lines};
 use super::text::{TextSource, document_or_empty, too_long, utf8};
 use super::{Record, RecordSink, Rejection};
@@ -50,9 +51,14 @@ fn record(
         Ok(line) => line,
         Err(rejection) => return Record::Rejected(rejection),
     };
-    let mut fields = match serde_json::from_str(line.trim_start_matches('\u{feff}')) {
-        Ok(Value::Object(fields)) => fields,
-        Ok(_) => return reject(Reason::BAD_JSON, "not an object".into()),
+    let wanted = |name: &str| {
+        [&config.text_field, &config.id_field, &config.url_field, &config.created_field]
+            .into_iter()
+            .any(|field| field == name)
+    };
+    let mut fields = match wanted_fields(line.trim_start_matches('\u{feff}'), &wanted) {
+        Ok(Some(fields)) => fields,
+        Ok(None) => return reject(Reason::BAD_JSON, "not an object".into()),
         Err(error) => return reject(Reason::BAD_JSON, error.to_string()),
     };
     let Some(Value::String(text)) = fields.remove(&config.text_field) else {

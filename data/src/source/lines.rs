@@ -8,7 +8,7 @@ use crate::error::Result;
 pub(super) enum Line {
     /// A line; its bytes, with the line feed if there was one, are in the buffer.
     Whole,
-    /// A line longer than the bound, skipped to its end.
+    /// A line longer than the bound, skipped to its end; never if lines come in parts.
     TooLong,
     /// The end of the input.
     End,
@@ -18,6 +18,8 @@ pub(super) enum Line {
 pub(super) struct Lines<'a> {
     input: &'a mut InputReader,
     bound: usize,
+    /// Whether longer lines come in parts.
+    in_parts: bool,
     offset: u64,
     length: u64,
 }
@@ -25,7 +27,12 @@ pub(super) struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// Lines of at most `bound` bytes.
     pub fn new(input: &'a mut InputReader, bound: usize) -> Self {
-        Self { input, bound, offset: 0, length: 0 }
+        Self { input, bound, in_parts: false, offset: 0, length: 0 }
+    }
+
+    /// Lines of which longer ones come in parts of `bound` bytes.
+    pub fn in_parts(input: &'a mut InputReader, bound: usize) -> Self {
+        Self { in_parts: true, ..Self::new(input, bound) }
     }
 
     /// Offset of the last line in the decompressed input.
@@ -54,12 +61,18 @@ impl<'a> Lines<'a> {
                 break;
             }
             let feed = available.iter().position(|&byte| byte == b'\n');
-            let taken = feed.map_or(available.len(), |at| at + 1);
-            let room = (self.bound + 1).saturating_sub(buffer.len());
+            let mut taken = feed.map_or(available.len(), |at| at + 1);
+            let mut room = (self.bound + 1).saturating_sub(buffer.len());
+            let mut at_end = feed.is_some();
+            if self.in_parts {
+                room -= 1;
+                at_end |= taken >= room;
+                taken = taken.min(room);
+            }
             buffer.extend_from_slice(&available[..taken.min(room)]);
             self.length += taken as u64;
             self.input.consume(taken);
-            if feed.is_some() {
+            if at_end {
                 break;
             }
         }

@@ -1,18 +1,14 @@
 //! Parquet: one row a document, its text in a named column.
 
-use std::path::Path;
-
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
-use parquet::arrow::ProjectionMask;
 
 use super::input::Input;
 use super::text::{TextSource, document_or_empty, too_long};
 use super::{Record, RecordSink, Rejection};
-use crate::document::{Document, Reason};
-use crate::document::{open_parquet, without_panic};
+use crate::document::{Document, ParquetFile, Reason};
 use crate::error::{DataError, Result};
 
 pub(super) fn read(
@@ -23,51 +19,45 @@ pub(super) fn read(
     sink: RecordSink<'_>,
 ) -> Result<()> {
     let path = &input.path;
-    let builder = open_parquet(path)?;
-    let wanted = [&config.text_field, &config.id_field, &config.url_field, &config.created_field];
-    let columns: Vec<usize> = builder
-        .schema()
-        .fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| wanted.contains(&field.name()))
-        .map(|(index, _)| index)
-        .collect();
-    if builder.schema().field_with_name(&config.text_field).is_err() {
-        return Err(DataError::bad_file(
-            path,
-            format!(
-                "no column {:?}; it has {}; set `text_field`",
-                config.text_field,
-                column_names(&builder).join(", ")
-            ),
-        ));
+    let file = ParquetFile::open(path)?;
+    let fields = file.schema().fields().clone();
+    let text = fields.iter().find(|field| *field.name() == config.text_field);
+    match text.map(|field| field.data_type()) {
+        Some(kind) if is_text(kind) => {}
+        Some(other) => {
+            return Err(DataError::bad_file(
+                path,
+                format!("column {:?} is of type {other}, expected text", config.text_field),
+            ));
+        }
+        None => {
+            let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+            return Err(DataError::bad_file(
+                path,
+                format!(
+                    "no column {:?}; it has {}; set `text_field`",
+                    config.text_field,
+                    names.join(", ")
+                ),
+            ));
+        }
     }
-    let total_rows = builder.metadata().file_metadata().num_rows().max(1) as u64;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
-    let mut reader = without_panic(path, || {
-        builder
-            .with_projection(mask)
-            .with_batch_size(256)
-            .build()
-            .map_err(|error| DataError::bad_file(path, error))
-    })?;
+    let wanted = [&config.text_field, &config.id_field, &config.url_field, &config.created_field];
+    let columns = (0..fields.len()).filter(|&index| {
+        wanted.contains(&fields[index].name()) && is_cell(fields[index].data_type())
+    });
+    let total_rows = file.footer().file_metadata().num_rows().max(1) as u64;
     let mut row_number = 0;
     let mut reported = 0;
-    loop {
-        let batch = without_panic(path, || {
-            reader.next().transpose().map_err(|error| DataError::bad_file(path, error))
-        })?;
-        let Some(batch) = batch else {
-            bytes_read(input.bytes.saturating_sub(reported));
-            return Ok(());
-        };
-        read_batch(config, source, input, &batch, &mut row_number, sink)?;
+    for batch in file.rows(columns, config.max_record_bytes as u64)? {
+        read_batch(config, source, input, &batch?, &mut row_number, sink)?;
         // Rows stand for bytes: Parquet does not say how far into the file a row lies.
         let position = input.bytes.saturating_mul(row_number.min(total_rows)) / total_rows;
         bytes_read(position.saturating_sub(reported));
         reported = position;
     }
+    bytes_read(input.bytes.saturating_sub(reported));
+    Ok(())
 }
 
 fn read_batch(
@@ -82,7 +72,6 @@ fn read_batch(
     let Some(texts) = column(&config.text_field) else {
         return Err(DataError::bad_file(&input.path, "the text column is gone"));
     };
-    check_text_type(&input.path, &config.text_field, texts)?;
     for row in 0..batch.num_rows() {
         let offset = *row_number;
         *row_number += 1;
@@ -117,14 +106,13 @@ fn read_batch(
     Ok(())
 }
 
-fn check_text_type(path: &Path, name: &str, array: &ArrayRef) -> Result<()> {
-    match array.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(()),
-        other => Err(DataError::bad_file(
-            path,
-            format!("column {name:?} is of type {other}, expected text"),
-        )),
-    }
+fn is_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// Whether [`cell`] reads columns of this type; others are not decoded.
+pub(super) fn is_cell(kind: &DataType) -> bool {
+    is_text(kind) || matches!(kind, DataType::Int32 | DataType::Int64 | DataType::UInt64)
 }
 
 /// A cell as text; other types than text and whole numbers are treated as absent.
@@ -143,7 +131,6 @@ pub(super) fn cell(array: &ArrayRef, row: usize) -> Option<String> {
     }
 }
 
-fn column_names<T>(builder: &parquet::arrow::arrow_reader::ArrowReaderBuilder<T>) -> Vec<String> {
-    let fields = builder.schema().fields();
-    fields.iter().map(|field| field.name().clone()).collect()
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

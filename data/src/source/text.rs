@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use super::input::{Input, InputReader, list_inputs};
@@ -9,6 +10,9 @@ use super::lines::{Line, Lines};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions, jsonl, parquet};
 use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
+
+/// Least size of the documents that a file is cut into.
+const LEAST_DOCUMENT_BYTES: usize = 100;
 
 /// How the text lies in the files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +41,11 @@ pub struct TextSource {
     /// whole file is one document).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document_separator: Option<String>,
+    /// For `files`: cut what is longer into documents of at most so many bytes, at the end of a
+    /// paragraph or a line, so that a part of one long file can be held out (integer, at least
+    /// 100, default none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document_bytes: Option<usize>,
     /// For `files`: turn CR LF into LF (bool, default true).
     #[serde(default = "default_true")]
     pub unix_newlines: bool,
@@ -89,6 +98,7 @@ impl TextSource {
             paths,
             format: TextFormat::Files,
             document_separator: None,
+            document_bytes: None,
             unix_newlines: true,
             text_field: default_text_field(),
             id_field: default_id_field(),
@@ -142,6 +152,25 @@ impl SourceOptions for TextSource {
                 "none, because a record of `jsonl` or `parquet` is a document",
             ));
         }
+        if self.format != TextFormat::Files && self.document_bytes.is_some() {
+            return Err(DataError::config(
+                format!("{key}.document_bytes"),
+                "a size",
+                "none, because a record of `jsonl` or `parquet` is a document",
+            ));
+        }
+        if let Some(bytes) = self.document_bytes
+            && !(LEAST_DOCUMENT_BYTES..=self.max_record_bytes).contains(&bytes)
+        {
+            return Err(DataError::config(
+                format!("{key}.document_bytes"),
+                bytes,
+                format!(
+                    "{LEAST_DOCUMENT_BYTES} to {}, which is `max_record_bytes`",
+                    self.max_record_bytes
+                ),
+            ));
+        }
         if self.document_separator.as_ref().is_some_and(|line| line.contains(['\n', '\r'])) {
             return Err(DataError::config(
                 format!("{key}.document_separator"),
@@ -190,7 +219,14 @@ impl TextSource {
         sink: RecordSink<'_>,
     ) -> Result<()> {
         let mut reader = InputReader::open(&input.path)?;
-        let mut lines = Lines::new(&mut reader, self.max_record_bytes);
+        let mut lines = match self.document_bytes {
+            None => Lines::new(&mut reader, self.max_record_bytes),
+            // Nothing is too long where it is cut; a separator is found only in one part.
+            Some(bytes) => {
+                let separator = self.document_separator.as_ref().map_or(0, |line| line.len() + 2);
+                Lines::in_parts(&mut reader, bytes.max(separator))
+            }
+        };
         let mut line = Vec::new();
         let mut open = OpenDocument::default();
         let mut index = 0;
@@ -218,19 +254,43 @@ impl TextSource {
                 continue;
             }
             open.length += lines.length();
-            if open.length <= self.max_record_bytes as u64 {
+            if self.document_bytes.is_some() || open.length <= self.max_record_bytes as u64 {
                 open.text.extend_from_slice(&line);
             } else {
                 open.text = Vec::new();
             }
+            for mut part in self.full_parts(&mut open) {
+                sink(self.close(source, self.file_id(input, index), &mut part))?;
+                index += 1;
+            }
         }
     }
 
-    fn file_id(&self, input: &Input, index: u64) -> String {
-        match self.document_separator {
-            Some(_) => format!("{}/{index:08}", input.name),
-            None => input.name.clone(),
+    /// What `document_bytes` cuts off an open document.
+    fn full_parts(&self, open: &mut OpenDocument) -> Vec<OpenDocument> {
+        let Some(most) = self.document_bytes else { return Vec::new() };
+        let mut parts = Vec::new();
+        let (mut start, offset) = (0, open.offset.unwrap_or(0));
+        while open.text.len() - start > most {
+            let end = start + end_of_part(&open.text[start..], most);
+            parts.push(OpenDocument {
+                offset: Some(offset + start as u64),
+                length: (end - start) as u64,
+                text: open.text[start..end].to_vec(),
+            });
+            start = end;
         }
+        open.text.drain(..start);
+        open.offset = Some(offset + start as u64);
+        open.length -= start as u64;
+        parts
+    }
+
+    fn file_id(&self, input: &Input, index: u64) -> String {
+        if self.document_separator.is_some() || self.document_bytes.is_some() {
+            return format!("{}/{index:08}", input.name);
+        }
+        input.name.clone()
     }
 
     fn close(&self, source: &str, id: String, open: &mut OpenDocument) -> Record {
@@ -260,6 +320,21 @@ struct OpenDocument {
     offset: Option<u64>,
     length: u64,
     text: Vec<u8>,
+}
+
+/// Where the first part of `text`, which is longer than `most` bytes, ends: behind the last blank
+/// line of its second half, else behind its last line end, its last space, its last character.
+fn end_of_part(text: &[u8], most: usize) -> usize {
+    let half = &text[most / 2..most];
+    let behind = |ending: &[u8]| Some(most / 2 + memmem::rfind(half, ending)? + ending.len());
+    let space = || Some(most / 2 + half.iter().rposition(|byte| b" \t".contains(byte))? + 1);
+    let character = || {
+        let first = |at: &usize| text[*at] & 0xc0 != 0x80 && !text[at - 1..].starts_with(b"\r\n");
+        // A character has at most four bytes.
+        (most.saturating_sub(4).max(1)..=most).rev().find(first)
+    };
+    let paragraph = behind(b"\n\n").max(behind(b"\n\r\n"));
+    paragraph.or_else(|| behind(b"\n")).or_else(space).or_else(character).unwrap_or(most)
 }
 
 fn trim_line_end(line: &[u8]) -> &[u8] {
@@ -326,6 +401,69 @@ mod tests {
             Ok(records)
         };
         source.inputs("sources.c4.text")?.iter().map(read).collect()
+    }
+
+    /// The parts of a file that `document_bytes` makes, and what is not kept.
+    fn parts(text: &[u8], document_bytes: usize) -> Vec<Record> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("input.txt");
+        std::fs::write(&path, text).unwrap();
+        let source = TextSource {
+            document_bytes: Some(document_bytes),
+            max_record_bytes: document_bytes.max(1000),
+            ..TextSource::files(vec![path])
+        };
+        source.validate("text").unwrap();
+        read(&source).unwrap().remove(0)
+    }
+
+    fn document(record: &Record) -> &Document {
+        match record {
+            Record::Document(document) => document,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_long_file_is_cut_into_documents_and_nothing_is_lost() {
+        let verses: String = (0..200)
+            .map(|n| format!("Verse {n} is short.{}", if n % 4 == 3 { "\n\n" } else { "\n" }))
+            .collect();
+        let windows = verses.replace('\n', "\r\n");
+        let one_line = "Wörter ohne Zeilenende. ".repeat(300);
+        let no_space = "é日".repeat(1000);
+        for text in [&verses, &windows, &one_line, &no_space] {
+            for bytes in [100, 101, 137, 399] {
+                let records = parts(text.as_bytes(), bytes);
+                let joined: String = records
+                    .iter()
+                    .filter_map(|record| match record {
+                        Record::Document(document) => Some(document.text.as_str()),
+                        // A part of white space only.
+                        Record::Rejected(_) => None,
+                    })
+                    .collect();
+                let bare = |text: &str| text.replace(char::is_whitespace, "");
+                assert_eq!(bare(&joined), bare(text), "{bytes} bytes of {:.20}", text);
+            }
+        }
+        let records = parts(verses.as_bytes(), 400);
+        let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();
+        assert_eq!(joined, verses);
+        for record in &records[..records.len() - 1] {
+            let text = &document(record).text;
+            assert!(text.ends_with("\n\n") && (200..=400).contains(&text.len()), "{text:?}");
+        }
+        assert_eq!(document(&records[1]).id, "input.txt/00000001");
+        // Windows' line ends count for the size and are gone after.
+        let records = parts(windows.as_bytes(), 400);
+        let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();
+        assert_eq!(joined, verses);
+        // The longest record allowed is no bound where it is cut.
+        let text = format!("First.\n{}\nLast.\n", "x".repeat(5000));
+        let records = parts(text.as_bytes(), 500);
+        let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();
+        assert_eq!(joined, text);
     }
 
     #[test]

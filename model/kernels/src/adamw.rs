@@ -1,13 +1,14 @@
-//! AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", algorithm 2).
-//!
-//! With `g` the gradient after clipping and `t` the step, counted from 1:
+//! AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", algorithm 2). Derivation:
+//! `docs/backward/adamw.md`.
 //!
 //! ```text
-//! m = β1 m + (1 - β1) g            v = β2 v + (1 - β2) g²
-//! p = p (1 - lr λ) - lr (m / (1 - β1^t)) / (sqrt(v / (1 - β2^t)) + ε)
+//! g ← scale · g                                       scale: the clipping factor
+//! m ← β1 m + (1 − β1) g            m̂ = m / (1 − β1ᵗ)   t: the step, counted from 1
+//! v ← β2 v + (1 − β2) g²           v̂ = v / (1 − β2ᵗ)
+//! w ← w − lr λ w − lr m̂ / (√v̂ + ε)
 //! ```
 //!
-//! One pass reads the gradient and updates parameter, moments and the bf16 copy, so the
+//! One pass over memory reads the gradient and updates parameter, moments and the bf16 copy, so a
 //! step runs at the speed of memory.
 
 use crate::element::bf16_bits;
@@ -26,7 +27,7 @@ pub struct AdamWStep {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub eps: f32,
-    /// Decoupled weight decay λ; 0 for parameters that are not matrices.
+    /// Decoupled weight decay λ; 0 for norm gains.
     pub weight_decay: f32,
     /// The step being taken, counted from 1.
     pub step: u64,
@@ -41,7 +42,7 @@ pub struct AdamWFactors {
     pub beta1: f32,
     /// β2.
     pub beta2: f32,
-    /// Of the gradient.
+    /// What the gradient is multiplied by.
     pub grad_scale: f32,
     /// `1 - lr λ`.
     pub keep: f32,
@@ -132,7 +133,7 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{assert_close, assert_same_for_any_threads, bits, random, to_f64};
+    use crate::test_support::{assert_close, assert_same_for_any_threads, bits, random, to_f64};
 
     const HYPER: AdamWStep = AdamWStep {
         lr: 1e-2,

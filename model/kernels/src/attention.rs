@@ -1,29 +1,28 @@
-//! Causal attention, tiled, with online softmax.
+//! Causal attention, tiled, with online softmax. Derivation: `docs/backward/causal_attention.md`.
 //!
-//! Forward, per head, for query `i` with `n_i = i + (Tk - Tq)` as its own position and keys
-//! `j` from `first_i` to `n_i`:
-//!
-//! ```text
-//! s_ij = q_i · k_j / sqrt(D)     lse_i = ln Σ_j exp(s_ij)
-//! p_ij = exp(s_ij - lse_i)       o_i = Σ_j p_ij v_j
-//! ```
-//!
-//! Keys are taken in blocks; a running maximum and sum rescale what was summed before
-//! (Milakov and Gimelshein 2018, Dao et al. 2022). Only `lse` is saved. Blocks that no query
-//! sees are not computed, and the (T, T) matrix never exists.
-//!
-//! Backward: `p` is recomputed from `lse`. From `∂L/∂p_ij = do_i · v_j` and the softmax,
+//! Per sequence and query head, for the keys `j` that query `i` sees, from `first_i` to its own
+//! position `i + (Tk − Tq)`:
 //!
 //! ```text
-//! δ_i   = Σ_j p_ij (do_i · v_j) = do_i · o_i
-//! ds_ij = p_ij (do_i · v_j - δ_i)
+//! s_ij  = α ⟨q_i, k_j⟩                α = 1/√D
+//! lse_i = ln Σ_j exp(s_ij)
+//! p_ij  = exp(s_ij − lse_i)
+//! o_i   = Σ_j p_ij v_j
+//!
+//! Δ_i   = ⟨do_i, o_i⟩
+//! dp_ij = ⟨do_i, v_j⟩
+//! ds_ij = p_ij (dp_ij − Δ_i)
+//! dq_i  = α Σ_j ds_ij k_j
+//! dk_j  = α Σ_i ds_ij q_i
 //! dv_j  = Σ_i p_ij do_i
-//! dq_i  = Σ_j ds_ij k_j / sqrt(D)
-//! dk_j  = Σ_i ds_ij q_i / sqrt(D)
 //! ```
 //!
-//! With fewer kv heads than heads, `H / K` neighbouring heads share one, and its gradients are
-//! summed over them in order.
+//! Keys are taken in blocks; a running maximum and sum rescale what was summed before. Only `lse` is
+//! saved: the backward pass recomputes `p` from it. Blocks that no query sees are not computed, and
+//! the (T, T) matrix never exists.
+//!
+//! With fewer key and value heads than query heads, `H / K` neighbouring heads share one, and its
+//! gradients are summed over them in order.
 
 mod backward;
 mod few_queries;

@@ -1,25 +1,24 @@
-//! Output head and cross entropy, fused and chunked over tokens: the logits of one chunk
-//! exist at a time, in f32.
-//!
-//! Forward, per token with logits `z = x Wᵀ` and target `t`:
+//! Output head and cross entropy, fused and chunked over tokens: the logits of one chunk exist at a
+//! time, in f32. Derivation: `docs/backward/head_cross_entropy.md`.
 //!
 //! ```text
-//! loss = ln Σ_v exp(z_v) - z_t
+//! z_m    = x_m wᵀ                                    V logits of token m
+//! lse_m  = ln Σ_v exp(z_mv)
+//! loss_m = lse_m − z_m[target_m]
+//!
+//! p_mv   = exp(z_mv − lse_m)
+//! dz_mv  = scale (p_mv − [v = target_m])             of scale · Σ_m loss_m
+//! dx     = dz w
+//! dw    += dzᵀ x
 //! ```
 //!
-//! Backward, for `scale Σ loss`: the softmax `p` is the derivative of the log-sum-exp, so
-//!
-//! ```text
-//! dz_v = scale (p_v - [v = t])      dx = dz W      dW += dzᵀ x
-//! ```
-//!
-//! Logits are kept transposed, a row for each word: `zᵀ = W xᵀ` and `dW` then read the rows of `W`
+//! Logits are stored transposed, a row for each word: `zᵀ = w xᵀ` and `dw` then read the rows of `w`
 //! and of `dzᵀ` where they lie, and only the few rows of `x` are packed for them. The words are cut
-//! into blocks; each finds its largest logit `m_b` and `s_b = Σ exp(z_v - m_b)` of every token, and
-//! with `m` the largest of all
+//! into blocks; each block finds its largest logit `max_b` and `sum_b = Σ exp(z_v − max_b)` of every
+//! token, and with `max` the largest of all
 //!
 //! ```text
-//! Σ_v exp(z_v) = exp(m) Σ_b s_b exp(m_b - m)
+//! Σ_v exp(z_v) = exp(max) Σ_b sum_b exp(max_b − max)
 //! ```
 //!
 //! `dz` takes the place of the logits and is used at once. A negative target is ignored: its
@@ -151,7 +150,7 @@ impl Buffers {
 struct Logits<'a> {
     /// (V, rows): logits, then their exponentials, then `dz`.
     z: &'a mut [f32],
-    /// (blocks, 2, rows): `m_b` and `s_b`.
+    /// (blocks, 2, rows): `max_b` and `sum_b`.
     statistics: &'a mut [f32],
     /// (rows): `m` and `Σ_v exp(z_v - m)`.
     totals: &'a mut [[f32; 2]],
@@ -159,7 +158,7 @@ struct Logits<'a> {
 }
 
 impl Logits<'_> {
-    /// The losses of `x` (rows, C); with `keep`, the logits become `exp(z - m_b)`.
+    /// The losses of `x` (rows, C); with `keep`, the logits become `exp(z - max_b)`.
     fn losses<E: Element>(
         &mut self,
         losses: &mut [f32],
@@ -229,8 +228,8 @@ const fn per_float<E>() -> usize {
 }
 
 vectorized! {
-    /// `m_b` and `s_b` of each token for the words of a block; with `keep`, the logits become
-    /// `exp(z - m_b)`.
+    /// `max_b` and `sum_b` of each token for the words of a block; with `keep`, the logits become
+    /// `exp(z - max_b)`.
     fn block_statistics(z: &mut [f32], max: &mut [f32], sum: &mut [f32], keep: bool) {
         let rows = max.len();
         max.fill(f32::NEG_INFINITY);
@@ -251,7 +250,7 @@ vectorized! {
         }
     }
 
-    /// What `exp(z - m_b)` is to be multiplied by: `m_b` becomes `scale exp(m_b - m) / Σ`, or zero
+    /// What `exp(z - max_b)` is to be multiplied by: `max_b` becomes `scale exp(max_b - max) / Σ`, or zero
     /// where that is negligible or the target is ignored.
     fn block_factors(max: &mut [f32], totals: &[[f32; 2]], targets: &[i32], scale: f32) {
         for ((x, &[max, sum]), &target) in max.iter_mut().zip(totals).zip(targets) {
@@ -289,7 +288,7 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{
+    use crate::test_support::{
         assert_close, assert_same_for_any_threads, at_every_level, bits, random, to_f64,
     };
     use half::bf16;

@@ -1,16 +1,20 @@
-//! Token embedding.
+//! Token embedding. Derivation: `docs/backward/embedding.md`.
 //!
-//! Forward: `y_m = W[id_m]`. Backward: `dW[id_m] += dy_m`, summed in token order.
+//! ```text
+//! y_m    = w[ids_m]
+//!
+//! dw[v] += Σ_{m : ids_m = v} dy_m      in the order of m
+//! ```
 
 use crate::element::Element;
 use crate::simd::vectorized;
 use rayon::prelude::*;
 
-/// Tokens one forward task copies.
+/// Tokens whose rows one forward task copies.
 const TOKENS: usize = 64;
 
-/// Rows of the vocabulary one backward task owns: each task looks through all ids for its
-/// own, so the order of a row's sum is the order of its tokens.
+/// Rows of `dw` that one backward task adds to: it looks through all ids for those of its rows, so
+/// the order of each row's sum is the order of its tokens.
 const OWNED: usize = 512;
 
 /// `y` (M, C) = rows `ids` (M) of `weight` (V, C).

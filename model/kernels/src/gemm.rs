@@ -1,10 +1,36 @@
 //! Matrix products `C = A B` and `C += A B`, on all threads.
 //!
-//! The contraction is cut into blocks, rows and columns into slabs whose packed operands fit
-//! a cache, and a slab of `C` into tiles. One task computes one tile over one block, so every
-//! element of `C` has one order of summation: within a block in steps of the contraction, and
-//! block after block. While some threads still multiply, others already pack what the next block
-//! or slab needs.
+//! `A` is (M, K), `B` is (K, N), and the sum over K is called the contraction. A product is cut at
+//! these levels, from the whole to what one register holds:
+//!
+//! ```text
+//!               contraction K                          columns N
+//!          ┌─────────┬─────────┐        ┌──────────────────────────┬─────────┐
+//!          │ block 0 │ block 1 │        │ slab                     │ slab    │
+//!          │         │         │        │ ┌──────────┬──────────┐  │         │
+//!   rows M │ A       │         │        │ │ tile     │ tile     │  │         │
+//!          │ ═══════ │         │        │ │ ┌──┐     │          │  │         │
+//!          │ a panel │         │        │ │ └──┘ one micro-kernel│  │         │
+//!          │ of rows │         │        │ ├──────────┼──────────┤  │         │
+//!          │         │         │        │ │ tile     │ tile     │  │  C      │
+//!          ├─────────┼─────────┤        ├──────────────────────────┼─────────┤
+//!          │         │         │        │ slab                     │ slab    │
+//!          └─────────┴─────────┘        └──────────────────────────┴─────────┘
+//! ```
+//!
+//! | level | what it is | size |
+//! |---|---|---|
+//! | slab | rows and columns of `C` whose operands are packed at once | so many that a packed operand has at most 2²⁰ units, 4 MiB |
+//! | block | a part of the contraction; slabs are multiplied block by block | about 512 or 1024 steps ([`MicroKernel::BLOCK_STEPS`]), all blocks equal |
+//! | tile | the part of a slab that one task multiplies | 48 rows (AMX: 64), 64 to 512 columns |
+//! | panel | the rows of `A` or columns of `B` that one call of a micro-kernel takes, packed | 12 rows (AMX: 32), 32 columns, the steps of a block |
+//! | strip | the columns of a panel of `B` that lie together in memory | 16 or 32 ([`MicroKernel::STRIP`]) |
+//! | step | one place of the contraction | one f32 or a pair of bf16 |
+//! | unit | one row or column at one step | 4 bytes |
+//!
+//! One task multiplies one tile over one block, so every element of `C` has one order of summation
+//! whatever the number of threads: step after step within a block, and block after block. While
+//! some threads still multiply, others already pack the operands of the next block or slab.
 
 mod tile;
 
@@ -15,29 +41,31 @@ use crate::phases::run_phases;
 use crate::scratch::Scratch;
 use tile::{Block, Pass, Target, Tile, multiply_tile};
 
-/// The length of a block of `steps` steps in steps: blocks are equal, since a short one reads and
-/// writes `C` for little.
+/// Steps of a block where the contraction has `steps`. All blocks are equal: each reads and writes
+/// the sums in `C` once, which a short block would do for few products.
 fn block_steps<K: MicroKernel>(steps: usize) -> usize {
     let blocks = (steps + K::BLOCK_STEPS / 2) / K::BLOCK_STEPS;
     steps.div_ceil(blocks.max(1)).max(1).next_multiple_of(K::STEPS)
 }
 
-/// Units in the packed slab of either operand (4 MiB).
+/// Most units of the packed rows or columns of a slab: 4 MiB, which a last-level cache holds.
 const SLAB_UNITS: usize = 1 << 20;
 
-/// Rows of a tile, in whole panels: a panel of `B` is used this often while it is near.
+/// Rows of a tile, a whole number of panels. Each panel of `B` is multiplied with all of them while
+/// it is in the second-level cache.
 const fn tile_rows<K: MicroKernel>() -> usize {
     48usize.next_multiple_of(K::ROWS)
 }
 
-/// Columns of a tile, in whole panels: the more, the longer panels of `A` stay near and rows of `C`
-/// are written in order.
+/// Columns of a tile, a whole number of panels. Wider tiles use the panels of `A` more often while
+/// they are in a cache, and write longer pieces of the rows of `C`.
 const TILE_COLUMNS: std::ops::RangeInclusive<usize> = 2 * NR..=16 * NR;
 
-/// Tiles for each thread, so that none waits long for the last tile of another.
+/// Fewest tiles for each thread, so that no thread waits long for the last tile of another.
 const TILES_PER_THREAD: usize = 8;
 
-/// The widest tile that leaves enough of them. What is added to what does not depend on it.
+/// Columns of the widest tiles of which there are [`TILES_PER_THREAD`]. The results do not depend on
+/// the width: it changes which thread computes a sum, not its order.
 fn tile_columns<K: MicroKernel>(rows: usize, columns: usize, threads: usize) -> usize {
     let mut width = *TILE_COLUMNS.end();
     let tiles = |width| rows.div_ceil(tile_rows::<K>()) * columns.div_ceil(width);
@@ -49,17 +77,17 @@ fn tile_columns<K: MicroKernel>(rows: usize, columns: usize, threads: usize) -> 
 
 /// Where a product goes.
 pub(crate) enum Output<'a, E> {
-    /// Rounded to elements, `=`.
+    /// `=`, rounded to elements.
     Assign(&'a mut [E]),
-    /// Added to elements and rounded, `+=`.
+    /// `+=`, added in f32 to the elements and rounded once.
     Add(&'a mut [E]),
-    /// f32, `=`.
+    /// `=`, in f32.
     AssignF32(&'a mut [f32]),
-    /// f32, `+=`.
+    /// `+=`, in f32.
     AddF32(&'a mut [f32]),
 }
 
-/// `C` (a.lanes, b.lanes), row-major, from `A` and `B` of one contraction.
+/// Computes `C` (rows of `a`, columns of `b`), row-major.
 pub(crate) fn gemm<E: Element>(c: Output<'_, E>, a: Operand<'_, E>, b: Operand<'_, E>) {
     with_micro_kernel::<E>(Product { c, a, b });
 }
@@ -70,52 +98,65 @@ pub(crate) struct Product<'a, E> {
     pub b: Operand<'a, E>,
 }
 
-/// A block of the contraction of one slab of `C`.
+/// One block of one slab of `C`: what all threads multiply in one phase, each its tiles.
 #[derive(Clone, Copy, Debug)]
-struct Step {
+struct SlabBlock {
     row: usize,
     height: usize,
     column: usize,
     width: usize,
     start: usize,
     depth: usize,
-    /// Which of two buffers holds the packed operands, and whether they are packed for this step
-    /// or still lie there from the one before.
-    a: (usize, bool),
-    b: (usize, bool),
+    a: Packed,
+    b: Packed,
 }
 
-/// The steps of a product: slabs of columns, in each the slabs of rows, in each the blocks.
-fn steps(
+/// Where the packed operand of a [`SlabBlock`] is.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    /// Which of the operand's two buffers.
+    buffer: usize,
+    /// Whether it is packed for this block; otherwise it is still there from the block before.
+    is_new: bool,
+}
+
+impl Packed {
+    /// The place after `last`: the same buffer if it holds the operand already, the other one, which
+    /// `last` does not read, if the operand has to be packed.
+    fn after(last: Option<Self>, holds_it: bool) -> Self {
+        let last = last.map_or(1, |last| last.buffer);
+        Self { buffer: if holds_it { last } else { 1 - last }, is_new: !holds_it }
+    }
+}
+
+/// All blocks of a product in the order they are multiplied: slab after slab along the rows, then
+/// along the columns, and in each slab block after block.
+fn slab_blocks(
     [rows, columns, depth]: [usize; 3],
     [slab_rows, slab_columns, block]: [usize; 3],
-) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
+) -> Vec<SlabBlock> {
+    let mut all: Vec<SlabBlock> = Vec::new();
     for column in (0..columns).step_by(slab_columns) {
         for row in (0..rows).step_by(slab_rows) {
-            // A product over nothing is zero, and has to be written.
+            // A contraction of length 0 has one empty block: `C` is set to zero.
             for start in (0..depth.max(1)).step_by(block) {
-                let last = steps.last();
-                // A buffer that is packed anew is the one the step before does not use.
-                let buffer = |buffer: (usize, bool), kept: bool| {
-                    if kept { (buffer.0, false) } else { (1 - buffer.0, true) }
-                };
-                let kept_a = last.is_some_and(|l| (l.row, l.start) == (row, start));
-                let kept_b = last.is_some_and(|l| (l.column, l.start) == (column, start));
-                steps.push(Step {
+                let last = all.last();
+                let holds_a = last.is_some_and(|l| (l.row, l.start) == (row, start));
+                let holds_b = last.is_some_and(|l| (l.column, l.start) == (column, start));
+                all.push(SlabBlock {
                     row,
                     height: slab_rows.min(rows - row),
                     column,
                     width: slab_columns.min(columns - column),
                     start,
                     depth: block.min(depth - start),
-                    a: buffer(last.map_or((1, true), |l| l.a), kept_a),
-                    b: buffer(last.map_or((1, true), |l| l.b), kept_b),
+                    a: Packed::after(last.map(|last| last.a), holds_a),
+                    b: Packed::after(last.map(|last| last.b), holds_b),
                 });
             }
         }
     }
-    steps
+    all
 }
 
 impl<E: Element> KernelTask for Product<'_, E> {
@@ -134,97 +175,98 @@ impl<E: Element> KernelTask for Product<'_, E> {
         let tile_rows = tile_rows::<K>();
         let tile_columns = tile_columns::<K>(rows, columns, rayon::current_num_threads());
         let (slab_rows, slab_columns) = (slab(rows, tile_rows), slab(columns, tile_columns));
-        let steps = steps([rows, columns, a.depth], [slab_rows, slab_columns, block_depth]);
+        let work = slab_blocks([rows, columns, a.depth], [slab_rows, slab_columns, block_depth]);
 
-        let buffers = |uses: fn(&Step) -> (usize, bool)| {
-            1 + steps.iter().map(|step| uses(step).0).max().unwrap_or(0)
+        let buffers = |packed: fn(&SlabBlock) -> Packed| {
+            1 + work.iter().map(|of| packed(of).buffer).max().unwrap_or(0)
         };
         let (a_size, b_size) = (slab_rows * deepest, slab_columns * deepest);
         let a_size = if a.reads_in_place::<K>() { K::ROWS * deepest } else { a_size };
-        let mut packed_a = Scratch::new::<K::Unit>(a_size * buffers(|step| step.a));
-        let mut packed_b = Scratch::new::<K::Unit>(b_size * buffers(|step| step.b));
+        let mut packed_a = Scratch::new::<K::Unit>(a_size * buffers(|of| of.a));
+        let mut packed_b = Scratch::new::<K::Unit>(b_size * buffers(|of| of.b));
         let packed_a = SharedPointer::new(packed_a.as_mut::<K::Unit>());
         let packed_b = SharedPointer::new(packed_b.as_mut::<K::Unit>());
         let target = Target::<E>::new(c);
-        // Rounded outputs of several blocks are summed in f32 first.
+        // Where the output is rounded, the sums of all blocks but the last are kept here in f32.
         let needs_sums = a.depth > block_depth && matches!(target, Target::Round { .. });
         let mut sums = Scratch::new::<f32>(if needs_sums { slab_rows * slab_columns } else { 0 });
         let sums = SharedPointer::new(sums.as_mut::<f32>());
 
-        // Rows that a micro-kernel reads as they lie are not packed, but for the last few, which
-        // are fewer than a panel.
+        // Where a micro-kernel reads rows of `A` in place, only the last rows of the slab are packed,
+        // if they are fewer than a panel.
         let in_place = a.reads_in_place::<K>();
-        let pack_a = |step: &Step| {
-            let Step { row, height, start, depth, .. } = *step;
+        let pack_a = |of: &SlabBlock| {
+            let SlabBlock { row, height, start, depth, .. } = *of;
             let unpacked = if in_place { height / K::ROWS * K::ROWS } else { 0 };
-            step.a.1.then(|| {
+            of.a.is_new.then(|| {
                 PackTask::all::<K, true>(&a, row + unpacked, height - unpacked, start, depth)
             })
         };
-        let pack_b = |step: &Step| {
-            let Step { column, width, start, depth, .. } = *step;
+        let pack_b = |of: &SlabBlock| {
+            let SlabBlock { column, width, start, depth, .. } = *of;
             let width = width.next_multiple_of(NR);
-            step.b.1.then(|| PackTask::all::<K, false>(&b, column, width, start, depth))
+            of.b.is_new.then(|| PackTask::all::<K, false>(&b, column, width, start, depth))
         };
-        let tiles = |step: &Step| {
-            let across = step.width.div_ceil(tile_columns);
-            (step.height.div_ceil(tile_rows) * across, across)
+        let tiles = |of: &SlabBlock| {
+            let across = of.width.div_ceil(tile_columns);
+            (of.height.div_ceil(tile_rows) * across, across)
         };
         let count = |pack: Option<PackTask>| pack.map_or(0, |pack| pack.tasks);
-        // Phase p packs for step p and multiplies step p - 1.
-        let tasks: Vec<usize> = (0..=steps.len())
+        // Phase p packs the operands of work[p] and multiplies work[p - 1].
+        let tasks: Vec<usize> = (0..=work.len())
             .map(|p| {
-                let packs = steps.get(p).map_or(0, |s| count(pack_a(s)) + count(pack_b(s)));
-                packs + if p > 0 { tiles(&steps[p - 1]).0 } else { 0 }
+                let packs = work.get(p).map_or(0, |of| count(pack_a(of)) + count(pack_b(of)));
+                packs + if p > 0 { tiles(&work[p - 1]).0 } else { 0 }
             })
             .collect();
         run_phases(&tasks, |phase, mut task| {
-            if let Some(step) = steps.get(phase) {
+            if let Some(next) = work.get(phase) {
                 // SAFETY: K runs on this CPU; each buffer has room for its slab, and this task's
                 // part of it is nobody else's.
                 let rest = unsafe {
-                    let to = packed_a.offset(step.a.0 * a_size);
-                    pack_or_pass::<K, E, true>(pack_a(step), &a, to, task).and_then(|task| {
-                        let to = packed_b.offset(step.b.0 * b_size);
-                        pack_or_pass::<K, E, false>(pack_b(step), &b, to, task)
+                    let to = packed_a.offset(next.a.buffer * a_size);
+                    pack_or_pass::<K, E, true>(pack_a(next), &a, to, task).and_then(|task| {
+                        let to = packed_b.offset(next.b.buffer * b_size);
+                        pack_or_pass::<K, E, false>(pack_b(next), &b, to, task)
                     })
                 };
                 let Some(rest) = rest else { return };
                 task = rest;
             }
-            let step = &steps[phase - 1];
-            let count = K::steps(step.depth);
+            let of = &work[phase - 1];
+            let steps = K::steps(of.depth);
             // SAFETY: an earlier phase packed these panels, and no task of this one writes them.
             let packed = |from: SharedPointer<K::Unit>, lanes: usize, width: usize| unsafe {
-                std::slice::from_raw_parts(from.at(0), lanes.next_multiple_of(width) * count)
+                std::slice::from_raw_parts(from.at(0), lanes.next_multiple_of(width) * steps)
             };
             // SAFETY: inside the buffers.
-            let (from_a, from_b) =
-                unsafe { (packed_a.offset(step.a.0 * a_size), packed_b.offset(step.b.0 * b_size)) };
-            let a_rows = if in_place { step.height % K::ROWS } else { step.height };
+            let (from_a, from_b) = unsafe {
+                (packed_a.offset(of.a.buffer * a_size), packed_b.offset(of.b.buffer * b_size))
+            };
+            let a_rows = if in_place { of.height % K::ROWS } else { of.height };
             let block = Block::<K> {
                 rows: in_place.then(|| {
-                    let rows = &a.data[step.row * a.lane_stride + step.start..];
+                    let rows = &a.data[of.row * a.lane_stride + of.start..];
                     (bytemuck::cast_slice(rows), a.lane_stride * size_of::<E>())
                 }),
                 a: packed(from_a, a_rows, K::ROWS),
-                b: packed(from_b, step.width, NR),
-                steps: count,
+                b: packed(from_b, of.width, NR),
+                steps,
             };
             let pass = Pass {
-                first: step.start == 0,
-                last: step.start + step.depth >= a.depth,
+                first: of.start == 0,
+                last: of.start + of.depth >= a.depth,
                 sums: needs_sums.then_some(sums),
             };
-            let across = tiles(step).1;
+            let across = tiles(of).1;
             let tile = Tile {
                 row: task / across * tile_rows,
                 column: task % across * tile_columns,
                 columns: tile_columns,
-                slab_row: step.row,
-                slab_column: step.column,
-                slab_height: step.height,
-                slab_width: step.width,
+                slab_row: of.row,
+                slab_column: of.column,
+                slab_height: of.height,
+                slab_width: of.width,
                 c_row: columns,
             };
             // SAFETY: K runs on this CPU; each tile of C belongs to one task.
@@ -238,7 +280,7 @@ impl<E: Element> KernelTask for Product<'_, E> {
     }
 }
 
-/// Does task `task` of `pack`, or gives its number among the tasks that follow those.
+/// Does task `task` of `pack`, or returns its number among the tasks after those of `pack`.
 ///
 /// # Safety
 ///
@@ -263,7 +305,7 @@ unsafe fn pack_or_pass<K: MicroKernel, E: Element, const A: bool>(
     None
 }
 
-/// A pointer that tasks may share because each writes elements of its own.
+/// A pointer that tasks share, each writing elements that no other task touches.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedPointer<T>(*mut T);
 
@@ -304,7 +346,7 @@ impl<T> SharedPointer<T> {
 mod tests {
     use super::*;
     use crate::micro_kernel::PortableF32;
-    use crate::reference::{assert_close, at_every_level, random, to_f64};
+    use crate::test_support::{assert_close, at_every_level, random, to_f64};
     use half::bf16;
 
     fn agrees_with_reference<E: Element>(m: usize, n: usize, k: usize) {
@@ -321,8 +363,8 @@ mod tests {
         });
     }
 
-    /// An odd contraction is packed, rows of an even one are read in place, by AMX if they are whole
-    /// tiles that lie on cache lines.
+    /// Rows of an odd contraction are packed and those of an even one are read in place; AMX reads
+    /// them in place only if they are whole tiles on cache lines.
     #[test]
     fn packed_rows_and_rows_in_place_agree_with_reference() {
         for (m, n, k) in [(29, 70, 35), (29, 70, 36), (75, 70, 96), (75, 70, 352)] {
@@ -349,10 +391,10 @@ mod tests {
         assert_eq!(tile_columns::<PortableF32>(96, 64, 64), 64);
     }
 
-    /// Every step finds its operands packed, in a buffer that nothing writes while the step before
-    /// still multiplies; together the steps are the whole product, blocks of a slab in order.
+    /// Every block finds its operands packed, in a buffer that nothing writes while the block before
+    /// is still multiplied; together the blocks are the whole product, those of a slab in order.
     #[test]
-    fn steps_cover_the_product_and_never_overwrite_what_is_read() {
+    fn blocks_cover_the_product_and_never_overwrite_what_is_read() {
         for (shape, slab) in [
             ([7, 9, 5], [7, 9, 5]),
             ([7, 9, 5], [3, 4, 2]),
@@ -365,24 +407,24 @@ mod tests {
             // What the two buffers of either operand hold.
             let (mut held_a, mut held_b) = ([None; 2], [None; 2]);
             let mut read = (None, None);
-            for step in steps(shape, slab) {
-                let (a, b) = ((step.row, step.start), (step.column, step.start));
-                for ((buffer, packed), held, operand, read) in
-                    [(step.a, &mut held_a, a, read.0), (step.b, &mut held_b, b, read.1)]
+            for of in slab_blocks(shape, slab) {
+                let (a, b) = ((of.row, of.start), (of.column, of.start));
+                for (Packed { buffer, is_new }, held, operand, read) in
+                    [(of.a, &mut held_a, a, read.0), (of.b, &mut held_b, b, read.1)]
                 {
-                    if packed {
-                        assert_ne!(Some(buffer), read, "{shape:?} {slab:?} {step:?}");
+                    if is_new {
+                        assert_ne!(Some(buffer), read, "{shape:?} {slab:?} {of:?}");
                         held[buffer] = Some(operand);
                     }
-                    assert_eq!(held[buffer], Some(operand), "{shape:?} {slab:?} {step:?}");
+                    assert_eq!(held[buffer], Some(operand), "{shape:?} {slab:?} {of:?}");
                 }
-                read = (Some(step.a.0), Some(step.b.0));
-                for row in step.row..step.row + step.height {
-                    for column in step.column..step.column + step.width {
-                        let of = &mut covered[(row * columns + column) * depth.max(1)..];
-                        let end = step.start + step.depth.max(1);
-                        assert!(of[..step.start].iter().all(|&n| n == 1), "blocks out of order");
-                        of[step.start..end].iter_mut().for_each(|n| *n += 1);
+                read = (Some(of.a.buffer), Some(of.b.buffer));
+                for row in of.row..of.row + of.height {
+                    for column in of.column..of.column + of.width {
+                        let sums = &mut covered[(row * columns + column) * depth.max(1)..];
+                        let end = of.start + of.depth.max(1);
+                        assert!(sums[..of.start].iter().all(|&n| n == 1), "blocks out of order");
+                        sums[of.start..end].iter_mut().for_each(|n| *n += 1);
                     }
                 }
             }

@@ -9,19 +9,46 @@
 //! Results are the same bits for any number of rayon threads: work is cut into pieces of
 //! fixed size, and every sum has one order.
 //!
-//! Shapes: `B` batch, `T` time, `C` channels, `H` heads, `K` kv heads, `D` head dim,
-//! `F` hidden, `V` vocabulary, `M` rows (`B * T`).
+//! A module uses only the modules listed before it:
+//!
+//! | module | subject |
+//! |---|---|
+//! | `element` | f32 and bf16 behind one trait |
+//! | `simd` | the CPU's vector instructions, functions compiled once for each level |
+//! | `exp` | eˣ and 2ˣ in a form that compiles to vector instructions |
+//! | `scratch` | memory that a thread reuses from call to call |
+//! | `transpose` | 16 x 16 words transposed in registers |
+//! | `micro_kernel` | 12 x 32 sums in registers: the innermost product, for each instruction set |
+//! | `packing` | operands in the order in which a micro-kernel reads them |
+//! | `phases` | tasks in phases on all threads |
+//! | `gemm` | the matrix product: slabs, blocks, tiles, panels; drawn at its top |
+//! | [`residual`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`] | the ops that are bound by memory |
+//! | [`linear`], [`attention`], [`cross_entropy`] | the ops made of matrix products |
+//! | [`adamw`], [`fill`], [`reduce`] | the optimizer's: update, zeroing, sum of squares |
+//!
+//! The derivations of the backward passes are in `docs/backward`, a page for each op; a module here
+//! states the final lines in the same symbols.
+//!
+//! Shapes: `B` batch, `T` time, `C` channels, `H` query heads, `K` key and value heads, `D` head
+//! width, `F` feed-forward width, `V` vocabulary, `M` rows (`B * T`).
 //!
 //! # Panics
 //!
 //! Lengths that disagree with the shape, or an id outside the vocabulary, are errors of the
 //! caller and panic in every function of this crate.
 
+mod element;
+
 mod simd;
 
-mod element;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod test_support;
+
 mod exp;
+
 mod scratch;
+
 mod transpose;
 
 mod micro_kernel;
@@ -32,17 +59,27 @@ mod phases;
 
 mod gemm;
 
-pub mod adamw;
-pub mod attention;
-pub mod cross_entropy;
-pub mod embedding;
-pub mod fill;
-pub mod linear;
-pub mod reduce;
 pub mod residual;
+
 pub mod rms_norm;
+
 pub mod rope;
+
 pub mod swiglu;
+
+pub mod embedding;
+
+pub mod linear;
+
+pub mod attention;
+
+pub mod cross_entropy;
+
+pub mod adamw;
+
+pub mod fill;
+
+pub mod reduce;
 
 pub use adamw::{AdamWFactors, AdamWStep, adamw_step};
 pub use attention::{AttentionShape, causal_attention_backward, causal_attention_forward};
@@ -62,7 +99,3 @@ pub use rms_norm::{
 pub use rope::{RopeShape, rope_backward, rope_forward};
 pub use simd::{CpuLevel, cpu_level};
 pub use swiglu::{swiglu_backward, swiglu_forward};
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod reference;

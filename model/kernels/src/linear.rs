@@ -1,10 +1,11 @@
-//! Linear layer without bias, weight stored (outputs, inputs).
-//!
-//! Forward: `y = x wᵀ`. Backward: for `y_mn = Σ_k x_mk w_nk`, a loss `L` and `dy = ∂L/∂y`,
+//! Linear layer without bias, weight stored (outputs, inputs). Derivation:
+//! `docs/backward/linear.md`.
 //!
 //! ```text
-//! dx_mk  = Σ_n dy_mn w_nk      dx  = dy w
-//! dw_nk += Σ_m dy_mn x_mk      dw += dyᵀ x
+//! y   = x wᵀ
+//!
+//! dx  = dy w
+//! dw += dyᵀ x
 //! ```
 //!
 //! Products accumulate in f32 whatever the element.
@@ -71,11 +72,11 @@ pub fn head_logits<E: Element>(logits: &mut [f32], x: &[E], weight: &[E], shape:
     gemm(Output::AssignF32(logits), a, b);
 }
 
-/// Rows up to which the weight is read once, as it lies, instead of being packed: generation
-/// takes a few tokens at a time and runs at the speed of memory.
+/// Most rows for which the weight is not packed but read once where it lies: generation takes a few
+/// tokens at a time and runs at the speed of memory.
 const FEW_ROWS: usize = 4;
 
-/// Outputs of one task.
+/// Outputs that one task computes.
 const OUTPUTS: usize = 64;
 
 fn few_rows_forward<E: Element, O: Element>(
@@ -99,7 +100,7 @@ fn few_rows_forward<E: Element, O: Element>(
 }
 
 vectorized! {
-    /// `Σ a_i b_i` in four times 16 lanes.
+    /// `Σ a_i b_i` in 4 x 16 lanes, whose sums do not wait for each other.
     fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
         let mut sums = [[0.0f32; LANES]; 4];
         let (a_runs, b_runs) = (a.chunks_exact(4 * LANES), b.chunks_exact(4 * LANES));
@@ -165,7 +166,7 @@ pub fn linear_backward_weight<E: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{
+    use crate::test_support::{
         assert_close, assert_same_for_any_threads, at_every_level, bits, random, to_f64,
     };
     use half::bf16;

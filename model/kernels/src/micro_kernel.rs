@@ -1,58 +1,62 @@
-//! The innermost product of every matrix multiplication and of attention.
+//! Micro-kernels: the innermost loop of every matrix product and of attention, one for each
+//! instruction set.
 //!
-//! A micro-kernel multiplies 12 rows of `A` by 32 columns of `B` over a run of the
-//! contraction and keeps the 12 x 32 f32 sums in registers. With AVX-512 these are 24 of the
-//! 32 registers; two hold a row of `B`, and the elements of `A` are broadcast from memory.
+//! A micro-kernel multiplies 12 rows of `A` by 32 columns of `B` over any number of steps of the
+//! contraction and keeps the 12 x 32 f32 sums in registers. With AVX-512 the sums take 24 of the 32
+//! registers; two more hold the 32 columns of `B` at one step, and each element of `A` is broadcast
+//! from memory.
 //!
-//! The contraction advances in units. With AVX512-BF16 a unit is a pair of bf16 in a u32,
-//! lower index in the lower half, because `vdpbf16ps` adds the products of a pair to an f32
-//! sum; everywhere else a unit is one f32.
+//! A unit is one row or column at one step, 4 bytes. With AVX512-BF16 and AMX it is a pair of bf16
+//! in a u32, the lower index in the lower half, because their instructions add both products of a
+//! pair to an f32 sum. Everywhere else it is one f32.
 //!
-//! AMX keeps 16 x 16 sums in each of eight registers called tiles and multiplies 16 rows of `A` by
-//! 16 columns of `B` over 16 pairs in one instruction. Its micro-kernel takes 32 rows and 32
-//! columns, in four tiles; two hold rows of `A`, two columns of `B`.
+//! AMX has eight registers called tiles. One instruction multiplies a tile of 16 rows of `A` by a
+//! tile of 16 columns of `B` over 16 units each and adds to a tile of 16 x 16 sums. Its micro-kernel
+//! takes 32 rows and 32 columns: four tiles of sums, two of rows, two of columns.
 
 use crate::element::Element;
-#[cfg(test)]
-use crate::reference::level as cpu_level;
 use crate::simd::CpuLevel;
 #[cfg(not(test))]
 use crate::simd::cpu_level;
+#[cfg(test)]
+use crate::test_support::level as cpu_level;
 use bytemuck::Pod;
 
-/// Rows of `A` a micro-kernel takes that multiplies vectors.
+/// Rows of `A` that every micro-kernel but that of AMX takes.
 pub(crate) const MR: usize = 12;
 
-/// Rows of `A` the micro-kernel of AMX takes, more than any other.
+/// Rows of `A` that the micro-kernel of AMX takes: the most of all.
 pub(crate) const MOST_ROWS: usize = 32;
 
-/// Rows of `A` or steps of the contraction in a tile of AMX.
+/// Rows of a tile of AMX, and units in a row of it.
 pub(crate) const TILE: usize = 16;
 
-/// Columns of `B` a micro-kernel takes.
+/// Columns of `B` that every micro-kernel takes.
 pub(crate) const NR: usize = 32;
 
-/// Rows and columns of a block of attention scores: whole panels of 12 and of 32.
+/// Rows and columns of a block of attention scores: a whole number of panels of 12 and of 32.
 pub(crate) const SCORES: usize = 96;
 
-/// How the operands of a micro-kernel lie: where the unit of row `r` and step `s` of `A` is, and
-/// whether a panel of `B` is cut into strips.
+/// How the operands of a micro-kernel lie in memory: where the unit of row `r` and step `s` of `A`
+/// is, and whether a panel of `B` is cut into strips.
 pub(crate) mod layout {
     use super::{MR, NR, SCORES};
 
-    /// Packed panels: `s * 12 + r`, `s * 32 + j`. For AMX, steps of `A` come in blocks of 16, in
-    /// each of which those of a row lie together.
+    /// Both operands are packed panels: row `r` at `s * 12 + r`, column `j` at `s * 32 + j`. For AMX,
+    /// rows of `A` lie in tiles of 16 rows by 16 steps ([`crate::packing`]).
     pub(crate) const PACKED: u8 = 0;
-    /// Rows of a block of scores, contraction over its columns; a packed panel.
+    /// `A` is the rows of a block of scores, the contraction runs over its columns; `B` is a packed
+    /// panel.
     pub(crate) const SCORE_ROWS: u8 = 1;
-    /// Columns of a block of scores, contraction over its rows; a packed panel. For AMX, 16 x 16
-    /// units are transposed in their place: see [`MicroKernel::turn_columns`](super::MicroKernel).
+    /// `A` is the columns of a block of scores, the contraction runs over its rows; `B` is a packed
+    /// panel. For AMX, every 16 x 16 units of the block are transposed first, in place: see
+    /// [`MicroKernel::turn_columns`](super::MicroKernel).
     pub(crate) const SCORE_COLUMNS: u8 = 2;
-    /// A packed panel; strips of [`MicroKernel::STRIP`](super::MicroKernel::STRIP) columns, one after
-    /// the other.
+    /// `A` is a packed panel; `B` is packed as strips of
+    /// [`MicroKernel::STRIP`](super::MicroKernel::STRIP) columns, one after the other.
     pub(crate) const STRIPS: u8 = 3;
 
-    /// The place of row `r`, step `s` (in this order) of the units of `A`.
+    /// The place of the unit of `A` of row `r` and step `s`, the arguments in this order.
     #[inline(always)]
     pub(super) fn units<const LAYOUT: u8, U>(
         a: *const U,
@@ -62,17 +66,17 @@ pub(crate) mod layout {
         move |r, s| a.wrapping_add(s * step + r * row)
     }
 
-    /// The same for rows `row` bytes apart whose steps are neighbours. Every third row has an
-    /// address of its own; the two after it are one and two rows further, which an instruction
-    /// adds by itself.
+    /// As [`units`], for rows of a matrix that lie `row` bytes apart, their steps next to each other.
+    /// Only every third row has its address in a register: the two rows after it are one and two
+    /// times `row` further, which an instruction adds as part of its operand's address.
     #[inline(always)]
     pub(super) fn in_place<U>(a: *const u8, row: usize) -> impl Fn(usize, usize) -> *const U {
         let firsts = [0, 3, 6, 9].map(|r| a.wrapping_add(r * row));
         move |r, s| firsts[r / 3].wrapping_add(s * size_of::<U>() + r % 3 * row).cast()
     }
 
-    /// Distances of neighbouring rows and steps, in units of `depth` elements: constants of a
-    /// micro-kernel's addresses, once inlined.
+    /// Distances of neighbouring rows and of neighbouring steps, in units of `depth` elements.
+    /// Inlined, they are constants in the addresses of a micro-kernel's instructions.
     #[inline(always)]
     const fn strides(layout: u8, depth: usize) -> (usize, usize) {
         match layout {
@@ -82,7 +86,7 @@ pub(crate) mod layout {
         }
     }
 
-    /// The place of column `j`, a multiple of `strip`, and step `s` of `steps` of `B`.
+    /// The place of column `j`, a multiple of `strip`, at step `s` of the `steps` of a panel of `B`.
     #[inline(always)]
     pub(super) fn columns<const LAYOUT: u8, U>(
         b: *const U,
@@ -94,41 +98,50 @@ pub(crate) mod layout {
     }
 }
 
-/// A run of lanes of f32, one register of AVX-512.
+/// f32 in a register of AVX-512.
 pub(crate) const RUN: usize = 16;
 
-/// A product of [`MicroKernel::ROWS`] x 32 for one instruction set.
+/// Multiplies [`MicroKernel::ROWS`] rows of `A` by 32 columns of `B`, with the instructions of one
+/// kind of CPU.
 ///
 /// # Safety
 ///
-/// `vectorize` may run only on a CPU that has the kernel's instructions, which [`with_micro_kernel`]
-/// sees to; all else only inside `vectorize`, which also prepares the registers that products need.
+/// `vectorize` may be called only on a CPU that has these instructions: [`with_micro_kernel`] chooses
+/// the kernel by the CPU. All other functions may be called only inside `vectorize`, which also
+/// prepares the registers they need.
 pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
-    /// One step of the contraction of one row or column.
+    /// One row or column at one step of the contraction.
     type Unit: Pod + Send + Sync;
 
-    /// Elements in a unit.
+    /// Elements of the contraction in a unit.
     const DEPTH: usize;
 
-    /// Rows of `A` the kernel takes.
+    /// Rows of `A` that the kernel takes.
     const ROWS: usize = MR;
 
-    /// Steps the kernel takes at a time: packed panels are padded to whole multiples.
+    /// Whether packed rows of `A` lie in tiles of 16 rows by 16 steps.
+    const ROWS_IN_TILES: bool = false;
+
+    /// Steps that the kernel takes at a time: packed panels are padded to a multiple of them.
     const STEPS: usize = 1;
 
-    /// Steps of the contraction in a block of a product, about: a panel of `B` of this many steps
-    /// and a few panels of `A` fit a second-level cache.
+    /// About how many steps a block of a product has: a panel of `B` of this many steps and a few
+    /// panels of `A` fit the second-level cache.
     const BLOCK_STEPS: usize = 1024;
 
-    /// The steps of `depth` elements.
+    /// Steps of a packed panel over `depth` elements of the contraction.
     #[inline(always)]
     fn steps(depth: usize) -> usize {
         depth.div_ceil(Self::DEPTH).next_multiple_of(Self::STEPS)
     }
 
     /// Columns of `B` that lie together in a panel with [`layout::STRIPS`]: as many as the kernel
-    /// takes at a time, so that it reads whole cache lines and no others.
+    /// takes at a time, so that it reads whole cache lines, each once.
     const STRIP: usize = NR;
+
+    /// Whether the kernel reads rows of `A` fast where they lie in their matrix, the first at
+    /// `address` and the others `stride` bytes apart; otherwise they are better packed.
+    fn reads_rows_in_place(address: usize, stride: usize) -> bool;
 
     /// A unit of the elements `at(0)` to `at(DEPTH - 1)`.
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> Self::Unit;
@@ -148,8 +161,8 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         add: bool,
     );
 
-    /// As [`Self::multiply`] with [`layout::STRIPS`], but for rows of `A` where they lie in their
-    /// matrix, `a_row` bytes apart, steps next to each other.
+    /// As [`Self::multiply`] with [`layout::STRIPS`], but reads rows of `A` in place: `a_row` bytes
+    /// apart, the steps of a row next to each other.
     ///
     /// # Safety
     ///
@@ -164,29 +177,29 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         add: bool,
     );
 
-    /// Asks for the sums that the next product will write or be added to, which may lie outside the
-    /// matrix: they come from memory while this one is computed.
+    /// Prefetches the sums at `c` that the next call writes or adds to, so that they come from memory
+    /// while this call computes. The address may lie outside the matrix.
     #[inline(always)]
     fn fetch_ahead(_c: *const f32, _c_row: usize) {}
 
-    /// Whether elements are the parts of units, without conversion.
+    /// Whether the elements in memory are units already, without conversion.
     #[inline(always)]
     fn lie_as_units<E: Element>() -> bool {
         size_of::<E>() * Self::DEPTH == size_of::<Self::Unit>()
     }
 
-    /// Whether [`Self::transpose_16`] takes rows of `E`.
+    /// Whether [`Self::transpose_16`] is faster for elements `E` than unit by unit.
     #[inline(always)]
     fn transposes<E: Element>() -> bool {
         Self::lie_as_units::<E>()
     }
 
-    /// `to[s * to_step + i] = from[i][s]` for 16 units of `lanes` (at most 16) rows that are
-    /// `row` elements apart, if [`Self::transposes`] says so.
+    /// `to[s * to_step + i] = from[i][s]` for 16 units of `lanes` (at most 16) rows that are `row`
+    /// elements apart.
     ///
     /// # Safety
     ///
-    /// The units named above must be valid.
+    /// [`Self::transposes`] must hold for `E`, and the units named above must be valid.
     #[inline(always)]
     unsafe fn transpose_16<E: Element>(
         to: *mut Self::Unit,
@@ -206,8 +219,8 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         }
     }
 
-    /// `to[i]` = the unit of lane `i` of one row of the matrix (`low`), or of two (`low` and
-    /// `high`) where a unit is a pair, for elements that already lie as the parts of units.
+    /// Writes to `to[i]` the unit of lane `i` at one step, from one row of the matrix (`low`), or from
+    /// two (`low` and `high`) where a unit is a pair. [`Self::lie_as_units`] holds for the elements.
     ///
     /// # Safety
     ///
@@ -219,7 +232,7 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         unsafe { to.cast::<u8>().copy_from_nonoverlapping(low, lanes * size_of::<Self::Unit>()) };
     }
 
-    /// Rounds a run of a row of scores to the `16 / DEPTH` units at `to`.
+    /// Rounds 16 neighbours in a row of scores to the `16 / DEPTH` units at `to`.
     ///
     /// # Safety
     ///
@@ -232,8 +245,9 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         }
     }
 
-    /// Rounds a run of two neighbouring rows of scores to units along the rows: row `low` to
-    /// `to`, row `high` to `to + SCORES` or into the same units.
+    /// Rounds 16 neighbours in each of two neighbouring rows of scores to units whose contraction runs
+    /// over the rows: where a unit is a pair, both rows share the 16 units at `to`; otherwise row
+    /// `low` goes to `to` and row `high` to `to + SCORES`.
     ///
     /// # Safety
     ///
@@ -253,8 +267,8 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
         }
     }
 
-    /// Brings what [`Self::store_columns`] wrote of `ROWS` rows of a block of scores, `columns` wide,
-    /// into the order of [`layout::SCORE_COLUMNS`].
+    /// Brings the units that [`Self::store_columns`] wrote for `ROWS` rows of a block of scores,
+    /// `columns` wide, into the order of [`layout::SCORE_COLUMNS`].
     ///
     /// # Safety
     ///
@@ -262,8 +276,8 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
     #[inline(always)]
     unsafe fn turn_columns(_units: *mut Self::Unit, _columns: usize) {}
 
-    /// Runs `f` compiled with the kernel's instructions, if `f` and what it calls are
-    /// `#[inline(always)]`.
+    /// Runs `f`. What is inlined into it, `f` and all that it calls with `#[inline(always)]`, is
+    /// compiled with the kernel's instructions.
     ///
     /// # Safety
     ///
@@ -271,7 +285,7 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
     unsafe fn vectorize<R>(f: impl FnOnce() -> R) -> R;
 }
 
-/// Work that is generic over the micro-kernel.
+/// Work that any micro-kernel can do.
 pub(crate) trait KernelTask {
     /// Does the work with `K`.
     fn run<K: MicroKernel>(self);
@@ -298,17 +312,18 @@ pub(crate) fn with_micro_kernel<E: Element>(task: impl KernelTask) {
 #[derive(Clone, Copy)]
 pub(crate) struct PortableF32;
 
-/// A fused multiply-add would be a library call on a CPU without the instruction.
+/// `sum + a * b`, rounded twice: a fused multiply-add is a library call on a CPU without the
+/// instruction.
 #[inline(always)]
 fn plain(a: f32, b: f32, sum: f32) -> f32 {
     sum + a * b
 }
 
-/// Rows and columns the plain loop keeps in registers: 12 of the 16 registers of AVX2.
+/// Rows and columns of sums that [`multiply_plain`] keeps in registers: 12 of the 16 registers of AVX2.
 const SUB_ROWS: usize = 6;
 const SUB_COLUMNS: usize = 16;
 
-/// `multiply` in plain Rust, a part of the tile at a time; strips are as wide as a part.
+/// [`MicroKernel::multiply`] in plain Rust: 6 rows by 16 columns at a time, so strips are 16 wide.
 ///
 /// # Safety
 ///
@@ -360,6 +375,11 @@ unsafe impl MicroKernel for PortableF32 {
     const DEPTH: usize = 1;
     const STRIP: usize = SUB_COLUMNS;
 
+    /// Always: 6 rows at a time fit the first-level cache whatever their distance.
+    fn reads_rows_in_place(_address: usize, _stride: usize) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
         at(0).to_f32()
@@ -405,6 +425,3 @@ unsafe impl MicroKernel for PortableF32 {
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod x86;
-
-#[cfg(target_arch = "x86_64")]
-pub(crate) use amx::tiles_are_permitted;

@@ -1,19 +1,19 @@
-//! Operands of a product, rearranged for the micro-kernel.
+//! Packing: operands of a product, copied into the order in which a micro-kernel reads them.
 //!
-//! A panel holds a few rows of `A` (12) or columns of `B` (32), called lanes here, with the
-//! contraction outermost: unit `s` of lane `i` is at `s * width + i`. Rows of `A` for AMX, 32 of
-//! them, lie in blocks of 16 steps, unit `s` of such a block at `i * 16 + s`. Lanes and contraction
-//! beyond the matrix are zero.
+//! The rows of `A` and the columns of `B` are called lanes here, because both are packed alike. A
+//! panel holds the lanes that one call of a micro-kernel takes, 12 rows or 32 columns, with the
+//! contraction outermost: the unit of lane `i` at step `s` is at `s * lanes + i`. Panels of rows for
+//! AMX hold 32 rows in tiles of 16 rows by 16 steps, and in a tile the unit of row `i` at step `s` is
+//! at `i * 16 + s`. Lanes and steps beyond the matrix are zero.
+//!
+//! The levels of a product, from slab to unit, are drawn in [`crate::gemm`].
 
 use crate::element::Element;
 use crate::micro_kernel::{MOST_ROWS, MR, MicroKernel, NR, RUN, TILE};
 use bytemuck::Zeroable;
 use std::ops::Range;
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// A matrix seen as lanes (rows of `A`, columns of `B`) by contraction.
+/// A matrix as a product sees it: lanes by contraction.
 #[derive(Clone, Copy)]
 pub(crate) struct Operand<'a, E> {
     /// The elements.
@@ -22,9 +22,9 @@ pub(crate) struct Operand<'a, E> {
     pub lanes: usize,
     /// Length of the contraction.
     pub depth: usize,
-    /// Distance of neighbouring lanes in `data`.
+    /// Distance of neighbouring lanes in `data`, in elements.
     pub lane_stride: usize,
-    /// Distance of neighbours along the contraction; this or `lane_stride` is 1.
+    /// Distance of neighbours along the contraction, in elements; this or `lane_stride` is 1.
     pub depth_stride: usize,
 }
 
@@ -39,9 +39,8 @@ impl<'a, E: Element> Operand<'a, E> {
         Self { data, lanes, depth, lane_stride: 1, depth_stride: lanes }
     }
 
-    /// Packs the lanes from `lane` on and the `depth` elements from `start` of the contraction as the
-    /// rows of `A` that `K` takes.
-    /// `panel` has `K::steps(depth) * K::ROWS` units.
+    /// Packs a panel of rows of `A`: the lanes from `lane` on, and of the contraction the `depth`
+    /// elements from `start` on. `panel` has `K::steps(depth) * K::ROWS` units.
     #[inline(always)]
     pub(crate) fn pack_rows<K: MicroKernel>(
         &self,
@@ -50,13 +49,14 @@ impl<'a, E: Element> Operand<'a, E> {
         start: usize,
         depth: usize,
     ) {
-        match K::ROWS {
-            MOST_ROWS => self.pack_tiles::<K>(panel, lane, start, depth),
-            _ => self.pack::<K, MR>(panel, lane, start, depth),
+        if K::ROWS_IN_TILES {
+            self.pack_tiles::<K>(panel, lane, start, depth);
+        } else {
+            self.pack::<K, MR>(panel, lane, start, depth);
         }
     }
 
-    /// As [`Self::pack_rows`], as a strip of columns of `B`.
+    /// Packs a strip of columns of `B`, as [`Self::pack_rows`] packs rows.
     #[inline(always)]
     fn pack_strip<K: MicroKernel>(
         &self,
@@ -71,8 +71,8 @@ impl<'a, E: Element> Operand<'a, E> {
         }
     }
 
-    /// Packs lanes `lane..lane + W` and the `depth` elements from `start` of the contraction.
-    /// `panel` has `K::steps(depth) * W` units.
+    /// Packs `W` lanes from `lane` on, and of the contraction the `depth` elements from `start` on,
+    /// the steps outermost. `panel` has `K::steps(depth) * W` units.
     #[inline(always)]
     pub(crate) fn pack<K: MicroKernel, const W: usize>(
         &self,
@@ -88,14 +88,15 @@ impl<'a, E: Element> Operand<'a, E> {
         let whole = depth / K::DEPTH;
         let base = lane * self.lane_stride + start * self.depth_stride;
         let steps = &mut panel[..whole * W];
-        // Calls with lengths that the compiler knows are compiled for them.
+        // Whole panels are the common case: a constant number of lanes gives the compiler loops of
+        // constant length.
         match (self.depth_stride == 1, lanes == W) {
             (true, true) => self.transpose::<K, W>(steps, base, W),
             (true, false) => self.transpose::<K, W>(steps, base, lanes),
             (false, true) => self.interleave::<K, W>(steps, base, W),
             (false, false) => self.interleave::<K, W>(steps, base, lanes),
         }
-        // A last step that is not whole, and those beyond the matrix.
+        // The last step, if the contraction ends inside it, and steps beyond the matrix.
         for (s, units) in panel.chunks_exact_mut(W).enumerate().skip(whole) {
             if s * K::DEPTH >= depth {
                 units.fill(K::Unit::zeroed());
@@ -107,7 +108,8 @@ impl<'a, E: Element> Operand<'a, E> {
         }
     }
 
-    /// The unit of `lane` from element `k` of the contraction on, zero from `lanes` and `depth` on.
+    /// The unit of `lane` whose first element is `k` of the contraction; elements from `lanes` and
+    /// from `depth` on are zero.
     #[inline(always)]
     fn unit<K: MicroKernel>(
         &self,
@@ -124,7 +126,7 @@ impl<'a, E: Element> Operand<'a, E> {
         })
     }
 
-    /// Packs 32 lanes, or those that are left, in blocks of 16 steps.
+    /// Packs 32 lanes, or the fewer that are left, as tiles of 16 lanes by 16 steps.
     #[inline(always)]
     fn pack_tiles<K: MicroKernel>(
         &self,
@@ -148,7 +150,7 @@ impl<'a, E: Element> Operand<'a, E> {
         }
     }
 
-    /// Packs at most 16 steps of at most 16 lanes, whose first element is at `base`.
+    /// Packs one tile: at most 16 steps of at most 16 lanes, whose first element is at `base`.
     #[inline(always)]
     fn pack_tile<K: MicroKernel>(
         &self,
@@ -187,7 +189,7 @@ impl<'a, E: Element> Operand<'a, E> {
         }
     }
 
-    /// Packs whole steps of `lanes` lanes that are neighbours in memory.
+    /// Packs whole steps of `lanes` lanes that are neighbours in memory (`lane_stride` 1).
     #[inline(always)]
     fn interleave<K: MicroKernel, const W: usize>(
         &self,
@@ -215,28 +217,18 @@ impl<'a, E: Element> Operand<'a, E> {
         }
     }
 
-    /// Whether a micro-kernel can read rows of `A` as they lie: whole units next to each other along
-    /// the contraction. 12 rows must not be whole pages apart, or they push each other out of the
-    /// first-level cache; the 6 that a kernel of narrower strips takes at a time do not. Tiles are
-    /// slow to load unless their rows lie on cache lines.
+    /// Whether `K` reads the rows of this `A` in place instead of packed: their steps are units that
+    /// lie next to each other, the contraction is whole steps, and the addresses suit `K`.
     pub(crate) fn reads_in_place<K: MicroKernel>(&self) -> bool {
-        let stride = self.lane_stride * size_of::<E>();
-        let well_placed = match (K::ROWS, K::STRIP) {
-            (MOST_ROWS, _) => {
-                stride.is_multiple_of(LINE) && self.data.as_ptr().addr().is_multiple_of(LINE)
-            }
-            (_, NR) => !stride.is_multiple_of(2048),
-            _ => true,
-        };
         K::lie_as_units::<E>()
             && self.depth_stride == 1
             && self.depth.is_multiple_of(K::DEPTH * K::STEPS)
-            && well_placed
+            && K::reads_rows_in_place(self.data.as_ptr().addr(), self.lane_stride * size_of::<E>())
     }
 
-    /// Packs whole steps of `lanes` lanes that are contiguous along the contraction: as 16 x 16 blocks
-    /// of units where the micro-kernel transposes such elements, the last of which may overlap the one
-    /// before; one by one elsewhere.
+    /// Packs whole steps of `lanes` lanes that are contiguous along the contraction (`depth_stride`
+    /// 1): unit by unit, or, where the micro-kernel transposes such elements, 16 lanes by 16 steps at
+    /// a time. The last 16 steps may overlap those before and are then written twice.
     #[inline(always)]
     fn transpose<K: MicroKernel, const W: usize>(
         &self,
@@ -276,11 +268,11 @@ impl<'a, E: Element> Operand<'a, E> {
     }
 }
 
-/// The panels of a slab, packed in tasks that may run at once.
+/// The packing of all panels of a block of a slab, cut into tasks that may run at once.
 ///
-/// Where neighbours along the contraction are neighbours in memory, a task packs whole panels;
-/// where lanes are, a row of the matrix runs through all panels, and a task packs a few steps of
-/// each, so that it reads the matrix in order.
+/// A task reads the matrix in order. Where neighbours along the contraction are neighbours in
+/// memory, it packs whole panels; where neighbouring lanes are, a row of the matrix runs through all
+/// panels, and a task packs a few steps of each.
 #[derive(Clone, Copy)]
 pub(crate) struct PackTask {
     /// How many tasks there are.
@@ -294,17 +286,21 @@ pub(crate) struct PackTask {
 /// Panels of one task.
 const PANELS: usize = 4;
 
-/// Steps of one task, and how many of them a panel takes in turn, unless it takes them in blocks.
+/// Steps of one task.
 const STEPS: usize = 16;
+
+/// Steps that such a task packs into one panel before it turns to the next; a micro-kernel that takes
+/// more steps at a time ([`MicroKernel::STEPS`]) gets that many.
 const STEPS_IN_TURN: usize = 4;
 
 impl PackTask {
-    /// The lanes of a panel: of rows of `A`, or of a strip of `B`.
+    /// Lanes of a panel of rows of `A`, or of a strip of `B`, which is packed as a panel of its own.
     const fn width<K: MicroKernel>(a: bool) -> usize {
         if a { K::ROWS } else { K::STRIP }
     }
 
-    /// Panels of `A` or `B` for `lanes` lanes from `lane` on and `depth` elements from `start` on.
+    /// The packing of `lanes` lanes of `A` or `B` from `lane` on, and of the contraction the `depth`
+    /// elements from `start` on.
     pub(crate) fn all<K: MicroKernel, const A: bool>(
         operand: &Operand<'_, impl Element>,
         lane: usize,
@@ -333,7 +329,7 @@ impl PackTask {
         task: usize,
     ) {
         let steps = K::steps(self.depth);
-        // SAFETY: steps of one panel each, of this task.
+        // SAFETY: each call writes steps of one panel, which belong to this task.
         unsafe {
             if operand.depth_stride == 1 {
                 for panel in task * PANELS..(task * PANELS + PANELS).min(self.panels) {
@@ -351,7 +347,8 @@ impl PackTask {
         }
     }
 
-    /// Packs some steps of one panel. Inlined, or it would lack the instructions of `K`.
+    /// Packs some steps of one panel. Always inlined into the caller, which is compiled with the
+    /// instructions of `K`.
     ///
     /// # Safety
     ///

@@ -1,23 +1,27 @@
-//! Work in phases on all threads: the tasks of a phase are shared out one by one, and the next
-//! phase starts when all of them are done.
+//! Work in phases on all threads: threads take the tasks of a phase one by one, and the next phase
+//! starts when all tasks are done.
 //!
-//! One parallel region serves all phases of an op. Between two of them threads wait for each other
-//! without sleeping: a phase lasts less than a sleeping thread takes to wake.
+//! All phases of an op run in one parallel region of rayon. Between two phases threads wait for each
+//! other by spinning: a phase lasts less than a sleeping thread takes to wake.
 
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Looks at a counter before the processor is offered to other threads.
+/// How often a waiting thread looks at the counter of finished tasks before it yields its processor
+/// to other threads.
 const SPINS: u32 = 1 << 12;
 
 /// How far a phase is.
 #[derive(Default)]
 struct Phase {
+    /// The number of the next task that a thread takes.
     next: AtomicUsize,
+    /// Tasks that are done.
     done: AtomicUsize,
 }
 
-/// Sets the flag unless it is disarmed: a task that panics must not keep others waiting.
+/// Sets the flag when it is dropped, that is when a task panics, so that no thread waits for that task
+/// forever. After a task that returns it is forgotten instead.
 struct Alarm<'a>(&'a AtomicBool);
 
 impl Drop for Alarm<'_> {
@@ -45,8 +49,8 @@ pub(crate) fn run_phases(tasks: &[usize], work: impl Fn(usize, usize) + Sync) {
                 std::mem::forget(alarm);
                 phase.done.fetch_add(1, Ordering::Release);
             }
-            // Only tasks that a running thread has taken are waited for, so this ends whether or
-            // not all threads of the pool have joined.
+            // All tasks are taken by threads that run, so this ends even if some threads of the pool
+            // are busy elsewhere and never join.
             let mut spins = 0;
             while phase.done.load(Ordering::Acquire) < count {
                 if failed.load(Ordering::Acquire) {

@@ -1,7 +1,14 @@
-//! Residual connection.
+//! Residual connection. Derivation: `docs/backward/residual.md`.
 //!
-//! Forward: `y = x + branch`. Backward: `dx = dy` and `dbranch = dy`, so there is nothing to
-//! compute; where two gradients meet they are added with [`residual_add`].
+//! ```text
+//! y       = x + branch
+//!
+//! dx      = dy
+//! dbranch = dy
+//! ```
+//!
+//! The backward pass computes nothing. Where the stream's gradient and that of a branch meet they are
+//! added with [`residual_add`].
 
 use crate::element::Element;
 use crate::simd::{PIECE, vectorized};

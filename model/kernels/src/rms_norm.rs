@@ -1,13 +1,14 @@
-//! RMSNorm.
-//!
-//! Forward, per row of `C` channels: `r = 1 / sqrt(mean(x²) + eps)` and `y_c = w_c x_c r`.
-//!
-//! Backward: with `h_c = x_c r` and `dr/dx_c = -r³ x_c / C`,
+//! RMSNorm. Derivation: `docs/backward/rms_norm.md`.
 //!
 //! ```text
-//! dw_c += Σ_rows dy_c h_c
-//! dx_c  = dy_c w_c r + (Σ_j dy_j w_j x_j) dr/dx_c
-//!       = r (dy_c w_c - h_c mean_j(dy_j w_j h_j))
+//! r   = 1 / √(mean(x²) + ε)      "rstd", one number per row of C
+//! x̂   = r x
+//! y   = w ∘ x̂
+//!
+//! dx̂  = w ∘ dy
+//! s   = mean(dx̂ ∘ x̂)             one number per row
+//! dx  = r (dx̂ − s x̂)
+//! dw += Σ_rows dy ∘ x̂
 //! ```
 
 use crate::element::Element;
@@ -39,7 +40,8 @@ pub fn rms_norm_forward<E: Element>(
         .for_each(|((y, rstd), x)| forward(y, rstd, x, weight, eps));
 }
 
-/// [`rms_norm_forward`] of `h = x + branch`, which is written too, while it is near.
+/// The residual sum `h = x + branch` and [`rms_norm_forward`] of it, row by row: the norm reads a row
+/// of `h` while it is still in the first-level cache.
 pub fn residual_rms_norm_forward<E: Element>(
     [h, y]: [&mut [E]; 2],
     rstd: &mut [f32],
@@ -79,8 +81,8 @@ pub fn rms_norm_backward<E: Element>(
     backward_rows(dx, dweight, dy, x, weight, rstd, false);
 }
 
-/// [`rms_norm_backward`] of a branch that leaves a residual stream: `dx`, which holds the gradient
-/// of the stream, gains that of the branch.
+/// [`rms_norm_backward`] of a norm whose input is also the residual stream: adds its gradient to `dx`,
+/// which holds that of the stream.
 pub fn residual_rms_norm_backward<E: Element>(
     dx: &mut [E],
     dweight: &mut [f32],
@@ -163,7 +165,7 @@ vectorized! {
             .zip(x.chunks_exact(channels))
             .zip(rstd)
         {
-            // Σ_j dy_j w_j x_j, and the weight gradient in the same pass.
+            // Σ dx̂ ∘ x = s C / r in lanes, and dw in the same pass.
             let mut lanes = [0.0f32; LANES];
             let mut start = 0;
             while start + LANES <= channels {
@@ -181,15 +183,15 @@ vectorized! {
                 lanes[i] = product.mul_add(weight[c], lanes[i]);
                 dweight[c] = product.mul_add(r, dweight[c]);
             }
-            let mean = sum_lanes(lanes) * r / channels as f32;
+            let s = sum_lanes(lanes) * r / channels as f32;
             if add {
                 for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
-                    let branch = r * (dy.to_f32() * w - x.to_f32() * r * mean);
+                    let branch = r * (dy.to_f32() * w - x.to_f32() * r * s);
                     *dx = E::from_f32(dx.to_f32() + branch);
                 }
             } else {
                 for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
-                    *dx = E::from_f32(r * (dy.to_f32() * w - x.to_f32() * r * mean));
+                    *dx = E::from_f32(r * (dy.to_f32() * w - x.to_f32() * r * s));
                 }
             }
         }
@@ -212,7 +214,7 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{
+    use crate::test_support::{
         assert_close, assert_same_for_any_threads, bits, random, to_f64, tolerance,
     };
     use half::bf16;
@@ -229,12 +231,12 @@ mod tests {
             let mean =
                 |f: &dyn Fn(usize) -> f64| (0..channels).map(f).sum::<f64>() / channels as f64;
             let r = 1.0 / (mean(&|c| x[at + c] * x[at + c]) + EPS).sqrt();
-            let product = mean(&|c| dy[at + c] * weight[c] * x[at + c] * r);
+            let s = mean(&|c| weight[c] * dy[at + c] * r * x[at + c]);
             for c in 0..channels {
-                let h = x[at + c] * r;
-                y[at + c] = weight[c] * h;
-                dx[at + c] = r * (dy[at + c] * weight[c] - h * product);
-                dweight[c] += dy[at + c] * h;
+                let x_hat = r * x[at + c];
+                y[at + c] = weight[c] * x_hat;
+                dx[at + c] = r * (weight[c] * dy[at + c] - s * x_hat);
+                dweight[c] += dy[at + c] * x_hat;
             }
             rstd.push(r);
         }

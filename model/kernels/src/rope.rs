@@ -1,15 +1,12 @@
-//! Rotary position embedding, rotate-half layout.
-//!
-//! Forward, for the pair `(a, b) = (x_i, x_{i + D/2})` at time `t`, with the angle's cosine
-//! `c` and sine `s`:
+//! Rotary position embedding, rotate-half layout. Derivation: `docs/backward/rope.md`.
 //!
 //! ```text
-//! y_i       = a c - b s
-//! y_{i+D/2} = b c + a s
-//! ```
+//! y_i        = x_i cos φ − x_{i+D/2} sin φ
+//! y_{i+D/2}  = x_{i+D/2} cos φ + x_i sin φ
 //!
-//! Backward: a rotation's transpose is the rotation by the opposite angle, so it is the same
-//! with `-s`.
+//! dx_i       = dy_i cos φ + dy_{i+D/2} sin φ
+//! dx_{i+D/2} = dy_{i+D/2} cos φ − dy_i sin φ
+//! ```
 
 use crate::element::Element;
 use crate::simd::vectorized;
@@ -89,7 +86,7 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{
+    use crate::test_support::{
         assert_close, assert_same_for_any_threads, bits, random, to_f64, tolerance,
     };
     use half::bf16;

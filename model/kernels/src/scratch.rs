@@ -1,4 +1,4 @@
-//! Per-thread scratch memory that is kept between calls, aligned to a cache line.
+//! Per-thread scratch memory that is reused by later calls, aligned to a cache line.
 
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;

@@ -39,7 +39,7 @@ fn detect() -> CpuLevel {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
     match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
-        (_, true, true) if crate::micro_kernel::tiles_are_permitted() => CpuLevel::Amx,
+        (_, true, true) if tiles_are_permitted() => CpuLevel::Amx,
         (_, true, true) => CpuLevel::Avx512Bf16,
         (_, true, false) => CpuLevel::Avx512,
         (true, ..) => CpuLevel::Avx2,
@@ -50,6 +50,49 @@ fn detect() -> CpuLevel {
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> CpuLevel {
     CpuLevel::Portable
+}
+
+/// Whether this CPU has AMX tiles for bf16 and the system lets this process use them. Needs a CPU with
+/// AVX-512.
+#[cfg(target_arch = "x86_64")]
+fn tiles_are_permitted() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    if __cpuid(0).eax < 7 {
+        return false;
+    }
+    let features = __cpuid_count(7, 0).edx;
+    features & AMX_BF16 != 0 && features & AMX_TILE != 0 && ask_for_tiles()
+}
+
+/// Asks Linux to save the 8 KiB of tiles of each thread, which it does only for processes that asked.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn ask_for_tiles() -> bool {
+    const ARCH_PRCTL: usize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const XFEATURE_XTILEDATA: usize = 18;
+    let refused: isize;
+    // SAFETY: a system call that reads and writes no memory of this process; it clobbers rcx and r11.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => refused,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    refused == 0
+}
+
+/// Tiles are used on Linux only.
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn ask_for_tiles() -> bool {
+    false
 }
 
 /// Defines functions whose body is compiled for AVX-512, AVX2 and the baseline, and chosen

@@ -1,12 +1,11 @@
-//! SwiGLU, the gated activation of the feed-forward block.
-//!
-//! Forward: `y = silu(gate) * up` with `silu(g) = g s(g)` and `s(g) = 1 / (1 + e^-g)`.
-//!
-//! Backward: `s' = s (1 - s)`, so `silu'(g) = s + g s (1 - s) = s (1 + g (1 - s))`, and
+//! SwiGLU, the gated activation of the feed-forward. Derivation: `docs/backward/swiglu.md`.
 //!
 //! ```text
-//! dup   = dy * g s
-//! dgate = dy * up * s (1 + g (1 - s))
+//! σ     = 1 / (1 + exp(−gate))
+//! y     = gate ∘ σ ∘ up
+//!
+//! dup   = dy ∘ gate ∘ σ
+//! dgate = dy ∘ up ∘ σ ∘ (1 + gate ∘ (1 − σ))
 //! ```
 
 use crate::element::Element;
@@ -50,10 +49,10 @@ vectorized! {
 
     fn backward<E: Element>(dgate: &mut [E], dup: &mut [E], dy: &[E], gate: &[E], up: &[E]) {
         for ((((dg, du), &dy), &g), &u) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
-            let (dy, g, u) = (dy.to_f32(), g.to_f32(), u.to_f32());
-            let s = 1.0 / (1.0 + exp(-g));
-            *du = E::from_f32(dy * (g * s));
-            *dg = E::from_f32(dy * u * (s * g.mul_add(1.0 - s, 1.0)));
+            let (dy, gate, up) = (dy.to_f32(), g.to_f32(), u.to_f32());
+            let sigma = 1.0 / (1.0 + exp(-gate));
+            *du = E::from_f32(dy * (gate * sigma));
+            *dg = E::from_f32(dy * up * (sigma * gate.mul_add(1.0 - sigma, 1.0)));
         }
     }
 }
@@ -61,7 +60,7 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::{
+    use crate::test_support::{
         assert_close, assert_same_for_any_threads, bits, random, to_f64, tolerance,
     };
     use half::bf16;

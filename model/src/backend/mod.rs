@@ -1,8 +1,14 @@
 //! The fast implementation of every op, one per backend, behind [`TransformerOps`].
 //!
 //! [`crate::ops`] calls these where [`has_kernels`] says so; otherwise it computes with plain
-//! tensor operations. An op that works in place takes its tensor by value and hands it back: it
-//! panics when the storage is shared, because a silent copy would be a hidden cost.
+//! tensor operations. What an op may write to it takes by value and hands back:
+//!
+//! - *Accumulators*, that is gradients of parameters, master weights, moments, and caches of keys and
+//!   values, change in place. The op panics when their storage is shared, because a copy would be a
+//!   hidden cost as large as the model.
+//! - *Reused* activations, that is the residual stream, sums of gradients and the input of RoPE, are
+//!   not read again: a backend may write the result into their storage when nobody else holds it, and
+//!   into new storage otherwise.
 
 // burn means to drop LibTorch and says so at every mention.
 #![cfg_attr(feature = "tch", allow(deprecated))]
@@ -62,7 +68,7 @@ pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
 
 /// The ops of a LLaMA training step and of inference.
 ///
-/// Activations `E` are f32 or bf16; norm weights, parameter gradients, moments, losses, `rstd` and
+/// Activations and matrix weights are f32 or bf16; norm weights, parameter gradients, moments, losses, `rstd` and
 /// `lse` are f32; ids, targets and document starts are i32. A negative target is ignored.
 #[backend_extension(
     Flex,
@@ -72,7 +78,7 @@ pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
 pub trait TransformerOps: Backend {
     /// Rows of `weight` (V, C) picked by `ids` (B, T): (B, T, C).
     fn embedding_forward(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
-    /// `dweight` (V, C) += `dy` (B, T, C) scattered by `ids` (B, T).
+    /// `dweight` (V, C) += `dy` (B, T, C) scattered by `ids` (B, T); `dweight` is an accumulator.
     fn embedding_backward(
         dweight: FloatTensor<Self>,
         dy: FloatTensor<Self>,
@@ -84,20 +90,19 @@ pub trait TransformerOps: Backend {
     /// `dy` (…, out) · `weight` (out, in): (…, in).
     fn linear_backward_input(dy: FloatTensor<Self>, weight: FloatTensor<Self>)
     -> FloatTensor<Self>;
-    /// `residual` (…, out) + `x` (…, in) · `weight` (out, in)ᵀ: (…, out).
+    /// `residual` (…, out) + `x` (…, in) · `weight` (out, in)ᵀ: (…, out); reuses `residual`.
     fn linear_residual_forward(
         residual: FloatTensor<Self>,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// `dx` (…, in) += `dy` (…, out) · `weight` (out, in), in the storage of `dx` when nobody else
-    /// holds it.
+    /// `dx` (…, in) + `dy` (…, out) · `weight` (out, in): (…, in); reuses `dx`.
     fn linear_backward_input_add(
         dx: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         weight: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// `dweight` (out, in) += `dy` (…, out)ᵀ · `x` (…, in).
+    /// `dweight` (out, in) += `dy` (…, out)ᵀ · `x` (…, in); `dweight` is an accumulator.
     fn linear_backward_weight(
         dweight: FloatTensor<Self>,
         dy: FloatTensor<Self>,
@@ -110,7 +115,7 @@ pub trait TransformerOps: Backend {
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-    /// (dx (…, C), dweight (C) accumulated).
+    /// (dx (…, C), `dweight` (C) += …); `dweight` is an accumulator.
     fn rms_norm_backward(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -126,8 +131,7 @@ pub trait TransformerOps: Backend {
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// (`dstream` + dx (…, C), dweight (C) accumulated), in the storage of `dstream` when nobody
-    /// else holds it.
+    /// (`dstream` + dx (…, C), `dweight` (C) += …); reuses `dstream`, and `dweight` is an accumulator.
     fn residual_rms_norm_backward(
         dstream: FloatTensor<Self>,
         dy: FloatTensor<Self>,
@@ -137,16 +141,16 @@ pub trait TransformerOps: Backend {
         dweight: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// `x` + `branch`, in the storage of `x` when nobody else holds it.
+    /// `x` + `branch`; reuses `x`.
     fn residual_forward(x: FloatTensor<Self>, branch: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// `x` (B, T, H, D) rotated by `cos` and `sin` (T, D/2), in place when `x` is not shared.
+    /// `x` (B, T, H, D) rotated by `cos` and `sin` (T, D/2); may reuse `x`.
     fn rope_forward(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// `dy` (B, T, H, D) rotated back, in place when `dy` is not shared.
+    /// `dy` (B, T, H, D) rotated back; may reuse `dy`.
     fn rope_backward(
         dy: FloatTensor<Self>,
         cos: FloatTensor<Self>,
@@ -188,7 +192,8 @@ pub trait TransformerOps: Backend {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// (losses (B, T), dx (B, T, C), dweight (V, C) accumulated) of `scale` · Σ losses.
+    /// (losses (B, T), dx (B, T, C), `dweight` (V, C) += …) of `scale` · Σ losses; `dweight` is an
+    /// accumulator.
     fn head_cross_entropy_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -197,7 +202,7 @@ pub trait TransformerOps: Backend {
         dweight: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// One AdamW step in place: (param, m, v).
+    /// One AdamW step: (param, m, v), all accumulators.
     fn adamw_step(
         param: FloatTensor<Self>,
         m: FloatTensor<Self>,
@@ -205,7 +210,7 @@ pub trait TransformerOps: Backend {
         grad: FloatTensor<Self>,
         hyper: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// One AdamW step in place that also writes the bf16 copy: (param, m, v, copy).
+    /// One AdamW step that also writes the bf16 copy: (param, m, v, copy), all accumulators.
     fn adamw_step_with_copy(
         param: FloatTensor<Self>,
         m: FloatTensor<Self>,
@@ -217,12 +222,12 @@ pub trait TransformerOps: Backend {
 
     /// Σ x² as numbers to be added in f64: one f64, (1), or f32 and its rounding error, (2).
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// Sets every element to zero, in place.
+    /// Sets every element of an accumulator to zero.
     fn fill_zero(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// `x` (…, C) · `weight` (V, C)ᵀ in f32 whatever the inputs: (…, V).
     fn head_logits(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// Writes `rows` (t, K, D) into `cache` (T, K, D) from row `position` on, in place.
+    /// Writes `rows` (t, K, D) into `cache` (T, K, D) from row `position` on; `cache` is an accumulator.
     fn kv_cache_write(
         cache: FloatTensor<Self>,
         rows: FloatTensor<Self>,

@@ -1,11 +1,12 @@
-//! AdamW (Loshchilov and Hutter 2019): Adam with weight decay decoupled from the gradient.
+//! AdamW (Loshchilov and Hutter 2019), as PyTorch's `torch.optim.AdamW`. Derivation:
+//! `docs/backward/adamw.md`.
 //!
-//! m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,  with g the gradient times `grad_scale`
-//! (the clipping factor), m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), t the step counted from 1,
-//!
-//! p ← p − lr · λ · p − lr · m̂ / (√v̂ + ε),
-//!
-//! as PyTorch's `torch.optim.AdamW`.
+//! ```text
+//! g ← scale · g                                       scale: the clipping factor
+//! m ← β1 m + (1 − β1) g            m̂ = m / (1 − β1ᵗ)   t: the step, counted from 1
+//! v ← β2 v + (1 − β2) g²           v̂ = v / (1 − β2ᵗ)
+//! w ← w − lr λ w − lr m̂ / (√v̂ + ε)
+//! ```
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;

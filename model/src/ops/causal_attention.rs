@@ -1,17 +1,24 @@
-//! Causal attention, memory-efficient (Dao et al. 2022): o_i = Σ_j p_ij v_j with
-//! p_ij = exp(s_ij − lse_i), s_ij = q_i·k_j / √D, lse_i = log Σ_j exp s_ij, over the keys j that
-//! query i may see.
+//! Causal attention in memory linear in T (Dao et al. 2022). Derivation:
+//! `docs/backward/causal_attention.md`.
 //!
-//! The kernel walks tiles of keys with an online softmax and saves only lse (B, H, T); the T × T
-//! matrix never exists, and tiles above the diagonal are never computed. Backward recomputes p from
-//! q, k and lse. With dP_ij = do_i·v_j and dS the gradient of the scores:
+//! ```text
+//! s_ij  = α ⟨q_i, k_j⟩                α = 1/√D, for the keys j that query i sees
+//! lse_i = ln Σ_j exp(s_ij)
+//! p_ij  = exp(s_ij − lse_i)
+//! o_i   = Σ_j p_ij v_j
 //!
-//! dv_j = Σ_i p_ij do_i,
-//! dS_ij = p_ij (dP_ij − δ_i) with δ_i = Σ_j p_ij dP_ij = do_i·o_i,
-//! dq_i = Σ_j dS_ij k_j / √D,  dk_j = Σ_i dS_ij q_i / √D.
+//! Δ_i   = ⟨do_i, o_i⟩
+//! dp_ij = ⟨do_i, v_j⟩
+//! ds_ij = p_ij (dp_ij − Δ_i)
+//! dq_i  = α Σ_j ds_ij k_j
+//! dk_j  = α Σ_i ds_ij q_i
+//! dv_j  = Σ_i p_ij do_i
+//! ```
 //!
-//! δ_i = do_i·o_i because o_i = Σ_j p_ij v_j: one number per row replaces the row of p.
-//! With grouped heads (K < H) each k, v head serves H/K query heads and sums their gradients.
+//! The kernels walk tiles of keys with an online softmax and save only lse (B, H, T); the T × T
+//! matrix never exists, and tiles above the diagonal are never computed. The backward pass recomputes
+//! p from q, k and lse. With grouped heads (K < H) each key and value head serves H/K query heads and
+//! sums their gradients.
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Int, Tensor, TensorData};

@@ -1,7 +1,12 @@
-//! Embedding: y\[b,t\] = W\[ids\[b,t\]\].
+//! Embedding: a row of the table for each token. Derivation: `docs/backward/embedding.md`.
 //!
-//! Every use of a row adds to its gradient: dW\[i\] += Σ over {b,t : ids\[b,t\] = i} of dy\[b,t\].
-//! The sum runs in the order of the positions, whatever the number of threads.
+//! ```text
+//! y_m    = w[ids_m]
+//!
+//! dw[v] += Σ_{m : ids_m = v} dy_m
+//! ```
+//!
+//! The sum runs in the order of m, whatever the number of threads.
 
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};

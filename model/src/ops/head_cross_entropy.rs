@@ -1,12 +1,19 @@
-//! Output head and cross entropy in one: ℓ_n = lse(z_n) − z_n\[target_n\] with z_n = W x_n the
-//! logits of token n and lse(z) = log Σ_v exp z_v.
+//! Output head and cross entropy in one. Derivation: `docs/backward/head_cross_entropy.md`.
 //!
-//! dz_n = s · (softmax(z_n) − onehot(target_n)) for the scalar s · Σ ℓ_n, then the linear backward:
-//! dx_n = Wᵀ dz_n, dW += Σ_n dz_n x_nᵀ.
+//! ```text
+//! z_m    = x_m wᵀ                                    V logits of token m
+//! lse_m  = ln Σ_v exp(z_mv)
+//! loss_m = lse_m − z_m[target_m]
 //!
-//! The logits of all tokens would be the largest tensor of the whole step (B·T·V), so the kernel
-//! works on chunks of tokens: logits of a chunk, its losses, its dz in the same storage, its part
-//! of dx and dW. A negative target is ignored: loss 0, gradient 0.
+//! p_mv   = exp(z_mv − lse_m)
+//! dz_mv  = scale (p_mv − [v = target_m])             of scale · Σ_m loss_m
+//! dx     = dz w
+//! dw    += dzᵀ x
+//! ```
+//!
+//! The logits of all tokens would be the largest tensor of the whole step (B·T·V), so the kernels
+//! work on chunks of tokens: logits of a chunk, its losses, its dz in the same storage, its part of
+//! dx and dw. A negative target is ignored: loss 0, gradient 0.
 
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};

@@ -1,8 +1,12 @@
-//! Linear layer without bias: y = x Wᵀ with W stored (out, in), as PyTorch does.
+//! Linear layer without bias, `w` stored (out, in) as PyTorch does. Derivation:
+//! `docs/backward/linear.md`.
 //!
-//! With Y = X Wᵀ and a scalar loss ℓ, dℓ = ⟨dY, dX Wᵀ⟩ + ⟨dY, X dWᵀ⟩
-//! = ⟨dY W, dX⟩ + ⟨dYᵀ X, dW⟩, hence dX = dY W and dW += dYᵀ X.
-//! Each costs as many floating-point operations as the forward pass.
+//! ```text
+//! y   = x wᵀ
+//!
+//! dx  = dy w
+//! dw += dyᵀ x
+//! ```
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -21,8 +25,9 @@ pub fn linear_forward(x: &Tensor<3>, weight: &Tensor<2>) -> Tensor<3> {
     ))
 }
 
-/// A layer that ends in a residual stream: `residual` (B, T, out) + `x` (B, T, in) Wᵀ. The gradient
-/// of the stream passes unchanged; that of `x` and W is [`linear_backward`].
+/// A layer that ends in a residual stream: `residual` (B, T, out) + `x` (B, T, in) wᵀ, in the storage
+/// of `residual` when nobody else holds it. The gradient of the stream passes unchanged; those of `x`
+/// and w are [`linear_backward`]'s.
 pub fn linear_residual_forward(
     residual: Tensor<3>,
     x: &Tensor<3>,
@@ -55,7 +60,8 @@ pub fn linear_backward(
     ))
 }
 
-/// [`linear_backward`] of one of several layers with one input: `dx` (B, T, in) + dy W.
+/// [`linear_backward`] of one of several layers with the same input: `dx` (B, T, in) + dy w, in the
+/// storage of `dx` when nobody else holds it.
 pub fn linear_backward_add(
     dx: Tensor<3>,
     dy: &Tensor<3>,

@@ -1,12 +1,11 @@
-//! The op pairs. Each file holds one op: its formula, the derivation of its backward pass, the
-//! entry points the layer calls, and `reference`, the same in plain tensor operations.
+//! The op pairs. Each file holds one op: the formulas of both passes, the entry points the layer calls,
+//! and `reference`, the same in plain tensor operations. The formulas are derived in `docs/backward`,
+//! a page for each op, with what is saved and what it costs.
 //!
 //! An entry point takes the fast kernel of the backend where there is one and the reference
 //! otherwise, so the same layer runs in f32, bf16 and, for gradient checks, in f64.
 //!
 //! Inputs are borrowed. What an op may overwrite is taken by value; what it adds to is `&mut`.
-//!
-//! Longer derivations with costs: `docs/backward.md`.
 
 mod adamw;
 mod causal_attention;

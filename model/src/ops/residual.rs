@@ -1,10 +1,16 @@
-//! Residual connection: y = x + branch(x).
+//! Residual connection. Derivation: `docs/backward/residual.md`.
 //!
-//! The gradient flows both ways unchanged: the stream receives dy, and so does the branch, whose
-//! own input gradient is added to the stream where the branch left it: dx = dy + dbranch_input.
-//! The backward pass is therefore the same addition. A layer in training has both inside its
-//! neighbours: [`super::residual_rms_norm_forward`], [`super::residual_rms_norm_backward`] and
-//! [`super::linear_residual_forward`]; with a cache of keys and values it adds here.
+//! ```text
+//! y       = x + branch
+//!
+//! dx      = dy
+//! dbranch = dy
+//! ```
+//!
+//! Where the branch left the stream its gradient is added to the stream's, so the backward pass is
+//! the same addition. A layer does it inside its neighbours, which saves passes over memory:
+//! [`super::residual_rms_norm_forward`], [`super::residual_rms_norm_backward`] and
+//! [`super::linear_residual_forward`]. Generation ends a layer with the op here.
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;

@@ -1,14 +1,17 @@
-//! RMSNorm (Zhang and Sennrich 2019): y = x · rstd · w with rstd = (mean(x²) + ε)^−½ per row.
+//! RMSNorm (Zhang and Sennrich 2019). Derivation: `docs/backward/rms_norm.md`.
 //!
-//! Let x̂ = x · rstd and g = dy · w (element by element), over one row of C elements. From
-//! ∂rstd/∂x_j = −rstd³ x_j / C follows
+//! ```text
+//! r   = 1 / √(mean(x²) + ε)      "rstd", one number per row of C
+//! x̂   = r x
+//! y   = w ∘ x̂
 //!
-//! dx_j = Σ_i g_i ∂(x_i rstd)/∂x_j = rstd · g_j − rstd³ x_j / C · Σ_i g_i x_i
-//!      = rstd · (g_j − x̂_j · mean_i(g_i x̂_i)),
+//! dx̂  = w ∘ dy
+//! s   = mean(dx̂ ∘ x̂)             one number per row
+//! dx  = r (dx̂ − s x̂)
+//! dw += Σ_rows dy ∘ x̂
+//! ```
 //!
-//! dw_j += Σ over rows of dy_j x̂_j.
-//!
-//! The mean of squares, rstd and both sums are f32 whatever the type of the activations.
+//! r, s and both sums are f32 whatever the type of the activations.
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -123,8 +126,8 @@ pub mod reference {
         let x_hat = wide(x) * rstd.clone();
         let rows: Tensor<2> = (dy.clone() * x_hat.clone()).flatten(0, 1);
         accumulate(dweight, rows.sum_dim(0).squeeze_dim(0));
-        let g = dy * weight.clone().unsqueeze::<3>();
-        let mean = (g.clone() * x_hat.clone()).mean_dim(2);
-        ((g - x_hat * mean) * rstd).cast(x.dtype())
+        let dx_hat = dy * weight.clone().unsqueeze::<3>();
+        let s = (dx_hat.clone() * x_hat.clone()).mean_dim(2);
+        ((dx_hat - x_hat * s) * rstd).cast(x.dtype())
     }
 }

@@ -1,11 +1,16 @@
-//! Rotary position embedding (Su et al. 2021) in Hugging Face's layout (rotate half).
+//! Rotary position embedding (Su et al. 2021) in Hugging Face's layout (rotate half). Derivation:
+//! `docs/backward/rope.md`.
 //!
-//! At position t the pair (x_i, x_{i+D/2}) of each head turns by the angle φ = t · θ^(−2i/D):
+//! ```text
+//! φ          = t θ^(−2i/D)                            position t, pair i of a head
+//! y_i        = x_i cos φ − x_{i+D/2} sin φ
+//! y_{i+D/2}  = x_{i+D/2} cos φ + x_i sin φ
 //!
-//! y_i = x_i cos φ − x_{i+D/2} sin φ,  y_{i+D/2} = x_{i+D/2} cos φ + x_i sin φ.
+//! dx_i       = dy_i cos φ + dy_{i+D/2} sin φ
+//! dx_{i+D/2} = dy_{i+D/2} cos φ − dy_i sin φ          the rotation by −φ
+//! ```
 //!
-//! The map is an orthogonal matrix R, so dx = Rᵀ dy = R⁻¹ dy: the rotation by −φ. The backward pass
-//! needs nothing saved but the table of angles.
+//! The backward pass reads the table of angles and nothing of the forward pass.
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor, TensorData};

@@ -1,8 +1,12 @@
-//! SwiGLU (Shazeer 2020): y = silu(g) · u, with silu(g) = g σ(g) and σ the logistic function.
+//! SwiGLU (Shazeer 2020). Derivation: `docs/backward/swiglu.md`.
 //!
-//! From σ' = σ (1 − σ): silu'(g) = σ + g σ (1 − σ) = σ (1 + g (1 − σ)). Hence
+//! ```text
+//! σ     = 1 / (1 + exp(−gate))
+//! y     = gate ∘ σ ∘ up
 //!
-//! dg = dy · u · σ (1 + g (1 − σ)),  du = dy · g σ.
+//! dup   = dy ∘ gate ∘ σ
+//! dgate = dy ∘ up ∘ σ ∘ (1 + gate ∘ (1 − σ))
+//! ```
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -43,17 +47,17 @@ pub mod reference {
 
     /// See [`super::swiglu_forward`].
     pub fn forward(gate: &Tensor<3>, up: &Tensor<3>) -> Tensor<3> {
-        let g = wide(gate);
-        (g.clone() * sigmoid(g) * wide(up)).cast(gate.dtype())
+        let wide_gate = wide(gate);
+        (wide_gate.clone() * sigmoid(wide_gate) * wide(up)).cast(gate.dtype())
     }
 
     /// See [`super::swiglu_backward`].
     pub fn backward(dy: &Tensor<3>, gate: &Tensor<3>, up: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
-        let (dy, g, u) = (wide(dy), wide(gate), wide(up));
-        let s = sigmoid(g.clone());
-        let silu = g.clone() * s.clone();
-        let dsilu = s.clone() * ((s.neg() + 1.0) * g + 1.0);
-        let dgate = dy.clone() * u * dsilu;
+        let (dy, wide_gate, wide_up) = (wide(dy), wide(gate), wide(up));
+        let sigma = sigmoid(wide_gate.clone());
+        let silu = wide_gate.clone() * sigma.clone();
+        let dsilu = sigma.clone() * ((sigma.neg() + 1.0) * wide_gate + 1.0);
+        let dgate = dy.clone() * wide_up * dsilu;
         (dgate.cast(gate.dtype()), (dy * silu).cast(up.dtype()))
     }
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use altiplano_data::atomic_file::create_folder;
 use altiplano_data::checksum::{FileDigest, HashingWriter};
 
 use super::directory::{checkpoints_dir, list, replaced_path, step_name, sync_dir, temporary_path};
@@ -120,7 +121,7 @@ fn save_observed(
     reached: &mut dyn FnMut(Stage),
 ) -> Result<PathBuf> {
     let parent = checkpoints_dir(run_dir);
-    fs::create_dir_all(&parent).map_err(TrainerError::io(&parent))?;
+    create_folder(&parent)?;
     let temporary = temporary_path(run_dir, state.step);
     if temporary.exists() {
         fs::remove_dir_all(&temporary).map_err(TrainerError::io(&temporary))?;

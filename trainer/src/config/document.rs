@@ -1,13 +1,18 @@
 //! A YAML file with its overrides applied, which still knows where each value came from.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 
 use super::load::Problem;
 use super::locate::{Part, Position, check_unique_keys, key_exists, position};
-use super::path::normalize;
+use super::path::{directory_of, normalize};
 use crate::error::{Result, TrainerError};
+
+/// Longest configuration file in bytes.
+const LONGEST: u64 = 16 << 20;
 
 /// Most parts of an override's key.
 const DEEPEST: usize = 32;
@@ -108,7 +113,7 @@ impl Document {
             return Ok(());
         }
         let file = normalize(&self.directory(key).join(written));
-        let text = std::fs::read_to_string(&file).map_err(|error| {
+        let text = read_bounded(&file).map_err(|error| {
             self.fail(Problem {
                 key: key.to_vec(),
                 part: Part::Value,
@@ -143,14 +148,13 @@ impl Document {
         Ok(())
     }
 
-    /// What the paths at `key` are relative to: the directory of the file the value is written in,
-    /// the current directory for an override.
+    /// What the paths at `key` are relative to: the directory in which the file lies that the value is
+    /// written in, the current directory for an override.
     fn directory(&self, key: &[String]) -> PathBuf {
         if self.overridden(key).is_some() {
             return PathBuf::new();
         }
-        let file = self.included(key).map_or(&self.file, |include| &include.file);
-        file.parent().map(Path::to_path_buf).unwrap_or_default()
+        directory_of(self.included(key).map_or(&self.file, |include| &include.file))
     }
 
     fn overridden(&self, key: &[String]) -> Option<&Override> {
@@ -191,10 +195,19 @@ fn locate(file: &Path, text: &str, key: &[String], part: Part) -> String {
 }
 
 fn read_text(file: &Path) -> Result<String> {
-    std::fs::read_to_string(file).map_err(|error| TrainerError::Config {
+    read_bounded(file).map_err(|error| TrainerError::Config {
         place: file.display().to_string(),
         message: format!("cannot read the configuration: {error}"),
     })
+}
+
+fn read_bounded(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let length = File::open(file)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    if length as u64 > LONGEST {
+        return Err(std::io::Error::other(format!("it has more than {LONGEST} bytes")));
+    }
+    Ok(text)
 }
 
 fn parse_mapping(file: &Path, text: &str) -> Result<Value> {

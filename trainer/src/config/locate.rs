@@ -171,8 +171,25 @@ impl<'de> Visitor<'de> for KeyIs<'_> {
     }
 }
 
-/// Fails at the second of two equal keys of one mapping, at any depth.
+/// Brackets that may be open at a time. The parser's time grows with the square of them, long
+/// before it says itself that a text is nested too deep.
+const MOST_BRACKETS: usize = 1000;
+
+/// Fails at the second of two equal keys of one mapping, at any depth, and on a text that is nested
+/// too deep to be looked at.
 pub(super) fn check_unique_keys(text: &str) -> Result<(), serde_yaml::Error> {
+    let mut open = 0usize;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > MOST_BRACKETS {
+            let message = format!("more than {MOST_BRACKETS} brackets are open at a time");
+            return Err(serde_yaml::Error::custom(message));
+        }
+    }
     Unique.deserialize(serde_yaml::Deserializer::from_str(text))
 }
 

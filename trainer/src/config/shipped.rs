@@ -76,6 +76,24 @@ fn the_quickstart_trains_on_what_its_data_configuration_makes() {
     assert_eq!(found, made);
 }
 
+/// The five lines that README shows make what this file trains on.
+#[test]
+fn one_text_file_has_its_training_configuration() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let block = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("input.yaml");
+    std::fs::write(&file, block).unwrap();
+    let data: DataConfig = load(&file, &[]).unwrap();
+    let run: TrainConfig = shipped("train", "input.yaml");
+    assert_eq!(run.model.vocab_size, data.tokenizer.vocab_size);
+    let below = |path: &Path| path.ends_with("runs/input/data/tokens/input");
+    assert!(below(&altiplano_data::shard::tokens_folder(&data.output, &data.sources[0].name)));
+    assert!(below(&run.data.sources[0].path));
+    assert!(run.tokenizer.unwrap().ends_with("runs/input/data/tokenizer.model"));
+}
+
 #[test]
 fn the_models_have_the_parameters_their_names_say() {
     for (name, millions) in [

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::write_atomically;
+use altiplano_data::atomic_file::{remove_abandoned, write_atomically};
 use altiplano_model::{Precision, device};
 use serde::{Deserialize, Serialize};
 
@@ -74,9 +74,12 @@ pub(super) fn add(file: &Path, key: &str, rate: f64) {
     let measured = peaks.entry(key.to_string()).or_default();
     measured.flops_per_second = measured.flops_per_second.max(rate);
     measured.measurements = measured.measurements.saturating_add(1);
-    let written = serde_json::to_vec_pretty(&peaks)
-        .map_err(|error| error.to_string())
-        .and_then(|json| write_atomically(file, &json).map_err(|error| error.to_string()));
+    let written =
+        serde_json::to_vec_pretty(&peaks).map_err(|error| error.to_string()).and_then(|json| {
+            // What a crash left of an earlier one goes first.
+            let clean = file.parent().map_or(Ok(()), remove_abandoned);
+            clean.and_then(|()| write_atomically(file, &json)).map_err(|error| error.to_string())
+        });
     if let Err(reason) = written {
         tracing::debug!(reason, "the measured peak is not kept");
     }

@@ -21,7 +21,7 @@ use super::estimate::{EstimateReport, Estimator};
 use super::perplexity::{Description, ModelFiles};
 use super::pieces::{PieceCache, Pieces};
 use super::vocabulary::is_plain;
-use crate::atomic_file::write_atomically;
+use crate::atomic_file::{remove_abandoned, scratch_folder, write_atomically};
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
 use crate::progress::{Progress, ProgressMode, Work};
@@ -58,6 +58,17 @@ pub struct TrainReport {
     pub cutoffs: Option<Cutoffs>,
     /// Wall time in seconds.
     pub seconds: f64,
+}
+
+/// What an import did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ImportReport {
+    /// The language.
+    pub language: String,
+    /// Folder of the model.
+    pub folder: PathBuf,
+    /// N-grams of each order, from 1.
+    pub ngrams: Vec<u64>,
 }
 
 /// Texts of document files.
@@ -98,8 +109,8 @@ pub fn train(
 ) -> Result<TrainReport> {
     options.validate("language_model")?;
     let folder = &options.output;
-    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-    let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
+    remove_abandoned(folder)?;
+    let scratch = scratch_folder(folder)?;
     // The model is made beside the one that may be there, and moved when it is whole.
     let made = TrainOptions { output: scratch.path().join("model"), ..options.clone() };
     let files = ModelFiles::new(&made.output, &options.language);
@@ -192,19 +203,20 @@ pub fn train(
 /// SentencePiece model, as CCNet's `<language>.sp.model` and the ARPA its models were built from.
 ///
 /// # Errors
-/// [`DataError::BadFile`] or [`DataError::Tokenizer`] when a file is damaged, [`DataError::Io`].
+/// [`DataError::BadFile`] or [`DataError::Tokenizer`] when a file is damaged, for the ARPA file
+/// with the line; [`DataError::Config`] when the language cannot name a file; [`DataError::Io`].
 pub fn import(
     arpa: &Path,
     sentencepiece: &Path,
     folder: &Path,
     language: &str,
     memory_bytes: u64,
-) -> Result<()> {
+) -> Result<ImportReport> {
     TrainOptions::new(language, folder).validate("language_model")?;
-    std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
+    remove_abandoned(folder)?;
     let bytes = std::fs::read(sentencepiece).map_err(DataError::io(sentencepiece))?;
     Pieces::from_bytes(sentencepiece, &bytes)?;
-    let scratch = tempfile::tempdir_in(folder).map_err(DataError::io(folder))?;
+    let scratch = scratch_folder(folder)?;
     let files = ModelFiles::new(&scratch.path().join("model"), language);
     let mut read = NGrams::read_arpa(arpa, scratch.path(), memory_bytes)?;
     let ngrams = read.write_binary(&files.ngrams)?;
@@ -217,7 +229,12 @@ pub fn import(
         percentiles: Vec::new(),
     };
     description.write(&files.description)?;
-    files.move_to(&ModelFiles::new(folder, language))
+    files.move_to(&ModelFiles::new(folder, language))?;
+    Ok(ImportReport {
+        language: language.to_owned(),
+        folder: folder.to_owned(),
+        ngrams: read.counts(),
+    })
 }
 
 /// Trains the pieces on lines drawn by the hash of their number.

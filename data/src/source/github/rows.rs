@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
-use parquet::arrow::ProjectionMask;
 use serde_json::{Map, Value};
 
 use super::{CodeFile, GithubSource};
-use crate::document::{Reason, open_parquet, without_panic};
+use crate::document::{ParquetFile, Reason};
 use crate::error::{DataError, Result};
 use crate::source::input::InputReader;
+use crate::source::json_object::wanted_fields;
 use crate::source::lines::{Line, Lines};
-use crate::source::parquet::cell;
+use crate::source::parquet::{cell, is_cell};
 use crate::source::text::{too_long, utf8};
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
 
@@ -64,9 +64,10 @@ fn parse_line(
         Ok(line) => line,
         Err(rejection) => return Record::Rejected(rejection),
     };
-    let mut fields = match serde_json::from_str(line.trim_start_matches('\u{feff}')) {
-        Ok(Value::Object(fields)) => fields,
-        Ok(_) => return reject(Reason::BAD_JSON, "not an object".into()),
+    let wanted = |name: &str| ALL.iter().any(|names| names.contains(&name));
+    let mut fields = match wanted_fields(line.trim_start_matches('\u{feff}'), &wanted) {
+        Ok(Some(fields)) => fields,
+        Ok(None) => return reject(Reason::BAD_JSON, "not an object".into()),
         Err(error) => return reject(Reason::BAD_JSON, error.to_string()),
     };
     let binary = match take(&mut fields, &BINARY) {
@@ -128,31 +129,21 @@ pub(super) fn read_parquet(
     sink: RecordSink<'_>,
 ) -> Result<()> {
     let (input, path) = (context.input, &context.input.path);
-    let builder = open_parquet(path)?;
-    let fields = builder.schema().fields().clone();
-    let wanted: Vec<usize> = (0..fields.len())
-        .filter(|&index| ALL.iter().any(|names| names.contains(&fields[index].name().as_str())))
-        .collect();
+    let file = ParquetFile::open(path)?;
+    let fields = file.schema().fields().clone();
     if !fields.iter().any(|field| CONTENT.contains(&field.name().as_str())) {
         let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
         let reason = format!("no column \"content\"; it has {}", names.join(", "));
         return Err(DataError::bad_file(path, reason));
     }
-    let total_rows = builder.metadata().file_metadata().num_rows().max(1) as u64;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
-    let mut reader = without_panic(path, || {
-        let builder = builder.with_projection(mask).with_batch_size(256);
-        builder.build().map_err(|error| DataError::bad_file(path, error))
-    })?;
+    let wanted = (0..fields.len()).filter(|&index| {
+        let name = fields[index].name().as_str();
+        ALL.iter().any(|names| names.contains(&name)) && is_read(fields[index].data_type())
+    });
+    let total_rows = file.footer().file_metadata().num_rows().max(1) as u64;
     let (mut row, mut reported) = (0, 0);
-    loop {
-        let batch = without_panic(path, || {
-            reader.next().transpose().map_err(|error| DataError::bad_file(path, error))
-        })?;
-        let Some(batch) = batch else {
-            (context.bytes_read)(input.bytes.saturating_sub(reported));
-            return Ok(());
-        };
+    for batch in file.rows(wanted, config.max_record_bytes as u64)? {
+        let batch = batch?;
         let columns = columns(&batch);
         for index in 0..batch.num_rows() {
             let record = parse_row(config, context, &columns, index, row);
@@ -163,6 +154,17 @@ pub(super) fn read_parquet(
         let position = input.bytes.saturating_mul(row.min(total_rows)) / total_rows;
         (context.bytes_read)(position.saturating_sub(reported));
         reported = position;
+    }
+    (context.bytes_read)(input.bytes.saturating_sub(reported));
+    Ok(())
+}
+
+/// Whether something is read of columns of this type; others are not decoded.
+fn is_read(kind: &DataType) -> bool {
+    match kind {
+        DataType::List(item) | DataType::LargeList(item) => is_cell(item.data_type()),
+        DataType::Boolean => true,
+        kind => is_cell(kind),
     }
 }
 

@@ -60,9 +60,13 @@ pub(super) struct Bzip2Streams {
     at_end: bool,
     ready: VecDeque<Chunk>,
     long: Option<LongStream>,
+    /// Streams that were decoded beside others and come after what is ready and what is long.
+    waiting: VecDeque<Waiting>,
     /// Most decompressed bytes of a stream that is decoded beside others.
     stream_bytes: usize,
     newly_read: u64,
+    #[cfg(test)]
+    decoded_bytes: u64,
 }
 
 /// A stream that is decoded as it comes.
@@ -75,9 +79,37 @@ struct LongStream {
 
 /// What became of a stream decoded beside others.
 enum Decoded {
-    Whole { bytes: Vec<u8>, consumed: usize },
-    TooLong,
-    Broken { bytes: Vec<u8>, consumed: usize, reason: String },
+    Whole {
+        bytes: Vec<u8>,
+        consumed: usize,
+    },
+    /// It goes on where the decoder stopped.
+    TooLong {
+        bytes: Vec<u8>,
+        consumed: usize,
+        decoder: Decompress,
+    },
+    Broken {
+        bytes: Vec<u8>,
+        consumed: usize,
+        reason: String,
+    },
+}
+
+impl Decoded {
+    fn bytes(&self) -> &[u8] {
+        let (Self::Whole { bytes, .. } | Self::TooLong { bytes, .. } | Self::Broken { bytes, .. }) =
+            self;
+        bytes
+    }
+}
+
+/// A stream decoded beside others whose turn has not come.
+struct Waiting {
+    /// Where it begins and ends in the file.
+    start: u64,
+    end: u64,
+    decoded: Decoded,
 }
 
 impl Bzip2Streams {
@@ -96,6 +128,9 @@ impl Bzip2Streams {
             at_end: false,
             ready: VecDeque::new(),
             long: None,
+            waiting: VecDeque::new(),
+            #[cfg(test)]
+            decoded_bytes: 0,
             stream_bytes: share.clamp(8 << 20, 64 << 20),
             newly_read: 0,
         })
@@ -117,6 +152,10 @@ impl Bzip2Streams {
             }
             if let Some(long) = self.long.take() {
                 self.decode_more(long)?;
+                continue;
+            }
+            if let Some(waiting) = self.waiting.pop_front() {
+                self.hand_on(waiting)?;
                 continue;
             }
             self.fill()?;
@@ -163,28 +202,13 @@ impl Bzip2Streams {
             .par_windows(2)
             .map(|ends| decode(&self.window[ends[0]..ends[1]], self.stream_bytes))
             .collect();
-        let mut done = 0;
         for (decoded, ends) in decoded.into_iter().zip(starts.windows(2)) {
-            let stream = self.base + ends[0] as u64;
-            match decoded {
-                Decoded::TooLong => break,
-                Decoded::Whole { bytes, consumed } => {
-                    self.ready.push_back(Chunk::Bytes(bytes));
-                    let end = ends[0] + consumed;
-                    // Tapes and block devices pad files with zeros.
-                    if self.window[end..ends[1]].iter().any(|&byte| byte != 0) {
-                        self.damage(stream, end, "bytes after the stream that are no stream");
-                    }
-                }
-                Decoded::Broken { bytes, consumed, reason } => {
-                    self.ready.push_back(Chunk::Bytes(bytes));
-                    self.damage(stream, ends[0] + consumed, reason);
-                }
-            }
-            done = ends[1];
+            self.count(decoded.bytes());
+            let [start, end] = [ends[0], ends[1]].map(|at| self.base + at as u64);
+            self.waiting.push_back(Waiting { start, end, decoded });
         }
-        self.drop_front(done);
-        if done == 0 {
+        if self.waiting.is_empty() {
+            // It does not end in the window.
             self.long = Some(LongStream {
                 decoder: Decompress::new(false),
                 offset: self.base,
@@ -192,6 +216,51 @@ impl Bzip2Streams {
             });
         }
         Ok(())
+    }
+
+    /// Hands on a stream that was decoded beside others.
+    fn hand_on(&mut self, Waiting { start, end, decoded }: Waiting) -> Result<()> {
+        // What was taken for its signature lies in a long stream before it.
+        if start < self.base {
+            return Ok(());
+        }
+        let place = |at: u64, base: u64| usize::try_from(at - base).unwrap_or(usize::MAX);
+        if start > self.base {
+            // Behind a long stream: tapes and block devices pad files with zeros.
+            return self.skip_to(Some(place(start, self.base))).map(|()| {
+                self.waiting.push_front(Waiting { start, end, decoded });
+            });
+        }
+        match decoded {
+            Decoded::Whole { bytes, consumed } => {
+                self.ready.push_back(Chunk::Bytes(bytes));
+                let rest = &self.window[consumed..place(end, start)];
+                if rest.iter().any(|&byte| byte != 0) {
+                    self.damage(start, consumed, "bytes after the stream that are no stream");
+                }
+                self.drop_front(place(end, start));
+            }
+            Decoded::Broken { bytes, consumed, reason } => {
+                self.ready.push_back(Chunk::Bytes(bytes));
+                self.damage(start, consumed, reason);
+                self.drop_front(place(end, start));
+            }
+            Decoded::TooLong { mut bytes, consumed, decoder } => {
+                let held = bytes.split_off(bytes.len().saturating_sub(CHUNK));
+                self.ready.push_back(Chunk::Bytes(bytes));
+                self.drop_front(consumed);
+                self.long = Some(LongStream { decoder, offset: start, held });
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the tests how much was decoded.
+    fn count(&mut self, _bytes: &[u8]) {
+        #[cfg(test)]
+        {
+            self.decoded_bytes += _bytes.len() as u64;
+        }
     }
 
     /// Skips to the next stream, at `start` of the window if there is one in it.
@@ -232,6 +301,7 @@ impl Bzip2Streams {
             let progress = (long.decoder.total_in(), long.decoder.total_out()) != before;
             match status {
                 Ok(Status::StreamEnd) => {
+                    self.count(&bytes);
                     self.drop_front(used);
                     self.ready.extend([long.held, bytes].map(Chunk::Bytes));
                     return Ok(());
@@ -246,6 +316,7 @@ impl Bzip2Streams {
                     return Ok(());
                 }
                 Ok(_) if bytes.len() == bytes.capacity() => {
+                    self.count(&bytes);
                     self.drop_front(used);
                     self.ready.push_back(Chunk::Bytes(std::mem::replace(&mut long.held, bytes)));
                     self.long = Some(long);
@@ -294,7 +365,7 @@ fn decode(input: &[u8], bound: usize) -> Decoded {
     let mut bytes = Vec::with_capacity((5 * input.len()).min(bound));
     loop {
         if bytes.len() > bound {
-            return Decoded::TooLong;
+            return Decoded::TooLong { bytes, consumed: decoder.total_in() as usize, decoder };
         }
         if bytes.len() == bytes.capacity() {
             bytes.reserve(CHUNK);
@@ -357,6 +428,9 @@ mod tests {
                     Chunk::Damage(damage) => damages.push(damage),
                 }
                 read += streams.newly_read();
+            }
+            if damages.is_empty() {
+                assert_eq!(streams.decoded_bytes, all.len() as u64, "decoded once");
             }
             assert_eq!(read + streams.newly_read(), bytes.len() as u64);
             (all, damages)

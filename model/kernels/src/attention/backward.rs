@@ -136,7 +136,7 @@ impl<E: Element> Backward<'_, E> {
         dv.fill(0.0);
         let mut blocks = Scratch::new::<K::Unit>(3 * SCORES * SCORES / K::DEPTH);
         let blocks = blocks.as_mut::<K::Unit>();
-        // δ and lse in base 2, side by side; padding has an infinite lse and so p = 0.
+        // Δ and lse in base 2, side by side; padding has an infinite lse and so p = 0.
         let mut rows = Scratch::new::<f32>(2 * padded);
         let (delta, lse2) = rows.as_mut::<f32>().split_at_mut(padded);
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::reference::{
+use crate::test_support::{
     assert_close, assert_same_for_any_threads, at_every_level, bits, random, to_f64,
 };
 use half::bf16;

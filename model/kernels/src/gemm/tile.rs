@@ -26,10 +26,11 @@ impl<E: Element> Target<E> {
     }
 }
 
-/// The packed operands of one block.
+/// The operands of one block of a slab.
 pub(super) struct Block<'a, K: MicroKernel> {
-    /// The bytes of `A` from the first row and step on, and the distance of its rows, where whole
-    /// panels of rows are read as they lie; `a` is then the last, partial panel.
+    /// Where whole panels of rows are read in place: the bytes of `A` from the first row and step
+    /// on, and the distance of its rows in bytes. `a` then holds the last rows only, which are fewer
+    /// than a panel.
     pub(super) rows: Option<(&'a [u8], usize)>,
     pub(super) a: &'a [K::Unit],
     pub(super) b: &'a [K::Unit],
@@ -37,7 +38,7 @@ pub(super) struct Block<'a, K: MicroKernel> {
 }
 
 impl<K: MicroKernel> Block<'_, K> {
-    /// The product of the panel of rows that starts at `row`, of which `height` exist, and the
+    /// Multiplies the panel of rows that starts at `row`, of which `height` are inside `A`, with the
     /// panel of columns at `b`.
     ///
     /// # Safety
@@ -79,7 +80,8 @@ impl<K: MicroKernel> Block<'_, K> {
 pub(super) struct Pass {
     pub(super) first: bool,
     pub(super) last: bool,
-    /// Where blocks are summed before rounding, tile columns contiguous.
+    /// Where the blocks of the slab are summed before they are rounded, the sums of one call of a
+    /// micro-kernel next to each other.
     pub(super) sums: Option<SharedPointer<f32>>,
 }
 
@@ -89,16 +91,19 @@ pub(super) struct Tile {
     /// First row and column within the slab.
     pub(super) row: usize,
     pub(super) column: usize,
-    /// Its width, unless the slab ends before.
+    /// Columns of a whole tile; the last one of a slab may have fewer.
     pub(super) columns: usize,
     pub(super) slab_row: usize,
     pub(super) slab_column: usize,
     pub(super) slab_height: usize,
     pub(super) slab_width: usize,
-    /// Distance of rows of C.
+    /// Distance of the rows of C.
     pub(super) c_row: usize,
 }
 
+/// Multiplies one tile over one block, panel of columns by panel of columns, and in each panel of
+/// rows by panel of rows.
+///
 /// # Safety
 ///
 /// The tile must lie inside the slab, and no other task may write it.
@@ -123,7 +128,7 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
             unsafe {
                 match target {
                     Target::Round { c, add } => {
-                        // The sums of a micro-kernel are contiguous here.
+                        // The 32 sums of each row lie together here, not in the rows of C.
                         let panels = tile.slab_width.div_ceil(NR);
                         let panel = (row / K::ROWS * panels + column / NR) * K::ROWS * NR;
                         let sums = match pass.sums {
@@ -138,7 +143,8 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
                     Target::Float { c, add } => {
                         let (c, add) = (c.at(at), add || !pass.first);
                         if pass.first {
-                            // The panel below, or the first one of the next columns.
+                            // The next sums are those of the panel below, or of the first panel
+                            // of the next columns.
                             let next = if row + K::ROWS < bottom {
                                 c.wrapping_add(K::ROWS * tile.c_row)
                             } else {
@@ -159,7 +165,8 @@ pub(super) unsafe fn multiply_tile<K: MicroKernel, E: Element>(
     }
 }
 
-/// Writes or adds the valid part of a tile, rounded.
+/// Writes the `height` x `width` sums of one micro-kernel that are inside `C`, rounded; with `add`,
+/// adds them to what is there.
 ///
 /// # Safety
 ///
@@ -204,7 +211,7 @@ unsafe fn round_tile<K: MicroKernel, E: Element>(
     }
 }
 
-/// Writes or adds the valid part of a tile.
+/// As [`round_tile`], in f32.
 ///
 /// # Safety
 ///
@@ -220,7 +227,7 @@ unsafe fn copy_tile(
 ) {
     for r in 0..height {
         for j in 0..width {
-            // SAFETY: inside the valid part.
+            // SAFETY: inside `height` rows of `width` sums.
             unsafe {
                 let c = c.add(r * c_row + j);
                 let sum = *sums.add(r * NR + j);

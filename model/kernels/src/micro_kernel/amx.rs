@@ -1,13 +1,12 @@
 //! The micro-kernel of AMX: bf16 in tiles of 16 rows of 64 bytes.
 //!
-//! The intrinsics are not stable in Rust, so the instructions are written out. The compiler uses no
-//! tile by itself: what an instruction leaves in the tiles' configuration stays until the next one.
+//! The intrinsics are not stable in Rust, so the instructions are written as inline assembly. The
+//! compiler never uses tiles by itself, so what one instruction leaves in them is there for the next.
 
 use super::x86::{Avx512Bf16, fetch};
 use super::{Element, MOST_ROWS, MicroKernel, NR, RUN, SCORES, TILE, layout};
 use crate::transpose::transpose_16;
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count};
 
 /// bf16 on AMX, with AVX512-BF16 for everything but products.
 #[derive(Clone, Copy)]
@@ -15,46 +14,6 @@ pub(super) struct Amx;
 
 /// Bytes of a row of a tile: 16 units.
 const ROW_BYTES: usize = 64;
-
-/// Whether this CPU has tiles for bf16 and the system lets this process use them.
-///
-/// Linux keeps the 8 KiB of state of a thread only for processes that asked for it. Needs a CPU with
-/// AVX-512.
-pub(crate) fn tiles_are_permitted() -> bool {
-    const AMX_BF16: u32 = 1 << 22;
-    const AMX_TILE: u32 = 1 << 24;
-    if __cpuid(0).eax < 7 {
-        return false;
-    }
-    let features = __cpuid_count(7, 0).edx;
-    features & AMX_BF16 != 0 && features & AMX_TILE != 0 && ask_for_tiles()
-}
-
-#[cfg(target_os = "linux")]
-fn ask_for_tiles() -> bool {
-    const ARCH_PRCTL: usize = 158;
-    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
-    const XFEATURE_XTILEDATA: usize = 18;
-    let refused: isize;
-    // SAFETY: a system call that reads and writes no memory of this process; it clobbers rcx and r11.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") ARCH_PRCTL => refused,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA,
-            out("rcx") _,
-            out("r11") _,
-            options(nostack),
-        );
-    }
-    refused == 0
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ask_for_tiles() -> bool {
-    false
-}
 
 /// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
@@ -222,14 +181,20 @@ impl Side {
     }
 }
 
-// SAFETY: reached only where cpu_level found AVX512-BF16 and tiles_are_permitted.
+// SAFETY: reached only where cpu_level found AVX512-BF16 and tiles that this process may use.
 unsafe impl MicroKernel for Amx {
     type Unit = u32;
     const DEPTH: usize = 2;
     const ROWS: usize = MOST_ROWS;
+    const ROWS_IN_TILES: bool = true;
     const STEPS: usize = TILE;
     const BLOCK_STEPS: usize = 512;
     const STRIP: usize = RUN;
+
+    /// If every row of a tile is one cache line; a tile whose rows straddle two loads half as fast.
+    fn reads_rows_in_place(address: usize, stride: usize) -> bool {
+        address.is_multiple_of(ROW_BYTES) && stride.is_multiple_of(ROW_BYTES)
+    }
 
     #[inline(always)]
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> u32 {

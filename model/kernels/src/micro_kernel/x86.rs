@@ -22,6 +22,11 @@ unsafe impl MicroKernel for Avx2F32 {
     const DEPTH: usize = 1;
     const STRIP: usize = SUB_COLUMNS;
 
+    /// Always: 6 rows at a time fit the first-level cache whatever their distance.
+    fn reads_rows_in_place(_address: usize, _stride: usize) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
         at(0).to_f32()
@@ -90,8 +95,8 @@ unsafe impl MicroKernel for Avx2F32 {
     }
 }
 
-/// Asks for `rows` rows of 32 words, `row` words apart, from `first` on. Without, a product whose sums
-/// are written or added to 12 rows on 12 pages would end waiting for them.
+/// Prefetches `rows` rows of 32 words, `row` words apart, from `first` on. Without it, a product whose
+/// sums go to 12 rows on 12 pages would wait for these rows at its end.
 #[inline(always)]
 pub(super) fn fetch<T>(first: *const T, rows: usize, row: usize) {
     for r in 0..rows {
@@ -104,9 +109,16 @@ pub(super) fn fetch<T>(first: *const T, rows: usize, row: usize) {
     }
 }
 
-/// Steps of `B` that are asked for ahead of their use: a second-level cache is not near enough for
-/// rows of two cache lines, each used in 12 cycles.
+/// How many steps ahead of its use a step of `B` is prefetched into the first-level cache: a step is
+/// two cache lines and is used up in 12 cycles, less than a load from the second-level cache takes.
 const STEPS_AHEAD: usize = 8;
+
+/// Whether 12 rows, `stride` bytes apart, stay in the first-level cache together. It finds a line by
+/// its address modulo 4096 and holds at most 12 lines of one such place, so rows whole or half pages
+/// apart push each other, and the columns of `B`, out.
+fn lie_in_several_sets(stride: usize) -> bool {
+    !stride.is_multiple_of(2048)
+}
 
 /// Stores the 12 x 32 sums to `c`, or adds them.
 ///
@@ -212,6 +224,10 @@ unsafe impl MicroKernel for Avx512F32 {
     const DEPTH: usize = 1;
     const BLOCK_STEPS: usize = 512;
 
+    fn reads_rows_in_place(_address: usize, stride: usize) -> bool {
+        lie_in_several_sets(stride)
+    }
+
     #[inline(always)]
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> f32 {
         at(0).to_f32()
@@ -269,6 +285,10 @@ unsafe impl MicroKernel for Avx512F32 {
 unsafe impl MicroKernel for Avx512Bf16 {
     type Unit = u32;
     const DEPTH: usize = 2;
+
+    fn reads_rows_in_place(_address: usize, stride: usize) -> bool {
+        lie_in_several_sets(stride)
+    }
 
     #[inline(always)]
     fn unit<E: Element>(at: impl Fn(usize) -> E) -> u32 {

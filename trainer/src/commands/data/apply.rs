@@ -14,8 +14,9 @@ use crate::commands::threads::use_threads;
 use crate::config::{load_step, nearest};
 use crate::error::{Result, TrainerError};
 
-/// Lines that go through the step together.
+/// Lines that go through the step together, and bytes after which there are no more of them.
 const BATCH_LINES: usize = 256;
+const BATCH_BYTES: usize = 16 << 20;
 /// Longest line: more is an error, not a reason to hold it in memory.
 const MAX_LINE_BYTES: u64 = 256 << 20;
 
@@ -94,8 +95,8 @@ fn apply(name: &str, step: &dyn Step, line: &[u8], number: usize) -> Applied {
 
 fn read_lines(stdin: &mut impl BufRead) -> Result<Vec<Vec<u8>>> {
     let io = |source| TrainerError::Io { path: "standard input".into(), source };
-    let mut lines = Vec::new();
-    while lines.len() < BATCH_LINES {
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    while lines.len() < BATCH_LINES && bytes < BATCH_BYTES {
         let mut line = Vec::new();
         let mut bounded = std::io::Read::take(&mut *stdin, MAX_LINE_BYTES);
         if bounded.read_until(b'\n', &mut line).map_err(io)? == 0 {
@@ -105,7 +106,33 @@ fn read_lines(stdin: &mut impl BufRead) -> Result<Vec<Vec<u8>>> {
             let message = format!("standard input: a line of more than {MAX_LINE_BYTES} bytes");
             return Err(TrainerError::Usage { message });
         }
+        bytes += line.len();
         lines.push(line);
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_long_lines_are_in_memory_together() {
+        let lines = |length: usize| {
+            let line = "x".repeat(length - 1) + "\n";
+            let text = line.repeat(3 * BATCH_BYTES / length);
+            let mut rest = text.as_bytes();
+            let mut sizes = Vec::new();
+            loop {
+                match read_lines(&mut rest).unwrap().len() {
+                    0 => return sizes,
+                    count => sizes.push(count),
+                }
+            }
+        };
+        assert_eq!(lines(BATCH_BYTES / 4), [4, 4, 4]);
+        assert_eq!(lines(BATCH_BYTES / 4 + 1), [4, 4, 3]);
+        assert_eq!(lines(BATCH_BYTES / 1024)[..2], [256, 256]);
+    }
 }

@@ -4,6 +4,7 @@ mod apply;
 mod batches;
 mod cat;
 mod explain;
+mod import_lm;
 mod report;
 mod run;
 mod train;
@@ -23,6 +24,7 @@ pub(super) enum DataCommand {
     Batches(batches::BatchesArgs),
     TrainLid(train::TrainLidArgs),
     TrainLm(train::TrainLmArgs),
+    ImportLm(import_lm::ImportLmArgs),
     TrainClassifier(train::TrainClassifierArgs),
 }
 
@@ -37,6 +39,7 @@ pub(super) fn run(command: DataCommand) -> Result<()> {
         DataCommand::Batches(args) => batches::run(&args),
         DataCommand::TrainLid(args) => train::train_lid(&args),
         DataCommand::TrainLm(args) => train::train_lm(&args),
+        DataCommand::ImportLm(args) => import_lm::run(&args),
         DataCommand::TrainClassifier(args) => train::train_classifier(&args),
     }
 }

@@ -13,6 +13,8 @@ use crate::config::load;
 use crate::error::{Result, TrainerError};
 
 /// Show how many documents came in, went out and were dropped, and why.
+///
+/// Statistics and documents are held against the checksums they were written with, every byte.
 #[derive(Debug, Args)]
 #[command(after_help = REPORT_EXAMPLE)]
 pub(in crate::commands) struct ReportArgs {

@@ -121,7 +121,7 @@ impl JobArgs {
 }
 
 /// `2G`, `512M` or `1000000`.
-fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     let (digits, unit) = text.split_at(
         text.len()
             - text

@@ -1,4 +1,5 @@
-//! What the tests share: random inputs, f64 views, comparisons, and products of other processors.
+//! For the tests: random inputs, conversion to f64, comparisons, and products with the micro-kernels of
+//! lesser CPUs.
 
 use crate::element::Element;
 use crate::simd::{CpuLevel, cpu_level};
@@ -7,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use std::cell::Cell;
 
 thread_local! {
-    /// The level that products on this thread pretend to have.
+    /// The level of CPU that products started on this thread take this one for.
     static LEVEL: Cell<Option<CpuLevel>> = const { Cell::new(None) };
 }
 
