@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::{create_folder, write_atomically};
+use altiplano_data::atomic_file::write_atomically;
 use altiplano_data::{Loader, LoaderOptions, ProgressMode, Tokenizer, ValidationSet};
 use altiplano_model::device;
 use burn::tensor::Device;
@@ -36,7 +36,6 @@ struct Resumed {
 pub fn train(config: TrainConfig) -> Result<TrainReport> {
     let device = device::select(&config.device)?;
     let dir = config.run_dir();
-    create_folder(&dir)?;
     let lock = checkpoint::lock(&dir)?;
     checkpoint::recover(&dir, &lock)?;
     if !checkpoint::list(&dir)?.is_empty() {
