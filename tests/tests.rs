@@ -13,10 +13,14 @@ mod data;
 mod devices;
 mod every_command;
 mod harness;
+mod interop;
 mod limits;
 mod numeric;
 mod readme;
 mod reports;
 mod resume;
+mod run_changes;
+#[cfg(unix)]
+mod signals;
 mod terminal;
 mod training;

@@ -87,7 +87,7 @@ impl DataConfig {
     /// Trains the tokenizer on the training documents of all sources.
     ///
     /// # Errors
-    /// As [`tokenizer::train`]; [`DataError::NoInput`] when a source has no documents yet;
+    /// As [`tokenizer::train`]; [`DataError::NotMade`] when a source has no documents yet;
     /// [`DataError::InUse`] when another process writes there.
     pub fn train_tokenizer(&self, progress: ProgressMode) -> Result<TrainReport> {
         self.validate()?;

@@ -30,6 +30,19 @@ pub enum DataError {
         pattern: String,
     },
 
+    /// What an earlier command makes is not there.
+    #[error(
+        "{path}: expected {expected} here; `altiplano {command}` makes it, or the path is wrong"
+    )]
+    NotMade {
+        /// The file or folder.
+        path: PathBuf,
+        /// What should be there.
+        expected: &'static str,
+        /// The command, with its arguments.
+        command: &'static str,
+    },
+
     // Files
     /// The operating system refused a file operation.
     #[error("{path}: {source}")]

@@ -13,6 +13,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
+use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
 use crate::mapped_file::{MappedBytes, MappedFile};
 
@@ -20,6 +21,10 @@ use crate::mapped_file::{MappedBytes, MappedFile};
 const SINGLE_FILE: &str = "model.safetensors";
 /// The list of shards, where the weights are in several files.
 const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Most bytes of a header, and how many more each layer has: nine tensors of two AdamW moments,
+/// about 130 bytes each, and room for tensors that are not read.
+const HEADER_BYTES: u64 = 64 << 10;
+const HEADER_BYTES_PER_LAYER: u64 = 8 << 10;
 /// Bytes before the header of a safetensors file, which say how long it is.
 const LENGTH_BYTES: usize = size_of::<u64>();
 
@@ -65,14 +70,28 @@ impl WeightFiles {
     /// not there or lies outside the directory, or a tensor is listed or stored twice;
     /// [`ModelError::WeightTensor`] when a tensor is not in the shard that the index names.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_limited(path, u64::MAX)
+    }
+
+    /// As [`WeightFiles::open`], for a model of this configuration: a header is refused that no file of
+    /// such a model has. Read, it takes several times its bytes of memory, and the safetensors crate
+    /// allows 100 MB of it.
+    ///
+    /// # Errors
+    /// As [`WeightFiles::open`].
+    pub fn open_for(path: &Path, config: &LlamaConfig) -> Result<Self> {
+        Self::open_limited(path, HEADER_BYTES + HEADER_BYTES_PER_LAYER * config.n_layers as u64)
+    }
+
+    fn open_limited(path: &Path, most_header: u64) -> Result<Self> {
         if !path.is_dir() {
-            return Self::open_single(path);
+            return Self::open_single(path, most_header);
         }
         let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
         if single.exists() {
-            Self::open_single(&single)
+            Self::open_single(&single, most_header)
         } else if index.exists() {
-            Self::open_index(path, &index)
+            Self::open_index(path, &index, most_header)
         } else {
             let pickled = path.join("pytorch_model.bin").exists()
                 || path.join("pytorch_model.bin.index.json").exists();
@@ -86,13 +105,15 @@ impl WeightFiles {
         }
     }
 
-    fn open_single(path: &Path) -> Result<Self> {
-        let shard = Shard::open(path)?;
+    fn open_single(path: &Path, most_header: u64) -> Result<Self> {
+        let shard = Shard::open(path, most_header)?;
         let shard_of = shard.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
         Ok(Self { path: path.to_path_buf(), shards: vec![shard], shard_of })
     }
 
-    fn open_index(dir: &Path, path: &Path) -> Result<Self> {
+    fn open_index(dir: &Path, path: &Path, most_header: u64) -> Result<Self> {
+        // It says less of each tensor than a header does.
+        check_length(path, "is", fs::metadata(path).map_err(io_error(path))?.len(), most_header)?;
         let text = fs::read_to_string(path).map_err(io_error(path))?;
         let Index { weight_map: WeightMap(weight_map) } = serde_json::from_str(&text)
             .map_err(|error| unfit(path, format!("not an index of safetensors files: {error}")))?;
@@ -123,7 +144,7 @@ impl WeightFiles {
                 ));
             }
             known.insert(file, shards.len());
-            shards.push(Shard::open(&shard)?);
+            shards.push(Shard::open(&shard, most_header)?);
         }
         let shard_of: HashMap<String, usize> = weight_map
             .iter()
@@ -150,6 +171,17 @@ impl WeightFiles {
     pub fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
         self.shards.get(*self.shard_of.get(name)?)?.tensor(name)
     }
+}
+
+/// Refuses what would take several times its length of memory to read and no such model has.
+fn check_length(path: &Path, what: &str, length: u64, most: u64) -> Result<()> {
+    if length <= most {
+        return Ok(());
+    }
+    Err(unfit(
+        path,
+        format!("{what} {length} bytes, expected at most {most} for a model of this depth"),
+    ))
 }
 
 /// Every tensor lies where the index says, and nowhere else.
@@ -187,8 +219,11 @@ fn check_places(shards: &[Shard], shard_of: &HashMap<String, usize>) -> Result<(
 }
 
 impl Shard {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, most_header: u64) -> Result<Self> {
         let map = MappedFile::open(path)?;
+        if let Some(length) = map.first_chunk() {
+            check_length(path, "has a header of", u64::from_le_bytes(*length), most_header)?;
+        }
         let (header_bytes, metadata) = SafeTensors::read_metadata(&map)
             .map_err(|error| unfit(path, format!("is not a whole safetensors file: {error}")))?;
         Ok(Self { path: path.to_path_buf(), map, header_bytes, metadata })

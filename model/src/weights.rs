@@ -1,32 +1,26 @@
 //! Parameters in safetensors files with Hugging Face names.
 //!
-//! Files are memory-mapped and checked before a byte is used: names, shapes and types against the
-//! configuration, never a length the file claims.
+//! Files are checked before a byte is used: names, shapes and types against the configuration, never
+//! a length the file claims.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::backend::f32_storage;
 use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
 use crate::param_tree::{Leaf, with_leaf};
 use crate::params::TensorTree;
+use crate::weight_files::WeightFiles;
 
 /// Multiple of bytes that the header's length is filled up to, as the format asks for.
 const HEADER_ALIGNMENT: usize = 8;
-
-/// Most bytes of a header, and how many more each layer has: nine tensors of two AdamW moments,
-/// about 130 bytes each, and room for tensors that are not read.
-const HEADER_BYTES: u64 = 64 << 10;
-const HEADER_BYTES_PER_LAYER: u64 = 8 << 10;
 
 /// One parameter on its way to a file, as f32. On the CPU its bytes are written from where they are;
 /// from elsewhere, or in another format, they are copied when their turn comes.
@@ -90,70 +84,43 @@ pub fn write(out: &mut impl Write, path: &Path, trees: &[(&str, &TensorTree)]) -
         .map_err(|source| ModelError::Io { path: path.to_path_buf(), source })
 }
 
-/// Reads the parameters of `config` whose names stand behind `prefix`, as f32.
+/// Reads the parameters of `config` whose names stand behind `prefix`, as f32. `path` is a
+/// safetensors file, or a Hugging Face directory with `model.safetensors` or its shards.
 ///
 /// # Errors
-/// [`ModelError::Io`] when the file cannot be opened, [`ModelError::WeightFile`] when it is not
-/// a safetensors file or is cut short, [`ModelError::WeightTensor`] when a tensor is missing or has
-/// another shape or an unknown type.
+/// As [`WeightFiles::open_for`]; [`ModelError::WeightTensor`] when a tensor is missing or has another
+/// shape or an unknown type.
 pub fn load(
     path: &Path,
     prefix: &str,
     config: &LlamaConfig,
     device: &Device,
 ) -> Result<TensorTree> {
-    let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(io_error)?;
-    // SAFETY: the map is read only and private; a file cut short by someone else while it is read
-    // can end the process with a bus error, as with every memory-mapped reader, but not corrupt it.
-    let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
-    check_header(path, &map, config)?;
-    let tensors = SafeTensors::deserialize(&map)
-        .map_err(|error| file_error(path, format!("is not a whole safetensors file: {error}")))?;
+    let files = WeightFiles::open_for(path, config)?;
     TensorTree::build(config, |param| {
-        let name = format!("{prefix}{param}");
-        read_tensor(path, &tensors, &name, &param.shape(config), device)
+        read_tensor(&files, &format!("{prefix}{param}"), &param.shape(config), device)
     })
 }
 
-/// Refuses a header that no file of such a model has. Read, it takes several times its bytes of
-/// memory, and the safetensors crate allows 100 MB of it.
-fn check_header(path: &Path, file: &[u8], config: &LlamaConfig) -> Result<()> {
-    let Some(length) = file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
-        return Ok(());
-    };
-    let most = HEADER_BYTES + HEADER_BYTES_PER_LAYER * config.n_layers as u64;
-    if length > most {
-        return Err(file_error(
-            path,
-            format!(
-                "has a header of {length} bytes, expected at most {most} for a model of {} layers",
-                config.n_layers
-            ),
-        ));
-    }
-    Ok(())
-}
-
 fn read_tensor(
-    path: &Path,
-    tensors: &SafeTensors<'_>,
+    files: &WeightFiles,
     name: &str,
     shape: &[usize],
     device: &Device,
 ) -> Result<Tensor<1>> {
-    let mismatch = |found: String| ModelError::WeightTensor {
+    let mismatch = |path: &Path, found: String| ModelError::WeightTensor {
         path: path.to_path_buf(),
         tensor: name.to_string(),
         found,
         expected: format!("{shape:?} of F32, F16 or BF16"),
     };
-    let tensor = tensors.tensor(name).map_err(|_| mismatch("no such tensor".into()))?;
-    if tensor.shape() != shape {
-        return Err(mismatch(format!("{:?}", tensor.shape())));
+    let tensor =
+        files.tensor(name).ok_or_else(|| mismatch(files.path(), "no such tensor".into()))?;
+    if tensor.shape != shape {
+        return Err(mismatch(tensor.path, format!("{:?}", tensor.shape)));
     }
-    let bytes = tensor.data();
-    let values: Vec<f32> = match tensor.dtype() {
+    let bytes = tensor.bytes;
+    let values: Vec<f32> = match tensor.dtype {
         Dtype::F32 => {
             bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
         }
@@ -163,7 +130,7 @@ fn read_tensor(
         Dtype::F16 => {
             bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         }
-        other => return Err(mismatch(format!("{:?} of {other:?}", tensor.shape()))),
+        other => return Err(mismatch(tensor.path, format!("{:?} of {other:?}", tensor.shape))),
     };
     let count = values.len();
     Ok(Tensor::from_data(TensorData::new(values, [count]), (device, DType::F32)))
@@ -270,6 +237,27 @@ mod tests {
             .map(|(_, x)| x.to_data().convert_dtype(DType::F32).as_bytes().to_vec())
             .collect();
         assert_eq!(bytes(&read), expected);
+    }
+
+    /// A model in shards is read as the model in one file.
+    #[test]
+    fn shards_are_read() {
+        let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+        let params = TensorTree::init(&config(), 1, DType::F32, &device);
+        let mut weight_map = serde_json::Map::new();
+        for (n, (param, x)) in params.iter().enumerate() {
+            let (name, file) = (param.to_string(), format!("model-{n:05}.safetensors"));
+            let shape = ParamView::new(x).info(0).shape;
+            let data = x.to_data();
+            let view = TensorView::new(Dtype::F32, shape, data.as_bytes()).unwrap();
+            let bytes = safetensors::serialize([(&name, view)], None).unwrap();
+            std::fs::write(folder.path().join(&file), bytes).unwrap();
+            weight_map.insert(name, file.into());
+        }
+        let index = serde_json::json!({ "weight_map": weight_map }).to_string();
+        std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        let read = load(folder.path(), "", &config(), &device).unwrap();
+        assert_eq!(bytes(&read), bytes(&params));
     }
 
     #[test]

@@ -97,10 +97,31 @@ pub enum TrainerError {
         /// What was expected, what was found, what to do.
         reason: String,
     },
-    /// There is nothing to resume from.
-    #[error("{}: no finished checkpoint here; start the run without --resume", path.display())]
+    /// A path that was given as a checkpoint is none.
+    #[error(
+        "{}: {found}; expected a run or a checkpoint that `altiplano train` wrote, or a Hugging \
+         Face directory of a LLaMA (config.json, model.safetensors, tokenizer.model)",
+        path.display()
+    )]
+    NotACheckpoint {
+        /// The path given.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+    /// A run has not finished a checkpoint yet.
+    #[error("{}: no finished checkpoint here", path.display())]
     NoCheckpoint {
         /// The directory that was searched.
+        path: PathBuf,
+    },
+    /// What should be resumed is not a run.
+    #[error(
+        "{}: not a run: it has no config.yaml; start one by `altiplano train CONFIG`",
+        path.display()
+    )]
+    NoRun {
+        /// The directory given.
         path: PathBuf,
     },
 

@@ -15,7 +15,8 @@ use crate::error::Result;
 pub struct Score {
     /// Documents scored.
     pub documents: u64,
-    /// Tokens predicted: every token of the text, the first from the begin mark alone.
+    /// Tokens predicted: every token of the text, the first from the begin mark alone, and the end
+    /// mark if it is asked for.
     pub tokens: u64,
     /// Bytes of UTF-8 text.
     pub bytes: u64,
@@ -71,8 +72,9 @@ struct Window {
     targets: Vec<i32>,
 }
 
-/// Scores documents given as (source, text); after each batch `on_progress` hears of the share of
-/// the work that is done, and of how many more documents are scored to their end.
+/// Scores documents given as (source, text). With `end_mark` the end of each document is predicted
+/// too, as in training and validation on shards with end marks. After each batch `on_progress` hears
+/// of the share of the work that is done, and of how many more documents are scored to their end.
 ///
 /// # Errors
 /// When a document cannot be encoded or its ids are outside the model's vocabulary.
@@ -81,12 +83,13 @@ pub fn score_documents(
     tokenizer: &Tokenizer,
     documents: &[(String, String)],
     windows: Windows,
+    end_mark: bool,
     mut on_progress: impl FnMut(f64, u64) + Send,
 ) -> Result<Scores> {
     let mut pieces = Vec::new();
     let mut tokens = Vec::with_capacity(documents.len());
     for (document, (_, text)) in documents.iter().enumerate() {
-        let ids = tokenizer.encode_document(text, true, false)?;
+        let ids = tokenizer.encode_document(text, true, end_mark)?;
         let first = pieces.len();
         cut(document, &ids, windows, &mut pieces);
         let scored = |window: &Window| window.targets.iter().filter(|t| **t >= 0).count();

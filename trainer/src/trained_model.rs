@@ -1,6 +1,6 @@
 //! A checkpoint opened for reading: the model and its tokenizer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
 use altiplano_model::llama::Llama;
@@ -12,6 +12,8 @@ use crate::error::{Result, TrainerError};
 /// A model and the tokenizer its ids come from.
 #[derive(Debug)]
 pub struct TrainedModel {
+    /// The directory that was opened.
+    pub path: PathBuf,
     /// The model.
     pub model: Llama,
     /// Its tokenizer.
@@ -19,23 +21,30 @@ pub struct TrainedModel {
 }
 
 impl TrainedModel {
-    /// Opens a checkpoint of ours, whose checksums are verified, or any Hugging Face directory of a
-    /// LLaMA with `tokenizer.model`.
+    /// Opens a checkpoint of ours, whose checksums are verified, the newest one of a run, or any
+    /// Hugging Face directory of a LLaMA with `tokenizer.model`.
     ///
     /// # Errors
     /// Which file is missing, damaged or does not fit the others.
-    pub fn open(dir: &Path, device: &str, precision: Precision) -> Result<Self> {
-        if checkpoint::is_checkpoint(dir) {
-            checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
+    pub fn open(path: &Path, device: &str, precision: Precision) -> Result<Self> {
+        let dir = checkpoint::find(path)?;
+        let tokenizer_path = dir.join(hugging_face::TOKENIZER_FILE);
+        if !tokenizer_path.exists() {
+            return Err(TrainerError::RunFile {
+                path: tokenizer_path,
+                reason: NO_TOKENIZER.into(),
+            });
+        }
+        if checkpoint::is_checkpoint(&dir) {
+            checkpoint::verify_files(&dir, &[checkpoint::MODEL_FILE])?;
         }
         let device = device::select(device)?;
-        let (config, _) = hugging_face::read(dir)?;
-        let path = dir.join(hugging_face::TOKENIZER_FILE);
-        let bytes = checkpoint::read_file(dir, hugging_face::TOKENIZER_FILE)?;
-        let tokenizer = Tokenizer::from_bytes(&path, &bytes)?;
+        let (config, _) = hugging_face::read(&dir)?;
+        let bytes = checkpoint::read_file(&dir, hugging_face::TOKENIZER_FILE)?;
+        let tokenizer = Tokenizer::from_bytes(&tokenizer_path, &bytes)?;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(TrainerError::RunFile {
-                path,
+                path: tokenizer_path,
                 reason: format!(
                     "has {} pieces, the model knows {} tokens: they do not belong together",
                     tokenizer.vocab_size(),
@@ -43,10 +52,14 @@ impl TrainedModel {
                 ),
             });
         }
-        let master_weights =
-            weights::load(&dir.join(checkpoint::MODEL_FILE), "", &config, &device)?;
+        // The weights of a directory from elsewhere may be in several files.
+        let master_weights = weights::load(&dir, "", &config, &device)?;
         let weights = master_weights.compute_copy(precision);
         let model = Llama::new(config, weights, ActivationCheckpointing::Full)?;
-        Ok(Self { model, tokenizer })
+        Ok(Self { path: dir, model, tokenizer })
     }
 }
+
+/// What is said where there is no `tokenizer.model`.
+const NO_TOKENIZER: &str = "no such file; text needs the SentencePiece model of the weights (a \
+                            tokenizer.json alone is not read, and a run on random data has none)";

@@ -101,7 +101,7 @@ impl SourceDocuments {
     /// [`SourceDocuments::verify`].
     ///
     /// # Errors
-    /// [`DataError::NoInput`] when the folder is not there, [`DataError::Unfinished`] when it has
+    /// [`DataError::NotMade`] when the folder is not there, [`DataError::Unfinished`] when it has
     /// no manifest, [`DataError::Altered`] naming what is missing, altered or one too many.
     pub fn open(folder: &Path) -> Result<Self> {
         let found = parquet_names(folder)?;
@@ -147,7 +147,7 @@ impl SourceDocuments {
 /// says. A file without a manifest beside it is taken as it is.
 ///
 /// # Errors
-/// [`DataError::NoInput`] when there is none, and the errors of [`SourceDocuments::open`].
+/// [`DataError::NotMade`] when there is none, and the errors of [`SourceDocuments::open`].
 pub fn list_documents(path: &Path, split: Option<Split>) -> Result<Vec<DocumentFile>> {
     let mut files = Vec::new();
     if path.is_file() {
@@ -157,7 +157,7 @@ pub fn list_documents(path: &Path, split: Option<Split>) -> Result<Vec<DocumentF
         // In a data folder there are other files too.
         let documents = Some(path.join("documents")).filter(|folder| folder.is_dir());
         let root = documents.as_deref().unwrap_or(path);
-        for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
+        for entry in walkdir::WalkDir::new(root).follow_links(true).sort_by_file_name() {
             let entry = entry.map_err(|error| DataError::bad_file(root, error))?;
             if entry.file_type().is_dir() && holds_documents(entry.path())? {
                 files.extend(SourceDocuments::open(entry.path())?.files(split).cloned());
@@ -165,12 +165,17 @@ pub fn list_documents(path: &Path, split: Option<Split>) -> Result<Vec<DocumentF
         }
     }
     if files.is_empty() {
-        return Err(DataError::NoInput {
-            key: "documents".into(),
-            pattern: path.display().to_string(),
-        });
+        return Err(not_made(path));
     }
     Ok(files)
+}
+
+fn not_made(path: &Path) -> DataError {
+    DataError::NotMade {
+        path: path.to_owned(),
+        expected: "documents (Parquet with their manifest.json)",
+        command: "data run CONFIG",
+    }
 }
 
 /// A single document file, held against the manifest beside it if there is one.
@@ -205,8 +210,7 @@ fn parquet_names(folder: &Path) -> Result<BTreeSet<OsString>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let pattern = folder.display().to_string();
-            return Err(DataError::NoInput { key: "documents".into(), pattern });
+            return Err(not_made(folder));
         }
         Err(error) => return Err(DataError::io(folder)(error)),
     };
@@ -296,7 +300,7 @@ mod tests {
         assert_eq!(read(&folder.join("b"), Some(Split::Train)).unwrap(), documents("b"));
         assert_eq!(read(&folder.join("b").join(VALIDATION), None).unwrap(), documents("bv"));
         let nothing = list_documents(&folder.join("c"), None).unwrap_err();
-        assert!(matches!(nothing, DataError::NoInput { .. }), "{nothing}");
+        assert!(matches!(nothing, DataError::NotMade { .. }), "{nothing}");
     }
 
     #[test]

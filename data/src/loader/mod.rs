@@ -152,7 +152,7 @@ impl Loader {
     /// Opens every shard of the mixture and checks all of them.
     ///
     /// # Errors
-    /// [`DataError::Config`], [`DataError::NoInput`], [`DataError::Shard`],
+    /// [`DataError::Config`], [`DataError::NotMade`], [`DataError::Shard`],
     /// [`DataError::TokenizerMismatch`] or [`DataError::CorpusTooSmall`].
     pub fn open(config: &MixtureConfig, options: LoaderOptions) -> Result<Self> {
         config.validate()?;

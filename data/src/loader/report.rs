@@ -52,7 +52,7 @@ pub struct MixtureTable<'a> {
 ///
 /// # Errors
 /// [`DataError::Config`](crate::DataError::Config),
-/// [`DataError::NoInput`](crate::DataError::NoInput) when a source has no shards yet, and what is
+/// [`DataError::NotMade`](crate::DataError::NotMade) when a source has no shards yet, and what is
 /// wrong with a manifest.
 pub fn mixture_report(config: &MixtureConfig) -> Result<Vec<SourceReport>> {
     config.validate()?;

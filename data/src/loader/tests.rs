@@ -235,7 +235,7 @@ fn shards_that_do_not_fit_are_refused_before_the_first_batch() {
     assert!(matches!(open(&weightless, options(1)), DataError::Config { .. }));
     let missing =
         MixtureConfig::of(vec![MixtureSource { path: folder.path().join("nothing"), weight: 1.0 }]);
-    assert!(matches!(open(&missing, options(1)), DataError::NoInput { .. }));
+    assert!(matches!(open(&missing, options(1)), DataError::NotMade { .. }));
 
     // One byte of one shard.
     let shard = config.sources[0].path.join("train-00001.arrow");
@@ -244,9 +244,12 @@ fn shards_that_do_not_fit_are_refused_before_the_first_batch() {
     bytes[place] = 40;
     std::fs::write(&shard, &bytes).unwrap();
     let error = open(&config, options(1)).to_string();
-    assert!(error.contains("train-00001.arrow") && error.contains("checksum"), "{error}");
+    assert!(error.contains("train-00001.arrow") && error.contains("altered"), "{error}");
+    std::fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
+    let unchecked = MixtureConfig { verify_checksums: false, ..config.clone() };
+    assert!(open(&unchecked, options(1)).to_string().contains("truncated"));
     std::fs::remove_file(&shard).unwrap();
-    assert!(matches!(open(&config, options(1)), DataError::Io { .. }));
+    assert!(open(&config, options(1)).to_string().contains("missing"));
 }
 
 #[test]
@@ -326,10 +329,21 @@ fn validation_predicts_every_token_but_the_first_once() {
     // One bit per target, 79 targets over 320 bytes.
     let bits = source.bits_per_byte(79.0 * std::f64::consts::LN_2, 79);
     assert!((bits - 79.0 / 320.0).abs() < 1e-12);
-    // Two batches of three windows, spread over all ten.
-    let some: Vec<Batch> = set.batches(0, Some(2)).map(|batch| batch.unwrap()).collect();
-    let firsts: Vec<i32> = some.iter().flat_map(|b| b.inputs.chunks(8).map(|r| r[0])).collect();
-    assert_eq!(firsts, [0, 8, 24, 40, 48, 64]);
+    // Two batches of three windows, spread over all ten; five windows leave a row of padding.
+    let firsts = |most: usize| -> Vec<(i32, usize)> {
+        let batches = set.batches(0, Some(most)).map(|batch| batch.unwrap());
+        let rows = |batch: Batch| {
+            let row = |row: usize| {
+                let targets = &batch.targets[row * 8..][..8];
+                (batch.inputs[row * 8], targets.iter().filter(|target| **target >= 0).count())
+            };
+            (0..3).map(row).collect::<Vec<_>>()
+        };
+        batches.flat_map(rows).collect()
+    };
+    assert_eq!(firsts(6), [(0, 8), (8, 8), (24, 8), (40, 8), (48, 8), (64, 8)]);
+    assert_eq!(firsts(5), [(0, 8), (16, 8), (32, 8), (48, 8), (64, 8), (0, 0)]);
+    assert_eq!(firsts(1), [(0, 8), (0, 0), (0, 0)]);
     assert_eq!(set.batches(7, None).count(), 0);
 
     // Training shards alone are no validation set.

@@ -6,7 +6,7 @@ use super::assemble::Assembler;
 use super::{Batch, LoaderOptions, open_corpora};
 use crate::document::Split;
 use crate::error::{DataError, Result};
-use crate::mixture::MixtureConfig;
+use crate::mixture::{MixtureConfig, SourceOrder};
 
 /// The held-out documents of every source of a mixture. Windows of `seq_len` tokens that do not
 /// overlap, in order; the last one is padded with [`super::IGNORED_TARGET`], so every token but
@@ -33,6 +33,8 @@ pub struct ValidationSource {
     pub sequences: u64,
     /// Targets that count in all windows.
     pub targets: u64,
+    /// Share of the source in the mixture, 0 to 1.
+    pub share: f64,
 }
 
 impl ValidationSource {
@@ -61,8 +63,10 @@ impl ValidationSet {
         config.validate()?;
         options.validate()?;
         let corpora = open_corpora(config, options, Split::Validation)?;
+        let weights: Vec<f64> = config.sources.iter().map(|source| source.weight).collect();
+        let order = SourceOrder::new(&weights);
         let mut sources = Vec::new();
-        for corpus in &corpora {
+        for (index, corpus) in corpora.iter().enumerate() {
             let targets = corpus.tokens().saturating_sub(1);
             if targets == 0 {
                 return Err(DataError::CorpusTooSmall {
@@ -85,6 +89,7 @@ impl ValidationSet {
                 bytes: corpus.text_bytes(),
                 sequences: targets.div_ceil(options.seq_len as u64),
                 targets: targets - masked,
+                share: order.share(index),
             });
         }
         Ok(Self {
@@ -100,17 +105,16 @@ impl ValidationSet {
         &self.sources
     }
 
-    /// The batches of source `source`: all of its windows, or `max_batches` batches of windows
-    /// spread evenly over it. Every batch is full; rows that are left over are padding.
+    /// The batches of source `source`: all of its windows, or `max_sequences` windows spread evenly
+    /// over it. Every batch is full; rows that are left over are padding.
     pub fn batches(
         &self,
         source: usize,
-        max_batches: Option<usize>,
+        max_sequences: Option<usize>,
     ) -> impl Iterator<Item = Result<Batch>> + '_ {
         let batch_size = self.batch_size as u64;
         let all = self.sources.get(source).map_or(0, |source| source.sequences);
-        let wanted =
-            max_batches.map_or(all, |batches| all.min((batches as u64).saturating_mul(batch_size)));
+        let wanted = max_sequences.map_or(all, |most| all.min(most as u64));
         (0..wanted.div_ceil(batch_size)).map(move |batch| {
             let first = batch * batch_size;
             let rows = first..wanted.min(first + batch_size);

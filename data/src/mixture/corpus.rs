@@ -23,7 +23,7 @@ impl Corpus {
     /// counts them, every byte is read.
     ///
     /// # Errors
-    /// [`DataError::NoInput`], [`DataError::Shard`] or [`DataError::TokenizerMismatch`].
+    /// [`DataError::NotMade`], [`DataError::Shard`] or [`DataError::TokenizerMismatch`].
     pub fn open(folder: &Path, split: Split, checksums: Option<&Progress>) -> Result<Self> {
         let manifest = ShardManifest::read(folder)?;
         let shards = manifest.open_shards(folder, split, checksums)?;

@@ -40,7 +40,7 @@ pub enum Explanation {
 /// the search.
 ///
 /// # Errors
-/// [`DataError::NoDocument`] when no step has seen it, [`DataError::NoInput`] when the folder
+/// [`DataError::NoDocument`] when no step has seen it, [`DataError::NotMade`] when the folder
 /// holds no finished run.
 pub fn explain(output: &Path, id: &str, source: Option<&str>) -> Result<Explanation> {
     let wanted = |path: &Path| {
@@ -63,7 +63,7 @@ pub fn explain(output: &Path, id: &str, source: Option<&str>) -> Result<Explanat
     }
     for split in Split::ALL {
         let files = match list_documents(&output.join("documents"), Some(split)) {
-            Err(DataError::NoInput { .. }) if split == Split::Validation => continue,
+            Err(DataError::NotMade { .. }) if split == Split::Validation => continue,
             files => files?,
         };
         for file in files.into_iter().filter(|file| wanted(&file.path)) {

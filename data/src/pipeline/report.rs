@@ -72,11 +72,14 @@ impl WaterfallRow {
 /// [`DataError::Counters`] when in ≠ out + reasons, when a step got something else than the one
 /// before let through, or when the files hold something else than the counters say;
 /// [`DataError::Altered`] naming the file that is not as it was written;
-/// [`DataError::NoInput`] when there are no statistics.
+/// [`DataError::NotMade`] when there are no statistics.
 pub fn report(output: &Path) -> Result<Waterfall> {
     let folder = stats_folder(output);
-    let nothing =
-        || DataError::NoInput { key: "statistics".into(), pattern: folder.display().to_string() };
+    let nothing = || DataError::NotMade {
+        path: folder.clone(),
+        expected: "statistics of sources",
+        command: "data run CONFIG",
+    };
     let mut sources = Vec::new();
     for entry in walkdir::WalkDir::new(&folder).min_depth(1).max_depth(1).sort_by_file_name() {
         let entry = entry.map_err(|_| nothing())?;
@@ -108,7 +111,7 @@ pub(super) fn report_of(output: &Path, sources: &[&str]) -> Result<Waterfall> {
 fn read_source(layout: &Layout) -> Result<WaterfallRow> {
     let documents = SourceDocuments::open(&layout.documents()).map_err(|error| match error {
         // Nothing of it was finished yet.
-        DataError::NoInput { .. } => DataError::Unfinished {
+        DataError::NotMade { .. } => DataError::Unfinished {
             path: layout.output().to_owned(),
             source_name: layout.source().to_owned(),
         },

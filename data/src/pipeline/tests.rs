@@ -363,7 +363,7 @@ fn counters_that_were_tampered_with_are_noticed() {
     fs::write(&path, text.replace("\"docs_in\": 14", "\"docs_in\": 15")).unwrap();
     let error = report(&output).unwrap_err();
     assert!(matches!(&error, DataError::Altered { path: named, .. } if *named == path), "{error}");
-    assert!(matches!(report(&output.join("nothing")), Err(DataError::NoInput { .. })));
+    assert!(matches!(report(&output.join("nothing")), Err(DataError::NotMade { .. })));
     // Counters with a checksum of their own, that do not add up.
     let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
     record.as_object_mut().unwrap().remove("checksum");

@@ -106,16 +106,17 @@ impl ShardManifest {
     /// Reads the manifest of `folder`.
     ///
     /// # Errors
-    /// [`DataError::NoInput`] when there is none, [`DataError::Altered`] or
+    /// [`DataError::NotMade`] when there is none, [`DataError::Altered`] or
     /// [`DataError::BadFile`] when it is not as it was written, [`DataError::Shard`] when it is of
     /// another version.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = Self::path(folder);
         let manifest: Self = match read_json(&path, TOKENIZE_AGAIN) {
             Err(missing) if missing.is_not_found() => {
-                return Err(DataError::NoInput {
-                    key: "token shards".into(),
-                    pattern: path.display().to_string(),
+                return Err(DataError::NotMade {
+                    path,
+                    expected: "the token shards of a source with their manifest.json",
+                    command: "tokenize CONFIG",
                 });
             }
             manifest => manifest?,

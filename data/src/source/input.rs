@@ -112,7 +112,7 @@ fn split_pattern(key: &str, pattern: &Path) -> Result<(PathBuf, Option<GlobMatch
     Ok((base, Some(matcher)))
 }
 
-fn describe(path: &Path, base: &Path) -> Result<Input> {
+pub(super) fn describe(path: &Path, base: &Path) -> Result<Input> {
     let metadata = std::fs::metadata(path).map_err(DataError::io(path))?;
     let below = path.strip_prefix(base).unwrap_or(path);
     let name = if below.as_os_str().is_empty() {

@@ -12,6 +12,7 @@ mod description;
 pub(crate) mod model_proto;
 pub(crate) mod sample;
 mod stream;
+mod tokenizer_json;
 pub(crate) mod train;
 pub(crate) mod trainer_log;
 pub(crate) mod word_cache;
@@ -75,10 +76,18 @@ impl Tokenizer {
     /// Reads a SentencePiece `.model` file. One that was trained here must be as it was written.
     ///
     /// # Errors
-    /// [`DataError::Io`] when it cannot be read, [`DataError::Altered`] when it is not as it was
-    /// written, [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::NotMade`] when there is none, [`DataError::Io`] when it cannot be read,
+    /// [`DataError::Altered`] when it is not as it was written, [`DataError::Tokenizer`] when it is no
+    /// model.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => DataError::NotMade {
+                path: path.to_owned(),
+                expected: "a SentencePiece model",
+                command: "tokenizer train CONFIG",
+            },
+            _ => DataError::io(path)(error),
+        })?;
         Description::check(path, &bytes)?;
         Self::from_bytes(path, &bytes)
     }
@@ -138,6 +147,17 @@ impl Tokenizer {
     /// The bytes of that file, as they were read.
     pub fn model(&self) -> &[u8] {
         &self.model
+    }
+
+    /// The `tokenizer.json` with which Hugging Face's `tokenizers` gives the ids of this tokenizer for
+    /// every text. None for a model that cannot be written that way; all that this program trains can.
+    pub fn tokenizer_json(&self) -> Option<String> {
+        let model = model_proto::read(&self.path, &self.model).ok()?;
+        tokenizer_json::tokenizer_json(&model, self.bos)
+            .inspect_err(|reason| {
+                tracing::debug!(path = %self.path.display(), reason, "no tokenizer.json");
+            })
+            .ok()
     }
 
     /// Entries of the vocabulary.

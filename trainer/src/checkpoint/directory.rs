@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use altiplano_data::atomic_file::{remove_unfinished, sync_folder};
 use altiplano_data::lock::FolderLock;
 
-use super::DONE_FILE;
+use super::{DONE_FILE, hugging_face, is_checkpoint};
 use crate::error::{Result, TrainerError};
 
 /// Begins the name of a directory that is being written or deleted.
@@ -64,8 +64,11 @@ fn names(dir: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// When the directory cannot be read. A run without checkpoints has an empty list.
 pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let dir = checkpoints_dir(run_dir);
-    let steps = names(&dir)?.into_iter().filter_map(|name| Some((step_of(&name)?, dir.join(name))));
+    list_in(&checkpoints_dir(run_dir))
+}
+
+fn list_in(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let steps = names(dir)?.into_iter().filter_map(|name| Some((step_of(&name)?, dir.join(name))));
     let mut found: Vec<_> = steps.filter(|(_, path)| path.join(DONE_FILE).is_file()).collect();
     found.sort();
     Ok(found)
@@ -79,6 +82,31 @@ pub fn latest(run_dir: &Path) -> Result<PathBuf> {
     match list(run_dir)?.pop() {
         Some((_, path)) => Ok(path),
         None => Err(TrainerError::NoCheckpoint { path: checkpoints_dir(run_dir) }),
+    }
+}
+
+/// The directory of the model that `path` stands for: `path` itself when it is a checkpoint or a
+/// Hugging Face directory, the newest checkpoint when it is a run or the `checkpoints` of one.
+///
+/// # Errors
+/// [`TrainerError::NotACheckpoint`] when it is none of these, or a run that has none yet.
+pub fn find(path: &Path) -> Result<PathBuf> {
+    let none = |found: &str| {
+        Err(TrainerError::NotACheckpoint { path: path.to_path_buf(), found: found.into() })
+    };
+    if !path.is_dir() {
+        return none(if path.exists() { "is a file" } else { "does not exist" });
+    }
+    if hugging_face::is_model(path) || is_checkpoint(path) {
+        return Ok(path.to_path_buf());
+    }
+    let below = checkpoints_dir(path);
+    let is_run = below.is_dir() || path.join("config.yaml").exists();
+    let dir = if is_run { below } else { path.to_path_buf() };
+    match list_in(&dir)?.pop() {
+        Some((_, newest)) => Ok(newest),
+        None if is_run => none("is a run without a finished checkpoint"),
+        None => none("has no config.json and no checkpoints in it"),
     }
 }
 
@@ -111,15 +139,21 @@ pub fn recover(run_dir: &Path, _lock: &RunLock) -> Result<()> {
     Ok(())
 }
 
-/// Deletes old checkpoints: the `keep_last` newest stay, at least one, and those at multiples of
-/// `keep_every` (0: none). Gives the paths that are gone.
+/// Deletes old checkpoints: the `keep_last` newest stay, at least one, those at multiples of
+/// `keep_every` (0: none), and that of the step `best`. Gives the paths that are gone.
 ///
 /// # Errors
 /// When a directory cannot be deleted.
-pub fn prune(run_dir: &Path, keep_last: usize, keep_every: u64) -> Result<Vec<PathBuf>> {
+pub fn prune(
+    run_dir: &Path,
+    keep_last: usize,
+    keep_every: u64,
+    best: Option<u64>,
+) -> Result<Vec<PathBuf>> {
     let mut old = list(run_dir)?;
     old.truncate(old.len().saturating_sub(keep_last.max(1)));
     old.retain(|(step, _)| keep_every == 0 || !step.is_multiple_of(keep_every));
+    old.retain(|(step, _)| Some(*step) != best);
     let dir = checkpoints_dir(run_dir);
     let mut gone = Vec::new();
     for (step, path) in old {
@@ -191,16 +225,46 @@ mod tests {
     }
 
     #[test]
-    fn pruning_keeps_the_newest_and_the_milestones() {
-        for (keep_last, keep_every, left) in [
-            (2, 0, vec![50, 60]),
-            (0, 0, vec![60]),
-            (1, 30, vec![30, 60]),
-            (1, 20, vec![20, 40, 60]),
-            (9, 0, vec![10, 20, 30, 40, 50, 60]),
+    fn a_run_stands_for_its_newest_checkpoint() {
+        let run = run_with(&[10, 20]);
+        let dir = checkpoints_dir(run.path());
+        let newest = dir.join(step_name(20));
+        assert_eq!(find(run.path()).unwrap(), newest);
+        assert_eq!(find(&dir).unwrap(), newest);
+        assert_eq!(find(&dir.join(step_name(10))).unwrap(), dir.join(step_name(10)));
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("config.json"), "{}").unwrap();
+        assert_eq!(find(elsewhere.path()).unwrap(), elsewhere.path());
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_says_what_was_expected() {
+        let run = run_with(&[]);
+        let says = |path: &Path, words: &str| {
+            let error = find(path).unwrap_err().to_string();
+            let expected = ["altiplano train", "Hugging Face", words];
+            assert!(expected.iter().all(|words| error.contains(words)), "{error}");
+        };
+        says(run.path(), "has no config.json and no checkpoints");
+        says(&run.path().join("nothing"), "does not exist");
+        fs::write(run.path().join("config.yaml"), "").unwrap();
+        says(run.path(), "a run without a finished checkpoint");
+        says(&run.path().join("config.yaml"), "is a file");
+    }
+
+    #[test]
+    fn pruning_keeps_the_newest_the_milestones_and_the_best() {
+        for (keep_last, keep_every, best, left) in [
+            (2, 0, None, vec![50, 60]),
+            (0, 0, None, vec![60]),
+            (1, 30, None, vec![30, 60]),
+            (1, 20, None, vec![20, 40, 60]),
+            (1, 0, Some(20), vec![20, 60]),
+            (2, 0, Some(60), vec![50, 60]),
+            (9, 0, None, vec![10, 20, 30, 40, 50, 60]),
         ] {
             let run = run_with(&[10, 20, 30, 40, 50, 60]);
-            let gone = prune(run.path(), keep_last, keep_every).unwrap();
+            let gone = prune(run.path(), keep_last, keep_every, best).unwrap();
             assert_eq!(steps(&run), left, "keep_last {keep_last}, keep_every {keep_every}");
             assert_eq!(gone.len() + left.len(), 6);
             assert_eq!(names(&checkpoints_dir(run.path())).unwrap().len(), left.len());

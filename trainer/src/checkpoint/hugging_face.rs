@@ -3,9 +3,13 @@
 //! `config.json` carries both spellings in use: `torch_dtype` and top-level `rope_theta` for
 //! transformers 4 and the servers that read the same keys, `dtype` and `rope_parameters` for
 //! transformers 5.
+//!
+//! The tokenizer is there twice: as SentencePiece's model and as `tokenizer.json`, for readers that
+//! know only that. Both give the same ids for every text.
 
 use std::path::{Path, PathBuf};
 
+use altiplano_data::Tokenizer;
 use altiplano_model::config::LlamaConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -32,8 +36,13 @@ impl Default for SpecialTokens {
     }
 }
 
-/// Writes `config.json`, `generation_config.json` and, with a tokenizer, the bytes of its model,
-/// `tokenizer_config.json` and `special_tokens_map.json`.
+/// Whether the directory holds a model as Hugging Face's libraries expect it.
+pub fn is_model(dir: &Path) -> bool {
+    dir.join(CONFIG_FILE).exists()
+}
+
+/// Writes `config.json`, `generation_config.json` and, with a tokenizer, the bytes of its model, the
+/// same as `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -41,7 +50,7 @@ pub fn write(
     files: &mut CheckpointFiles,
     model: &LlamaConfig,
     tokens: SpecialTokens,
-    tokenizer: Option<&[u8]>,
+    tokenizer: Option<&Tokenizer>,
 ) -> Result<()> {
     write_json(files, CONFIG_FILE, &config_json(model, tokens))?;
     write_json(
@@ -57,30 +66,45 @@ pub fn write(
     let Some(tokenizer) = tokenizer else {
         return Ok(());
     };
-    files.write_bytes(TOKENIZER_FILE, tokenizer)?;
-    write_json(
-        files,
-        "tokenizer_config.json",
-        &json!({
-            "tokenizer_class": "LlamaTokenizer",
-            "add_bos_token": true,
-            "add_eos_token": false,
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "pad_token": null,
-            "clean_up_tokenization_spaces": false,
-            // The ids of plain SentencePiece.
-            "legacy": true,
-            "model_max_length": model.max_seq_len,
-            "sp_model_kwargs": {},
-        }),
-    )?;
-    write_json(
-        files,
-        "special_tokens_map.json",
-        &json!({ "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>" }),
-    )
+    files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
+    let json = tokenizer.tokenizer_json();
+    // transformers 5 makes merges and a normalizer of its own for LlamaTokenizer and then differs where
+    // spaces lead or repeat; this class takes tokenizer.json as it is.
+    let class = match json {
+        Some(_) => "PreTrainedTokenizerFast",
+        None => "LlamaTokenizer",
+    };
+    if let Some(json) = json {
+        files.write_bytes("tokenizer.json", json.as_bytes())?;
+    }
+    let name = |id: Option<u32>| Some(tokenizer.piece(id?)?.text.as_str());
+    let marks = [
+        ("bos_token", name(tokenizer.bos_id())),
+        ("eos_token", name(tokenizer.eos_id())),
+        ("unk_token", name(Some(tokenizer.unk_id()))),
+    ];
+    let mut config = json!({
+        "tokenizer_class": class,
+        "add_bos_token": tokenizer.bos_id().is_some(),
+        "add_eos_token": false,
+        "pad_token": null,
+        "clean_up_tokenization_spaces": false,
+        // `<s>` in a text is text.
+        "split_special_tokens": true,
+        // The ids of plain SentencePiece.
+        "legacy": true,
+        "model_max_length": model.max_seq_len,
+        "sp_model_kwargs": {},
+    });
+    let mut map = json!({});
+    for (key, name) in marks {
+        config[key] = json!(name);
+        if let Some(name) = name {
+            map[key] = json!(name);
+        }
+    }
+    write_json(files, "tokenizer_config.json", &config)?;
+    write_json(files, "special_tokens_map.json", &map)
 }
 
 /// The version whose keys are written.
@@ -274,19 +298,15 @@ mod tests {
     #[test]
     fn the_shape_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let out = dir.path();
         let tokens = SpecialTokens { bos: 5, eos: 6 };
-        write(&mut CheckpointFiles::new(out), &model(), tokens, Some(b"pieces")).unwrap();
+        write(&mut CheckpointFiles::new(dir.path()), &model(), tokens, None).unwrap();
+        assert!(is_model(dir.path()));
         assert_eq!(
-            read(out).unwrap(),
+            read(dir.path()).unwrap(),
             (LlamaConfig { hidden_dim: Some(11008), ..model() }, tokens)
         );
-        assert_eq!(fs::read(out.join(TOKENIZER_FILE)).unwrap(), b"pieces");
-        let names = ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
-        for name in names {
-            let text = fs::read_to_string(out.join(name)).unwrap();
-            assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{name}");
-        }
+        let text = fs::read_to_string(dir.path().join("generation_config.json")).unwrap();
+        assert!(serde_json::from_str::<Value>(&text).unwrap().is_object());
     }
 
     #[test]

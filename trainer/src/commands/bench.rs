@@ -145,7 +145,8 @@ that of the kernels used where cuBLASLt is missing.";
 #[derive(Debug, Args)]
 #[command(after_help = GENERATE_EXAMPLE)]
 pub(super) struct GenerateArgs {
-    /// The checkpoint: a Hugging Face directory with tokenizer.model.
+    /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
+    /// directory with tokenizer.model.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// Tokens of the prompt.
@@ -170,7 +171,7 @@ pub(super) struct GenerateArgs {
 
 const GENERATE_EXAMPLE: &str = "\
 Example:
-  altiplano bench generate --checkpoint runs/quickstart/checkpoints/step_00001000";
+  altiplano bench generate --checkpoint runs/quickstart";
 
 pub(super) fn run(command: BenchCommand) -> Result<()> {
     match command {

@@ -2,28 +2,38 @@
 
 use std::path::PathBuf;
 
-use altiplano_data::document::list_documents;
+use altiplano_data::document::Split;
 use altiplano_data::progress::{Progress, ProgressMode, Work};
 use altiplano_model::Precision;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::output::{print_json, print_line};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::eval::{Score, Windows, score_documents};
+use crate::eval_documents::read_documents;
 use crate::trained_model::TrainedModel;
 
 /// Loss, perplexity and bits per byte of a checkpoint on held-out documents.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct EvalArgs {
-    /// The checkpoint: a Hugging Face directory with tokenizer.model.
+    /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
+    /// directory with tokenizer.model.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
-    /// Document files (Parquet), or directories of them.
+    /// Data directories, of which the held-out documents are scored, or files that are scored whole:
+    /// text, JSON lines (*.jsonl, text in `text`) or Parquet (text in the column `text`).
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     documents: Vec<PathBuf>,
+    /// Which documents of a data directory are scored.
+    #[arg(long, value_enum, default_value_t = SplitName::Validation)]
+    split: SplitName,
+    /// Leave the end mark of documents out, for a model that was trained on shards without one
+    /// (`shards.add_eos: false`). By default its prediction counts, as in training and validation.
+    #[arg(long)]
+    no_end_mark: bool,
     /// Tokens the model sees at once. Default: the model's context.
     #[arg(long)]
     context: Option<usize>,
@@ -48,9 +58,16 @@ pub struct EvalArgs {
 }
 
 const EXAMPLE: &str = "\
-Example:
-  altiplano eval --checkpoint runs/quickstart/checkpoints/step_00001000 \\
-      --documents runs/quickstart/data/documents/*/validation-*.parquet";
+Examples:
+  altiplano eval --checkpoint runs/quickstart --documents runs/quickstart/data
+  altiplano eval --checkpoint runs/quickstart/checkpoints/step_00001000 --documents README.md";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SplitName {
+    Train,
+    Validation,
+    All,
+}
 
 /// Runs the command.
 pub fn run(args: EvalArgs) -> Result<()> {
@@ -69,7 +86,14 @@ pub fn run(args: EvalArgs) -> Result<()> {
             message: format!("--stride {stride}: must be 1 to the context, {context}"),
         });
     }
-    let documents = read_documents(&args.documents)?;
+    let split = match args.split {
+        SplitName::Train => Some(Split::Train),
+        SplitName::Validation => Some(Split::Validation),
+        SplitName::All => None,
+    };
+    let read = read_documents(&args.documents, split)?;
+    let documents = &read.documents;
+    let end_mark = !args.no_end_mark && trained.tokenizer.eos_id().is_some();
     let windows = Windows { context, stride, batch: args.batch };
     let bytes = documents.iter().map(|(_, text)| text.len() as u64).sum();
     let count = documents.len() as u64;
@@ -78,8 +102,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let scores = score_documents(
         &trained.model,
         &trained.tokenizer,
-        &documents,
+        documents,
         windows,
+        end_mark,
         |share, ended| {
             progress.set_done((share * bytes as f64) as u64);
             progress.items_done(ended);
@@ -87,6 +112,14 @@ pub fn run(args: EvalArgs) -> Result<()> {
     )?;
     progress.finish(&format!("{count} documents"));
 
+    print_line(&format!("checkpoint: {}", trained.path.display()))?;
+    for origin in &read.origins {
+        print_line(&format!("scored: {origin}"))?;
+    }
+    print_line(match end_mark {
+        true => "tokens: those of the text and the end mark of each document",
+        false => "tokens: those of the text, without an end mark",
+    })?;
     print_line(&format!(
         "{:<16} {:>9} {:>10} {:>10} {:>8} {:>11} {:>14}",
         "source", "documents", "bytes", "tokens", "loss", "perplexity", "bits per byte"
@@ -110,22 +143,10 @@ pub fn run(args: EvalArgs) -> Result<()> {
         return Ok(());
     }
     let mut object = json!(scores);
-    object["checkpoint"] = json!(args.checkpoint);
+    object["checkpoint"] = json!(trained.path);
+    object["scored"] = json!(read.origins);
+    object["end_mark"] = json!(end_mark);
     object["context"] = json!(context);
     object["stride"] = json!(stride);
     print_json(&object)
-}
-
-/// Source and text of every document of `paths`, in the order given.
-fn read_documents(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
-    let mut documents = Vec::new();
-    for path in paths {
-        for file in list_documents(path, None)? {
-            for document in file.reader()? {
-                let document = document?;
-                documents.push((document.source, document.text));
-            }
-        }
-    }
-    Ok(documents)
 }

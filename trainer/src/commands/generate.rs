@@ -16,7 +16,8 @@ use crate::trained_model::TrainedModel;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct GenerateArgs {
-    /// The checkpoint: a Hugging Face directory with tokenizer.model.
+    /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
+    /// directory with tokenizer.model.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// The beginning of the text.
@@ -56,7 +57,7 @@ pub struct GenerateArgs {
 
 const EXAMPLE: &str = "\
 Example:
-  altiplano generate --checkpoint runs/quickstart/checkpoints/step_00001000 \\
+  altiplano generate --checkpoint runs/quickstart \\
       --prompt \"The people\" --max-tokens 64 --temperature 0.7";
 
 /// Runs the command.
@@ -69,7 +70,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         return invalid(format!("--top-p {}: must be from 0 to 1", args.top_p));
     }
     use_threads(args.threads)?;
-    let TrainedModel { model, tokenizer } =
+    let TrainedModel { model, tokenizer, .. } =
         TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
     let mut sampler = Sampler::new(SamplerConfig {
         temperature: args.temperature,
@@ -89,9 +90,10 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         &args.stop,
         &mut sampler,
         |piece| {
-            if !args.json && streamed.is_ok() {
+            if !args.json && streamed.is_ok() && !piece.is_empty() {
                 streamed = print(piece.as_bytes());
             }
+            streamed.is_ok()
         },
     )?;
     streamed?;

@@ -8,7 +8,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::load::Problem;
 use super::locate::{Part, Position, check_unique_keys, key_exists, position};
-use super::path::normalize;
+use super::path::{directory_of, normalize};
 use crate::error::{Result, TrainerError};
 
 /// Longest configuration file in bytes.
@@ -148,14 +148,13 @@ impl Document {
         Ok(())
     }
 
-    /// What the paths at `key` are relative to: the directory of the file the value is written in,
-    /// the current directory for an override.
+    /// What the paths at `key` are relative to: the directory in which the file lies that the value is
+    /// written in, the current directory for an override.
     fn directory(&self, key: &[String]) -> PathBuf {
         if self.overridden(key).is_some() {
             return PathBuf::new();
         }
-        let file = self.included(key).map_or(&self.file, |include| &include.file);
-        file.parent().map(Path::to_path_buf).unwrap_or_default()
+        directory_of(self.included(key).map_or(&self.file, |include| &include.file))
     }
 
     fn overridden(&self, key: &[String]) -> Option<&Override> {
