@@ -37,7 +37,7 @@ pub struct TrainConfig {
     /// Number format of matrix products: `bf16` or `f32`. Default `bf16`.
     #[serde(default = "default_precision")]
     pub precision: Precision,
-    /// What a layer keeps for its backward pass: `none`, `selective` or `full`; less memory for
+    /// What a layer saves for its backward pass: `none`, `selective` or `full`; less memory for
     /// more time, the same gradients. Default `none`.
     #[serde(default = "default_activation_checkpointing")]
     pub activation_checkpointing: ActivationCheckpointing,
