@@ -142,6 +142,14 @@ impl EveryCommand {
                 "",
             ),
             (format!("generate --checkpoint {checkpoint} --prompt The --max-tokens 3"), ""),
+            (
+                format!(
+                    "export --checkpoint {checkpoint} --format gguf --type q8_0 --output out.gguf \
+                     --overwrite"
+                ),
+                "",
+            ),
+            (format!("import --from hf {checkpoint} --output imported --overwrite"), ""),
             (format!("estimate {estimated}"), ""),
             ("devices".to_owned(), ""),
             (format!("bench train {config} --warmup 0"), ""),

@@ -66,6 +66,14 @@ pub enum TrainerError {
         /// The run directory.
         path: PathBuf,
     },
+    /// An export or import would write over something.
+    #[error("{}: {what}", path.display())]
+    OutputExists {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is there and what to do.
+        what: String,
+    },
     /// A plot cannot be drawn.
     #[error("{}: cannot draw the plot: {reason}", path.display())]
     Plot {

@@ -27,6 +27,7 @@
 //! | [`train_loop`] | a whole run: started, resumed, extended |
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
+//! | [`interop`] | models of other programs: export and import |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -76,6 +77,8 @@ pub mod train_loop;
 pub mod batch_dump;
 
 pub mod trained_model;
+
+pub mod interop;
 
 pub mod eval_documents;
 

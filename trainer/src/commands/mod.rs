@@ -8,7 +8,9 @@ mod data;
 mod devices;
 mod estimate;
 mod eval;
+mod export;
 mod generate;
+mod import;
 mod output;
 mod threads;
 mod tokenize;
@@ -55,6 +57,8 @@ enum Command {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
     Estimate(estimate::EstimateArgs),
     Devices(devices::DevicesArgs),
     /// Measure speed and memory of training, attention and generation.
@@ -96,6 +100,8 @@ impl Cli {
             Command::Tokenize(args) => tokenize::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Generate(args) => generate::run(args),
+            Command::Export(args) => export::run(args),
+            Command::Import(args) => import::run(args),
             Command::Estimate(args) => estimate::run(args),
             Command::Devices(args) => devices::run(args),
             Command::Bench(command) => bench::run(command),
