@@ -167,7 +167,9 @@ fn refused(chain: &Chain, path: &Path, refusing: &[Command]) {
     };
     with_flipped(PLACE, refusing);
     if let Some(first) = refusing.first() {
-        MORE_PLACES.map(|share| with_flipped(share, &[*first]));
+        for share in MORE_PLACES {
+            with_flipped(share, &[*first]);
+        }
     }
 }
 
