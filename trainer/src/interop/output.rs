@@ -24,7 +24,8 @@ impl OutputDirectory {
     /// [`TrainerError::OutputExists`], or when the directory cannot be made.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
         if path.file_name().is_none() {
-            let message = format!("--output {}: expected a path that ends in a name", path.display());
+            let message =
+                format!("--output {}: expected a path that ends in a name", path.display());
             return Err(TrainerError::Usage { message });
         }
         check_free(path, overwrite)?;
