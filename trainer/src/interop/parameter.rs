@@ -71,11 +71,6 @@ impl Shape {
     pub fn dimensions(&self) -> Vec<usize> {
         if self.is_vector { vec![self.columns] } else { vec![self.rows, self.columns] }
     }
-
-    /// Elements.
-    pub fn count(&self) -> usize {
-        self.rows * self.columns
-    }
 }
 
 const fn row(

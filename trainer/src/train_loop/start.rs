@@ -88,7 +88,7 @@ pub fn resume(
         ));
     }
     let resumed = Resumed { state, changes, directory_step: step };
-    Run::open(config, dir, trainer, Some(resumed), lock, lines)?.finish()
+    Run::open(config, dir, trainer, Some(resumed), lock, lines)?.train()
 }
 
 /// Trains from the first step in a directory without a finished checkpoint.
@@ -101,7 +101,7 @@ fn start(config: TrainConfig, dir: PathBuf, lock: RunLock, device: &Device) -> R
     let (weights, about) = starting_weights(&config, device)?;
     lines.extend(about);
     let trainer = Trainer::start_from(&config, weights)?;
-    Run::open(config, dir, trainer, None, lock, lines)?.finish()
+    Run::open(config, dir, trainer, None, lock, lines)?.train()
 }
 
 /// The configuration a checkpoint was written with.

@@ -374,6 +374,26 @@ mod tests {
         }
     }
 
+    /// Whatever single byte changes, tensors lie inside the file or it is an error.
+    #[test]
+    fn changed_bytes_are_never_more_than_an_error() {
+        let keys = [header(2, 1), text("k"), vec![9, 0, 0, 0, 8, 0, 0, 0, 1], vec![0; 7], text("v")];
+        let mut whole = keys.concat();
+        whole.extend([tensor("a", &[4, 2], 0, 0), tensor("b", &[32], 8, 32)].concat());
+        whole.resize(whole.len().next_multiple_of(32) + 66, 0);
+        assert!(parse(&whole).is_ok());
+        for at in 0..whole.len() {
+            for value in 0..=u8::MAX {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                if let Ok(contents) = parse(&changed) {
+                    let inside = |place: &TensorPlace| place.bytes.end <= changed.len();
+                    assert!(contents.tensors.values().all(inside), "{at}: {value}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_header_that_lies_is_refused() {
         refused(b"GGUX", "is not a GGUF file");

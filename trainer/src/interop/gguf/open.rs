@@ -1,6 +1,6 @@
 //! A GGUF file as a model.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::path::Path;
 
 use altiplano_model::LlamaConfig;
@@ -180,9 +180,9 @@ impl Header {
             let found = "a table of factors of the rotary embedding";
             return Err(tensor_error(self.path(), ROPE_FACTORS, found, "no rope scaling"));
         }
-        let known: BTreeMap<String, ()> =
-            Parameter::all(n_layers).map(|parameter| (parameter.gguf(), ())).collect();
-        match self.contents.tensors.keys().find(|name| !known.contains_key(*name)) {
+        let known: HashSet<String> =
+            Parameter::all(n_layers).map(|parameter| parameter.gguf()).collect();
+        match self.contents.tensors.keys().find(|name| !known.contains(*name)) {
             None => Ok(()),
             Some(name) => {
                 let expected = "only the parameters of a LLaMA without biases";

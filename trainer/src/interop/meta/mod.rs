@@ -18,9 +18,8 @@ mod params;
 mod pickle;
 mod write;
 
-pub use archive::{Archive, StoredTensor};
 pub use open::open;
-pub use pickle::{MAX_BYTES, Tensor, read_state_dict};
+pub use pickle::{Tensor, read_state_dict};
 pub use write::{MetaOptions, write};
 
 const PARAMS_FILE: &str = "params.json";

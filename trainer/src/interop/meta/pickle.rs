@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use altiplano_model::quantize::StoredAs;
 
 /// Largest pickle that is read. That of the largest LLaMA has 100 kB.
-pub const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 16 << 20;
 
 /// A tensor of a state dict: a view of the elements of a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -496,6 +496,19 @@ mod tests {
         let negative =
             [&b"}("[..], &text("a"), &negative[..at], b"\x8a\x01\xff", &negative[at + 2..], b"u."];
         refused(&negative.concat(), "where a size is expected");
+    }
+
+    /// Whatever single byte changes, it is a state dict or an error.
+    #[test]
+    fn changed_bytes_are_never_more_than_an_error() {
+        let whole = state_dict();
+        for at in 0..whole.len() {
+            for value in 0..=u8::MAX {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                let _ = read_state_dict(&changed);
+            }
+        }
     }
 
     /// Deep nesting, sharing and cycles cost no more than their instructions.
