@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -63,6 +64,55 @@ impl Finished {
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(self.stdout.lines().last().unwrap()).unwrap()
+    }
+}
+
+/// A command that is running, with what it wrote so far.
+pub struct Running {
+    child: Child,
+    stdout: tempfile::NamedTempFile,
+    stderr: tempfile::NamedTempFile,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let [stdout, stderr] = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+        let to = |file: &tempfile::NamedTempFile| Stdio::from(file.reopen().unwrap());
+        let child = command.stdout(to(&stdout)).stderr(to(&stderr)).spawn().unwrap();
+        Self { child, stdout, stderr }
+    }
+
+    /// Waits until `reached` says so of standard error.
+    #[track_caller]
+    pub fn wait_until(&mut self, reached: impl Fn(&str) -> bool) {
+        let written = || fs::read_to_string(self.stderr.path()).unwrap();
+        for _ in 0..2400 {
+            if reached(&written()) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("ended early with {status}: {}", written());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.child.kill().unwrap();
+        panic!("waited for two minutes: {}", written());
+    }
+
+    /// Sends a signal: `TERM`.
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("bash").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// Waits for the end.
+    pub fn finish(mut self) -> Finished {
+        let status = self.child.wait().unwrap();
+        Finished {
+            code: status.code(),
+            stdout: fs::read_to_string(self.stdout.path()).unwrap(),
+            stderr: fs::read_to_string(self.stderr.path()).unwrap(),
+        }
     }
 }
 
@@ -178,6 +228,12 @@ impl SmallRun {
         self.dir.path().join("runs").join(name)
     }
 
+    /// Steps of the finished checkpoints.
+    pub fn checkpoints(&self, name: &str) -> Vec<u64> {
+        let list = altiplano_trainer::checkpoint::list(&self.run_dir(name)).unwrap();
+        list.into_iter().map(|(step, _)| step).collect()
+    }
+
     /// Checkpoint directory of a step.
     pub fn checkpoint(&self, name: &str, step: u64) -> PathBuf {
         self.run_dir(name).join(format!("checkpoints/step_{step:08}"))
@@ -208,6 +264,10 @@ impl SmallRun {
         ["model.safetensors", "optimizer.safetensors"].map(|file| fs::read(dir.join(file)).unwrap())
     }
 }
+
+/// A small n-gram model in the text form of other tools.
+pub const ARPA: &str = "\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n-1 <unk>\n-99 <s> -0.5\n\
+                        -1 </s>\n-0.9 the -0.2\n\n\\2-grams:\n-0.3 <s> the\n\n\\end\\\n";
 
 /// Copies a folder with everything in it.
 pub fn copy_dir(from: &Path, to: &Path) {

@@ -12,6 +12,7 @@ mod cuda;
 mod data;
 mod devices;
 mod every_command;
+mod export_import;
 mod harness;
 mod interop;
 mod limits;
@@ -19,5 +20,8 @@ mod numeric;
 mod readme;
 mod reports;
 mod resume;
+mod run_changes;
+#[cfg(unix)]
+mod signals;
 mod terminal;
 mod training;

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     fatal_signals::install();
     init_log();
     let ended = std::panic::catch_unwind(|| match Cli::try_parse() {
-        Ok(cli) => cli.run().map(|()| ExitCode::SUCCESS),
+        Ok(cli) => cli.run().map(|outcome| ExitCode::from(outcome.exit_status())),
         Err(answer) => print_answer(&answer),
     });
     match ended {

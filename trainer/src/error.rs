@@ -66,6 +66,14 @@ pub enum TrainerError {
         /// The run directory.
         path: PathBuf,
     },
+    /// An export or import would write over something.
+    #[error("{}: {what}", path.display())]
+    OutputExists {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is there and what to do.
+        what: String,
+    },
     /// A plot cannot be drawn.
     #[error("{}: cannot draw the plot: {reason}", path.display())]
     Plot {
@@ -109,10 +117,19 @@ pub enum TrainerError {
         /// What is there instead.
         found: String,
     },
-    /// There is nothing to resume from.
-    #[error("{}: no finished checkpoint here; start the run without --resume", path.display())]
+    /// A run has not finished a checkpoint yet.
+    #[error("{}: no finished checkpoint here", path.display())]
     NoCheckpoint {
         /// The directory that was searched.
+        path: PathBuf,
+    },
+    /// What should be resumed is not a run.
+    #[error(
+        "{}: not a run: it has no config.yaml; start one by `altiplano train CONFIG`",
+        path.display()
+    )]
+    NoRun {
+        /// The directory given.
         path: PathBuf,
     },
 

@@ -7,23 +7,27 @@
 //! |---|---|
 //! | [`error`] | what can go wrong |
 //! | [`fatal_signals`] | signals that would end the process without a word |
+//! | [`signals`] | signals that ask a run to end |
 //! | [`config`] | YAML files, overrides, checks |
 //! | [`timing`] | how long work takes where a device computes |
 //! | [`peak`] | the peak rate of a device, for `mfu` |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`metrics`] | `metrics.jsonl`, peak memory, outliers |
+//! | [`change_log`] | `changes.jsonl`: settings that changed in a run |
 //! | [`tensorboard`] | event files for TensorBoard |
 //! | [`plot`] | `loss.svg` and `loss.png` |
 //! | [`progress`] | what training shows on the terminal |
 //! | [`checkpoint`] | the state of a run on disk |
+//! | [`starting_weights`] | the weights of step 0 |
 //! | [`adamw`] | the update of all parameters |
 //! | [`grad_clip`] | the global norm of the gradient |
 //! | [`train_step`] | one optimizer step |
 //! | [`validation`] | loss on held-out documents during training |
 //! | [`text_generation`] | prompt to text, stop strings |
-//! | [`train_loop`] | a whole run, also resumed |
+//! | [`train_loop`] | a whole run: started, resumed, extended |
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
+//! | [`interop`] | models of other programs: export and import |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -33,6 +37,8 @@
 pub mod error;
 
 pub mod fatal_signals;
+
+pub mod signals;
 
 pub mod config;
 
@@ -46,11 +52,15 @@ pub mod metrics;
 
 pub mod tensorboard;
 
+pub mod change_log;
+
 pub mod plot;
 
 pub mod progress;
 
 pub mod checkpoint;
+
+pub mod starting_weights;
 
 pub mod adamw;
 
@@ -67,6 +77,8 @@ pub mod train_loop;
 pub mod batch_dump;
 
 pub mod trained_model;
+
+pub mod interop;
 
 pub mod eval_documents;
 

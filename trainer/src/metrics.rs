@@ -239,6 +239,26 @@ pub fn read_metrics(path: &Path) -> Result<History> {
     Ok(history)
 }
 
+/// The step of the last whole line of a `metrics.jsonl`, whatever the lines before it are; `None`
+/// where there is no step.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn last_logged_step(path: &Path) -> Result<Option<u64>> {
+    #[derive(Deserialize)]
+    struct Step {
+        step: u64,
+    }
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(TrainerError::io(path)(error)),
+    };
+    let lines = bytes.rsplit(|byte| *byte == b'\n');
+    let mut steps = lines.filter_map(|line| serde_json::from_slice::<Step>(line).ok());
+    Ok(steps.next().map(|line| line.step).filter(|step| *step > 0))
+}
+
 /// Calls `visit` with the number, the length and the content of each whole line, or with what is
 /// wrong with it, until it returns false.
 fn for_each_line(
@@ -336,6 +356,17 @@ mod tests {
         steps.for_each(|s| log.append(&step(s)).unwrap());
         log.sync().unwrap();
         (dir, path)
+    }
+
+    #[test]
+    fn the_last_step_is_found_behind_torn_lines() {
+        let (_dir, path) = written(1..=12);
+        assert_eq!(last_logged_step(&path).unwrap(), Some(12));
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend(b"not a line\n{\"step\": 1");
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(last_logged_step(&path).unwrap(), Some(12));
+        assert_eq!(last_logged_step(&path.with_file_name("none")).unwrap(), None);
     }
 
     #[test]

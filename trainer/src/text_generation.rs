@@ -20,7 +20,8 @@ pub struct GeneratedText {
 }
 
 /// Continues `prompt`, handing text to `on_text` as soon as it is certain: never half a character,
-/// never the beginning of a stop string.
+/// never the beginning of a stop string. `on_text` says whether to go on; it gets an empty piece
+/// where a token made no text certain.
 ///
 /// # Errors
 /// When the prompt does not fit into the context or cannot be encoded.
@@ -31,7 +32,7 @@ pub fn generate_text(
     max_tokens: usize,
     stop: &[String],
     sampler: &mut Sampler,
-    mut on_text: impl FnMut(&str) + Send,
+    mut on_text: impl FnMut(&str) -> bool + Send,
 ) -> Result<GeneratedText> {
     let mut ids = tokenizer.encode_document(prompt, true, false)?;
     if ids.is_empty() {
@@ -46,17 +47,14 @@ pub fn generate_text(
     let mut token_ids = Vec::new();
     let mut text = String::new();
     let mut emit = |piece: String, text: &mut String| {
-        if !piece.is_empty() {
-            on_text(&piece);
-            text.push_str(&piece);
-        }
+        text.push_str(&piece);
+        on_text(&piece)
     };
     let end = in_pool(model.device(), || {
         generate(model, &prompt, max_tokens, eos, sampler, |id| {
             token_ids.push(id as u32);
             let piece = stops.push(&decoder.push(id as u32));
-            emit(piece, &mut text);
-            !stops.stopped
+            emit(piece, &mut text) && !stops.stopped
         })
     })?;
     if !stops.stopped {

@@ -1,39 +1,42 @@
-//! A whole run: from a configuration, or from its newest checkpoint, to the last step.
+//! A whole run: from a configuration, or from one of its checkpoints, to the last step.
+
+mod start;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use altiplano_data::loader::MixtureTable;
-use altiplano_data::{Batch, Loader, LoaderOptions, ProgressMode, Tokenizer, ValidationSet};
+use altiplano_data::{Batch, Loader, Tokenizer, ValidationSet};
 use altiplano_model::device;
 use altiplano_model::infer::{Sampler, SamplerConfig};
+
+pub use start::{loader_options, open_loader, resume, train};
 
 use crate::checkpoint::{self, TrainState, hugging_face};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::metrics::{
-    History, InitialMetrics, MetricsLog, StepMetrics, peak_memory_bytes, read_metrics, wall_time,
+    History, InitialMetrics, MetricsLog, StepMetrics, peak_memory_bytes, wall_time,
 };
 use crate::peak::Peak;
 use crate::plot::draw_loss;
 use crate::progress::TrainProgress;
 use crate::schedule::Schedule;
+use crate::signals::{self, Signal};
 use crate::tensorboard::EventFile;
 use crate::text_generation::generate_text;
 use crate::train_step::Trainer;
 use crate::validation::{summary, validate};
-
-/// Set by a signal: the run saves a checkpoint after the step it is in and ends.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TrainReport {
     /// Directory of the run.
     pub run: PathBuf,
-    /// Its newest checkpoint.
-    pub checkpoint: PathBuf,
+    /// Its newest checkpoint; none when it was interrupted before its first step was done.
+    pub checkpoint: Option<PathBuf>,
+    /// The checkpoint with the lowest validation loss, where `checkpoint.keep_best` asks for it.
+    pub best_checkpoint: Option<PathBuf>,
     /// The loss curve.
     pub loss_curve: PathBuf,
     /// Steps done.
@@ -46,8 +49,10 @@ pub struct TrainReport {
     pub tokens_per_second: f64,
     /// Most memory held, in bytes.
     pub peak_memory_bytes: u64,
-    /// Whether the run was interrupted before its last step.
+    /// Whether the run was interrupted before its last step was done.
     pub interrupted: bool,
+    /// The signal that interrupted it.
+    pub signal: Option<Signal>,
 }
 
 /// A run in progress.
@@ -61,76 +66,21 @@ struct Run {
     metrics: MetricsLog,
     events: Option<EventFile>,
     history: History,
-    /// A step that was saved but not logged: a crash in between lost its line.
+    /// The step just done, while its validation is missing: a crash in between loses its line, an
+    /// interrupt leaves it to the process that goes on.
     unlogged: Option<StepMetrics>,
     step: u64,
     tokens: u64,
+    /// Step of the newest checkpoint.
+    saved: Option<u64>,
+    /// What the user is told first.
+    opening_lines: Vec<String>,
     /// Ends with the process; keeps others out of the directory.
     _lock: checkpoint::RunLock,
 }
 
-/// Trains from the first step. A run of that name must not exist yet.
-///
-/// # Errors
-/// Whatever a step fails with; what was saved before is intact.
-pub fn train(config: TrainConfig) -> Result<TrainReport> {
-    let dir = config.run_dir();
-    let lock = checkpoint::lock(&dir)?;
-    if dir.join("config.yaml").exists() {
-        return Err(TrainerError::RunExists { path: dir });
-    }
-    let device = device::select(&config.device)?;
-    let trainer = Trainer::start(&config, &device)?;
-    Run::open(config, dir, trainer, None, lock)?.finish()
-}
-
-/// Goes on from the newest checkpoint of `config`'s run, bit for bit as if it had not stopped.
-///
-/// # Errors
-/// When there is no checkpoint, a file of it is damaged, or the configuration or the corpus is not
-/// the one it was started with.
-pub fn resume(config: TrainConfig) -> Result<TrainReport> {
-    let dir = config.run_dir();
-    let lock = checkpoint::lock(&dir)?;
-    checkpoint::recover(&dir, &lock)?;
-    let path = checkpoint::latest(&dir)?;
-    let state = checkpoint::verify(&path)?;
-    if state.config_hash != config.numeric_hash() {
-        return Err(TrainerError::Checkpoint {
-            path,
-            reason: "was written by a run with other settings that decide its numbers; \
-                     resume without overrides, or start a new run"
-                .into(),
-        });
-    }
-    let device = device::select(&config.device)?;
-    let trainer = Trainer::resume(&config, &path, &state, &device)?;
-    Run::open(config, dir, trainer, Some(state), lock)?.finish()
-}
-
-/// What the loader of a run needs to know of its configuration.
-pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> LoaderOptions {
-    LoaderOptions {
-        seq_len: config.batch.seq_len,
-        batch_size: config.batch.micro_batch,
-        seed: config.seed,
-        readers: config.readers,
-        tokenizer_fingerprint: tokenizer
-            .map(|tokenizer| tokenizer.fingerprint().to_string())
-            .unwrap_or_default(),
-        vocab_size: config.model.vocab_size,
-        progress: ProgressMode::Auto,
-    }
-}
-
-/// The stream of batches that a run of `config` sees from its first step on, and its tokenizer.
-///
-/// # Errors
-/// When the tokenizer or a shard cannot be opened, or they do not fit together.
-pub fn open_loader(config: &TrainConfig) -> Result<(Loader, Option<Tokenizer>)> {
-    let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
-    let options = loader_options(config, tokenizer.as_ref());
-    Ok((Loader::open(&config.data, options)?, tokenizer))
+fn interrupted() -> bool {
+    signals::pending().is_some()
 }
 
 /// The micro-batches of the next step of a run of `config`.
@@ -147,69 +97,23 @@ fn due(every: u64, step: u64) -> bool {
 }
 
 impl Run {
-    fn open(
-        config: TrainConfig,
-        dir: PathBuf,
-        trainer: Trainer,
-        state: Option<TrainState>,
-        lock: checkpoint::RunLock,
-    ) -> Result<Self> {
-        let (mut loader, tokenizer) = open_loader(&config)?;
-        let options = loader_options(&config, tokenizer.as_ref());
-        let validation = (config.validate.every > 0 && !config.data.random)
-            .then(|| ValidationSet::open(&config.data, &options))
-            .transpose()?;
-        let (mut step, mut tokens, mut last_step) = (0, 0, None);
-        if let Some(state) = state {
-            let position = serde_json::from_value(state.loader).map_err(|error| {
-                TrainerError::Checkpoint { path: dir.clone(), reason: error.to_string() }
-            })?;
-            loader.restore(&position)?;
-            (step, tokens, last_step) = (state.step, state.tokens, Some(state.last_step));
-        }
-        // Nothing is written before everything that can be wrong has been looked at.
-        let resolved = dir.join("config.yaml");
-        altiplano_data::atomic_file::write_atomically(
-            &resolved,
-            config.resolved_yaml(&dir)?.as_bytes(),
-        )?;
-        let log = dir.join("metrics.jsonl");
-        let metrics = MetricsLog::open(&log, step)?;
-        let history = read_metrics(&log)?;
-        let events = config.metrics.tensorboard.then(|| EventFile::create(&dir, &history));
-        let events = events.transpose()?;
-        let last_line = history.steps.last();
-        let unlogged = last_step.filter(|_| last_line.is_none_or(|line| line.step < step));
-        Ok(Self {
-            config,
-            dir,
-            trainer,
-            loader,
-            validation,
-            tokenizer,
-            metrics,
-            events,
-            history,
-            unlogged,
-            step,
-            tokens,
-            _lock: lock,
-        })
-    }
-
-    fn finish(self) -> Result<TrainReport> {
+    /// Trains on the threads of the device.
+    fn train(self) -> Result<TrainReport> {
         let device = self.trainer.model.device().clone();
-        device::in_pool(&device, || self.steps())
+        device::in_pool(&device, || self.train_loop())
     }
 
-    /// The training loop.
-    fn steps(mut self) -> Result<TrainReport> {
+    /// Trains to the last step, or until a signal comes.
+    fn train_loop(mut self) -> Result<TrainReport> {
         let config = self.config.clone();
         let (first_step, last_step) = (self.step, config.total_steps());
         let schedule = Schedule::new(&config.optimizer, last_step);
         let started = Instant::now();
         let mut progress = TrainProgress::new(first_step, last_step, config.log_every);
 
+        for line in &self.opening_lines {
+            progress.println(line);
+        }
         progress.println(&self.summary());
         if let Some(advice) = device::advice(self.trainer.model.device(), config.precision) {
             progress.println(&format!("note: {advice}"));
@@ -220,13 +124,13 @@ impl Run {
         if first_step == 0 {
             self.validate_start(&progress)?;
         } else if let Some(set) = &self.validation {
-            validate(&self.trainer, set, 1)?;
+            validate(&self.trainer, set, 1, interrupted)?;
         }
         if let Some(metrics) = self.unlogged.take() {
-            self.log(metrics, &progress)?;
+            self.record(metrics, &progress)?;
             draw_loss(&self.dir, &config.name, &self.history)?;
         }
-        while self.step < last_step && !INTERRUPTED.load(Ordering::Relaxed) {
+        while self.step < last_step && self.unlogged.is_none() && !interrupted() {
             let step_started = Instant::now();
             let step = self.step + 1;
             let batches = next_batches(&config, &mut self.loader)?;
@@ -253,33 +157,46 @@ impl Run {
                 skipped: outcome.skipped,
                 validation: None,
             };
-            let last = step == last_step;
-            if due(config.checkpoint.every, step) || last {
+            let save = due(config.checkpoint.every, step) || step == last_step;
+            if save {
                 // Before the validation: whatever fails there, the state is saved.
                 self.save(&metrics)?;
             }
-            progress.step(self.log(metrics, &progress)?);
+            if let Some(metrics) = self.record(metrics, &progress)? {
+                progress.step(metrics);
+            }
             if due(config.sample.every, step) {
                 self.sample(&progress)?;
             }
-            if due(config.checkpoint.every, step) || last {
+            if save {
                 self.metrics.sync()?;
                 draw_loss(&self.dir, &config.name, &self.history)?;
             }
         }
-        let interrupted = self.step < last_step;
-        if interrupted && let Some(last) = self.history.steps.last() {
-            self.save(last)?;
+        let ended_early = self.step < last_step || self.unlogged.is_some();
+        if ended_early
+            && self.saved != Some(self.step)
+            && let Some(last) = self.last_metrics().cloned()
+        {
+            self.save(&last)?;
             draw_loss(&self.dir, &config.name, &self.history)?;
         }
         progress.finish();
-        self.report(first_step, started.elapsed().as_secs_f64(), interrupted)
+        self.report(first_step, started.elapsed().as_secs_f64(), ended_early)
+    }
+
+    /// Metrics of the newest step.
+    fn last_metrics(&self) -> Option<&StepMetrics> {
+        self.unlogged.as_ref().or(self.history.steps.last())
     }
 
     /// Validates before the first step, if the run validates at all, and logs it.
     fn validate_start(&mut self, progress: &TrainProgress) -> Result<()> {
         let Some(set) = &self.validation else { return Ok(()) };
-        let validation = validate(&self.trainer, set, self.config.validate.max_sequences)?;
+        let sequences = self.config.validate.max_sequences;
+        let Some(validation) = validate(&self.trainer, set, sequences, interrupted)? else {
+            return Ok(());
+        };
         progress.println(&format!("before the first step, {}", summary(&validation)));
         let metrics = InitialMetrics { wall_time: wall_time(), validation, ..Default::default() };
         self.metrics.append_initial(&metrics)?;
@@ -291,14 +208,23 @@ impl Run {
     }
 
     /// Validates after the step of `metrics`, if that is due and was not done, and logs the step.
-    fn log(&mut self, mut metrics: StepMetrics, progress: &TrainProgress) -> Result<&StepMetrics> {
+    /// Interrupted in the validation it leaves the step unlogged and gives `None`.
+    fn record(
+        &mut self,
+        mut metrics: StepMetrics,
+        progress: &TrainProgress,
+    ) -> Result<Option<&StepMetrics>> {
         let config = &self.config;
         let last = metrics.step == config.total_steps();
         if let Some(set) = &self.validation
             && metrics.validation.is_none()
             && (due(config.validate.every, metrics.step) || last)
         {
-            let validation = validate(&self.trainer, set, self.config.validate.max_sequences)?;
+            let sequences = self.config.validate.max_sequences;
+            let Some(validation) = validate(&self.trainer, set, sequences, interrupted)? else {
+                self.unlogged = Some(metrics);
+                return Ok(None);
+            };
             progress.println(&summary(&validation));
             metrics.validation = Some(validation);
         }
@@ -306,7 +232,30 @@ impl Run {
         if let Some(events) = &mut self.events {
             events.append(&metrics)?;
         }
-        Ok(self.history.steps.push_mut(metrics))
+        self.history.steps.push(metrics);
+        self.keep_best()?;
+        Ok(self.history.steps.last())
+    }
+
+    /// Sees to it that there is a checkpoint of the step just logged if its validation loss is the
+    /// lowest so far, and that the one it replaces as the best is not kept for ever.
+    fn keep_best(&mut self) -> Result<()> {
+        let Some(last) = self.history.steps.last().filter(|line| line.validation.is_some()) else {
+            return Ok(());
+        };
+        if !self.config.checkpoint.keep_best {
+            return Ok(());
+        }
+        let mut candidates = checkpoint::list(&self.dir)?;
+        if self.saved != Some(self.step) {
+            candidates.push((self.step, PathBuf::new()));
+        }
+        let best = checkpoint::best_of(&candidates, &self.history.steps);
+        if best.is_some_and(|(step, _)| *step == self.step) && self.saved != Some(self.step) {
+            let last = last.clone();
+            return self.save(&last);
+        }
+        self.prune()
     }
 
     /// What is about to be computed, for the user to check before it starts.
@@ -342,14 +291,14 @@ impl Run {
     }
 
     /// Saves the state after the step just done, and prunes what is no longer kept.
-    fn save(&self, last_step: &StepMetrics) -> Result<()> {
+    fn save(&mut self, last_step: &StepMetrics) -> Result<()> {
         let state = TrainState {
             step: self.step,
             tokens: self.tokens,
             loader: serde_json::to_value(self.loader.state()).map_err(|error| {
                 TrainerError::RunFile { path: self.dir.clone(), reason: error.to_string() }
             })?,
-            config_hash: self.config.numeric_hash(),
+            config: self.settings()?,
             loss_window: self.trainer.loss_window.clone(),
             grad_norm_window: self.trainer.grad_norm_window.clone(),
             last_step: last_step.clone(),
@@ -362,8 +311,25 @@ impl Run {
             let special = self.special_tokens();
             hugging_face::write(files, &config.model, special, self.tokenizer.as_ref())
         })?;
-        checkpoint::prune(&self.dir, config.checkpoint.keep_last, config.checkpoint.keep_every)?;
+        self.saved = Some(self.step);
+        self.prune()
+    }
+
+    /// Deletes the checkpoints that are no longer kept.
+    fn prune(&self) -> Result<()> {
+        let config = &self.config.checkpoint;
+        let all = checkpoint::list(&self.dir)?;
+        let best = checkpoint::best_of(&all, &self.history.steps).filter(|_| config.keep_best);
+        let best = best.map(|(step, _)| *step);
+        checkpoint::prune(&self.dir, config.keep_last, config.keep_every, best)?;
         Ok(())
+    }
+
+    /// The configuration as a checkpoint keeps it.
+    fn settings(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self.config.resolved(&self.dir)?).map_err(|error| {
+            TrainerError::RunFile { path: self.dir.clone(), reason: error.to_string() }
+        })
     }
 
     fn special_tokens(&self) -> hugging_face::SpecialTokens {
@@ -380,6 +346,9 @@ impl Run {
         let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
         let config = &self.config.sample;
         for prompt in &config.prompts {
+            if interrupted() {
+                break;
+            }
             let mut sampler = Sampler::new(SamplerConfig {
                 temperature: config.temperature as f32,
                 seed: self.config.seed,
@@ -388,7 +357,9 @@ impl Run {
             let model = &self.trainer.model;
             let max_tokens = config.max_tokens;
             let generated =
-                generate_text(model, tokenizer, prompt, max_tokens, &[], &mut sampler, |_| {})?;
+                generate_text(model, tokenizer, prompt, max_tokens, &[], &mut sampler, |_| {
+                    !interrupted()
+                })?;
             progress.println(&format!("step {}: {prompt}{}", self.step, generated.text));
         }
         Ok(())
@@ -396,15 +367,20 @@ impl Run {
 
     fn report(self, first_step: u64, seconds: f64, interrupted: bool) -> Result<TrainReport> {
         let done = (self.step - first_step) * self.config.tokens_per_step();
+        let checkpoints = checkpoint::list(&self.dir)?;
+        let best = checkpoint::best_of(&checkpoints, &self.history.steps)
+            .filter(|_| self.config.checkpoint.keep_best);
         Ok(TrainReport {
-            checkpoint: checkpoint::latest(&self.dir)?,
+            best_checkpoint: best.map(|(_, path)| path.clone()),
+            checkpoint: checkpoints.last().map(|(_, path)| path.clone()),
             loss_curve: self.dir.join("loss.svg"),
             step: self.step,
             tokens: self.tokens,
-            loss: self.history.steps.last().map_or(f64::NAN, |metrics| metrics.loss),
+            loss: self.last_metrics().map_or(f64::NAN, |metrics| metrics.loss),
             tokens_per_second: done as f64 / seconds.max(1e-9),
             peak_memory_bytes: peak_memory_bytes(),
             interrupted,
+            signal: signals::pending().filter(|_| interrupted),
             run: self.dir,
         })
     }

@@ -11,6 +11,7 @@ use crate::train_step::Trainer;
 /// The loss over all sources is the one that training text would have: each source counts by its
 /// share of the mixture, whatever was held out of it. Targets are those of training: the end mark of
 /// a document is one, and so is the begin mark of the next unless the mixture masks it.
+/// `None` when `interrupted` said so before a batch.
 ///
 /// # Errors
 /// When a shard cannot be read or holds an id outside the vocabulary.
@@ -18,13 +19,17 @@ pub fn validate(
     trainer: &Trainer,
     set: &ValidationSet,
     max_sequences: usize,
-) -> Result<ValidationMetrics> {
+    interrupted: impl Fn() -> bool,
+) -> Result<Option<ValidationMetrics>> {
     let mut metrics = ValidationMetrics::default();
     // Of a target drawn from the mixture: its loss, and the bytes of text it stands for.
     let (mut mean_nats, mut mean_bytes) = (0.0, 0.0);
     for (index, source) in set.sources().iter().enumerate() {
         let (mut nats, mut targets) = (0.0, 0);
         for batch in set.batches(index, Some(max_sequences)) {
+            if interrupted() {
+                return Ok(None);
+            }
             let batch = batch?;
             targets += batch.valid_targets() as u64;
             nats += trainer.losses(&batch)?.into_iter().map(f64::from).sum::<f64>();
@@ -38,7 +43,7 @@ pub fn validate(
     }
     metrics.val_loss = mean_nats;
     metrics.bits_per_byte = mean_nats / mean_bytes / std::f64::consts::LN_2;
-    Ok(metrics)
+    Ok(Some(metrics))
 }
 
 /// One line: loss and bits per byte of the mixture, and the bits per byte of each source.

@@ -63,7 +63,7 @@ impl Prefetch {
             let thread = std::thread::Builder::new()
                 .name(format!("reader-{number}"))
                 .spawn(move || shared.read_batches())
-                .map_err(DataError::io("reader thread"))?;
+                .map_err(refused)?;
             prefetch.threads.push(thread);
         }
         Ok(prefetch)
@@ -87,6 +87,13 @@ impl Prefetch {
             state = self.shared.wait(state);
         }
     }
+}
+
+/// The system has no thread left.
+fn refused(error: std::io::Error) -> DataError {
+    let advice = "ask for fewer `readers` or `threads`, or raise the limit on processes and \
+                  threads (`ulimit -u`, or `pids.max` of the control group)";
+    DataError::bad_file("reader thread", format!("it cannot be started ({error}); {advice}"))
 }
 
 impl Drop for Prefetch {

@@ -244,9 +244,12 @@ fn shards_that_do_not_fit_are_refused_before_the_first_batch() {
     bytes[place] = 40;
     std::fs::write(&shard, &bytes).unwrap();
     let error = open(&config, options(1)).to_string();
-    assert!(error.contains("train-00001.arrow") && error.contains("checksum"), "{error}");
+    assert!(error.contains("train-00001.arrow") && error.contains("altered"), "{error}");
+    std::fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
+    let unchecked = MixtureConfig { verify_checksums: false, ..config.clone() };
+    assert!(open(&unchecked, options(1)).to_string().contains("truncated"));
     std::fs::remove_file(&shard).unwrap();
-    assert!(matches!(open(&config, options(1)), DataError::Io { .. }));
+    assert!(open(&config, options(1)).to_string().contains("missing"));
 }
 
 #[test]

@@ -241,10 +241,16 @@ fn run_stage(
         .filter(|(_, group)| options.rank.does(group.number))
         .collect();
     // In parallel: every file of what is finished is read and held against what was written.
-    let is_open =
-        |(plan, group): &(&SourcePlan<'_>, &plan::Group)| !plan.is_finished(stage, group.number);
     let all = tasks.len();
+    let checksums = Work::count(all as u64, "groups of files");
+    let checksums = Progress::new(options.progress, "checksums", checksums);
+    let is_open = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| {
+        let open = !plan.is_finished(stage, group.number);
+        checksums.add(1);
+        open
+    };
     let open: Vec<_> = tasks.into_par_iter().filter(is_open).collect();
+    drop(checksums);
     let finished = all - open.len();
     let bytes = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| match stage.checked_sub(1) {
         None => group.bytes(),
@@ -253,12 +259,14 @@ fn run_stage(
             record.and_then(|record| record.stage_file).map_or(0, |file| file.text_bytes)
         }
     };
-    let files = open.iter().map(|(_, group)| group.inputs.len() as u64).sum();
+    let inputs = || open.iter().flat_map(|(_, group)| &group.inputs);
+    // An input may be a folder: a paper, or a site.
+    let name = if inputs().all(|input| input.path.is_file()) { "files" } else { "inputs" };
     let label = match stages {
         1 => "documents".to_owned(),
         _ => format!("stage {} of {stages}", stage + 1),
     };
-    let work = Work::bytes(open.iter().map(bytes).sum()).of(files, "files");
+    let work = Work::bytes(open.iter().map(bytes).sum()).of(inputs().count() as u64, name);
     let progress = Progress::new(options.progress, &label, work);
     let threads = rayon::current_num_threads();
     let stage_options = StageOptions {

@@ -159,7 +159,7 @@ fn tokenize_source(
     let key = key(tokenizer, config, &documents);
     let folder = tokens_folder(output, source);
     remove_unfinished(&folder)?;
-    if let Some(manifest) = finished(&folder, &key) {
+    if let Some(manifest) = finished(&folder, &key, progress) {
         documents.verify()?;
         return Ok(SourceTokens {
             source: source.to_owned(),
@@ -306,7 +306,7 @@ fn key(tokenizer: &Tokenizer, config: &ShardConfig, documents: &SourceDocuments)
 
 /// The manifest of an earlier run that did the same work, if its shards are as they were written.
 /// What is altered is said.
-fn finished(folder: &Path, key: &str) -> Option<ShardManifest> {
+fn finished(folder: &Path, key: &str, progress: ProgressMode) -> Option<ShardManifest> {
     let manifest = match ShardManifest::read(folder) {
         Ok(manifest) if manifest.key == key => manifest,
         Ok(_) | Err(DataError::NotMade { .. }) => return None,
@@ -315,10 +315,17 @@ fn finished(folder: &Path, key: &str) -> Option<ShardManifest> {
             return None;
         }
     };
+    let bytes = Split::ALL.map(|split| manifest.file_bytes(split)).iter().sum();
+    let work = Work::bytes(bytes).of(manifest.shards.len() as u64, "files");
+    let progress = Progress::new(progress, "checksums", work);
     let verified = manifest.shards.par_iter().try_for_each(|shard| {
         let name = Path::new(&shard.file).file_name().unwrap_or_default();
-        shard.digest().verify(&folder.join(name), TOKENIZE_AGAIN)
+        shard.digest().verify(&folder.join(name), TOKENIZE_AGAIN)?;
+        progress.add(shard.file_bytes);
+        progress.item_done();
+        Ok(())
     });
+    drop(progress);
     verified.map_err(say_redo).ok().map(|()| manifest)
 }
 

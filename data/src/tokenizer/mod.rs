@@ -17,7 +17,7 @@ pub(crate) mod train;
 pub(crate) mod trainer_log;
 pub(crate) mod word_cache;
 
-pub use model_proto::{Piece, PieceType};
+pub use model_proto::{BpeModel, Piece, PieceType};
 pub use stream::StreamDecoder;
 pub use train::{TokenizerConfig, TrainReport, train};
 
@@ -147,6 +147,20 @@ impl Tokenizer {
     /// The bytes of that file, as they were read.
     pub fn model(&self) -> &[u8] {
         &self.model
+    }
+
+    /// Whether it merges pairs by their score and takes texts as they are, but for spaces: what
+    /// other programs compute from pieces and scores alone.
+    pub fn is_plain_bpe(&self) -> bool {
+        model_proto::read(&self.path, &self.model).is_ok_and(|model| {
+            let bpe = model.model_type == model_proto::ModelType::Bpe;
+            bpe && model.identity && model.escape_whitespaces && !model.whitespace_as_suffix
+        })
+    }
+
+    /// Whether a space is put before a text.
+    pub fn adds_dummy_prefix(&self) -> bool {
+        self.add_dummy_prefix
     }
 
     /// The `tokenizer.json` with which Hugging Face's `tokenizers` gives the ids of this tokenizer for

@@ -24,6 +24,13 @@ pub enum PieceType {
     Byte(u8),
 }
 
+impl PieceType {
+    /// The type of a piece of one byte, such as `<0x0A>`.
+    pub fn byte(text: &str) -> Option<Self> {
+        byte_of(text).map(Self::Byte)
+    }
+}
+
 /// One entry of the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
@@ -95,12 +102,32 @@ struct TrainerProto {
     treat_whitespace_as_suffix: Option<bool>,
     #[prost(bool, optional, tag = "35")]
     byte_fallback: Option<bool>,
+    #[prost(int32, optional, tag = "4")]
+    vocab_size: Option<i32>,
+    #[prost(int32, optional, tag = "40")]
+    unk_id: Option<i32>,
+    #[prost(int32, optional, tag = "41")]
+    bos_id: Option<i32>,
+    #[prost(int32, optional, tag = "42")]
+    eos_id: Option<i32>,
+    #[prost(int32, optional, tag = "43")]
+    pad_id: Option<i32>,
     #[prost(string, optional, tag = "44")]
     unk_surface: Option<String>,
+    #[prost(string, optional, tag = "45")]
+    unk_piece: Option<String>,
+    #[prost(string, optional, tag = "46")]
+    bos_piece: Option<String>,
+    #[prost(string, optional, tag = "47")]
+    eos_piece: Option<String>,
+    #[prost(string, optional, tag = "48")]
+    pad_piece: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct NormalizerProto {
+    #[prost(string, optional, tag = "1")]
+    name: Option<String>,
     #[prost(bytes = "vec", optional, tag = "2")]
     precompiled_charsmap: Option<Vec<u8>>,
     #[prost(bool, optional, tag = "3")]
@@ -171,35 +198,86 @@ fn byte_of(text: &str) -> Option<u8> {
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
+/// What a BPE model that changes no text is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BpeModel<'a> {
+    /// The vocabulary, in the order of the ids.
+    pub pieces: &'a [Piece],
+    /// Id of the mark before a document.
+    pub bos: Option<u32>,
+    /// Id of the mark behind a document.
+    pub eos: Option<u32>,
+    /// Id of the mark that fills up a batch.
+    pub padding: Option<u32>,
+    /// Whether a space is put before the text.
+    pub add_dummy_prefix: bool,
+}
+
+impl BpeModel<'_> {
+    /// The bytes of a SentencePiece `.model` file. Characters outside the vocabulary are written as
+    /// bytes if it has pieces of bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let number = |kind: PieceType| match kind {
+            PieceType::Normal => 1,
+            PieceType::Unknown => 2,
+            PieceType::Control => 3,
+            PieceType::UserDefined => 4,
+            PieceType::Unused => 5,
+            PieceType::Byte(_) => 6,
+        };
+        let pieces = self.pieces.iter().map(|piece| PieceProto {
+            piece: Some(piece.text.clone()),
+            score: Some(piece.score),
+            kind: Some(number(piece.kind)),
+        });
+        let place = |wanted: PieceType| self.pieces.iter().position(|piece| piece.kind == wanted);
+        let unknown = place(PieceType::Unknown).map(|id| id as u32);
+        // −1 says that there is no such mark.
+        let id = |id: Option<u32>| Some(id.map_or(-1, |id| id as i32));
+        let name = |id: Option<u32>| Some(self.pieces.get(id? as usize)?.text.clone());
+        let proto = ModelProto {
+            trainer: Some(TrainerProto {
+                model_type: Some(2),
+                vocab_size: Some(self.pieces.len() as i32),
+                byte_fallback: Some(
+                    self.pieces.iter().any(|piece| matches!(piece.kind, PieceType::Byte(_))),
+                ),
+                unk_id: id(unknown),
+                bos_id: id(self.bos),
+                eos_id: id(self.eos),
+                pad_id: id(self.padding),
+                unk_piece: name(unknown),
+                bos_piece: name(self.bos),
+                eos_piece: name(self.eos),
+                pad_piece: name(self.padding),
+                ..TrainerProto::default()
+            }),
+            normalizer: Some(NormalizerProto {
+                name: Some("identity".into()),
+                add_dummy_prefix: Some(self.add_dummy_prefix),
+                remove_extra_whitespaces: Some(false),
+                escape_whitespaces: Some(true),
+                ..NormalizerProto::default()
+            }),
+            pieces: pieces.collect(),
+        };
+        proto.encode_to_vec()
+    }
+}
+
 /// A BPE model of these pieces with byte fallback and without normalization.
 #[cfg(test)]
 pub(crate) fn write_bpe(pieces: &[Piece], add_dummy_prefix: bool) -> Vec<u8> {
-    let kind = |piece: &Piece| match piece.kind {
-        PieceType::Normal => 1,
-        PieceType::Unknown => 2,
-        PieceType::Control => 3,
-        PieceType::UserDefined => 4,
-        PieceType::Unused => 5,
-        PieceType::Byte(_) => 6,
+    let mark = |text: &str| {
+        let id = pieces.iter().position(|piece| piece.text == text)?;
+        (pieces[id].kind == PieceType::Control).then_some(id as u32)
     };
-    let pieces = pieces.iter().map(|piece| PieceProto {
-        piece: Some(piece.text.clone()),
-        score: Some(piece.score),
-        kind: Some(kind(piece)),
-    });
-    let proto = ModelProto {
-        pieces: pieces.collect(),
-        trainer: Some(TrainerProto {
-            model_type: Some(2),
-            byte_fallback: Some(true),
-            ..TrainerProto::default()
-        }),
-        normalizer: Some(NormalizerProto {
-            add_dummy_prefix: Some(add_dummy_prefix),
-            remove_extra_whitespaces: Some(false),
-            ..NormalizerProto::default()
-        }),
-    };
+    let (bos, eos) = (mark("<s>"), mark("</s>"));
+    let model = BpeModel { pieces, bos, eos, padding: None, add_dummy_prefix };
+    let mut proto = ModelProto::decode(&*model.to_bytes()).unwrap_or_default();
+    if let Some(trainer) = &mut proto.trainer {
+        trainer.byte_fallback = Some(true);
+    }
     proto.encode_to_vec()
 }
 

@@ -139,15 +139,21 @@ pub fn recover(run_dir: &Path, _lock: &RunLock) -> Result<()> {
     Ok(())
 }
 
-/// Deletes old checkpoints: the `keep_last` newest stay, at least one, and those at multiples of
-/// `keep_every` (0: none). Gives the paths that are gone.
+/// Deletes old checkpoints: the `keep_last` newest stay, at least one, those at multiples of
+/// `keep_every` (0: none), and that of the step `best`. Gives the paths that are gone.
 ///
 /// # Errors
 /// When a directory cannot be deleted.
-pub fn prune(run_dir: &Path, keep_last: usize, keep_every: u64) -> Result<Vec<PathBuf>> {
+pub fn prune(
+    run_dir: &Path,
+    keep_last: usize,
+    keep_every: u64,
+    best: Option<u64>,
+) -> Result<Vec<PathBuf>> {
     let mut old = list(run_dir)?;
     old.truncate(old.len().saturating_sub(keep_last.max(1)));
     old.retain(|(step, _)| keep_every == 0 || !step.is_multiple_of(keep_every));
+    old.retain(|(step, _)| Some(*step) != best);
     let dir = checkpoints_dir(run_dir);
     let mut gone = Vec::new();
     for (step, path) in old {
@@ -247,16 +253,18 @@ mod tests {
     }
 
     #[test]
-    fn pruning_keeps_the_newest_and_the_milestones() {
-        for (keep_last, keep_every, left) in [
-            (2, 0, vec![50, 60]),
-            (0, 0, vec![60]),
-            (1, 30, vec![30, 60]),
-            (1, 20, vec![20, 40, 60]),
-            (9, 0, vec![10, 20, 30, 40, 50, 60]),
+    fn pruning_keeps_the_newest_the_milestones_and_the_best() {
+        for (keep_last, keep_every, best, left) in [
+            (2, 0, None, vec![50, 60]),
+            (0, 0, None, vec![60]),
+            (1, 30, None, vec![30, 60]),
+            (1, 20, None, vec![20, 40, 60]),
+            (1, 0, Some(20), vec![20, 60]),
+            (2, 0, Some(60), vec![50, 60]),
+            (9, 0, None, vec![10, 20, 30, 40, 50, 60]),
         ] {
             let run = run_with(&[10, 20, 30, 40, 50, 60]);
-            let gone = prune(run.path(), keep_last, keep_every).unwrap();
+            let gone = prune(run.path(), keep_last, keep_every, best).unwrap();
             assert_eq!(steps(&run), left, "keep_last {keep_last}, keep_every {keep_every}");
             assert_eq!(gone.len() + left.len(), 6);
             assert_eq!(names(&checkpoints_dir(run.path())).unwrap().len(), left.len());

@@ -15,6 +15,7 @@
 //! `kill -9` at any moment leaves the previous or the new checkpoint whole. [`verify()`] reads every
 //! byte again before a run trusts it.
 
+mod choice;
 mod directory;
 pub mod hugging_face;
 mod save;
@@ -22,14 +23,16 @@ mod verify;
 
 use serde::{Deserialize, Serialize};
 
+pub use choice::{Choice, before, best_of, choose, set_aside};
 pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name};
 pub use save::{CheckpointFiles, save};
 pub use verify::{is_checkpoint, read_file, read_state, verify, verify_files};
 
 use crate::metrics::{OutlierWindow, StepMetrics};
 
-/// Version of the layout of a checkpoint. A reader refuses every other version.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the layout of a checkpoint. A reader refuses newer versions. Version 1 has the hash
+/// of the settings instead of the settings: its weights can be used, but no run goes on from it.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The weights, f32.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -47,8 +50,10 @@ pub struct TrainState {
     pub tokens: u64,
     /// Position in the data: the loader's own state.
     pub loader: serde_json::Value,
-    /// [`TrainConfig::numeric_hash`](crate::config::TrainConfig::numeric_hash) of the run.
-    pub config_hash: String,
+    /// The [`resolved`](crate::config::TrainConfig::resolved) configuration of the run; null in
+    /// version 1.
+    #[serde(default)]
+    pub config: serde_json::Value,
     /// Recent losses, for the outlier test.
     #[serde(default)]
     pub loss_window: OutlierWindow,

@@ -26,7 +26,7 @@ pub struct CheckpointFiles {
 
 impl CheckpointFiles {
     /// Files in the directory `dir`, which exists.
-    pub(super) fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         Self { dir: dir.to_path_buf(), written: BTreeMap::new() }
     }
 

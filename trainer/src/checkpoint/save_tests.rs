@@ -8,7 +8,7 @@ fn state(step: u64) -> TrainState {
         step,
         tokens: step * 1024,
         loader: serde_json::json!({"drawn": u64::MAX, "epoch": [1, 2]}),
-        config_hash: "abc".into(),
+        config: serde_json::json!({"optimizer": {"lr": 0.1 + 0.2}}),
         loss_window: Default::default(),
         grad_norm_window: Default::default(),
         last_step: Default::default(),
@@ -203,7 +203,7 @@ fn another_version_is_refused_by_its_number() {
     let dir = save(run.path(), &state(1), write(1)).unwrap();
     let path = dir.join(STATE_FILE);
     let text = fs::read_to_string(&path).unwrap();
-    let text = text.replace("\"format_version\": 1", "\"format_version\": 99, \"new\": 1");
+    let text = text.replace("\"format_version\": 2", "\"format_version\": 99, \"new\": 1");
     fs::write(&path, &text).unwrap();
     fs::write(dir.join(DONE_FILE), blake3::hash(text.as_bytes()).to_hex().as_str()).unwrap();
     let error = verify(&dir).unwrap_err().to_string();

@@ -128,10 +128,10 @@ fn read_state_file(dir: &Path) -> Result<StateFile> {
         .map_err(|error| differs(&path, format!("is not JSON: {error}; {USE_ANOTHER}")))?;
     // The version decides what the rest means, so it comes first.
     let version = value.get("format_version").and_then(serde_json::Value::as_u64);
-    if version != Some(u64::from(FORMAT_VERSION)) {
+    if !version.is_some_and(|version| (1..=u64::from(FORMAT_VERSION)).contains(&version)) {
         let found = version.map_or("none".into(), |v| v.to_string());
         let reason = format!(
-            "checkpoint format version is {found}, this program reads {FORMAT_VERSION}; \
+            "checkpoint format version is {found}, this program reads 1 to {FORMAT_VERSION}; \
              use the altiplano that wrote it"
         );
         return Err(differs(path, reason));

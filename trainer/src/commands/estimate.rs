@@ -142,7 +142,7 @@ fn print_paper(found: &Estimate, paper: &PaperFigures) -> Result<()> {
 }
 
 /// A count with a unit: 58.07M, 1.40T.
-fn metric(value: f64) -> String {
+pub(super) fn metric(value: f64) -> String {
     let units = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")];
     match units.into_iter().find(|(unit, _)| value >= *unit) {
         Some((unit, name)) => format!("{:.2}{name}", value / unit),
@@ -150,7 +150,7 @@ fn metric(value: f64) -> String {
     }
 }
 
-fn metric_bytes(bytes: u64) -> String {
+pub(super) fn metric_bytes(bytes: u64) -> String {
     if bytes >= 10_000_000_000 {
         format!("{:.1} GB", bytes as f64 / 1e9)
     } else {
@@ -159,7 +159,7 @@ fn metric_bytes(bytes: u64) -> String {
 }
 
 /// A size in bytes such as `80GB`.
-fn bytes(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = (text[..split].trim(), text[split..].trim());
     let unit = match unit.to_ascii_lowercase().as_str() {

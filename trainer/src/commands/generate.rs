@@ -90,9 +90,10 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         &args.stop,
         &mut sampler,
         |piece| {
-            if !args.json && streamed.is_ok() {
+            if !args.json && streamed.is_ok() && !piece.is_empty() {
                 streamed = print(piece.as_bytes());
             }
+            streamed.is_ok()
         },
     )?;
     streamed?;

@@ -8,7 +8,9 @@ mod data;
 mod devices;
 mod estimate;
 mod eval;
+mod export;
 mod generate;
+mod import;
 mod output;
 mod threads;
 mod tokenize;
@@ -21,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{DataConfig, nearest};
 use crate::error::{Result, TrainerError};
+use crate::signals::Signal;
 
 /// Pretrains LLaMA models: raw text to documents, tokenizer, token shards, training, generation.
 #[derive(Debug, Parser)]
@@ -38,7 +41,8 @@ From raw text to generated text:
   altiplano train           configs/train/quickstart.yaml
   altiplano generate --checkpoint runs/quickstart/checkpoints/step_00001000 --prompt \"The people\"
 
-Exit status: 0 done, 1 failed, 2 wrong usage or configuration.
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration; a training run that a signal
+interrupted: 128 + its number.
 Log level: RUST_LOG=debug.";
 
 #[derive(Debug, Subcommand)]
@@ -53,11 +57,32 @@ enum Command {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
     Estimate(estimate::EstimateArgs),
     Devices(devices::DevicesArgs),
     /// Measure speed and memory of training, attention and generation.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+}
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its work is done.
+    Done,
+    /// A signal ended it early; what it had is saved.
+    Interrupted(Signal),
+}
+
+impl Outcome {
+    /// Exit status of the process.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Interrupted(signal) => signal.exit_status(),
+        }
+    }
 }
 
 impl Cli {
@@ -67,18 +92,21 @@ impl Cli {
     /// Whatever the command fails with; see
     /// [`is_usage`](crate::error::TrainerError::is_usage) and
     /// [`is_broken_pipe`](crate::error::TrainerError::is_broken_pipe) for the exit status.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<Outcome> {
         match self.command {
+            Command::Train(args) => return train::run(args),
             Command::Data(command) => data::run(command),
             Command::Tokenizer(command) => tokenizer::run(command),
             Command::Tokenize(args) => tokenize::run(args),
-            Command::Train(args) => train::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Generate(args) => generate::run(args),
+            Command::Export(args) => export::run(args),
+            Command::Import(args) => import::run(args),
             Command::Estimate(args) => estimate::run(args),
             Command::Devices(args) => devices::run(args),
             Command::Bench(command) => bench::run(command),
-        }
+        }?;
+        Ok(Outcome::Done)
     }
 }
 

@@ -4,7 +4,7 @@ use altiplano_model::config::LlamaConfig;
 use altiplano_model::error::ModelError;
 
 use super::load::Problem;
-use super::train::TrainConfig;
+use super::train::{LrSchedule, TrainConfig};
 
 type Check = Result<(), Problem>;
 
@@ -120,15 +120,50 @@ fn check_optimizer(config: &TrainConfig) -> Check {
             return Err(Problem::new(&key, format!("found {value}, expected {expected}")));
         }
     }
-    let steps = config.total_steps();
-    if o.warmup_steps > steps {
+    check_schedule(config)
+}
+
+fn check_schedule(config: &TrainConfig) -> Check {
+    let o = &config.optimizer;
+    for (key, given, fits, used_by) in [
+        ("decay_steps", o.decay_steps, o.schedule != LrSchedule::Constant, "cosine and wsd"),
+        ("cooldown_steps", o.cooldown_steps, o.schedule == LrSchedule::Wsd, "wsd"),
+    ] {
+        let Some(steps) = given else { continue };
+        let full = format!("optimizer.{key}");
+        if !fits {
+            let message =
+                format!("found {steps}, but only {used_by} have a decay of this kind: {full}=null");
+            return Err(Problem::new(&full, message));
+        }
+        if steps == 0 || steps > MOST_STEPS {
+            return Err(Problem::new(&full, format!("found {steps}, expected 1 to 2^40")));
+        }
+    }
+    let planned = config.decay_steps();
+    if o.warmup_steps > planned {
+        let plan = match o.decay_steps {
+            Some(_) => "optimizer.decay_steps, which is",
+            None => "the run of",
+        };
         return Err(Problem::new(
             "optimizer.warmup_steps",
             format!(
-                "the warm-up of {} steps is longer than the run of {steps}: make it shorter, \
+                "the warm-up of {} steps is longer than {plan} {planned}: make it shorter, \
                  such as optimizer.warmup_steps={}",
                 o.warmup_steps,
-                steps / 10
+                planned / 10
+            ),
+        ));
+    }
+    if let Some(cooldown) = o.cooldown_steps
+        && cooldown > planned - o.warmup_steps
+    {
+        return Err(Problem::new(
+            "optimizer.cooldown_steps",
+            format!(
+                "found {cooldown}, expected at most {}: decay_steps less warmup_steps",
+                planned - o.warmup_steps
             ),
         ));
     }
@@ -184,6 +219,12 @@ fn check_intervals(config: &TrainConfig) -> Check {
     }
     if config.validate.every > 0 && config.validate.max_sequences == 0 {
         return Err(Problem::new("validate.max_sequences", "found 0, expected at least 1"));
+    }
+    if config.checkpoint.keep_best && (config.validate.every == 0 || config.data.random) {
+        return Err(Problem::new(
+            "checkpoint.keep_best",
+            "found true, but nothing is validated: expected validate.every above 0 and sources",
+        ));
     }
     let sample = &config.sample;
     if sample.every > 0 && sample.prompts.is_empty() {

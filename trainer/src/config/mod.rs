@@ -11,6 +11,7 @@ mod explain;
 mod load;
 mod locate;
 mod path;
+mod resume;
 mod step;
 mod train;
 mod yaml;
@@ -20,9 +21,11 @@ pub(crate) use check::MOST_THREADS;
 pub(crate) use explain::nearest;
 pub use load::{ConfigFile, Problem, load};
 pub use path::{normalize, relative_to};
+pub use resume::{Change, ON_RESUME, OnResume, keys_with};
 pub use step::load_step;
 pub use train::{
-    BatchConfig, CheckpointConfig, OptimizerConfig, SampleConfig, TrainConfig, ValidateConfig,
+    BatchConfig, CheckpointConfig, LrSchedule, OptimizerConfig, SampleConfig, TrainConfig,
+    ValidateConfig,
 };
 
 #[cfg(test)]

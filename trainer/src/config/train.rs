@@ -8,8 +8,8 @@ use altiplano_model::config::{ActivationCheckpointing, LlamaConfig, Precision};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::load::{ConfigFile, load};
-use super::path::{beside_links, relative_to};
+use super::load::ConfigFile;
+use super::path::relative_to;
 use super::yaml::to_yaml;
 use crate::error::{Result, TrainerError};
 
@@ -27,13 +27,18 @@ pub struct TrainConfig {
     /// Seed of the weights and of the order of the data. Default 1.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// Weights the run starts from: the directory of a Hugging Face LLaMA, a checkpoint, or a run
+    /// for its newest checkpoint. Default: weights drawn from `seed`. Read when the run starts,
+    /// never when it is resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
     /// Where the tensors live: a name that `altiplano devices` lists as usable. Default `cpu`.
     #[serde(default = "default_device")]
     pub device: String,
     /// Number format of matrix products: `bf16` or `f32`. Default `bf16`.
     #[serde(default = "default_precision")]
     pub precision: Precision,
-    /// What a layer keeps for its backward pass: `none`, `selective` or `full`; less memory for
+    /// What a layer saves for its backward pass: `none`, `selective` or `full`; less memory for
     /// more time, the same gradients. Default `none`.
     #[serde(default = "default_activation_checkpointing")]
     pub activation_checkpointing: ActivationCheckpointing,
@@ -162,16 +167,37 @@ fn one() -> usize {
     1
 }
 
+/// How the learning rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LrSchedule {
+    /// Half a cosine, from the peak down to the floor at `decay_steps`.
+    Cosine,
+    /// Warm-up, stable, decay: the peak until `cooldown_steps` before `decay_steps`, then a
+    /// straight line down to the floor.
+    Wsd,
+    /// The peak, for ever.
+    Constant,
+}
+
 /// AdamW, its learning-rate schedule and gradient clipping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
     /// Peak learning rate. Default 3e-4.
     pub lr: f64,
-    /// Learning rate of the last step as a share of the peak. Default 0.1.
+    /// Learning rate after the decay as a share of the peak. Default 0.1.
     pub min_lr_ratio: f64,
     /// Steps of the linear warm-up. Default 2000.
     pub warmup_steps: u64,
+    /// How the learning rate falls after the warm-up. Default `cosine`.
+    pub schedule: LrSchedule,
+    /// Step at which the decay ends, counted from the start of the run; later than its last step
+    /// for a run that is to be extended. Default: the last step. Not with `constant`.
+    pub decay_steps: Option<u64>,
+    /// Steps of the decay of `wsd`, the last of which is `decay_steps`. Default: a tenth of
+    /// `decay_steps`.
+    pub cooldown_steps: Option<u64>,
     /// Decay of the first moment. Default 0.9.
     pub beta1: f64,
     /// Decay of the second moment. Default 0.95.
@@ -190,6 +216,9 @@ impl Default for OptimizerConfig {
             lr: 3e-4,
             min_lr_ratio: 0.1,
             warmup_steps: 2000,
+            schedule: LrSchedule::Cosine,
+            decay_steps: None,
+            cooldown_steps: None,
             beta1: 0.9,
             beta2: 0.95,
             eps: 1e-8,
@@ -225,11 +254,14 @@ pub struct CheckpointConfig {
     pub keep_last: usize,
     /// Checkpoints at multiples of this step are kept for good; 0 means none. Default 0.
     pub keep_every: u64,
+    /// Whether the checkpoint with the lowest validation loss is kept; one is written after a
+    /// validation that is lower than all before. Default false.
+    pub keep_best: bool,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: 1000, keep_last: 2, keep_every: 0 }
+        Self { every: 1000, keep_last: 2, keep_every: 0, keep_best: false }
     }
 }
 
@@ -262,43 +294,6 @@ pub struct MetricsConfig {
 }
 
 impl TrainConfig {
-    /// Reads the configuration a run was started with, from the `config.yaml` in its directory. The
-    /// directory may have been moved or renamed since: the run goes on where it lies now.
-    ///
-    /// # Errors
-    /// As [`load()`](super::load()); an override that would change the numbers of the run is an error too.
-    pub fn load_run(run_dir: &Path, overrides: &[String]) -> Result<Self> {
-        let file = run_dir.join("config.yaml");
-        let started: Self = load(&file, &[])?;
-        let mut config: Self = load(&file, overrides)?;
-        let changed = config.numeric_differences(&started);
-        if !changed.is_empty() {
-            return Err(TrainerError::Config {
-                place: overrides.join(" "),
-                message: format!(
-                    "a run goes on with the numbers it was started with, but {}; start a new run",
-                    changed.join(", ")
-                ),
-            });
-        }
-        let dir = run_dir.canonicalize().map_err(TrainerError::io(run_dir))?;
-        if config.run_dir().canonicalize().ok().as_ref() != Some(&dir)
-            && let (Some(parent), Some(name)) = (dir.parent(), dir.file_name())
-        {
-            config.output = parent.to_path_buf();
-            config.name = name.to_string_lossy().into_owned();
-        }
-        // A run that was moved and left a link in its place still finds what lies around the link.
-        let shards = config.data.sources.iter_mut().map(|source| &mut source.path);
-        for path in shards.chain(config.tokenizer.as_mut()).filter(|path| !path.exists()) {
-            let around = beside_links(path);
-            if around.exists() {
-                *path = around;
-            }
-        }
-        Ok(config)
-    }
-
     /// Directory of the run.
     pub fn run_dir(&self) -> PathBuf {
         self.output.join(&self.name)
@@ -319,20 +314,35 @@ impl TrainConfig {
         }
     }
 
-    /// The configuration with every default written out, as it is kept in `run_dir/config.yaml`.
-    ///
-    /// Paths are written as seen from `run_dir`, so a run can move together with what it points to.
+    /// Step at which the decay of the learning rate ends: `optimizer.decay_steps`, or the last step.
+    pub fn decay_steps(&self) -> u64 {
+        self.optimizer.decay_steps.unwrap_or_else(|| self.total_steps())
+    }
+
+    /// The configuration with its paths as seen from `run_dir`, so a run can move together with
+    /// what it points to.
     ///
     /// # Errors
-    /// When the current directory is gone or a path is not UTF-8.
-    pub fn resolved_yaml(&self, run_dir: &Path) -> Result<String> {
+    /// When the current directory is gone.
+    pub fn resolved(&self, run_dir: &Path) -> Result<Self> {
         let seen = |path: &Path| relative_to(path, run_dir).map_err(TrainerError::io(path));
         let mut resolved = self.clone();
         resolved.output = seen(&self.output)?;
+        resolved.init_from = self.init_from.as_deref().map(seen).transpose()?;
         resolved.tokenizer = self.tokenizer.as_deref().map(seen).transpose()?;
         for source in &mut resolved.data.sources {
             source.path = seen(&source.path)?;
         }
+        Ok(resolved)
+    }
+
+    /// The [`resolved`](Self::resolved) configuration with every default written out, as it is kept
+    /// in `run_dir/config.yaml`.
+    ///
+    /// # Errors
+    /// As [`resolved`](Self::resolved), and when a path is not UTF-8.
+    pub fn resolved_yaml(&self, run_dir: &Path) -> Result<String> {
+        let resolved = self.resolved(run_dir)?;
         let yaml = to_yaml(&resolved).map_err(|error| TrainerError::RunFile {
             path: run_dir.join("config.yaml"),
             reason: error.to_string(),
@@ -341,70 +351,12 @@ impl TrainConfig {
             "# Resolved configuration of this run. Paths are relative to this file.\n{yaml}"
         ))
     }
-
-    /// The keys whose values differ from `other` and would change the numbers of a run that was
-    /// started with `other`. Names, paths, threads and intervals are free to change.
-    pub fn numeric_differences(&self, other: &Self) -> Vec<String> {
-        let (ours, theirs) = (self.numeric_value(), other.numeric_value());
-        let mut differences = Vec::new();
-        collect_differences(&ours, &theirs, &mut String::new(), &mut differences);
-        differences
-    }
-
-    /// blake3 of everything that decides the numbers of a run, in hexadecimal.
-    pub fn numeric_hash(&self) -> String {
-        // JSON objects are sorted by key, so equal settings give equal bytes.
-        blake3::hash(self.numeric_value().to_string().as_bytes()).to_hex().to_string()
-    }
-
-    fn numeric_value(&self) -> serde_json::Value {
-        // The shards themselves are in the loader's state; here are the settings.
-        let weights: Vec<f64> = self.data.sources.iter().map(|source| source.weight).collect();
-        serde_json::json!({
-            "seed": self.seed,
-            "precision": self.precision,
-            "document_mask": self.document_mask,
-            "model": self.model,
-            "data": {
-                "random": self.data.random,
-                "weights": weights,
-                "mask_document_boundary": self.data.mask_document_boundary,
-            },
-            "batch": self.batch,
-            "steps": self.total_steps(),
-            "optimizer": self.optimizer,
-            "skip_outliers": self.skip_outliers,
-        })
-    }
-}
-
-fn collect_differences(
-    ours: &serde_json::Value,
-    theirs: &serde_json::Value,
-    key: &mut String,
-    found: &mut Vec<String>,
-) {
-    if let (Some(a), Some(b)) = (ours.as_object(), theirs.as_object()) {
-        let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-        for name in names {
-            let length = key.len();
-            if !key.is_empty() {
-                key.push('.');
-            }
-            key.push_str(name);
-            let missing = serde_json::Value::Null;
-            let (a, b) = (a.get(name).unwrap_or(&missing), b.get(name).unwrap_or(&missing));
-            collect_differences(a, b, key, found);
-            key.truncate(length);
-        }
-    } else if ours != theirs {
-        found.push(format!("{key}: {ours} instead of {theirs}"));
-    }
 }
 
 impl ConfigFile for TrainConfig {
     const INCLUDES: &'static [&'static str] = &["model", "data"];
-    const PATHS: &'static [&'static str] = &["output", "tokenizer", "data.sources.*.path"];
+    const PATHS: &'static [&'static str] =
+        &["output", "init_from", "tokenizer", "data.sources.*.path"];
     const EXCLUSIVE: &'static [(&'static str, &'static str)] = &[("steps", "tokens")];
 
     fn check(&self) -> std::result::Result<(), super::Problem> {

@@ -1,0 +1,281 @@
+"""Holds exported models against the programs they are for: see scripts/verify_exports.
+
+    python scripts/verify_exports.py ALTIPLANO FOLDER
+
+Prints one line for each comparison and fails at the first that does not hold.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPTS = ["The people of the United States", "  Two spaces,\ttab; naïve 日本 12345\nEnd", "I"]
+MODELS = {
+    "heads_64": dict(dim=256, n_layers=9, n_heads=4, n_kv_heads=2, hidden_dim=512),
+    "heads_128": dict(dim=512, n_layers=2, n_heads=4, n_kv_heads=1, hidden_dim=768),
+    "odd_rows": dict(dim=96, n_layers=2, n_heads=6, n_kv_heads=3, hidden_dim=176),
+}
+TYPES = ["f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "q4_0", "q4_0_pure"]
+TOKENS = 24
+
+
+def optional(name):
+    """The module, or None with a line that says so."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        print(f"skipped: {name} cannot be imported ({str(error).splitlines()[0]})")
+        return None
+
+
+torch = optional("torch")
+mistralrs = optional("mistralrs")
+
+
+class Project:
+    def __init__(self, altiplano, folder):
+        self.altiplano, self.folder = Path(altiplano).resolve(), Path(folder)
+
+    def run(self, *arguments):
+        command = [str(self.altiplano), *map(str, arguments)]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def make_text(self):
+        speeches = ROOT / "tests/fixtures/plain/speeches/19[5-7]*.txt"
+        (self.folder / "data.yaml").write_text(
+            "output: .\nsources:\n"
+            f"- name: speeches\n  text: {{ paths: ['{speeches}'], format: files }}\n"
+            "holdout: { bytes_per_source: 8000 }\n"
+            "tokenizer: { vocab_size: 512, input_bytes: 300000 }\n"
+        )
+        for command in (["data", "run"], ["tokenizer", "train"], ["tokenize"]):
+            self.run(*command, self.folder / "data.yaml")
+
+    def train(self, name, shape):
+        """A checkpoint after a few steps. The large starting weights make greedy text change from
+        token to token; the steps give the norms values of their own."""
+        model = ", ".join(f"{key}: {value}" for key, value in shape.items())
+        config = self.folder / f"{name}.yaml"
+        config.write_text(
+            f"name: {name}\noutput: runs\nprecision: f32\n"
+            f"model: {{ {model}, vocab_size: 512, max_seq_len: 128, init_std: 0.2 }}\n"
+            "tokenizer: tokenizer.model\n"
+            "data: { sources: [{ path: tokens/speeches, weight: 1.0 }] }\n"
+            "batch: { micro_batch: 2, grad_accum_steps: 1, seq_len: 128 }\n"
+            "steps: 3\noptimizer: { lr: 1.0e-2, warmup_steps: 1 }\n"
+            "validate: { every: 0 }\n"
+        )
+        self.run("train", config)
+        return self.folder / "runs" / name / "checkpoints/step_00000003"
+
+    def export(self, checkpoint, output, *options):
+        output = self.folder / output
+        self.run("export", "--checkpoint", checkpoint, "--output", output, *options)
+        return output
+
+    def greedy(self, checkpoint, prompt):
+        return json.loads(
+            self.run("generate", "--checkpoint", checkpoint, "--prompt", prompt, "--temperature",
+                     0, "--max-tokens", TOKENS, "--json").splitlines()[-1]
+        )
+
+    def prompt_ids(self, checkpoint, prompt):
+        model = checkpoint / "tokenizer.model"
+        found = self.run("tokenizer", "encode", "--model", model, "--json", prompt)
+        return [1, *json.loads(found)["token_ids"]]
+
+
+def says(line):
+    print(line, flush=True)
+
+
+def pairs(weight, heads):
+    """Rows of queries or keys from halves, as in a checkpoint, to pairs, as in GGUF and Meta's files."""
+    rows, columns = weight.shape
+    halves = weight.reshape(heads, 2, rows // heads // 2, columns)
+    return halves.swapaxes(1, 2).reshape(rows, columns)
+
+
+def expected_tensors(checkpoint, shape):
+    """The weights under the names of GGUF and Meta, q and k in pairs."""
+    names = {
+        "self_attn.q_proj": ("attn_q", "attention.wq"),
+        "self_attn.k_proj": ("attn_k", "attention.wk"),
+        "self_attn.v_proj": ("attn_v", "attention.wv"),
+        "self_attn.o_proj": ("attn_output", "attention.wo"),
+        "mlp.gate_proj": ("ffn_gate", "feed_forward.w1"),
+        "mlp.up_proj": ("ffn_up", "feed_forward.w3"),
+        "mlp.down_proj": ("ffn_down", "feed_forward.w2"),
+        "input_layernorm": ("attn_norm", "attention_norm"),
+        "post_attention_layernorm": ("ffn_norm", "ffn_norm"),
+    }
+    alone = {
+        "model.embed_tokens": ("token_embd", "tok_embeddings"),
+        "model.norm": ("output_norm", "norm"),
+        "lm_head": ("output", "output"),
+    }
+    in_gguf, in_meta = {}, {}
+    for name, weight in load_file(checkpoint / "model.safetensors").items():
+        name = name.removesuffix(".weight")
+        if name in alone:
+            ours, meta = alone[name]
+        else:
+            layer, name = name.removeprefix("model.layers.").split(".", 1)
+            ours, meta = (f"blk.{layer}.{names[name][0]}", f"layers.{layer}.{names[name][1]}")
+        if name.endswith("q_proj"):
+            weight = pairs(weight, shape["n_heads"])
+        elif name.endswith("k_proj"):
+            weight = pairs(weight, shape["n_kv_heads"])
+        in_gguf[f"{ours}.weight"] = weight
+        in_meta[f"{meta}.weight"] = weight
+    return in_gguf, in_meta
+
+
+def check_gguf(project, name, shape, checkpoint):
+    expected, _ = expected_tensors(checkpoint, shape)
+    for kind in TYPES:
+        path = project.export(
+            checkpoint, f"{name}-{kind}.gguf", "--format", "gguf", "--type", kind
+        )
+        reader = gguf.GGUFReader(path)
+        keys = {key: field.contents() for key, field in reader.fields.items()}
+        assert keys["general.architecture"] == "llama"
+        assert keys["llama.attention.head_count_kv"] == shape["n_kv_heads"]
+        assert keys["llama.rope.dimension_count"] == shape["dim"] // shape["n_heads"]
+        assert len(keys["tokenizer.ggml.tokens"]) == 512
+        found = {tensor.name: tensor for tensor in reader.tensors}
+        assert set(found) == set(expected), set(found) ^ set(expected)
+        exact = 0
+        for tensor_name, tensor in found.items():
+            weight = expected[tensor_name]
+            assert list(reversed(tensor.shape.tolist())) == list(weight.shape), tensor_name
+            values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(weight.shape)
+            if tensor.tensor_type in (Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q5_0):
+                same = gguf.quantize(weight, tensor.tensor_type)
+                assert same.tobytes() == tensor.data.tobytes(), (tensor_name, tensor.tensor_type)
+                exact += 1
+            error = np.linalg.norm(values - weight) / np.linalg.norm(weight)
+            bound = {Type.Q4_K: 0.09, Type.Q6_K: 0.02, Type.Q4_0: 0.13, Type.Q5_0: 0.07}
+            assert error < bound.get(tensor.tensor_type, 0.01), (tensor_name, error)
+        kinds = sorted({tensor.tensor_type.name for tensor in found.values()})
+        says(f"{name}: gguf reads {kind} ({', '.join(kinds)}), {exact} of {len(found)} tensors to the byte")
+
+
+def check_hugging_face(project, name, checkpoint):
+    from transformers import AutoTokenizer
+
+    directory = project.export(
+        checkpoint, f"{name}-hf", "--format", "hf", "--max-shard-size", "1MB"
+    )
+    if (directory / "tokenizer.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        for prompt in PROMPTS:
+            ours, theirs = project.prompt_ids(directory, prompt), tokenizer(prompt)["input_ids"]
+            assert ours == theirs, (prompt, ours, theirs)
+        says(f"{name}: transformers' tokenizer gives our ids")
+    else:
+        says(f"skipped: {name}: there is no tokenizer.json")
+    if torch is None:
+        return directory
+    from transformers import AutoModelForCausalLM
+
+    for dtype, bound in (("f32", 1e-4), ("bf16", None)):
+        exported = directory
+        if dtype != "f32":
+            exported = project.export(
+                checkpoint, f"{name}-hf-{dtype}", "--format", "hf", "--dtype", dtype
+            )
+        model = AutoModelForCausalLM.from_pretrained(exported, dtype="auto").eval()
+        for prompt in PROMPTS:
+            ids = project.prompt_ids(checkpoint, prompt)
+            with torch.no_grad():
+                made = model.generate(
+                    torch.tensor([ids]), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
+                )
+            if bound is not None:
+                ours = project.greedy(exported, prompt)["token_ids"]
+                theirs = made[0, len(ids):].tolist()
+                assert ours == theirs[: len(ours)], (prompt, ours, theirs)
+        says(f"{name}: transformers loads {dtype}" + (" and gives our greedy ids" if bound else ""))
+    return directory
+
+
+def check_meta(project, name, shape, checkpoint):
+    _, expected = expected_tensors(checkpoint, shape)
+    for shards in (1, 2) if shape["n_kv_heads"] % 2 == 0 else (1,):
+        directory = project.export(
+            checkpoint, f"{name}-meta-{shards}", "--format", "meta", "--shards", shards
+        )
+        back = project.folder / f"{name}-back-{shards}"
+        project.run("import", "--from", "meta", directory, "--context", 128, "--output", back)
+        ours, before = load_file(back / "model.safetensors"), load_file(checkpoint / "model.safetensors")
+        assert all(np.array_equal(ours[key], before[key]) for key in before)
+        if torch is None:
+            continue
+        parts = [
+            torch.load(directory / f"consolidated.{n:02}.pth", weights_only=True)
+            for n in range(shards)
+        ]
+        for key, weight in expected.items():
+            found = [part[key].numpy() for part in parts]
+            if found[0].shape != weight.shape:
+                axis = 0 if found[0].shape[0] != weight.shape[0] else 1
+                assert np.array_equal(np.concatenate(found, axis), weight), key
+            else:
+                assert all(np.array_equal(part, weight) for part in found), key
+        says(f"{name}: torch.load reads {shards} files of Meta's layout")
+        # What PyTorch itself writes is read as well.
+        for n, part in enumerate(parts):
+            torch.save({key: value.clone() for key, value in part.items()},
+                       directory / f"consolidated.{n:02}.pth")
+        project.run("import", "--from", "meta", directory, "--context", 128, "--output", back,
+                    "--overwrite")
+        ours = load_file(back / "model.safetensors")
+        assert all(np.array_equal(ours[key], before[key]) for key in before)
+        says(f"{name}: {shards} files of torch.save are read")
+
+
+def check_mistralrs(project, name, checkpoint):
+    """Greedy text of mistral.rs from GGUF files. It multiplies quantized blocks by activations of 8
+    bits, so only the text of the floating-point file has to be ours."""
+    if mistralrs is None:
+        return
+    os.environ["MISTRALRS_CPU_KV_F32"] = "1"
+    for kind in ("f32", "q8_0", "q4_0", "q4_k_m"):
+        path = project.folder / f"{name}-{kind}.gguf"
+        which = mistralrs.Which.GGUF(
+            quantized_model_id=str(path.parent), quantized_filename=path.name
+        )
+        request = mistralrs.CompletionRequest(
+            model="default", prompt=PROMPTS[0], max_tokens=TOKENS, temperature=0.0
+        )
+        answer = mistralrs.Runner(which=which).send_completion_request(request)
+        theirs = answer.choices[0].text
+        ours = project.greedy(checkpoint, PROMPTS[0])["text"]
+        same = len(os.path.commonprefix([ours, theirs]))
+        assert kind != "f32" or same == len(ours), (ours, theirs)
+        says(f"{name}: mistral.rs loads {kind}: the first {same} of {len(ours)} characters are ours")
+
+
+def main():
+    project = Project(*sys.argv[1:])
+    project.make_text()
+    for name, shape in MODELS.items():
+        checkpoint = project.train(name, shape)
+        check_gguf(project, name, shape, checkpoint)
+        check_hugging_face(project, name, checkpoint)
+        check_meta(project, name, shape, checkpoint)
+        check_mistralrs(project, name, checkpoint)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+//! Hugging Face model directories: opened as a source, and written by an export or an import.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use altiplano_data::Tokenizer;
+use altiplano_data::progress::ProgressMode;
+use altiplano_model::quantize::StoredAs;
+use altiplano_model::weight_files::WeightFiles;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use super::output::OutputDirectory;
+use super::parameter::{Parameter, Shape};
+use super::rows::{Heads, Piece, RotaryLayout, Rows};
+use super::safetensors_file::Plan;
+use super::stored_model::{
+    StoredModel, StoredWeights, Summary, TextSettings, check_vocabulary, file_error, progress,
+    tensor_error,
+};
+use crate::checkpoint::{self, CheckpointFiles, hugging_face};
+use crate::error::{Result, TrainerError};
+
+const CONFIG_FILE: &str = "config.json";
+const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+const TOKENIZER_JSON_FILE: &str = "tokenizer.json";
+const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
+/// What a copy of a directory has too.
+const COPIED_FILES: [&str; 2] = ["generation_config.json", CHAT_TEMPLATE_FILE];
+/// The tokenizer for programs that do not read SentencePiece's model.
+const TOKENIZER_FILES: [&str; 4] =
+    [TOKENIZER_JSON_FILE, TOKENIZER_CONFIG_FILE, "special_tokens_map.json", "added_tokens.json"];
+/// Keys of `config.json` that are taken over as they are, because they decide nothing of the weights.
+const KEPT_KEYS: [&str; 4] = ["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"];
+
+/// The safetensors files of a directory.
+#[derive(Debug)]
+struct SafetensorsWeights(WeightFiles);
+
+impl StoredWeights for SafetensorsWeights {
+    fn rows(&self, parameter: Parameter, shape: Shape, head_dim: usize) -> Result<Rows<'_>> {
+        let name = parameter.hugging_face();
+        let expected = || format!("{:?} of F32, F16 or BF16", shape.dimensions());
+        let Some(tensor) = self.0.tensor(&name) else {
+            return Err(tensor_error(self.0.path(), &name, "no such tensor", expected()));
+        };
+        let found = || format!("{:?} of {:?}", tensor.shape, tensor.dtype);
+        let stored = match tensor.dtype {
+            Dtype::F32 => StoredAs::F32,
+            Dtype::F16 => StoredAs::F16,
+            Dtype::BF16 => StoredAs::Bf16,
+            _ => return Err(tensor_error(tensor.path, &name, found(), expected())),
+        };
+        if tensor.shape != shape.dimensions() {
+            return Err(tensor_error(tensor.path, &name, found(), expected()));
+        }
+        let heads = Heads { layout: RotaryLayout::Halves, head_dim };
+        let (rows, columns) = (0..shape.rows, 0..shape.columns);
+        let piece = Piece { bytes: tensor.bytes, stored, rows, columns };
+        let heads = parameter.is_rotary().then_some(heads);
+        Ok(Rows { name, shape, heads, pieces: vec![piece] })
+    }
+}
+
+impl SafetensorsWeights {
+    /// Every tensor of the files is a parameter of the model, or what older writers left in. The
+    /// parameters are all there, so that the set of their names is no larger than the files.
+    fn refuse_unknown(&self, n_layers: usize) -> Result<()> {
+        let known: HashSet<String> =
+            Parameter::all(n_layers).map(|parameter| parameter.hugging_face()).collect();
+        let unknown = |name: &String| !known.contains(name) && !name.ends_with(".inv_freq");
+        let Some(name) = self.0.names().into_iter().find(unknown) else { return Ok(()) };
+        let path = self.0.tensor(&name).map_or(self.0.path(), |tensor| tensor.path);
+        Err(tensor_error(path, &name, "a tensor of this name", "only the parameters of a LLaMA"))
+    }
+}
+
+/// Opens a checkpoint of a run, whose checksums are verified, the newest one of a run, or any Hugging
+/// Face directory of a LLaMA.
+///
+/// # Errors
+/// Which file is missing, damaged or does not fit the others, which tensor is missing, not known or
+/// of another shape.
+pub fn open(path: &Path) -> Result<StoredModel> {
+    let dir = &checkpoint::find(path)?;
+    if checkpoint::is_checkpoint(dir) {
+        checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
+    }
+    let (config, tokens) = hugging_face::read(dir)?;
+    let tokenizer_path = dir.join(hugging_face::TOKENIZER_FILE);
+    let tokenizer = if tokenizer_path.exists() {
+        let bytes = checkpoint::read_file(dir, hugging_face::TOKENIZER_FILE)?;
+        Some(Tokenizer::from_bytes(&tokenizer_path, &bytes)?)
+    } else {
+        None
+    };
+    check_vocabulary(&dir.join(CONFIG_FILE), tokenizer.as_ref(), tokens, config.vocab_size)?;
+    let weights = SafetensorsWeights(WeightFiles::open(dir)?);
+    for parameter in Parameter::all(config.n_layers) {
+        weights.rows(parameter, parameter.shape(&config), config.head_dim())?;
+    }
+    weights.refuse_unknown(config.n_layers)?;
+    Ok(StoredModel {
+        text: read_text_settings(dir)?,
+        tokenizer,
+        tokens,
+        hugging_face_dir: Some(dir.to_path_buf()),
+        weights: Box::new(weights),
+        config,
+    })
+}
+
+/// Reads what programs that generate text need, where the directory says it.
+fn read_text_settings(dir: &Path) -> Result<TextSettings> {
+    let read = |name: &str| -> Result<Option<Value>> {
+        let path = dir.join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = fs::read(&path).map_err(TrainerError::io(&path))?;
+        let json = serde_json::from_slice(&text)
+            .map_err(|error| file_error(&path, format!("is not JSON: {error}")))?;
+        Ok(Some(json))
+    };
+    let mut settings = TextSettings::default();
+    if let Some(config) = read(TOKENIZER_CONFIG_FILE)? {
+        let flag =
+            |key: &str, default: bool| config.get(key).and_then(Value::as_bool).unwrap_or(default);
+        settings.add_bos = flag("add_bos_token", settings.add_bos);
+        settings.add_eos = flag("add_eos_token", settings.add_eos);
+        settings.chat_template =
+            config.get("chat_template").and_then(Value::as_str).map(str::to_string);
+    }
+    let template = dir.join(CHAT_TEMPLATE_FILE);
+    if template.exists() {
+        let text = fs::read_to_string(&template).map_err(TrainerError::io(&template))?;
+        settings.chat_template = Some(text);
+    }
+    let config = read(CONFIG_FILE)?.unwrap_or_default();
+    let padding = config.get("pad_token_id").and_then(Value::as_u64);
+    settings.padding = padding.and_then(|id| u32::try_from(id).ok());
+    Ok(settings)
+}
+
+/// How a directory is written.
+#[derive(Debug, Clone, Copy)]
+pub struct HuggingFaceOptions {
+    /// Number format of the weights: one of the floating-point formats.
+    pub stored: StoredAs,
+    /// Most bytes of a file of weights.
+    pub max_shard_bytes: u64,
+    /// Whether a model that is there is replaced.
+    pub overwrite: bool,
+    /// Whether progress is shown.
+    pub progress: ProgressMode,
+}
+
+/// Writes a model as a Hugging Face directory.
+///
+/// # Errors
+/// When the directory cannot be written or replaced, or a value does not fit the format.
+pub fn write(model: &StoredModel, dir: &Path, options: HuggingFaceOptions) -> Result<Summary> {
+    let plan = Plan::new(model, options.stored, options.max_shard_bytes)?;
+    let output = OutputDirectory::create(dir, options.overwrite)?;
+    let mut files = CheckpointFiles::new(output.temporary());
+    let progress = progress(options.progress, "weights", plan.bytes());
+    plan.write(model, &mut files, &progress)?;
+    write_settings(model, output.temporary(), &mut files, options.stored)?;
+    let mut summary = Summary::new("hf", dir, model);
+    (0..plan.tensors()).for_each(|_| summary.tensor(options.stored));
+    if model.tokenizer.is_none() {
+        summary.notes.push(format!(
+            "no {} was there: the model can be trained on, not prompted with text",
+            hugging_face::TOKENIZER_FILE
+        ));
+    }
+    summary.files_of(output.temporary())?;
+    output.commit()?;
+    progress.finish(&format!("{} tensors", plan.tensors()));
+    Ok(summary)
+}
+
+/// Everything but the weights: as this program writes it, then what the source has of its own.
+fn write_settings(
+    model: &StoredModel,
+    written: &Path,
+    files: &mut CheckpointFiles,
+    stored: StoredAs,
+) -> Result<()> {
+    hugging_face::write(files, &model.config, model.tokens, model.tokenizer.as_ref())?;
+    let mut config = read_object(&written.join(CONFIG_FILE))?;
+    let number_format = match stored {
+        StoredAs::F16 => "float16",
+        StoredAs::Bf16 => "bfloat16",
+        _ => "float32",
+    };
+    // Both spellings: transformers 4 reads the first, transformers 5 the second.
+    config["torch_dtype"] = number_format.into();
+    config["dtype"] = number_format.into();
+    if let Some(padding) = model.text.padding {
+        config["pad_token_id"] = padding.into();
+    }
+    // A directory that has a tokenizer for other programs keeps it, whatever is special about it.
+    let keeps_tokenizer = |dir: &&PathBuf| dir.join(TOKENIZER_JSON_FILE).exists();
+    let kept = model.hugging_face_dir.as_ref().filter(keeps_tokenizer);
+    if let Some(dir) = &model.hugging_face_dir {
+        let source = read_object(&dir.join(CONFIG_FILE))?;
+        for key in KEPT_KEYS {
+            if let Some(value) = source.get(key) {
+                config[key] = value.clone();
+            }
+        }
+        copy(dir, files, &COPIED_FILES)?;
+    }
+    files.write_bytes(CONFIG_FILE, format!("{config:#}\n").as_bytes())?;
+    match kept {
+        Some(dir) => copy(dir, files, &TOKENIZER_FILES),
+        None => write_text_settings(model, written, files),
+    }
+}
+
+/// Copies those of the files that are there.
+fn copy(dir: &Path, files: &mut CheckpointFiles, names: &[&str]) -> Result<()> {
+    for name in names.iter().filter(|name| dir.join(name).exists()) {
+        files.write_bytes(name, &checkpoint::read_file(dir, name)?)?;
+    }
+    Ok(())
+}
+
+/// Puts what the source says of text into `tokenizer_config.json`.
+fn write_text_settings(
+    model: &StoredModel,
+    written: &Path,
+    files: &mut CheckpointFiles,
+) -> Result<()> {
+    let path = written.join(TOKENIZER_CONFIG_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let before = read_object(&path)?;
+    let mut config = before.clone();
+    config["add_bos_token"] = json!(model.text.add_bos);
+    config["add_eos_token"] = json!(model.text.add_eos);
+    if let Some(template) = &model.text.chat_template {
+        config["chat_template"] = json!(template);
+    }
+    if config == before {
+        return Ok(());
+    }
+    files.write_bytes(TOKENIZER_CONFIG_FILE, format!("{config:#}\n").as_bytes())
+}
+
+fn read_object(path: &Path) -> Result<Value> {
+    let text = fs::read(path).map_err(TrainerError::io(path))?;
+    match serde_json::from_slice(&text) {
+        Ok(object @ Value::Object(_)) => Ok(object),
+        Ok(_) => Err(file_error(path, "expected a JSON object")),
+        Err(error) => Err(file_error(path, format!("is not JSON: {error}"))),
+    }
+}
