@@ -135,6 +135,7 @@ impl EveryCommand {
                 "",
             ),
             (format!("generate --checkpoint {checkpoint} --prompt The --max-tokens 3"), ""),
+            (format!("data batches {config} --steps 1"), ""),
             (format!("estimate {estimated}"), ""),
             ("devices".to_owned(), ""),
             (format!("bench train {config} --warmup 0"), ""),
