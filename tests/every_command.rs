@@ -119,7 +119,7 @@ impl EveryCommand {
             ("data merge corpus/data.yaml".to_owned(), ""),
             ("data report corpus".to_owned(), ""),
             (format!("data explain {id} corpus"), ""),
-            ("data apply c4".to_owned(), object),
+            ("data apply ccnet_normalize".to_owned(), object),
             (format!("data cat {documents} --limit 2"), ""),
             ("data train-lid language.yaml".to_owned(), ""),
             ("data train-lm lm.yaml".to_owned(), ""),

@@ -121,6 +121,10 @@ impl LiveLine {
         let target =
             ProgressDrawTarget::term_like_with_hz(Box::<Screen>::default(), DRAWS_PER_SECOND);
         let bar = ProgressBar::with_draw_target(Some(BAR_LENGTH as u64), target);
+        // Nothing before the first draw, where messages come earlier.
+        if let Ok(style) = ProgressStyle::with_template("") {
+            bar.set_style(style);
+        }
         *live = Some(bar.clone());
         Some(Self { bar, last: Mutex::default() })
     }

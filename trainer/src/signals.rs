@@ -74,12 +74,15 @@ pub fn catch() -> Result<()> {
             }
         }
     };
-    Signals::new(caught)
-        .and_then(|signals| {
-            std::thread::Builder::new().name("signals".into()).spawn(move || wait(signals))
-        })
+    let signals = Signals::new(caught).map_err(failed)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || wait(signals))
         .map(drop)
-        .map_err(failed)
+        .map_err(|source| TrainerError::Threads {
+            purpose: "wait for signals",
+            source: source.into(),
+        })
 }
 
 /// SIGHUP, unless it is ignored.
