@@ -248,7 +248,7 @@ enum Sink {
 /// Notes for the decision behind a stage.
 enum Notes {
     Step(Box<dyn Collector>),
-    Holdout(HoldoutNotes),
+    Holdout(Box<HoldoutNotes>),
 }
 
 struct Output<'a> {
@@ -288,7 +288,8 @@ impl<'a> Output<'a> {
                 notes: match closing {
                     Global::Step { step, .. } => Notes::Step(step.collector(&files.notes)?),
                     Global::Holdout => {
-                        Notes::Holdout(HoldoutNotes::create(&files.notes, plan.holdout.seed)?)
+                        let notes = HoldoutNotes::create(&files.notes, plan.holdout.seed)?;
+                        Notes::Holdout(Box::new(notes))
                     }
                 },
                 notes_cpu_seconds: 0.0,
