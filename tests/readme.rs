@@ -181,8 +181,9 @@ fn commands_of_the_readme_and_of_every_help_run() {
     for model in ["train-lid", "train-lm", "train-classifier"] {
         run_those(model);
     }
-    fs::rename(shell.path("references.bin"), shell.path("runs/llama/models/references.bin"))
-        .unwrap();
+    for made in ["references.bin", "references.json"] {
+        fs::rename(shell.path(made), shell.path("runs/llama/models").join(made)).unwrap();
+    }
     run_those("--rank 0");
     for rank in 1..4 {
         let config = "configs/data/common_crawl.yaml";
