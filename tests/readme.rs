@@ -185,8 +185,9 @@ fn commands_of_the_readme_and_of_every_help_run() {
     fs::write(shell.path("en.arpa.gz"), gzip(ARPA.as_bytes())).unwrap();
     let pieces = shell.path("runs/llama/models/ngrams/en.sp.model");
     fs::copy(pieces, shell.path("en.sp.model")).unwrap();
-    fs::rename(shell.path("references.bin"), shell.path("runs/llama/models/references.bin"))
-        .unwrap();
+    for made in ["references.bin", "references.json"] {
+        fs::rename(shell.path(made), shell.path("runs/llama/models").join(made)).unwrap();
+    }
     run_those("--rank 0");
     for rank in 1..4 {
         let config = "configs/data/common_crawl.yaml";
