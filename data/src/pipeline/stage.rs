@@ -248,7 +248,7 @@ enum Sink {
 /// Notes for the decision behind a stage.
 enum Notes {
     Step(Box<dyn Collector>),
-    Holdout(Box<HoldoutNotes>),
+    Holdout(HoldoutNotes),
 }
 
 struct Output<'a> {
@@ -288,8 +288,7 @@ impl<'a> Output<'a> {
                 notes: match closing {
                     Global::Step { step, .. } => Notes::Step(step.collector(&files.notes)?),
                     Global::Holdout => {
-                        let notes = HoldoutNotes::create(&files.notes, plan.holdout.seed)?;
-                        Notes::Holdout(Box::new(notes))
+                        Notes::Holdout(HoldoutNotes::create(&files.notes, plan.holdout.seed)?)
                     }
                 },
                 notes_cpu_seconds: 0.0,
