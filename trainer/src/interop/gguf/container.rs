@@ -171,7 +171,7 @@ impl<'a> Cursor<'a> {
         let begin = self.at;
         match fixed_size(element) {
             Some(size) => {
-                self.take(count.checked_mul(size).unwrap_or(usize::MAX), what)?;
+                self.take(count.saturating_mul(size), what)?;
             }
             // Each element takes at least a byte, so the file's end bounds the loop.
             None => {
