@@ -63,7 +63,13 @@ pub fn pending() -> Option<Signal> {
 /// # Errors
 /// When the operating system refuses a handler or the thread that waits for signals.
 pub fn catch() -> Result<()> {
-    let failed = TrainerError::io("signal handlers");
+    let failed = |error: std::io::Error| TrainerError::RunFile {
+        path: "signal handlers".into(),
+        reason: format!(
+            "cannot be installed, with a thread of their own ({error}); raise the limit on \
+             processes and threads (`ulimit -u`, or `pids.max` of the control group)"
+        ),
+    };
     let caught = [SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup());
     let wait = |mut signals: Signals| {
         for signal in signals.forever() {
