@@ -147,8 +147,10 @@ fn flip(path: &Path, share: f64) -> Vec<u8> {
     whole
 }
 
-/// Where in a file a bit is flipped.
-const PLACES: [f64; 4] = [0.0, 0.4, 0.75, 1.0];
+/// Where in a file a bit is flipped for every command.
+const PLACE: f64 = 0.6;
+/// Where else for one of them: the unit tests of the formats flip every bit.
+const MORE_PLACES: [f64; 2] = [0.0, 1.0];
 
 type Command = fn(&Chain) -> Finished;
 
@@ -156,12 +158,18 @@ type Command = fn(&Chain) -> Finished;
 #[track_caller]
 fn refused(chain: &Chain, path: &Path, refusing: &[Command]) {
     let name = chain.name(path);
-    for share in PLACES {
+    let with_flipped = |share: f64, commands: &[Command]| {
         let whole = flip(path, share);
-        for command in refusing {
+        for command in commands {
             command(chain).fails(1, &[name]);
         }
         fs::write(path, whole).unwrap();
+    };
+    with_flipped(PLACE, refusing);
+    if let Some(first) = refusing.first() {
+        for share in MORE_PLACES {
+            with_flipped(share, &[*first]);
+        }
     }
 }
 
@@ -171,17 +179,14 @@ fn refused(chain: &Chain, path: &Path, refusing: &[Command]) {
 fn mended(chain: &Chain, path: &Path, mending: Command) {
     let name = chain.name(path);
     let is_statistics = path.components().any(|part| part.as_os_str() == "stats");
-    for share in PLACES {
-        let whole = flip(path, share);
-        let said = mending(chain).ok().stderr;
-        assert!(said.contains(name), "{name} is not named: {said}");
-        assert!(is_statistics || fs::read(path).unwrap() == whole, "{name} is not mended");
-        let again = mending(chain).ok().stderr;
-        assert!(!again.contains(name), "{name} is mended, but: {again}");
-    }
+    let whole = flip(path, PLACE);
+    let said = mending(chain).ok().stderr;
+    assert!(said.contains(name), "{name} is not named: {said}");
+    assert!(is_statistics || fs::read(path).unwrap() == whole, "{name} is not mended");
     let whole = fs::read(path).unwrap();
     fs::remove_file(path).unwrap();
-    mending(chain).ok();
+    let again = mending(chain).ok().stderr;
+    assert!(!again.contains("altered"), "{name} was mended, but: {again}");
     assert!(is_statistics || fs::read(path).unwrap() == whole, "{name} is not made anew");
 }
 
@@ -195,6 +200,8 @@ fn a_flipped_bit_in_any_file_is_named() {
         let path = chain.path("data").join(file);
         let parts: Vec<&str> = file.iter().map(|part| part.to_str().unwrap()).collect();
         let refusing: &[Command] = match parts[..] {
+            // Names the process that writes, for as long as it does.
+            [".lock"] => continue,
             ["documents", "early", "train-00000.parquet"] => &[
                 Chain::data_report,
                 Chain::tokenizer_train,
@@ -233,14 +240,14 @@ fn a_flipped_bit_in_any_file_is_named() {
             }
             _ if file.starts_with("checkpoints") => refused(&chain, &path, &[Chain::resume]),
             "metrics.jsonl" => {
-                for share in [0.0, 0.4, 0.75] {
+                for share in [0.0, PLACE] {
                     let whole = flip(&path, share);
                     chain.resume().fails(1, &[chain.name(&path), "line"]);
                     fs::write(&path, whole).unwrap();
                 }
             }
             // The user may change settings here; those that decide numbers are compared with
-            // the checkpoint's. Pictures are drawn anew and read by nobody; the lock is empty.
+            // the checkpoint's. Pictures are drawn anew and read by nobody.
             "config.yaml" | "loss.svg" | "loss.png" | ".lock" => {}
             _ => panic!("{file:?}: which command looks at it?"),
         }

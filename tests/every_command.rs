@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::harness::{SmallRun, altiplano, copy_dir, corpus, repository, run};
+use crate::harness::{ARPA, SmallRun, altiplano, copy_dir, corpus, repository, run};
 
 /// The commands that do something, as `["data", "run"]`, from the help of the binary.
 pub fn commands() -> Vec<Vec<String>> {
@@ -75,6 +75,7 @@ impl EveryCommand {
         fs::write(dir.join("lines.txt"), lines).unwrap();
         let one = "{\"text\": \"A sentence stands here. And another one, for a whole line.\"}\n";
         fs::write(dir.join("one.jsonl"), one).unwrap();
+        fs::write(dir.join("xx.arpa"), ARPA).unwrap();
         for (name, text) in [
             (
                 "language.yaml",
@@ -118,11 +119,17 @@ impl EveryCommand {
             ("data merge corpus/data.yaml".to_owned(), ""),
             ("data report corpus".to_owned(), ""),
             (format!("data explain {id} corpus"), ""),
-            ("data apply c4".to_owned(), object),
+            ("data apply ccnet_normalize".to_owned(), object),
             (format!("data cat {documents} --limit 2"), ""),
             ("data train-lid language.yaml".to_owned(), ""),
             ("data train-lm lm.yaml".to_owned(), ""),
             ("data train-classifier classifier.yaml".to_owned(), ""),
+            (
+                "data import-lm xx.arpa --pieces corpus/tokenizer.model --language xx --output lm"
+                    .to_owned(),
+                "",
+            ),
+            (format!("data batches {config}"), ""),
             ("tokenizer train corpus/data.yaml tokenizer.input_bytes=20000".to_owned(), ""),
             ("tokenizer encode --model corpus/tokenizer.model".to_owned(), "Call me Ishmael."),
             ("tokenizer decode --model corpus/tokenizer.model 300 301".to_owned(), ""),

@@ -265,6 +265,10 @@ impl SmallRun {
     }
 }
 
+/// A small n-gram model in the text form of other tools.
+pub const ARPA: &str = "\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n-1 <unk>\n-99 <s> -0.5\n\
+                        -1 </s>\n-0.9 the -0.2\n\n\\2-grams:\n-0.3 <s> the\n\n\\end\\\n";
+
 /// Copies a folder with everything in it.
 pub fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

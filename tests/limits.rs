@@ -30,7 +30,7 @@ fn a_file_size_limit_is_an_error_that_names_the_file() {
     fs::copy(corpus().join("data.yaml"), data.join("data.yaml")).unwrap();
     let mut command = crate::harness::altiplano();
     command.args(["data", "run"]).arg(data.join("data.yaml"));
-    with_file_limit(&command, 8).fails(1, &["documents", "File too large"]);
+    with_file_limit(&command, 8).fails(1, &[data.to_str().unwrap(), "File too large"]);
 }
 
 /// A token shard is mapped into memory: the part that is cut off cannot be read, nor can that be

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::data::{gzip, warc_record};
 use crate::every_command::{self, help_of};
-use crate::harness::{altiplano, copy_dir, repository, temporary};
+use crate::harness::{ARPA, altiplano, copy_dir, repository, temporary};
 
 fn pages() -> Vec<(String, String)> {
     let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(String::from).to_vec();
@@ -181,8 +181,13 @@ fn commands_of_the_readme_and_of_every_help_run() {
     for model in ["train-lid", "train-lm", "train-classifier"] {
         run_those(model);
     }
-    fs::rename(shell.path("references.bin"), shell.path("runs/llama/models/references.bin"))
-        .unwrap();
+    // A model of another tool, with the pieces of one.
+    fs::write(shell.path("en.arpa.gz"), gzip(ARPA.as_bytes())).unwrap();
+    let pieces = shell.path("runs/llama/models/ngrams/en.sp.model");
+    fs::copy(pieces, shell.path("en.sp.model")).unwrap();
+    for made in ["references.bin", "references.json"] {
+        fs::rename(shell.path(made), shell.path("runs/llama/models").join(made)).unwrap();
+    }
     run_those("--rank 0");
     for rank in 1..4 {
         let config = "configs/data/common_crawl.yaml";
@@ -201,7 +206,8 @@ fn cheaper(example: &str) -> String {
     } else {
         ""
     };
-    format!("{example}{settings}")
+    // The run of the test has 20 steps.
+    format!("{}{settings}", example.replace("--from-step 500", "--from-step 15"))
 }
 
 /// Puts small files where the configurations of the large sources expect what was downloaded or

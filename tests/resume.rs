@@ -34,7 +34,9 @@ fn kill_9_at_any_moment_and_resume() {
         let readers = format!("readers={}", 1 + attempt % 4);
         // Before its first checkpoint a run can be started again, and be resumed too.
         let unsaved = checkpoint::latest(&run.run_dir("killed")).is_err();
-        let mut command = if unsaved && attempt % 2 == 0 {
+        // One that was killed before it wrote its configuration can only be started again.
+        let begun = run.run_dir("killed").join("config.yaml").exists();
+        let mut command = if !begun || (unsaved && attempt % 2 == 0) {
             run.train_command(&overrides)
         } else {
             run.resume_command("killed", &[&threads, &readers])

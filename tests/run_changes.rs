@@ -222,11 +222,28 @@ fn a_run_starts_from_weights() {
     run.train(&other).fails(2, &["init_from", "model.n_heads=4", "model.hidden_dim=48"]);
     assert!(!run.run_dir("third").join("config.yaml").exists());
     run.train(&["name=third", "init_from=/nonexistent"]).fails(1, &["/nonexistent"]);
+    // A run stands for its newest checkpoint.
+    let newest = format!("init_from={}", run.run_dir("second").display());
+    let started = run.train(&["name=newest", "steps=1", &newest]).ok();
+    says(&started, &["starts from the weights of", "second/checkpoints/step_00000006"]);
     // A directory of someone else's has no checksums, and a tokenizer that may be another.
     let foreign = run.dir.path().join("moved");
     fs::remove_file(foreign.join("state.json")).unwrap();
     fs::remove_file(foreign.join("DONE")).unwrap();
     run.train(&["name=third", "steps=1", &moved]).ok();
+    // Its weights may be in shards.
+    fs::rename(foreign.join("model.safetensors"), foreign.join("model-1.safetensors")).unwrap();
+    let bytes = fs::read(foreign.join("model-1.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let names = tensors.as_object().unwrap().keys().filter(|name| *name != "__metadata__");
+    let shard_of: serde_json::Map<_, _> =
+        names.map(|name| (name.clone(), "model-1.safetensors".into())).collect();
+    let index = serde_json::json!({ "weight_map": shard_of }).to_string();
+    fs::write(foreign.join("model.safetensors.index.json"), index).unwrap();
+    let shards = [&still[1..4], &["name=shards", &moved]].concat();
+    run.train(&shards).ok();
+    assert!(run.tensors("shards", 1)[0] == run.tensors("still", 1)[0], "the weights differ");
     let model = foreign.join("tokenizer.model");
     let mut bytes = fs::read(&model).unwrap();
     // An unknown field at the end: SentencePiece reads the same pieces from other bytes.

@@ -127,7 +127,7 @@ fn validation_is_interrupted() {
         asked.set(asked.get() + 1);
         asked.get() > 2
     };
-    assert_eq!(validate(&trainer, &set, 2, after_two).unwrap(), None);
+    assert_eq!(validate(&trainer, &set, 16, after_two).unwrap(), None);
     assert_eq!(asked.get(), 3);
-    assert!(validate(&trainer, &set, 2, || false).unwrap().is_some());
+    assert!(validate(&trainer, &set, 16, || false).unwrap().is_some());
 }

@@ -95,14 +95,15 @@ impl FileDigest {
 /// Hashes what is written through it.
 pub struct HashingWriter<W> {
     inner: W,
-    hasher: blake3::Hasher,
+    /// Two kilobytes, on the heap so that writers can be moved about.
+    hasher: Box<blake3::Hasher>,
     bytes: u64,
 }
 
 impl<W: Write> HashingWriter<W> {
     /// Passes everything on to `inner`. Put the buffer in front of it: long runs hash fastest.
     pub fn new(inner: W) -> Self {
-        Self { inner, hasher: blake3::Hasher::new(), bytes: 0 }
+        Self { inner, hasher: Box::default(), bytes: 0 }
     }
 
     /// The writer inside, and the digest of all that was written.

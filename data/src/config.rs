@@ -110,12 +110,14 @@ impl DataConfig {
     /// Documents to token shards.
     ///
     /// # Errors
-    /// As [`tokenize`], and those of opening the tokenizer.
+    /// As [`tokenize`], those of opening the tokenizer, and [`DataError::InUse`] when another process
+    /// writes there.
     pub fn tokenize(&self, progress: ProgressMode) -> Result<TokenizeReport> {
         self.validate()?;
+        let lock = lock(&self.output)?;
         let tokenizer = Tokenizer::open(&self.tokenizer_model())?;
         let names: Vec<&str> = self.sources.iter().map(|source| source.name.as_str()).collect();
-        tokenize(&self.output, &names, &tokenizer, &self.shards, progress)
+        tokenize(&lock, &names, &tokenizer, &self.shards, progress)
     }
 }
 

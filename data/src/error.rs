@@ -263,14 +263,11 @@ pub enum DataError {
 }
 
 /// What to do where there is no file for `key`: what a command makes can be made.
-fn advice(key: &str) -> String {
-    let command = match key {
-        "documents" | "statistics" => "data run",
-        "token shards" => "tokenize",
-        _ if key.ends_with("perplexity.model") => "data train-lm",
-        _ => return "check the path".to_owned(),
-    };
-    format!("check the path, or make them with `altiplano {command}`")
+fn advice(key: &str) -> &'static str {
+    match key.ends_with("perplexity.model") {
+        true => "check the path, or make them with `altiplano data train-lm`",
+        false => "check the path",
+    }
 }
 
 impl DataError {

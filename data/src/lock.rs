@@ -35,6 +35,13 @@ pub struct FolderLock {
     file: Option<File>,
 }
 
+impl FolderLock {
+    /// The folder that is locked.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
 /// Who is locked out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holders {

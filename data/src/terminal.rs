@@ -80,8 +80,7 @@ pub fn is_drawn() -> bool {
     DRAWN.load(Ordering::Relaxed)
 }
 
-/// A line at the bottom of the terminal that is drawn again and again. A new one takes the place of
-/// the one before.
+/// A line at the bottom of the terminal that is drawn again and again. There is one at a time.
 #[derive(Debug)]
 pub struct LiveLine {
     bar: ProgressBar,
@@ -113,17 +112,20 @@ impl Part {
 }
 
 impl LiveLine {
-    /// A line, if standard error is a terminal.
+    /// A line, if standard error is a terminal and has no other.
     pub fn start() -> Option<Self> {
-        if !is_live() {
+        let mut live = live();
+        if !is_live() || live.as_ref().is_some_and(|other| !other.is_finished()) {
             return None;
         }
         let target =
             ProgressDrawTarget::term_like_with_hz(Box::<Screen>::default(), DRAWS_PER_SECOND);
         let bar = ProgressBar::with_draw_target(Some(BAR_LENGTH as u64), target);
-        if let Some(before) = live().replace(bar.clone()) {
-            before.finish_and_clear();
+        // Nothing before the first draw, where messages come earlier.
+        if let Ok(style) = ProgressStyle::with_template("") {
+            bar.set_style(style);
         }
+        *live = Some(bar.clone());
         Some(Self { bar, last: Mutex::default() })
     }
 

@@ -200,3 +200,87 @@ mod cuda {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+    use half::bf16;
+
+    use super::*;
+    use crate::config::{LlamaConfig, Precision};
+    use crate::param_tree::Leaf;
+
+    fn config() -> LlamaConfig {
+        LlamaConfig {
+            dim: 16,
+            n_layers: 2,
+            n_heads: 4,
+            n_kv_heads: Some(2),
+            hidden_dim: Some(24),
+            multiple_of: 256,
+            vocab_size: 30,
+            max_seq_len: 8,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-6,
+            init_std: 0.02,
+        }
+    }
+
+    fn values(tree: &TensorTree) -> Vec<Vec<f32>> {
+        let values = |data: TensorData| data.iter::<f32>().collect();
+        tree.iter().map(|(_, x)| values(x.to_data())).collect()
+    }
+
+    /// Without a gradient a step is the decay alone: lr λ = 1/4 of every matrix and nothing of a norm
+    /// gain. The second step shows that the first left no handle behind.
+    #[test]
+    fn matrices_decay_and_the_weights_follow_the_master_weights() {
+        let (config, device) = (config(), Device::flex());
+        let grads = Grads::zeros(&config, DType::F32, &device);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let master_weights = Weights::init(&config, 1, DType::F32, &device);
+            let mut weights = master_weights.compute_copy(precision);
+            let zeros = || Moments::zeros(&config, DType::F32, &device);
+            let mut state = AdamWState { master_weights, m: zeros(), v: zeros() };
+            for step in [1, 2] {
+                let before = values(&state.master_weights);
+                let hyper = AdamWStep {
+                    lr: 0.5,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    eps: 1e-8,
+                    weight_decay: 0.5,
+                    step,
+                    grad_scale: 1.0,
+                };
+                adamw_step(&mut state, &mut weights, &grads, &hyper);
+                let (after, weights) = (values(&state.master_weights), values(&weights));
+                for (param, leaf) in state.master_weights.iter() {
+                    let (before, after) = (&before[param.index()], &after[param.index()]);
+                    let matrix = matches!(leaf, Leaf::Matrix(_));
+                    let rest = if matrix { 0.75 } else { 1.0 };
+                    assert!(before.iter().zip(after).all(|(x, y)| rest * x == *y), "{param}");
+                    let rounded = |x: &f32| match precision {
+                        Precision::Bf16 if matrix => bf16::from_f32(*x).to_f32(),
+                        _ => *x,
+                    };
+                    let expected: Vec<f32> = after.iter().map(rounded).collect();
+                    assert_eq!(weights[param.index()], expected, "{param} {precision:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_in_the_order_of_the_checkpoint() {
+        let (config, device) = (config(), Device::flex());
+        let mut tree = Weights::init(&config, 1, DType::F32, &device);
+        let expected: Vec<f64> =
+            values(&tree).iter().map(|x| x.iter().map(|x| f64::from(*x).powi(2)).sum()).collect();
+        for (sum, expected) in sums_of_squares(&tree).iter().zip(&expected) {
+            assert!((sum - expected).abs() < 1e-9 * expected, "{sum} {expected}");
+        }
+        fill_zero(&mut tree);
+        assert_eq!(sums_of_squares(&tree), vec![0.0; expected.len()]);
+    }
+}

@@ -316,7 +316,7 @@ impl ParamTree<Param, Param> {
 }
 
 impl<V, M> ParamTree<V, M> {
-    /// A tree of references, as [`array::each_ref`](https://doc.rust-lang.org/std/primitive.array.html#method.each_ref).
+    /// A tree of references to the values, as [`array::each_ref`] is an array of them.
     pub fn each_ref(&self) -> ParamTree<&V, &M> {
         ParamTree {
             embed_tokens: &self.embed_tokens,
@@ -326,7 +326,7 @@ impl<V, M> ParamTree<V, M> {
         }
     }
 
-    /// A tree of references to values that may be changed.
+    /// A tree of references through which the values can be changed.
     pub fn each_mut(&mut self) -> ParamTree<&mut V, &mut M> {
         ParamTree {
             embed_tokens: &mut self.embed_tokens,

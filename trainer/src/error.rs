@@ -40,14 +40,16 @@ pub enum TrainerError {
     /// Standard output cannot be written to.
     #[error("standard output: {0}")]
     Output(#[source] std::io::Error),
-    /// The system refuses the threads that compute.
+    /// The system refuses a thread.
     #[error(
-        "cannot start the threads that compute: {source}; ask for fewer threads, or raise the limit \
+        "cannot start the threads that {purpose}: {source}; ask for fewer threads, or raise the limit \
          on processes and threads (`ulimit -u`, or `pids.max` of the control group)"
     )]
     Threads {
+        /// What the threads are for.
+        purpose: &'static str,
         /// The system's answer.
-        source: rayon::ThreadPoolBuildError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A file of a run is not what its name says.
     #[error("{}: {reason}", path.display())]

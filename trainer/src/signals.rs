@@ -63,7 +63,13 @@ pub fn pending() -> Option<Signal> {
 /// # Errors
 /// When the operating system refuses a handler or the thread that waits for signals.
 pub fn catch() -> Result<()> {
-    let failed = TrainerError::io("signal handlers");
+    let failed = |error: std::io::Error| TrainerError::RunFile {
+        path: "signal handlers".into(),
+        reason: format!(
+            "cannot be installed, with a thread of their own ({error}); raise the limit on \
+             processes and threads (`ulimit -u`, or `pids.max` of the control group)"
+        ),
+    };
     let caught = [SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup());
     let wait = |mut signals: Signals| {
         for signal in signals.forever() {
@@ -74,12 +80,15 @@ pub fn catch() -> Result<()> {
             }
         }
     };
-    Signals::new(caught)
-        .and_then(|signals| {
-            std::thread::Builder::new().name("signals".into()).spawn(move || wait(signals))
-        })
+    let signals = Signals::new(caught).map_err(failed)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || wait(signals))
         .map(drop)
-        .map_err(failed)
+        .map_err(|source| TrainerError::Threads {
+            purpose: "wait for signals",
+            source: source.into(),
+        })
 }
 
 /// SIGHUP, unless it is ignored.

@@ -15,18 +15,19 @@ use crate::error::{Result, TrainerError};
 /// The f32 weights of step 0 of a run, with lines for the user about where they come from.
 ///
 /// # Errors
-/// When `init_from` is no Hugging Face directory of a LLaMA, is damaged, or holds a model or a
+/// When `init_from` is neither a Hugging Face directory of a LLaMA nor a run, is damaged, or holds a model or a
 /// tokenizer that is not the run's.
 pub fn starting_weights(config: &TrainConfig, device: &Device) -> Result<(Weights, Vec<String>)> {
-    let Some(dir) = &config.init_from else {
+    let Some(given) = &config.init_from else {
         return Ok((Weights::init(&config.model, config.seed, DType::F32, device), Vec::new()));
     };
-    if checkpoint::is_checkpoint(dir) {
-        checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
+    let dir = checkpoint::find(given)?;
+    if checkpoint::is_checkpoint(&dir) {
+        checkpoint::verify_files(&dir, &[checkpoint::MODEL_FILE])?;
     }
-    let (model, _) = hugging_face::read(dir)?;
-    check_model(dir, &model, &config.model)?;
-    check_tokenizer(dir, config.tokenizer.as_deref())?;
+    let (model, _) = hugging_face::read(&dir)?;
+    check_model(&dir, &model, &config.model)?;
+    check_tokenizer(&dir, config.tokenizer.as_deref())?;
     let mut lines = vec![format!("starts from the weights of {}", dir.display())];
     if model.rope_theta != config.model.rope_theta {
         lines.push(format!(
@@ -34,8 +35,8 @@ pub fn starting_weights(config: &TrainConfig, device: &Device) -> Result<(Weight
             model.rope_theta, config.model.rope_theta
         ));
     }
-    let path = dir.join(checkpoint::MODEL_FILE);
-    Ok((weights::load(&path, "", &config.model, device)?, lines))
+    // The weights of a directory from elsewhere may be in several files.
+    Ok((weights::load(&dir, "", &config.model, device)?, lines))
 }
 
 /// Holds what decides the meaning of weights to the run's. The longest context is no part of it, and

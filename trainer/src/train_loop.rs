@@ -97,13 +97,14 @@ fn due(every: u64, step: u64) -> bool {
 }
 
 impl Run {
-    fn finish(self) -> Result<TrainReport> {
+    /// Trains on the threads of the device.
+    fn train(self) -> Result<TrainReport> {
         let device = self.trainer.model.device().clone();
-        device::in_pool(&device, || self.steps())
+        device::in_pool(&device, || self.train_loop())
     }
 
-    /// The training loop.
-    fn steps(mut self) -> Result<TrainReport> {
+    /// Trains to the last step, or until a signal comes.
+    fn train_loop(mut self) -> Result<TrainReport> {
         let config = self.config.clone();
         let (first_step, last_step) = (self.step, config.total_steps());
         let schedule = Schedule::new(&config.optimizer, last_step);

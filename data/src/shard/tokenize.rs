@@ -11,7 +11,7 @@ use super::{VERSION, manifest::TOKENIZE_AGAIN};
 use crate::atomic_file::{remove_durably, remove_unfinished};
 use crate::document::{Document, DocumentFile, SourceDocuments, Split};
 use crate::error::{DataError, Result};
-use crate::lock::lock;
+use crate::lock::FolderLock;
 use crate::pipeline::documents_folder;
 use crate::progress::{Progress, ProgressMode, Work};
 use crate::tokenizer::{PieceType, Tokenizer};
@@ -124,22 +124,21 @@ impl std::fmt::Display for TokenizeReport {
     }
 }
 
-/// Writes the token shards of `sources` below `output`. A source whose documents, tokenizer and
+/// Writes the token shards of `sources` below the folder that is locked. A source whose documents, tokenizer and
 /// configuration are unchanged is skipped, after its documents and shards were held against their
 /// manifests. The same for any number of threads.
 ///
 /// # Errors
-/// [`DataError::InUse`] when another process writes there, or an error of reading documents,
-/// encoding or writing shards.
+/// An error of reading documents, encoding or writing shards.
 pub fn tokenize(
-    output: &Path,
+    lock: &FolderLock,
     sources: &[&str],
     tokenizer: &Tokenizer,
     config: &ShardConfig,
     progress: ProgressMode,
 ) -> Result<TokenizeReport> {
     config.validate()?;
-    let _lock = lock(output)?;
+    let output = lock.folder();
     remove_unfinished(output)?;
     let mut report = TokenizeReport::default();
     for source in sources {

@@ -181,3 +181,107 @@ fn comes_first(text: &str, at: usize) -> bool {
         |period: usize| text.is_char_boundary(period) && text.starts_with(&text[period..]);
     repeats(at) && !repeats(text.len() - at)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashMap;
+    use std::path::Path;
+
+    use super::super::Tokenizer;
+    use super::super::model_proto::{Piece, PieceType, write_bpe};
+    use serde_json::Value;
+
+    fn piece(text: &str, score: f32, kind: PieceType) -> Piece {
+        Piece { text: text.into(), score, kind }
+    }
+
+    /// Marks, bytes, the characters `a`, `b` and `▁`, and these pieces, best first.
+    fn tokenizer(merged: &[&str], more: &[Piece]) -> Tokenizer {
+        let mut pieces = vec![
+            piece("<unk>", 0.0, PieceType::Unknown),
+            piece("<s>", 0.0, PieceType::Control),
+            piece("</s>", 0.0, PieceType::Control),
+        ];
+        let byte = |byte: u8| piece(&format!("<0x{byte:02X}>"), 0.0, PieceType::Byte(byte));
+        pieces.extend((0..=255).map(byte));
+        let normal = merged.iter().chain(&["a", "b", "\u{2581}"]).enumerate();
+        pieces.extend(normal.map(|(n, text)| piece(text, -(n as f32), PieceType::Normal)));
+        pieces.extend_from_slice(more);
+        Tokenizer::from_bytes(Path::new("m.model"), &write_bpe(&pieces, true)).unwrap()
+    }
+
+    /// What Hugging Face's tokenizers do with the file: the pair of lowest rank is merged, the leftmost
+    /// of equals, until there is none.
+    fn encode_by_merges(file: &Value, text: &str) -> Vec<u64> {
+        let vocab = &file["model"]["vocab"];
+        let ranks: HashMap<(&str, &str), usize> = file["model"]["merges"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .enumerate()
+            .map(|(rank, pair)| ((pair[0].as_str().unwrap(), pair[1].as_str().unwrap()), rank))
+            .collect();
+        let mut symbols: Vec<String> = Vec::new();
+        let normalized = format!(" {text}").replace(' ', "\u{2581}");
+        for character in normalized.chars().map(String::from) {
+            match vocab.get(&character) {
+                Some(_) => symbols.push(character),
+                None => symbols.extend(character.bytes().map(|byte| format!("<0x{byte:02X}>"))),
+            }
+        }
+        let rank = |pair: &[String]| ranks.get(&(pair[0].as_str(), pair[1].as_str())).copied();
+        while let Some((_, at)) =
+            symbols.windows(2).enumerate().filter_map(|(at, pair)| Some((rank(pair)?, at))).min()
+        {
+            let right = symbols.remove(at + 1);
+            symbols[at].push_str(&right);
+        }
+        symbols.iter().map(|symbol| vocab[symbol.as_str()].as_u64().unwrap()).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn merges_give_the_ids_of_scores(
+            mut pieces in proptest::collection::vec("[ab\u{2581}]{2,5}", 1..14),
+            texts in proptest::collection::vec("[ab c]{1,24}", 20),
+        ) {
+            let mut seen = std::collections::HashSet::new();
+            pieces.retain(|piece| seen.insert(piece.clone()));
+            let merged: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let tokenizer = tokenizer(&merged, &[]);
+            let file: Value = serde_json::from_str(&tokenizer.tokenizer_json().unwrap()).unwrap();
+            for text in &texts {
+                let ids: Vec<u64> =
+                    tokenizer.encode(text).unwrap().into_iter().map(u64::from).collect();
+                proptest::prop_assert_eq!(encode_by_merges(&file, text), ids, "{:?}", text);
+            }
+        }
+    }
+
+    /// Of the pairs that make `abaab` and overlap in `aba ab aab`, the left one is merged.
+    #[test]
+    fn overlapping_pairs_are_in_the_order_of_the_text() {
+        let tokenizer = tokenizer(&["ab", "aba", "aab", "abaab"], &[]);
+        let file: Value = serde_json::from_str(&tokenizer.tokenizer_json().unwrap()).unwrap();
+        let merges = file["model"]["merges"].as_array().unwrap();
+        let of = |left: &str, right: &str| {
+            merges.iter().position(|pair| pair[0] == left && pair[1] == right).unwrap()
+        };
+        assert!(of("aba", "ab") < of("ab", "aab"), "{merges:?}");
+    }
+
+    #[test]
+    fn models_of_another_kind_have_no_such_file() {
+        assert!(tokenizer(&["ab"], &[]).tokenizer_json().is_some());
+        for more in [
+            piece("abc", -9.0, PieceType::Normal),
+            piece("bb", 0.0, PieceType::Normal),
+            piece("<mask>", 0.0, PieceType::UserDefined),
+            piece("bb", -9.0, PieceType::Unused),
+        ] {
+            let tokenizer = tokenizer(&["ab"], std::slice::from_ref(&more));
+            assert_eq!(tokenizer.tokenizer_json(), None, "{more:?}");
+        }
+    }
+}

@@ -167,116 +167,159 @@ impl<E: Element> KernelTask for Product<'_, E> {
         if rows == 0 || columns == 0 {
             return;
         }
-        let deepest = block_steps::<K>(a.depth.div_ceil(K::DEPTH));
-        let block_depth = deepest * K::DEPTH;
+        let steps = block_steps::<K>(a.depth.div_ceil(K::DEPTH));
         let slab = |lanes: usize, tile: usize| {
-            (SLAB_UNITS / deepest / tile * tile).max(tile).min(lanes.next_multiple_of(tile))
+            (SLAB_UNITS / steps / tile * tile).max(tile).min(lanes.next_multiple_of(tile))
         };
-        let tile_rows = tile_rows::<K>();
         let tile_columns = tile_columns::<K>(rows, columns, rayon::current_num_threads());
-        let (slab_rows, slab_columns) = (slab(rows, tile_rows), slab(columns, tile_columns));
-        let work = slab_blocks([rows, columns, a.depth], [slab_rows, slab_columns, block_depth]);
+        let (slab_rows, slab_columns) = (slab(rows, tile_rows::<K>()), slab(columns, tile_columns));
+        let work =
+            slab_blocks([rows, columns, a.depth], [slab_rows, slab_columns, steps * K::DEPTH]);
 
         let buffers = |packed: fn(&SlabBlock) -> Packed| {
             1 + work.iter().map(|of| packed(of).buffer).max().unwrap_or(0)
         };
-        let (a_size, b_size) = (slab_rows * deepest, slab_columns * deepest);
-        let a_size = if a.reads_in_place::<K>() { K::ROWS * deepest } else { a_size };
+        // Of rows that are read in place at most a part of a panel is packed.
+        let in_place = a.reads_in_place::<K>();
+        let a_size = steps * if in_place { K::ROWS } else { slab_rows };
+        let b_size = steps * slab_columns;
         let mut packed_a = Scratch::new::<K::Unit>(a_size * buffers(|of| of.a));
         let mut packed_b = Scratch::new::<K::Unit>(b_size * buffers(|of| of.b));
-        let packed_a = SharedPointer::new(packed_a.as_mut::<K::Unit>());
-        let packed_b = SharedPointer::new(packed_b.as_mut::<K::Unit>());
         let target = Target::<E>::new(c);
-        // Where the output is rounded, the sums of all blocks but the last are kept here in f32.
-        let needs_sums = a.depth > block_depth && matches!(target, Target::Round { .. });
+        // Where the output is rounded, the blocks of a slab are summed here in f32 first.
+        let needs_sums = a.depth > steps * K::DEPTH && matches!(target, Target::Round { .. });
         let mut sums = Scratch::new::<f32>(if needs_sums { slab_rows * slab_columns } else { 0 });
-        let sums = SharedPointer::new(sums.as_mut::<f32>());
 
-        // Where a micro-kernel reads rows of `A` in place, only the last rows of the slab are packed,
-        // if they are fewer than a panel.
-        let in_place = a.reads_in_place::<K>();
-        let pack_a = |of: &SlabBlock| {
-            let SlabBlock { row, height, start, depth, .. } = *of;
-            let unpacked = if in_place { height / K::ROWS * K::ROWS } else { 0 };
-            of.a.is_new.then(|| {
-                PackTask::all::<K, true>(&a, row + unpacked, height - unpacked, start, depth)
-            })
+        let job = Job::<K, E> {
+            a,
+            b,
+            target,
+            work: &work,
+            tile_columns,
+            in_place,
+            packed_a: SharedPointer::new(packed_a.as_mut::<K::Unit>()),
+            a_size,
+            packed_b: SharedPointer::new(packed_b.as_mut::<K::Unit>()),
+            b_size,
+            sums: needs_sums.then(|| SharedPointer::new(sums.as_mut::<f32>())),
         };
-        let pack_b = |of: &SlabBlock| {
-            let SlabBlock { column, width, start, depth, .. } = *of;
-            let width = width.next_multiple_of(NR);
-            of.b.is_new.then(|| PackTask::all::<K, false>(&b, column, width, start, depth))
-        };
-        let tiles = |of: &SlabBlock| {
-            let across = of.width.div_ceil(tile_columns);
-            (of.height.div_ceil(tile_rows) * across, across)
-        };
+        run_phases(&job.tasks(), |phase, task| job.run(phase, task));
+    }
+}
+
+/// A product that is cut up, with the buffers of its packed operands. Phase p packs the operands of
+/// `work[p]` and multiplies `work[p - 1]`.
+struct Job<'a, K: MicroKernel, E> {
+    a: Operand<'a, E>,
+    b: Operand<'a, E>,
+    target: Target<E>,
+    work: &'a [SlabBlock],
+    tile_columns: usize,
+    /// Whether `K` reads rows of `A` in place. Then only the last rows of a slab are packed, if they
+    /// are fewer than a panel.
+    in_place: bool,
+    packed_a: SharedPointer<K::Unit>,
+    /// Units of one of the buffers of `packed_a`.
+    a_size: usize,
+    packed_b: SharedPointer<K::Unit>,
+    b_size: usize,
+    sums: Option<SharedPointer<f32>>,
+}
+
+impl<K: MicroKernel, E: Element> Job<'_, K, E> {
+    /// The number of tasks of each phase: first those that pack, then those that multiply.
+    fn tasks(&self) -> Vec<usize> {
         let count = |pack: Option<PackTask>| pack.map_or(0, |pack| pack.tasks);
-        // Phase p packs the operands of work[p] and multiplies work[p - 1].
-        let tasks: Vec<usize> = (0..=work.len())
-            .map(|p| {
-                let packs = work.get(p).map_or(0, |of| count(pack_a(of)) + count(pack_b(of)));
-                packs + if p > 0 { tiles(&work[p - 1]).0 } else { 0 }
+        let packs = |of| count(self.pack_a(of)) + count(self.pack_b(of));
+        let tiles = |of: &SlabBlock| of.height.div_ceil(tile_rows::<K>()) * self.tiles_across(of);
+        (0..=self.work.len())
+            .map(|phase| {
+                let last = phase.checked_sub(1).map(|last| &self.work[last]);
+                self.work.get(phase).map_or(0, packs) + last.map_or(0, tiles)
             })
-            .collect();
-        run_phases(&tasks, |phase, mut task| {
-            if let Some(next) = work.get(phase) {
-                // SAFETY: K runs on this CPU; each buffer has room for its slab, and this task's
-                // part of it is nobody else's.
-                let rest = unsafe {
-                    let to = packed_a.offset(next.a.buffer * a_size);
-                    pack_or_pass::<K, E, true>(pack_a(next), &a, to, task).and_then(|task| {
-                        let to = packed_b.offset(next.b.buffer * b_size);
-                        pack_or_pass::<K, E, false>(pack_b(next), &b, to, task)
-                    })
-                };
-                let Some(rest) = rest else { return };
-                task = rest;
-            }
-            let of = &work[phase - 1];
-            let steps = K::steps(of.depth);
-            // SAFETY: an earlier phase packed these panels, and no task of this one writes them.
-            let packed = |from: SharedPointer<K::Unit>, lanes: usize, width: usize| unsafe {
-                std::slice::from_raw_parts(from.at(0), lanes.next_multiple_of(width) * steps)
-            };
-            // SAFETY: inside the buffers.
-            let (from_a, from_b) = unsafe {
-                (packed_a.offset(of.a.buffer * a_size), packed_b.offset(of.b.buffer * b_size))
-            };
-            let a_rows = if in_place { of.height % K::ROWS } else { of.height };
-            let block = Block::<K> {
-                rows: in_place.then(|| {
-                    let rows = &a.data[of.row * a.lane_stride + of.start..];
-                    (bytemuck::cast_slice(rows), a.lane_stride * size_of::<E>())
-                }),
-                a: packed(from_a, a_rows, K::ROWS),
-                b: packed(from_b, of.width, NR),
-                steps,
-            };
-            let pass = Pass {
-                first: of.start == 0,
-                last: of.start + of.depth >= a.depth,
-                sums: needs_sums.then_some(sums),
-            };
-            let across = tiles(of).1;
-            let tile = Tile {
-                row: task / across * tile_rows,
-                column: task % across * tile_columns,
-                columns: tile_columns,
-                slab_row: of.row,
-                slab_column: of.column,
-                slab_height: of.height,
-                slab_width: of.width,
-                c_row: columns,
-            };
-            // SAFETY: K runs on this CPU; each tile of C belongs to one task.
-            unsafe {
-                K::vectorize(
-                    #[inline(always)]
-                    || multiply_tile::<K, E>(&block, target, pass, tile),
-                )
-            }
-        });
+            .collect()
+    }
+
+    fn tiles_across(&self, of: &SlabBlock) -> usize {
+        of.width.div_ceil(self.tile_columns)
+    }
+
+    fn pack_a(&self, of: &SlabBlock) -> Option<PackTask> {
+        let SlabBlock { row, height, start, depth, .. } = *of;
+        let unpacked = if self.in_place { height / K::ROWS * K::ROWS } else { 0 };
+        of.a.is_new.then(|| {
+            PackTask::all::<K, true>(&self.a, row + unpacked, height - unpacked, start, depth)
+        })
+    }
+
+    fn pack_b(&self, of: &SlabBlock) -> Option<PackTask> {
+        let SlabBlock { column, width, start, depth, .. } = *of;
+        let width = width.next_multiple_of(NR);
+        of.b.is_new.then(|| PackTask::all::<K, false>(&self.b, column, width, start, depth))
+    }
+
+    /// Does one task of a phase.
+    fn run(&self, phase: usize, task: usize) {
+        let task = match self.work.get(phase) {
+            Some(next) => self.pack(next, task),
+            None => Some(task),
+        };
+        if let Some(tile) = task {
+            self.multiply(&self.work[phase - 1], tile);
+        }
+    }
+
+    /// Does task `task` of those that pack for `of`, or returns its number among the tasks after them.
+    fn pack(&self, of: &SlabBlock, task: usize) -> Option<usize> {
+        // SAFETY: K runs on this CPU; each buffer has room for its slab, and this task's part of it
+        // is nobody else's.
+        unsafe {
+            let to = self.packed_a.offset(of.a.buffer * self.a_size);
+            let task = pack_or_pass::<K, E, true>(self.pack_a(of), &self.a, to, task)?;
+            let to = self.packed_b.offset(of.b.buffer * self.b_size);
+            pack_or_pass::<K, E, false>(self.pack_b(of), &self.b, to, task)
+        }
+    }
+
+    /// Multiplies tile number `tile` of `of`.
+    fn multiply(&self, of: &SlabBlock, tile: usize) {
+        let (a, steps) = (&self.a, K::steps(of.depth));
+        // SAFETY: inside the buffers. An earlier phase packed these panels, and no task of this one
+        // writes them.
+        let packed = |from: SharedPointer<K::Unit>, start: usize, lanes: usize| unsafe {
+            std::slice::from_raw_parts(from.at(start).cast_const(), lanes * steps)
+        };
+        let a_rows = if self.in_place { of.height % K::ROWS } else { of.height };
+        let a_rows = a_rows.next_multiple_of(K::ROWS);
+        let block = Block::<K> {
+            rows: self.in_place.then(|| {
+                let rows = &a.data[of.row * a.lane_stride + of.start..];
+                (bytemuck::cast_slice(rows), a.lane_stride * size_of::<E>())
+            }),
+            a: packed(self.packed_a, of.a.buffer * self.a_size, a_rows),
+            b: packed(self.packed_b, of.b.buffer * self.b_size, of.width.next_multiple_of(NR)),
+            steps,
+        };
+        let pass =
+            Pass { first: of.start == 0, last: of.start + of.depth >= a.depth, sums: self.sums };
+        let across = self.tiles_across(of);
+        let tile = Tile {
+            row: tile / across * tile_rows::<K>(),
+            column: tile % across * self.tile_columns,
+            columns: self.tile_columns,
+            slab_row: of.row,
+            slab_column: of.column,
+            slab_height: of.height,
+            slab_width: of.width,
+            c_row: self.b.lanes,
+        };
+        // SAFETY: K runs on this CPU; each tile of C belongs to one task.
+        unsafe {
+            K::vectorize(
+                #[inline(always)]
+                || multiply_tile::<K, E>(&block, self.target, pass, tile),
+            )
+        }
     }
 }
 

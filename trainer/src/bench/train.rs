@@ -51,7 +51,7 @@ pub struct TrainBench {
     pub peak_memory_bytes: u64,
     /// Number format of matrix products.
     pub precision: Precision,
-    /// What a layer keeps for its backward pass.
+    /// What a layer saves for its backward pass.
     pub policy: ActivationCheckpointing,
     /// Threads that compute.
     pub threads: usize,

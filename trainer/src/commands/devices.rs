@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::output::{print_json, print_line};
+use super::threads::use_threads;
 use crate::error::Result;
 
 /// List where a model can be trained here, and what the rest lacks.
@@ -24,6 +25,7 @@ The names are what `device:` of a training configuration and --device take.";
 
 /// Runs the command.
 pub fn run(args: DevicesArgs) -> Result<()> {
+    use_threads(None)?;
     let devices = device::list();
     for device in &devices {
         let state = if device.usable { "usable" } else { "not usable" };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::output::{print_json, print_line};
+use super::threads::use_threads;
 use crate::config::{TrainConfig, load};
 use crate::error::Result;
 use crate::estimate::{Estimate, Hardware, PaperFigures, estimate, six_n_mfu};
@@ -47,6 +48,7 @@ The time is 6N · tokens / (mfu · peak · devices) for N parameters; attention 
 /// Runs the command.
 pub fn run(args: EstimateArgs) -> Result<()> {
     let config: TrainConfig = load(&args.config, &args.overrides)?;
+    use_threads(config.threads)?;
     let hardware = Hardware {
         devices: args.devices,
         device_memory_bytes: args.device_memory,

@@ -15,5 +15,6 @@ pub(super) fn use_threads(threads: Option<usize>) -> Result<()> {
     }
     // 0 stands for all cores.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-    pool.build_global().map_err(|source| TrainerError::Threads { source })
+    pool.build_global()
+        .map_err(|source| TrainerError::Threads { purpose: "compute", source: source.into() })
 }

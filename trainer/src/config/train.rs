@@ -27,8 +27,9 @@ pub struct TrainConfig {
     /// Seed of the weights and of the order of the data. Default 1.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// Directory of a Hugging Face LLaMA whose weights the run starts from. Default: weights drawn
-    /// from `seed`. Read when the run starts, never when it is resumed.
+    /// Weights the run starts from: the directory of a Hugging Face LLaMA, a checkpoint, or a run
+    /// for its newest checkpoint. Default: weights drawn from `seed`. Read when the run starts,
+    /// never when it is resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<PathBuf>,
     /// Where the tensors live: a name that `altiplano devices` lists as usable. Default `cpu`.
@@ -37,7 +38,7 @@ pub struct TrainConfig {
     /// Number format of matrix products: `bf16` or `f32`. Default `bf16`.
     #[serde(default = "default_precision")]
     pub precision: Precision,
-    /// What a layer keeps for its backward pass: `none`, `selective` or `full`; less memory for
+    /// What a layer saves for its backward pass: `none`, `selective` or `full`; less memory for
     /// more time, the same gradients. Default `none`.
     #[serde(default = "default_activation_checkpointing")]
     pub activation_checkpointing: ActivationCheckpointing,

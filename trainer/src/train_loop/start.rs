@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::{create_folder, write_atomically};
+use altiplano_data::atomic_file::write_atomically;
 use altiplano_data::{Loader, LoaderOptions, ProgressMode, Tokenizer, ValidationSet};
 use altiplano_model::device;
 use burn::tensor::Device;
@@ -36,7 +36,6 @@ struct Resumed {
 pub fn train(config: TrainConfig) -> Result<TrainReport> {
     let device = device::select(&config.device)?;
     let dir = config.run_dir();
-    create_folder(&dir)?;
     let lock = checkpoint::lock(&dir)?;
     checkpoint::recover(&dir, &lock)?;
     if !checkpoint::list(&dir)?.is_empty() {
@@ -89,7 +88,7 @@ pub fn resume(
         ));
     }
     let resumed = Resumed { state, changes, directory_step: step };
-    Run::open(config, dir, trainer, Some(resumed), lock, lines)?.finish()
+    Run::open(config, dir, trainer, Some(resumed), lock, lines)?.train()
 }
 
 /// Trains from the first step in a directory without a finished checkpoint.
@@ -102,7 +101,7 @@ fn start(config: TrainConfig, dir: PathBuf, lock: RunLock, device: &Device) -> R
     let (weights, about) = starting_weights(&config, device)?;
     lines.extend(about);
     let trainer = Trainer::start_from(&config, weights)?;
-    Run::open(config, dir, trainer, None, lock, lines)?.finish()
+    Run::open(config, dir, trainer, None, lock, lines)?.train()
 }
 
 /// The configuration a checkpoint was written with.

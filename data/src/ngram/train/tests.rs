@@ -173,7 +173,7 @@ fn parts_of_different_models_are_no_model() {
     let scratch = tempfile::tempdir().unwrap();
     let estimate = super::super::EstimateOptions { order: 2, discount_fallback: true };
     let mut other = Estimator::new(estimate, scratch.path(), 1 << 20).unwrap();
-    other.add_sentence(["a", "b"].into_iter()).unwrap();
+    other.add_sentence(["a", "b"]).unwrap();
     let path = folder.path().join("en.ngrams");
     other.finish().unwrap().0.write_binary(&path).unwrap();
     NGramModel::open(&path).unwrap();

@@ -59,10 +59,12 @@ fn read(source: &dyn SourceOptions) -> Result<Vec<Record>> {
 }
 
 fn texts(records: &[Record]) -> Vec<&str> {
-    let text = |record| match record {
-        &Record::Document(ref document) => document.text.as_str(),
-        other => panic!("{other:?}"),
-    };
+    fn text(record: &Record) -> &str {
+        match record {
+            Record::Document(document) => &document.text,
+            other => panic!("{other:?}"),
+        }
+    }
     records.iter().map(text).collect()
 }
 

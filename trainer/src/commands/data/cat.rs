@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use altiplano_data::document::{Split, list_documents};
 use clap::{Args, ValueEnum};
 
+use crate::commands::threads::use_threads;
 use crate::error::{Result, TrainerError};
 
 /// Write documents to standard output.
@@ -46,6 +47,7 @@ enum SplitName {
 }
 
 pub(super) fn run(args: &CatArgs) -> Result<()> {
+    use_threads(None)?;
     let split = args.split.map(|split| match split {
         SplitName::Train => Split::Train,
         SplitName::Validation => Split::Validation,

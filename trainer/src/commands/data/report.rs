@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::commands::output::{print, print_json};
+use crate::commands::threads::use_threads;
 use crate::config::load;
 use crate::error::{Result, TrainerError};
 
@@ -63,6 +64,7 @@ struct MixtureRow {
 }
 
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
+    use_threads(None)?;
     let waterfall = args.dir.as_deref().map(pipeline::report).transpose()?;
     let mut text = waterfall.as_ref().map(ToString::to_string).unwrap_or_default();
     let mut report = Report { waterfall, mixture: None };

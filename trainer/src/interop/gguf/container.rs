@@ -171,7 +171,7 @@ impl<'a> Cursor<'a> {
         let begin = self.at;
         match fixed_size(element) {
             Some(size) => {
-                self.take(count.checked_mul(size).unwrap_or(usize::MAX), what)?;
+                self.take(count.saturating_mul(size), what)?;
             }
             // Each element takes at least a byte, so the file's end bounds the loop.
             None => {
@@ -377,7 +377,8 @@ mod tests {
     /// Whatever single byte changes, tensors lie inside the file or it is an error.
     #[test]
     fn changed_bytes_are_never_more_than_an_error() {
-        let keys = [header(2, 1), text("k"), vec![9, 0, 0, 0, 8, 0, 0, 0, 1], vec![0; 7], text("v")];
+        let keys =
+            [header(2, 1), text("k"), vec![9, 0, 0, 0, 8, 0, 0, 0, 1], vec![0; 7], text("v")];
         let mut whole = keys.concat();
         whole.extend([tensor("a", &[4, 2], 0, 0), tensor("b", &[32], 8, 32)].concat());
         whole.resize(whole.len().next_multiple_of(32) + 66, 0);

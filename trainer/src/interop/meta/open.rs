@@ -186,5 +186,5 @@ fn open_tokenizer(dir: &Path) -> Result<Option<Tokenizer>> {
     let beside: PathBuf = dir.join(TOKENIZER_FILE);
     let above = dir.parent().map(|parent| parent.join(TOKENIZER_FILE));
     let found = [Some(beside), above].into_iter().flatten().find(|path| path.is_file());
-    Ok(found.map(|path| Tokenizer::open(&path)).transpose().map_err(TrainerError::from)?)
+    found.map(|path| Tokenizer::open(&path)).transpose().map_err(TrainerError::from)
 }
