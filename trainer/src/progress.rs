@@ -139,7 +139,7 @@ mod tests {
         let [step, loss, eta, _] = parts(&metrics, 500_000, 86_399.0);
         assert_eq!(
             [&*step.text, &*loss.text, &*eta.text],
-            ["123456/500000", "loss 10.500", "ETA 23h 60m"]
+            ["123456/500000", "loss 10.500", "ETA 23h 59m"]
         );
         assert!(step.text.len() + loss.text.len() + eta.text.len() + 4 <= 39);
     }
