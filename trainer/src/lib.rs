@@ -12,7 +12,8 @@
 //! | [`timing`] | how long work takes where a device computes |
 //! | [`peak`] | the peak rate of a device, for `mfu` |
 //! | [`schedule`] | the learning rate of a step |
-//! | [`metrics`] | `metrics.jsonl`, peak memory, outliers |
+//! | [`metrics`] | `metrics.jsonl`, peak memory |
+//! | [`outlier_window`] | when a loss or a gradient norm stands out |
 //! | [`change_log`] | `changes.jsonl`: settings that changed in a run |
 //! | [`tensorboard`] | event files for TensorBoard |
 //! | [`plot`] | `loss.svg` and `loss.png` |
@@ -49,6 +50,8 @@ pub mod peak;
 pub mod schedule;
 
 pub mod metrics;
+
+pub mod outlier_window;
 
 pub mod tensorboard;
 

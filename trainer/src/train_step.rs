@@ -14,7 +14,7 @@ use crate::checkpoint::{CheckpointFiles, MODEL_FILE, OPTIMIZER_FILE, TrainState}
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::grad_clip::{clip_factor, global_norm};
-use crate::metrics::OutlierWindow;
+use crate::outlier_window::OutlierWindow;
 
 /// Everything an optimizer step reads and changes.
 #[derive(Debug)]

@@ -28,7 +28,8 @@ pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name
 pub use save::{CheckpointFiles, save};
 pub use verify::{is_checkpoint, read_file, read_state, verify, verify_files};
 
-use crate::metrics::{OutlierWindow, StepMetrics};
+use crate::metrics::StepMetrics;
+use crate::outlier_window::OutlierWindow;
 
 /// Version of the layout of a checkpoint. A reader refuses newer versions. Version 1 has the hash
 /// of the settings instead of the settings: its weights can be used, but no run goes on from it.
