@@ -44,7 +44,10 @@ fn without_a_checkpoint_a_run_begins_again() {
                 "started" => run.train(&["name=started", "steps=6"]).ok(),
                 _ => run.resume(name, &[]).ok(),
             };
-            says(&finished, &["starts from step 0", "step 1 to 6 of metrics.jsonl is done again"]);
+            says(
+                &finished,
+                &["starts from step 0", "steps 1 to 6 of metrics.jsonl are done again"],
+            );
             assert_eq!(run.numbers(name), run.numbers("whole"), "{name}");
             assert!(run.tensors(name, 6) == run.tensors("whole", 6), "{name}: the weights differ");
         }

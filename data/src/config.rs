@@ -52,8 +52,15 @@ impl DataConfig {
         if self.sources.is_empty() {
             return Err(DataError::config("sources", "an empty list", "at least one source"));
         }
-        for source in &self.sources {
+        for (index, source) in self.sources.iter().enumerate() {
             source.validate()?;
+            if self.sources[..index].iter().any(|other| other.name == source.name) {
+                return Err(DataError::config(
+                    format!("sources.{index}.name"),
+                    format!("{:?} twice", source.name),
+                    "each name once",
+                ));
+            }
         }
         self.holdout.validate()?;
         self.tokenizer.validate()?;

@@ -3,6 +3,7 @@
 //! Nothing here fails: a terminal that is gone, a pipe whose reader left or a full disk costs the
 //! message, never the work. Nothing else in the workspace writes to standard error.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -30,16 +31,30 @@ fn live() -> MutexGuard<'static, Option<ProgressBar>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes a message and a line feed.
+/// Writes a message and a line feed. Control characters in it are escaped, but for line feeds and
+/// tabs: a message quotes names and values out of files, which must not steer the terminal.
 pub fn write_line(message: &str) {
-    write_above_live_line(format!("{message}\n").as_bytes());
+    write_above_live_line(format!("{}\n", printable(message)).as_bytes());
+}
+
+/// `message` with its control characters, besides line feeds and tabs, as Rust escapes them.
+fn printable(message: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !message.contains(steers) {
+        return Cow::Borrowed(message);
+    }
+    let mut out = String::with_capacity(message.len() + 16);
+    for c in message.chars() {
+        if steers(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
 }
 
 /// Writes a message as [`write_line`] does, but takes no lock that the thread may hold: for a
 /// process that is about to end, from a panic hook too. The live line is gone afterwards.
 pub fn write_last_line(message: &str) {
     let erase = if is_drawn() { ERASE } else { "" };
-    write_now(format!("{erase}{message}\n").as_bytes());
+    write_now(format!("{erase}{}\n", printable(message)).as_bytes());
 }
 
 /// Standard error as a writer that takes everything, for libraries that write log lines.
@@ -346,6 +361,12 @@ mod tests {
             assert_eq!(template(&parts(), true, columns), line, "{columns} columns");
         }
         assert!(!template(&parts(), false, 200).contains("bar"));
+    }
+
+    #[test]
+    fn messages_do_not_steer_the_terminal() {
+        assert_eq!(printable("a\u{1b}]0;x\u{7}b\r\n\tc"), "a\\u{1b}]0;x\\u{7}b\\r\n\tc");
+        assert_eq!(printable("ü ▁"), "ü ▁");
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl MappedFile {
     pub fn open(path: &Path) -> Result<Self> {
         let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
         if !fs::metadata(path).map_err(io_error)?.is_file() {
-            return Err(io_error(ErrorKind::InvalidInput.into()));
+            let found = "not a plain file but a directory or a device";
+            return Err(io_error(std::io::Error::new(ErrorKind::InvalidInput, found)));
         }
         let file = File::open(path).map_err(io_error)?;
         // SAFETY: the map is read only and private; a file cut short by someone else while it is

@@ -97,6 +97,18 @@ pub fn load(
     device: &Device,
 ) -> Result<TensorTree> {
     let files = WeightFiles::open_for(path, config)?;
+    // A configuration may claim any number of layers: nothing is made before the last is there.
+    if let Some(last) = config.n_layers.checked_sub(1) {
+        let name = format!("{prefix}model.layers.{last}.input_layernorm.weight");
+        if files.tensor(&name).is_none() {
+            return Err(ModelError::WeightTensor {
+                path: files.path().to_path_buf(),
+                tensor: name,
+                found: "no such tensor".into(),
+                expected: format!("the weights of {} layers", config.n_layers),
+            });
+        }
+    }
     TensorTree::build(config, |param| {
         read_tensor(&files, &format!("{prefix}{param}"), &param.shape(config), device)
     })

@@ -128,7 +128,7 @@ impl Run {
         }
         if let Some(metrics) = self.unlogged.take() {
             self.record(metrics, &progress)?;
-            draw_loss(&self.dir, &config.name, &self.history)?;
+            self.draw(&progress);
         }
         while self.step < last_step && self.unlogged.is_none() && !interrupted() {
             let step_started = Instant::now();
@@ -170,7 +170,7 @@ impl Run {
             }
             if save {
                 self.metrics.sync()?;
-                draw_loss(&self.dir, &config.name, &self.history)?;
+                self.draw(&progress);
             }
         }
         let ended_early = self.step < last_step || self.unlogged.is_some();
@@ -179,10 +179,17 @@ impl Run {
             && let Some(last) = self.last_metrics().cloned()
         {
             self.save(&last)?;
-            draw_loss(&self.dir, &config.name, &self.history)?;
+            self.draw(&progress);
         }
         progress.finish();
         self.report(first_step, started.elapsed().as_secs_f64(), ended_early)
+    }
+
+    /// Draws the loss curve. A picture that cannot be drawn is told and does not end the run.
+    fn draw(&self, progress: &TrainProgress) {
+        if let Err(error) = draw_loss(&self.dir, &self.config.name, &self.history) {
+            progress.println(&format!("warning: {error}; the run goes on"));
+        }
     }
 
     /// Metrics of the newest step.

@@ -101,6 +101,17 @@ pub fn list_plain(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name() {
         let entry = entry.map_err(|error| DataError::bad_file(folder, error))?;
+        // Logs and manifests are not text that anybody means.
+        if ["manifest.json", "metrics.jsonl"].iter().any(|name| entry.path().join(name).is_file()) {
+            return Err(DataError::bad_file(
+                folder,
+                format!(
+                    "{} in it is a run or has documents of `altiplano data run`: name the data \
+                     directory (the `output` of its configuration) or the files to read",
+                    entry.path().display()
+                ),
+            ));
+        }
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
         if entry.file_type().is_file() && !hidden && format_of(entry.path()).is_some() {
             files.push(entry.into_path());

@@ -132,8 +132,9 @@ fn check_schedule(config: &TrainConfig) -> Check {
         let Some(steps) = given else { continue };
         let full = format!("optimizer.{key}");
         if !fits {
-            let message =
-                format!("found {steps}, but only {used_by} have a decay of this kind: {full}=null");
+            let message = format!(
+                "found {steps}, but only {used_by} can have one; unset it with {full}=null"
+            );
             return Err(Problem::new(&full, message));
         }
         if steps == 0 || steps > MOST_STEPS {

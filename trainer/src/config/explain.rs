@@ -60,7 +60,7 @@ fn suggestion(name: &str, known: &[String], what: &str) -> String {
     }
     let nearest = nearest(name, known.iter().map(String::as_str))
         .map(|nearest| format!("; did you mean {nearest:?}?"))
-        .unwrap_or_default();
+        .unwrap_or_else(|| ";".into());
     format!("{nearest} known {what}: {}", known.join(", "))
 }
 

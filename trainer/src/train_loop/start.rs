@@ -204,8 +204,10 @@ impl Run {
         // Nothing is changed before everything that can be wrong has been looked at.
         lines.extend(set_later_checkpoints_aside(&dir, directory_step, &lock)?);
         if let Some(last) = last_logged_step(&log)?.filter(|&last| last > step) {
-            let more = if step + 1 == last { String::new() } else { format!(" to {last}") };
-            lines.push(format!("step {}{more} of metrics.jsonl is done again", step + 1));
+            lines.push(match step + 1 == last {
+                true => format!("step {last} of metrics.jsonl is done again"),
+                false => format!("steps {} to {last} of metrics.jsonl are done again", step + 1),
+            });
         }
         let metrics = MetricsLog::open(&log, step)?;
         let history = read_metrics(&log)?;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use altiplano_model::quantize::StoredAs;
 
 /// Largest pickle that is read. That of the largest LLaMA has 100 kB.
-const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// A tensor of a state dict: a view of the elements of a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
