@@ -87,21 +87,56 @@ fn unreadable(base: &Path, error: walkdir::Error) -> DataError {
     DataError::io(error.path().unwrap_or(base).to_owned())(error.into())
 }
 
+/// `pattern` as seen from the folder `base`, which is no pattern whatever characters it has.
+pub(super) fn pattern_below(base: &Path, pattern: &Path) -> PathBuf {
+    if pattern.is_absolute() { pattern.to_owned() } else { escape(base).join(pattern) }
+}
+
+/// The pattern that matches `path` alone: characters that mean something stand in brackets.
+fn escape(path: &Path) -> PathBuf {
+    let Some(text) = path.to_str() else { return path.to_owned() };
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if PATTERN_CHARACTERS.contains(&c) || matches!(c, ']' | '}') {
+            out.extend(['[', c, ']']);
+        } else {
+            out.push(c);
+        }
+    }
+    out.into()
+}
+
+/// The one name that a component of a pattern matches, if it matches only one.
+fn literal(component: &Component<'_>) -> Option<String> {
+    let text = component.as_os_str().to_string_lossy();
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c == '[' {
+            out.push(rest.next()?);
+            rest.next().filter(|&close| close == ']')?;
+        } else if PATTERN_CHARACTERS.contains(&c) {
+            return None;
+        } else {
+            out.push(c);
+        }
+    }
+    Some(out)
+}
+
 /// Splits a pattern into its fixed folder and a matcher for whole paths; a path without pattern
 /// characters has no matcher.
 fn split_pattern(key: &str, pattern: &Path) -> Result<(PathBuf, Option<GlobMatcher>)> {
-    let is_pattern = |component: &Component<'_>| {
-        let name = component.as_os_str().to_string_lossy();
-        name.contains(PATTERN_CHARACTERS)
-    };
-    let base: PathBuf =
-        pattern.components().take_while(|component| !is_pattern(component)).collect();
-    if base.components().count() == pattern.components().count() {
+    let components: Vec<Component<'_>> = pattern.components().collect();
+    let names: Vec<String> = components.iter().map_while(literal).collect();
+    let base: PathBuf = names.iter().collect();
+    if names.len() == components.len() {
         return Ok((base, None));
     }
     let base = if base.as_os_str().is_empty() { PathBuf::from(".") } else { base };
-    let rest: PathBuf = pattern.components().skip_while(|c| !is_pattern(c)).collect();
-    let full = format!("{}/{}", globset::escape(&base.to_string_lossy()), rest.to_string_lossy());
+    let rest: PathBuf = components[names.len()..].iter().collect();
+    let full = escape(&base).join(rest);
+    let full = full.to_string_lossy();
     let matcher = GlobBuilder::new(&full)
         .literal_separator(true)
         .build()
@@ -265,6 +300,27 @@ mod tests {
                 b'a' + ((state >> 33) % 26) as u8
             })
             .collect()
+    }
+
+    #[test]
+    fn the_folder_of_a_configuration_is_no_pattern() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["g[1]", "{a,b}", "x*y?", "back\\slash", "a]b}", "plain"] {
+            let base = folder.path().join(name);
+            std::fs::create_dir_all(base.join("in")).unwrap();
+            std::fs::write(base.join("in/1.txt"), "").unwrap();
+            for (pattern, found) in
+                [("in/*.txt", "1.txt"), ("in/1.txt", "1.txt"), ("*/1.txt", "in/1.txt")]
+            {
+                let pattern = pattern_below(&base, Path::new(pattern));
+                let inputs = list_inputs("paths", &[pattern]).unwrap();
+                let names: Vec<&str> = inputs.iter().map(|input| &*input.name).collect();
+                assert_eq!(names, [found], "{name}");
+                assert!(inputs[0].path.starts_with(&base), "{name}");
+            }
+        }
+        let absolute = Path::new("/a/[b]/c");
+        assert_eq!(pattern_below(folder.path(), absolute), absolute);
     }
 
     #[test]

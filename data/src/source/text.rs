@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
-use super::input::{Input, InputReader, list_inputs};
+use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::lines::{Line, Lines};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions, jsonl, parquet};
 use crate::document::{Document, Reason};
@@ -117,7 +117,7 @@ impl SourceOptions for TextSource {
 
     fn resolve(&mut self, base: &Path) {
         for path in &mut self.paths {
-            *path = base.join(&*path);
+            *path = pattern_below(base, path);
         }
     }
 

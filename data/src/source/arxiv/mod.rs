@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::archive::{ArchiveError, Stream, inner_path, read_members, rfc3339};
-use super::input::{Input, InputReader, list_inputs};
+use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
@@ -89,7 +89,7 @@ impl SourceOptions for ArxivSource {
 
     fn resolve(&mut self, base: &Path) {
         for path in &mut self.paths {
-            *path = base.join(&*path);
+            *path = pattern_below(base, path);
         }
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::names::BookName;
-use super::input::{Input, InputReader, list_inputs};
+use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::text::{document_or_empty, too_long};
 use super::{ReadContext, Record, RecordSink, SourceOptions};
 use crate::document::Document;
@@ -73,7 +73,7 @@ impl SourceOptions for BooksSource {
 
     fn resolve(&mut self, base: &Path) {
         for path in &mut self.paths {
-            *path = base.join(&*path);
+            *path = pattern_below(base, path);
         }
     }
 

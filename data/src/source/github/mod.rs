@@ -15,7 +15,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::input::{Input, list_inputs};
+use super::input::{Input, list_inputs, pattern_below};
 use super::text::too_long;
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason};
@@ -85,7 +85,7 @@ impl SourceOptions for GithubSource {
 
     fn resolve(&mut self, base: &Path) {
         for path in &mut self.paths {
-            *path = base.join(&*path);
+            *path = pattern_below(base, path);
         }
     }
 

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::input::InputReader;
+use super::input::{InputReader, pattern_below};
 use super::text::utf8;
 use super::{Input, ReadContext, Record, RecordSink, Rejection, SourceOptions, list_inputs};
 use crate::document::Reason;
@@ -181,7 +181,7 @@ impl SourceOptions for StackExchangeSource {
 
     fn resolve(&mut self, base: &Path) {
         for path in &mut self.paths {
-            *path = base.join(&*path);
+            *path = pattern_below(base, path);
         }
     }
 

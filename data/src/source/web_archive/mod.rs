@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::input::pattern_below;
 use super::{Input, ReadContext, Record, RecordSink, Rejection, SourceOptions, list_inputs};
 use crate::document::Reason;
 use crate::error::{DataError, Result};
@@ -126,8 +127,10 @@ impl SourceOptions for WebArchiveSource {
     }
 
     fn resolve(&mut self, base: &Path) {
-        let optional = self.list.iter_mut().chain(&mut self.root);
-        for path in self.paths.iter_mut().chain(optional) {
+        for path in &mut self.paths {
+            *path = pattern_below(base, path);
+        }
+        for path in self.list.iter_mut().chain(&mut self.root) {
             *path = base.join(&*path);
         }
     }

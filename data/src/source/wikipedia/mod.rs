@@ -17,7 +17,7 @@ use self::pages::{PageCutter, Piece};
 use self::streams::{Bzip2Streams, Chunk, Damage};
 use self::utf16::Unicode;
 use self::xml::{DOCUMENT_TYPE, Page, SiteInfo, read_page, read_site_info};
-use super::input::{Input, InputReader, list_inputs};
+use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::text::{document_or_empty, too_long, utf8};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason};
@@ -71,7 +71,7 @@ impl SourceOptions for WikipediaSource {
 
     fn resolve(&mut self, base: &Path) {
         for path in &mut self.paths {
-            *path = base.join(&*path);
+            *path = pattern_below(base, path);
         }
     }
 
