@@ -5,7 +5,7 @@
 //!
 //! Each direction is two halves, one for each line. The sum h is computed in the second half, in
 //! the same pass over memory as its norm. Training and generation share the forward halves; they
-//! differ in the keys and values that queries attend to ([`KeysValues`]).
+//! differ in the keys and values that queries attend to (`KeysValues`).
 
 use burn::tensor::{Int, Tensor};
 

@@ -1,6 +1,6 @@
 //! The parameters of a LLaMA: a table with one row for each, and a tree with one value for each.
 //!
-//! Names, shapes, counts, starting values and weight decay all follow from [`TABLE`]. Weights,
+//! Names, shapes, counts, starting values and weight decay all follow from `TABLE`. Weights,
 //! gradients and moments are trees of tensors; whatever else belongs to every parameter is another
 //! column of the table or another tree.
 

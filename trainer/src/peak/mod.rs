@@ -2,10 +2,10 @@
 //! of.
 //!
 //! - A GPU's peak is the dense rate its maker publishes, looked up by the name the driver gives
-//!   ([`published`]). A GPU that is not in the table has none.
+//!   (`published`). A GPU that is not in the table has none.
 //! - A CPU's peak is the best rate of a matrix product measured here, on the threads and in the
-//!   precision of the run ([`product`]). A moment may be slow, so the first runs on a machine measure,
-//!   a tenth of a second each, and the best rate is kept in the user's cache folder ([`cache`]).
+//!   precision of the run (`product`). A moment may be slow, so the first runs on a machine measure,
+//!   a tenth of a second each, and the best rate is kept in the user's cache folder (`cache`).
 
 mod cache;
 mod product;
