@@ -17,7 +17,7 @@ use super::unit_notes::UnitNotesWriter;
 use super::units::{Losers, resolve};
 use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
 use crate::checksum::FileDigest;
-use crate::document::Document;
+use crate::document::{Document, metadata_text};
 use crate::error::{DataError, Result};
 use crate::step::{StepCounts, Verdict};
 use crate::text::ccnet::{EMPTY_PARAGRAPH, ParagraphHasher};
@@ -204,7 +204,7 @@ impl Applier for ParagraphApplier {
         metadata.insert("nlines".into(), line_ids.len().into());
         metadata.insert("length".into(), chars.into());
         metadata.insert("line_ids".into(), line_ids.into());
-        document.metadata = Some(Value::Object(metadata).to_string());
+        document.metadata = Some(metadata_text(metadata));
         document.text = kept.text;
         Ok(Verdict::Keep)
     }

@@ -68,7 +68,7 @@ impl Document {
     pub fn set_metadata(&mut self, key: &str, value: impl Into<serde_json::Value>) {
         let mut metadata = self.metadata();
         metadata.insert(key.to_owned(), value.into());
-        self.metadata = Some(serde_json::Value::Object(metadata).to_string());
+        self.metadata = Some(metadata_text(metadata));
     }
 
     /// The metadata; empty when there is none or it is no JSON object.
@@ -76,6 +76,14 @@ impl Document {
         let parsed = self.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());
         parsed.unwrap_or_default()
     }
+}
+
+/// An object as the `metadata` of a document: keys in the order of the alphabet at every depth, so
+/// that equal metadata are equal bytes.
+pub(crate) fn metadata_text(metadata: impl Into<serde_json::Value>) -> String {
+    let mut metadata = metadata.into();
+    metadata.sort_all_objects();
+    metadata.to_string()
 }
 
 /// The two sides of the holdout.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::batch::Clock;
 use super::drop_log::DroppedDocument;
 use super::stats::StepStats;
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::source::splice_tex;
 use crate::step::{Step, StepCounts, Verdict};
 
@@ -100,7 +100,7 @@ pub fn apply_step(
 /// Metadata as an object, or as `altiplano data cat` writes it: a string that holds one.
 fn metadata_of(value: &Value) -> Option<String> {
     match value {
-        Value::Object(_) => Some(value.to_string()),
+        Value::Object(_) => Some(metadata_text(value.clone())),
         Value::String(text) => {
             serde_json::from_str::<Map<String, Value>>(text).ok().map(|_| text.clone())
         }

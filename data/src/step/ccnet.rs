@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Step, StepCounts, StepOptions, Verdict};
-use crate::document::Document;
+use crate::document::{Document, metadata_text};
 use crate::error::Result;
 use crate::text::ccnet::{ParagraphHasher, normalize, normalize_for_dedup};
 
@@ -83,7 +83,7 @@ impl Step for CcnetHash {
         let mut metadata = document.metadata();
         metadata.insert("hashes".into(), hashes.into());
         metadata.insert("hashes_hex".into(), hex.into());
-        document.metadata = Some(serde_json::Value::Object(metadata).to_string());
+        document.metadata = Some(metadata_text(metadata));
         Verdict::Keep
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Step, StepCounts, StepOptions, Verdict};
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
 use crate::source::licence::{UNKNOWN, is_allowed, reported_name};
 use crate::text::python::{is_alnum, is_alpha, is_line_end, is_space};
@@ -232,7 +232,7 @@ impl Step for GithubFilter {
         metadata.insert("max_line_length".to_owned(), longest.into());
         metadata.insert("avg_line_length".to_owned(), mean.into());
         metadata.insert("alnum_prop".to_owned(), alnum.into());
-        document.metadata = Some(Value::Object(metadata).to_string());
+        document.metadata = Some(metadata_text(metadata));
         Verdict::Keep
     }
 }

@@ -22,7 +22,7 @@ use serde_json::json;
 use super::archive::{ArchiveError, Stream, inner_path, read_members, rfc3339};
 use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
 use project::decode_files;
 use submission::{Bounds, Files, Refusal, Submission, is_text, may_be_tex};
@@ -229,7 +229,7 @@ impl ArxivSource {
                 source: context.source.to_owned(),
                 url: paper.yymm.as_ref().map(|_| format!("https://arxiv.org/abs/{}", paper.id)),
                 created: paper.timestamp.clone(),
-                metadata: Some(metadata.to_string()),
+                metadata: Some(metadata_text(metadata)),
                 ..Document::default()
             },
             offset,

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{BooksLayout, BooksSource, address, books3_id};
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::error::Result;
 use crate::source::input::InputReader;
 use crate::source::lines::{Line, Lines};
@@ -87,7 +87,7 @@ fn record(layout: BooksLayout, source: &str, offset: u64, buffer: &mut Vec<u8>) 
         source: source.to_owned(),
         url: book.url.or_else(|| number.map(address)),
         language: (layout == BooksLayout::Pg19).then(|| "en".to_owned()),
-        metadata: Some(Value::Object(metadata).to_string()),
+        metadata: Some(metadata_text(metadata)),
         ..Document::default()
     };
     document_or_empty(document, offset)

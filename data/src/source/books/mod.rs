@@ -16,7 +16,7 @@ use self::names::BookName;
 use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::text::{document_or_empty, too_long};
 use super::{ReadContext, Record, RecordSink, SourceOptions};
-use crate::document::Document;
+use crate::document::{Document, metadata_text};
 use crate::error::{DataError, Result};
 use crate::text::{charset, python};
 
@@ -176,7 +176,7 @@ impl BooksSource {
             source: source.to_owned(),
             url: number.map(address),
             language: (self.layout == BooksLayout::Pg19).then(|| "en".to_owned()),
-            metadata: Some(serde_json::Value::Object(metadata).to_string()),
+            metadata: Some(metadata_text(metadata)),
             ..Document::default()
         };
         document_or_empty(document, offset)

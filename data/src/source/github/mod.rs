@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use super::input::{Input, list_inputs, pattern_below};
 use super::text::too_long;
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
 use licence::UNKNOWN;
 
@@ -178,7 +178,7 @@ impl CodeFile {
             id,
             text: self.content,
             source: source.to_owned(),
-            metadata: Some(Value::Object(metadata).to_string()),
+            metadata: Some(metadata_text(metadata)),
             ..Document::default()
         })
     }

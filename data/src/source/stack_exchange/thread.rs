@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::post::Post;
 use super::{StackExchangeSource, ThreadLayout};
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::source::{Record, Rejection};
 
 /// No answer is left.
@@ -53,7 +53,7 @@ impl StackExchangeSource {
             source: source.to_owned(),
             url: Some(url),
             created: rfc_3339(&question.created),
-            metadata: Some(metadata(&question, &answers, total).to_string()),
+            metadata: Some(metadata_text(metadata(&question, &answers, total))),
             ..Document::default()
         })
     }

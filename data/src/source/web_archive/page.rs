@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::http::{Response, parse_content_type};
 use super::records::{Headers, WarcRecord};
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::source::text::document_or_empty;
 use crate::source::{Input, Record, Rejection};
 use crate::text::charset;
@@ -114,7 +114,7 @@ pub(super) fn document(
         source: origin.source.to_owned(),
         url,
         created: date,
-        metadata: Some(Value::Object(metadata).to_string()),
+        metadata: Some(metadata_text(metadata)),
         ..Document::default()
     };
     match document_or_empty(document, offset) {

@@ -20,7 +20,7 @@ use self::xml::{DOCUMENT_TYPE, Page, SiteInfo, read_page, read_site_info};
 use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::text::{document_or_empty, too_long, utf8};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
 use crate::text::wikipedia::{WikiNames, languages};
 
@@ -346,7 +346,7 @@ fn document(page: Page, language: &str, source: &str) -> Document {
         source: source.to_owned(),
         language: Some(language.to_owned()),
         created: Some(page.timestamp).filter(|time| !time.is_empty()),
-        metadata: Some(metadata.to_string()),
+        metadata: Some(metadata_text(metadata)),
         ..Document::default()
     }
 }

@@ -11,7 +11,7 @@ use self::body::{drop_illustrations, drop_page_numbers, unwrap_paragraphs};
 use self::header::{FIELD_LINES, read_header};
 use self::markers::{Bounds, find_book};
 use super::{Step, StepCounts, StepOptions, Verdict};
-use crate::document::{Document, Reason};
+use crate::document::{Document, Reason, metadata_text};
 use crate::error::Result;
 use crate::text::python;
 
@@ -183,7 +183,7 @@ fn add_metadata(
     add("year", header.year.map(Into::into));
     metadata.insert("n_words".into(), words.into());
     metadata.insert("header_lines_removed".into(), header_lines.into());
-    document.metadata = Some(serde_json::Value::Object(metadata).to_string());
+    document.metadata = Some(metadata_text(metadata));
     if document.language.is_none() {
         document.language = header.language.map(str::to_owned);
     }
