@@ -29,6 +29,22 @@
 //! | [`mixture`] | shares of tokens, source order, epoch permutations |
 //! | [`loader`] | batches, resumable from a handful of integers |
 //! | [`config`] | the one file that drives all of the above |
+//! | [`jobs`] | what that file drives: documents, tokenizer, shards |
+//!
+//! What the modules for documents call things:
+//!
+//! | word | meaning |
+//! |---|---|
+//! | source | raw files of one kind, and the steps that their documents go through |
+//! | task | a group of consecutive input files of a source; each stage of it is done as one piece of work |
+//! | stage | steps that look at one document at a time; the next stage begins where a decision needs all documents of the source |
+//! | signatures | what a stage writes about its documents for that decision: a hash of each line, for example |
+//! | decision | what all signatures together say: which documents and lines are duplicates, or where validation is cut from training |
+//! | duplicates | documents or lines that others have too, those that do not stay |
+//! | filter | takes the duplicates out when the next stage reads the documents |
+//! | record | a document as a reader finds it in a raw file, or a piece of the file that is none, with the reason |
+//!
+//! In the files on disk a task's number is the key `group`, and signatures are called `notes`.
 
 pub mod error;
 
@@ -67,6 +83,8 @@ pub mod mixture;
 pub mod loader;
 
 pub mod config;
+
+pub mod jobs;
 
 pub use config::DataConfig;
 pub use error::{DataError, Result};

@@ -1,4 +1,4 @@
-//! Global steps against brute force in memory, for any cut into groups, partitions and threads.
+//! Global steps against brute force in memory, for any cut into tasks, partitions and threads.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,8 +9,8 @@ use md5::{Digest, Md5};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::plan::Plan;
-use super::units::{Losers, resolve_as_planned};
+use super::budget::Budget;
+use super::find::{Keeper, find_within};
 use super::*;
 use crate::text::ccnet::normalize_for_dedup;
 
@@ -20,42 +20,42 @@ type Corpus = Vec<(Document, u32)>;
 /// What becomes of each document: its text and metadata, or the reason.
 pub(super) type Fates = Vec<std::result::Result<Document, String>>;
 
-/// Runs `step` over groups of documents, with `resolve` in place of its own.
+/// Runs `step` over tasks of documents, with `decide` in place of its own.
 fn run_with(
     step: &dyn GlobalStep,
-    groups: &[&[(Document, u32)]],
+    tasks: &[&[(Document, u32)]],
     folder: &Path,
-    resolve: impl FnOnce(&[GroupFiles], &Path) -> Result<Vec<FileDigest>>,
+    decide: impl FnOnce(&[TaskFiles], &Path) -> Result<Vec<FileDigest>>,
 ) -> Fates {
-    let files: Vec<GroupFiles> = (0..groups.len())
-        .map(|number| GroupFiles {
-            notes: folder.join(format!("{number}.notes")),
+    let files: Vec<TaskFiles> = (0..tasks.len())
+        .map(|number| TaskFiles {
+            signatures: folder.join(format!("{number}.signatures")),
             decisions: folder.join(format!("{number}.decisions")),
         })
         .collect();
-    for (group, files) in groups.iter().zip(&files) {
-        let mut collector = step.collector(&files.notes).unwrap();
-        for (document, input) in *group {
-            collector.add(document, *input).unwrap();
+    for (task, files) in tasks.iter().zip(&files) {
+        let mut signatures = step.signatures(&files.signatures).unwrap();
+        for (document, input) in *task {
+            signatures.add(document, *input).unwrap();
         }
-        collector.finish().unwrap().verify(&files.notes, "").unwrap();
+        signatures.finish().unwrap().verify(&files.signatures, "").unwrap();
     }
     let spill = folder.join("spill");
     std::fs::create_dir_all(&spill).unwrap();
-    let written = resolve(&files, &spill).unwrap();
+    let written = decide(&files, &spill).unwrap();
     assert_eq!(written.len(), files.len());
     for (digest, files) in written.iter().zip(&files) {
         digest.verify(&files.decisions, "").unwrap();
     }
     assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0, "temporary files are left");
     let mut fates = Vec::new();
-    for (group, files) in groups.iter().zip(&files) {
-        let mut applier = step.applier(&files.decisions).unwrap();
-        for (document, _) in *group {
+    for (task, files) in tasks.iter().zip(&files) {
+        let mut filter = step.filter(&files.decisions).unwrap();
+        for (document, _) in *task {
             let mut document = document.clone();
             let before = document.text.len() as u64;
             let mut counts = StepCounts::default();
-            fates.push(match applier.apply(&mut document, &mut counts).unwrap() {
+            fates.push(match filter.apply(&mut document, &mut counts).unwrap() {
                 Verdict::Keep => {
                     let removed: u64 = counts.removed().values().map(|part| part.bytes).sum();
                     assert_eq!(before, document.text.len() as u64 + removed);
@@ -67,67 +67,63 @@ fn run_with(
                 }
             });
         }
-        applier.finish().unwrap();
+        filter.finish().unwrap();
     }
     fates
 }
 
-/// Runs `step` over groups of documents within `memory_bytes`.
-pub(super) fn run(
-    step: &dyn GlobalStep,
-    groups: &[&[(Document, u32)]],
-    memory_bytes: u64,
-) -> Fates {
+/// Runs `step` over tasks of documents within `memory_bytes`.
+pub(super) fn run(step: &dyn GlobalStep, tasks: &[&[(Document, u32)]], memory_bytes: u64) -> Fates {
     let folder = tempfile::tempdir().unwrap();
-    run_with(step, groups, folder.path(), |files, spill| {
-        resolve_within(step, files, memory_bytes, spill)
+    run_with(step, tasks, folder.path(), |files, spill| {
+        decide_within(step, files, memory_bytes, spill)
     })
 }
 
 /// Makes the decision of `step` and checks that its progress ends at the whole.
-fn resolve_within(
+fn decide_within(
     step: &dyn GlobalStep,
-    files: &[GroupFiles],
+    files: &[TaskFiles],
     memory_bytes: u64,
     spill: &Path,
 ) -> Result<Vec<FileDigest>> {
     let progress = Progress::hidden();
     let resources = Resources { memory_bytes, spill: spill.to_owned(), progress: &progress };
-    let written = step.resolve(files, &resources)?;
+    let written = step.decide(files, &resources)?;
     assert!(progress.share().is_none_or(|share| share == 1.0), "{progress:?}");
     Ok(written)
 }
 
-/// A plan with everything tiny.
-fn tiny_plan(
+/// A budget with everything tiny.
+fn tiny_budget(
     units: u64,
     partitions: usize,
     workers: usize,
     sort_bytes: usize,
     range_words: u64,
-) -> Plan {
-    let mut plan = Plan::new(units, units, 32, MIN_MEMORY, 1).unwrap();
-    plan.estimate.partitions = partitions;
-    plan.estimate.workers = workers;
-    plan.partition_buffer = 100;
-    plan.sort_bytes = sort_bytes;
-    plan.range_units = 64 * range_words;
-    plan.ranges = units.div_ceil(plan.range_units).max(1) as usize;
-    plan.range_buffer = 24;
-    plan
+) -> Budget {
+    let mut budget = Budget::new(units, units, 32, MIN_MEMORY, 1).unwrap();
+    budget.estimate.partitions = partitions;
+    budget.estimate.workers = workers;
+    budget.partition_buffer = 100;
+    budget.sort_bytes = sort_bytes;
+    budget.range_units = 64 * range_words;
+    budget.ranges = units.div_ceil(budget.range_units).max(1) as usize;
+    budget.range_buffer = 24;
+    budget
 }
 
-/// Cuts a corpus into groups after the given numbers of documents.
+/// Cuts a corpus into tasks after the given numbers of documents.
 fn cut<'a>(corpus: &'a Corpus, sizes: &[usize]) -> Vec<&'a [(Document, u32)]> {
-    let mut groups = Vec::new();
+    let mut tasks = Vec::new();
     let mut rest = corpus.as_slice();
     for &size in sizes {
-        let (group, after) = rest.split_at(size.min(rest.len()));
-        groups.push(group);
+        let (task, after) = rest.split_at(size.min(rest.len()));
+        tasks.push(task);
         rest = after;
     }
-    groups.push(rest);
-    groups
+    tasks.push(rest);
+    tasks
 }
 
 fn documents(texts: Vec<Vec<String>>) -> Corpus {
@@ -228,33 +224,33 @@ proptest! {
         files_per_group in 1u32..8,
     ) {
         let units = corpus.iter().map(|(document, _)| document.text.split('\n').count()).sum::<usize>();
-        let plan = tiny_plan(units as u64, partitions, workers, sort_bytes, range_words);
-        let groups = cut(&corpus, &sizes);
+        let budget = tiny_budget(units as u64, partitions, workers, sort_bytes, range_words);
+        let tasks = cut(&corpus, &sizes);
         for mode in [ParagraphMode::Ccnet, ParagraphMode::Global, ParagraphMode::KeepFirst] {
             let options = DedupParagraphs { mode, files_per_group, min_chars: 0 };
             let folder = tempfile::tempdir().unwrap();
             let step = options.build();
             let progress = Progress::hidden();
-            let fates = run_with(&*step, &groups, folder.path(), |files, spill| {
+            let fates = run_with(&*step, &tasks, folder.path(), |files, spill| {
                 let spill = spill.to_owned();
                 let resources = Resources { memory_bytes: 0, spill, progress: &progress };
                 match mode {
                     ParagraphMode::Ccnet => {
-                        let losers = Losers::All { scope: Some(files_per_group) };
-                        resolve_as_planned::<1, 2>(files, losers, &plan, &resources)
+                        let keeper = Keeper::Nobody { scope: Some(files_per_group) };
+                        find_within::<1, 2>(files, keeper, &budget, &resources)
                     }
                     ParagraphMode::Global => {
-                        let losers = Losers::All { scope: None };
-                        resolve_as_planned::<1, 2>(files, losers, &plan, &resources)
+                        let keeper = Keeper::Nobody { scope: None };
+                        find_within::<1, 2>(files, keeper, &budget, &resources)
                     }
                     ParagraphMode::KeepFirst => {
-                        let losers = Losers::AllButSmallestOwner;
-                        resolve_as_planned::<1, 3>(files, losers, &plan, &resources)
+                        let keeper = Keeper::SmallestOwner;
+                        find_within::<1, 3>(files, keeper, &budget, &resources)
                     }
                 }
             });
             check_paragraphs(&corpus, &options, &fates);
-            // The step's own plan, and one group.
+            // The step's own budget, and one task.
             check_paragraphs(&corpus, &options, &run(&*step, &[&corpus], MIN_MEMORY));
         }
     }
@@ -375,16 +371,16 @@ fn decisions_are_the_same_bytes_for_any_memory_and_threads() {
         .into_iter()
         .map(|(document, input)| (Document { text: letters(&document.text), ..document }, input))
         .collect();
-    let groups = cut(&corpus, &[40_000, 0, 60_000]);
+    let tasks = cut(&corpus, &[40_000, 0, 60_000]);
     let options = DedupParagraphs { mode: ParagraphMode::KeepFirst, ..Default::default() };
     let outcome = |memory_bytes: u64, threads: usize| {
         let folder = tempfile::tempdir().unwrap();
         let step = options.build();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let fates = run_with(&*step, &groups, folder.path(), |files, spill| {
-            pool.install(|| resolve_within(&*step, files, memory_bytes, spill))
+        let fates = run_with(&*step, &tasks, folder.path(), |files, spill| {
+            pool.install(|| decide_within(&*step, files, memory_bytes, spill))
         });
-        let decisions: Vec<_> = (0..groups.len())
+        let decisions: Vec<_> = (0..tasks.len())
             .map(|number| std::fs::read(folder.path().join(format!("{number}.decisions"))).unwrap())
             .collect();
         (decisions, fates)
@@ -485,16 +481,16 @@ fn groups_out_of_order_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let options = DedupParagraphs { files_per_group: 1, ..Default::default() };
     let step = options.build();
-    let notes = folder.path().join("notes");
-    let mut collector = step.collector(&notes).unwrap();
+    let file = folder.path().join("signatures");
+    let mut signatures = step.signatures(&file).unwrap();
     for (document, input) in &corpus {
-        collector.add(document, *input).unwrap();
+        signatures.add(document, *input).unwrap();
     }
-    collector.finish().unwrap();
-    let files = [GroupFiles { notes, decisions: folder.path().join("decisions") }];
+    signatures.finish().unwrap();
+    let files = [TaskFiles { signatures: file, decisions: folder.path().join("decisions") }];
     let spill = folder.path().join("spill");
     std::fs::create_dir(&spill).unwrap();
-    let error = resolve_within(&*step, &files, MIN_MEMORY, &spill).unwrap_err();
+    let error = decide_within(&*step, &files, MIN_MEMORY, &spill).unwrap_err();
     assert!(error.to_string().contains("input files"), "{error}");
     let none = DedupParagraphs { files_per_group: 0, ..Default::default() };
     assert!(none.validate("steps.1").unwrap_err().to_string().contains("steps.1.files_per_group"));

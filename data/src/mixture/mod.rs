@@ -145,7 +145,7 @@ impl MixtureConfig {
     }
 
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-    pub fn resolve(&mut self, base: &Path) {
+    pub fn make_paths_absolute(&mut self, base: &Path) {
         for source in &mut self.sources {
             source.path = base.join(&source.path);
         }

@@ -1,9 +1,11 @@
 //! What a source's documents go through, cut into stages at the steps that need all documents.
 
-use super::holdout::HoldoutConfig;
+use std::path::Path;
+
+use super::holdout::{Holdout, HoldoutConfig};
 use super::source_config::SourceConfig;
 use super::step_config::BuiltStep;
-use crate::dedup::GlobalStep;
+use crate::dedup::{GlobalDecision, GlobalStep};
 use crate::error::Result;
 use crate::step::Step;
 
@@ -30,20 +32,36 @@ pub(super) struct DocumentStep {
     pub step: Box<dyn Step>,
 }
 
-/// A step over all documents.
+/// What stands between two stages, since it needs all documents of the source.
 pub(super) enum Global {
-    Step {
-        name: &'static str,
-        version: u32,
-        step: Box<dyn GlobalStep>,
-    },
-    /// Where to cut between training and validation.
-    Holdout,
+    /// A step whose filter keeps, changes or drops documents.
+    Step { name: &'static str, version: u32, step: Box<dyn GlobalStep> },
+    /// The cut between training and validation. It parts documents and drops none, so it has
+    /// neither counters nor a row in the manifest.
+    Holdout(Holdout),
+}
+
+impl Global {
+    /// What writes signatures and decides, of either kind.
+    pub fn decision(&self) -> &dyn GlobalDecision {
+        match self {
+            Self::Step { step, .. } => &**step,
+            Self::Holdout(holdout) => holdout,
+        }
+    }
+
+    /// Name for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Step { name, .. } => name,
+            Self::Holdout(_) => "holdout",
+        }
+    }
 }
 
 impl Chain {
-    /// Makes the steps of `source`, reading their models and lists.
-    pub fn build(source: &SourceConfig, holdout: &HoldoutConfig) -> Result<Self> {
+    /// Makes the steps of `source`, reading their models and lists. Documents go below `output`.
+    pub fn build(source: &SourceConfig, holdout: &HoldoutConfig, output: &Path) -> Result<Self> {
         let (kind, options) = source.kind()?;
         let mut identity = Identity::default();
         identity.add(format!("{kind} {}", options.version()).as_bytes());
@@ -65,7 +83,8 @@ impl Chain {
         }
         if holdout.bytes_per_source.is_some() {
             close(&mut stages, &mut identity);
-            let opening = Some(Global::Holdout);
+            let holdout = Holdout::new(holdout, &source.name, output);
+            let opening = Some(Global::Holdout(holdout));
             stages.push(Stage { opening, steps: Vec::new(), identity: Vec::new() });
         }
         identity.add(&serde_json::to_vec(holdout).unwrap_or_default());

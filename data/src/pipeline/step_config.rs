@@ -70,9 +70,9 @@ macro_rules! steps {
             }
 
             /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-            pub fn resolve(&mut self, base: &Path) {
+            pub fn make_paths_absolute(&mut self, base: &Path) {
                 $(if let Some(options) = &mut self.$step {
-                    options.resolve(base);
+                    options.make_paths_absolute(base);
                 })*
             }
         }

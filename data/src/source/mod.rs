@@ -40,7 +40,7 @@ pub trait SourceOptions: Send + Sync {
     fn version(&self) -> u32;
 
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-    fn resolve(&mut self, base: &Path);
+    fn make_paths_absolute(&mut self, base: &Path);
 
     /// Checks what the types cannot. `key` is the dotted path of the source's kind.
     ///

@@ -76,7 +76,7 @@ impl StepOptions for Decontaminate {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for file in &mut self.files {
             *file = base.join(&*file);
         }
@@ -326,7 +326,7 @@ mod tests {
             let yaml =
                 format!("files: [quiz.jsonl, wiki.test.txt]\nfields: [question, choices]\n{more}");
             let mut options: Decontaminate = serde_yaml::from_str(&yaml).unwrap();
-            options.resolve(self.0.path());
+            options.make_paths_absolute(self.0.path());
             options.validate("steps.0").unwrap();
             options
         }

@@ -59,7 +59,7 @@ impl StepOptions for LanguageOptions {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         if let Some(model) = &mut self.model {
             *model = base.join(&*model);
         }

@@ -50,7 +50,7 @@ pub trait StepOptions {
     fn version(&self) -> u32;
 
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-    fn resolve(&mut self, _base: &Path) {}
+    fn make_paths_absolute(&mut self, _base: &Path) {}
 
     /// Files the step reads, models and word lists: a change of one redoes finished work.
     fn files(&self) -> Vec<PathBuf> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::dedup::plan::MIN_MEMORY;
+use crate::dedup::budget::MIN_MEMORY;
 use crate::dedup::tests::run;
 
 fn book(id: &str, words: impl IntoIterator<Item = String>) -> (Document, u32) {

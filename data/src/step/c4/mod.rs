@@ -168,7 +168,7 @@ impl StepOptions for C4Options {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         if let Some(path) = &mut self.bad_words {
             *path = base.join(&*path);
         }

@@ -343,7 +343,7 @@ fn lists_name_files_below_a_root() {
         "{list: wet.paths.gz, root: data, paths: ['more/*.gz'], format: wet, html: {list_marker: '- '}}",
     )
     .unwrap();
-    source.resolve(folder.path());
+    source.make_paths_absolute(folder.path());
     source.validate("sources.cc.web_archive").unwrap();
     let with_list = |text: &str| {
         std::fs::write(at("wet.paths.gz"), gzip(text.as_bytes())).unwrap();
