@@ -199,7 +199,7 @@ fn repositories_do_not_leave_their_folder() {
     let counted = reasons(row(&report, "gh"));
     assert!(counted["unsafe_path"] >= 1, "{counted:?}");
     assert_eq!((counted["expands_too_far"], counted["binary"]), (1, 1), "{counted:?}");
-    assert!(counted["licence:gpl-2.0"] >= 1, "{counted:?}");
+    assert!(counted["license:gpl-2.0"] >= 1, "{counted:?}");
     let outside = project.path("out").parent().unwrap().parent().unwrap().join("outside.go");
     assert!(!outside.exists());
     assert_eq!(project.explain("zeros.tar.gz@0", "gh")["reason"], "expands_too_far");

@@ -37,13 +37,13 @@ pub enum DocumentKey {
 /// Removes documents that are the same by a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DedupDocuments {
+pub struct DedupDocumentsOptions {
     /// `digest`, `url`, `text` or `content_md5` (string): by what documents are compared. Those
     /// that do not have it stay.
     pub key: DocumentKey,
 }
 
-impl GlobalStepOptions for DedupDocuments {
+impl GlobalStepOptions for DedupDocumentsOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -57,7 +57,7 @@ impl GlobalStepOptions for DedupDocuments {
     }
 }
 
-impl GlobalDecision for DedupDocuments {
+impl GlobalDecision for DedupDocumentsOptions {
     fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
         Ok(Box::new(DocumentSignatures {
             signatures: SignatureWriter::create(file)?,
@@ -70,7 +70,7 @@ impl GlobalDecision for DedupDocuments {
     }
 }
 
-impl GlobalStep for DedupDocuments {
+impl GlobalStep for DedupDocumentsOptions {
     fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>> {
         let decisions = Duplicates::open(decisions)?;
         Ok(Box::new(DocumentFilter { decisions, key: self.key }))

@@ -27,11 +27,11 @@ mod spill;
 mod tests;
 mod workers;
 
-pub use books::DedupBooks;
+pub use books::DedupBooksOptions;
 pub use budget::{Estimate, MIN_MEMORY, estimate};
-pub use documents::{DedupDocuments, DocumentKey, normalize_url};
-pub use page_lines::DedupLines;
-pub use paragraphs::{DedupParagraphs, ParagraphMode};
+pub use documents::{DedupDocumentsOptions, DocumentKey, normalize_url};
+pub use page_lines::DedupLinesOptions;
+pub use paragraphs::{DedupParagraphsOptions, ParagraphMode};
 
 use std::path::{Path, PathBuf};
 

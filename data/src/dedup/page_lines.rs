@@ -28,25 +28,20 @@ use crate::text::sentences::count_sentences;
 
 /// Removes lines that several pages have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DedupLines {
+#[serde(default, deny_unknown_fields)]
+pub struct DedupLinesOptions {
     /// Pages with fewer sentences left are dropped (integer, default 3; 0 keeps all that are not
     /// empty).
-    #[serde(default = "default_min_sentences")]
     pub min_sentences: usize,
 }
 
-fn default_min_sentences() -> usize {
-    3
-}
-
-impl Default for DedupLines {
+impl Default for DedupLinesOptions {
     fn default() -> Self {
-        Self { min_sentences: default_min_sentences() }
+        Self { min_sentences: 3 }
     }
 }
 
-impl GlobalStepOptions for DedupLines {
+impl GlobalStepOptions for DedupLinesOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -60,7 +55,7 @@ impl GlobalStepOptions for DedupLines {
     }
 }
 
-impl GlobalDecision for DedupLines {
+impl GlobalDecision for DedupLinesOptions {
     fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
         Ok(Box::new(LineSignatures {
             signatures: SignatureWriter::create(file)?,
@@ -75,7 +70,7 @@ impl GlobalDecision for DedupLines {
     }
 }
 
-impl GlobalStep for DedupLines {
+impl GlobalStep for DedupLinesOptions {
     fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>> {
         let decisions = Duplicates::open(decisions)?;
         Ok(Box::new(LineFilter { decisions, min_sentences: self.min_sentences }))

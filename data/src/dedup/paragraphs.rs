@@ -44,36 +44,25 @@ pub enum ParagraphMode {
 
 /// Removes paragraphs that several documents have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DedupParagraphs {
+#[serde(default, deny_unknown_fields)]
+pub struct DedupParagraphsOptions {
     /// `ccnet`, `global` or `keep_first` (string, default `ccnet`): who keeps a paragraph that
     /// several documents have.
-    #[serde(default)]
     pub mode: ParagraphMode,
     /// For `ccnet`: consecutive input files whose documents are compared (integer, default 50).
-    #[serde(default = "default_files_per_group")]
     pub files_per_group: u32,
     /// Documents of which fewer characters are left are dropped (integer, default 0: only those
     /// of which no line is left).
-    #[serde(default)]
     pub min_chars: usize,
 }
 
-fn default_files_per_group() -> u32 {
-    50
-}
-
-impl Default for DedupParagraphs {
+impl Default for DedupParagraphsOptions {
     fn default() -> Self {
-        Self {
-            mode: ParagraphMode::default(),
-            files_per_group: default_files_per_group(),
-            min_chars: 0,
-        }
+        Self { mode: ParagraphMode::default(), files_per_group: 50, min_chars: 0 }
     }
 }
 
-impl GlobalStepOptions for DedupParagraphs {
+impl GlobalStepOptions for DedupParagraphsOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -90,7 +79,7 @@ impl GlobalStepOptions for DedupParagraphs {
     }
 }
 
-impl GlobalDecision for DedupParagraphs {
+impl GlobalDecision for DedupParagraphsOptions {
     fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
         Ok(Box::new(ParagraphSignatures {
             signatures: SignatureWriter::create(file)?,
@@ -117,7 +106,7 @@ impl GlobalDecision for DedupParagraphs {
     }
 }
 
-impl GlobalStep for DedupParagraphs {
+impl GlobalStep for DedupParagraphsOptions {
     fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>> {
         let decisions = Duplicates::open(decisions)?;
         Ok(Box::new(ParagraphFilter { decisions, min_chars: self.min_chars }))

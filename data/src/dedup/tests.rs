@@ -150,7 +150,7 @@ fn corpus() -> impl Strategy<Value = Corpus> {
 }
 
 /// The lines each document keeps under `mode`: their numbers.
-fn expected_paragraphs(corpus: &Corpus, options: &DedupParagraphs) -> Vec<Vec<usize>> {
+fn expected_paragraphs(corpus: &Corpus, options: &DedupParagraphsOptions) -> Vec<Vec<usize>> {
     let scope = |input: u32| match options.mode {
         ParagraphMode::Ccnet => input / options.files_per_group,
         _ => 0,
@@ -183,7 +183,7 @@ fn expected_paragraphs(corpus: &Corpus, options: &DedupParagraphs) -> Vec<Vec<us
     corpus.iter().enumerate().map(|(number, entry)| kept(number, entry)).collect()
 }
 
-fn check_paragraphs(corpus: &Corpus, options: &DedupParagraphs, fates: &Fates) {
+fn check_paragraphs(corpus: &Corpus, options: &DedupParagraphsOptions, fates: &Fates) {
     let expected = expected_paragraphs(corpus, options);
     assert_eq!(fates.len(), corpus.len());
     for ((fate, (document, _)), ids) in fates.iter().zip(corpus).zip(expected) {
@@ -227,7 +227,7 @@ proptest! {
         let budget = tiny_budget(units as u64, partitions, workers, sort_bytes, range_words);
         let tasks = cut(&corpus, &sizes);
         for mode in [ParagraphMode::Ccnet, ParagraphMode::Global, ParagraphMode::KeepFirst] {
-            let options = DedupParagraphs { mode, files_per_group, min_chars: 0 };
+            let options = DedupParagraphsOptions { mode, files_per_group, min_chars: 0 };
             let folder = tempfile::tempdir().unwrap();
             let step = options.build();
             let progress = Progress::hidden();
@@ -260,11 +260,11 @@ proptest! {
         let mut shuffled = corpus.clone();
         shuffled.sort_by_key(|(document, _)| xxh3_64(format!("{seed}{}", document.id).as_bytes()));
         let steps: [Box<dyn GlobalStep>; 5] = [
-            DedupParagraphs { mode: ParagraphMode::Global, ..Default::default() }.build(),
-            DedupParagraphs { mode: ParagraphMode::KeepFirst, ..Default::default() }.build(),
-            DedupDocuments { key: DocumentKey::Text }.build(),
-            DedupDocuments { key: DocumentKey::Url }.build(),
-            DedupBooks { threshold: 0.6, shingle_words: 2 }.build(),
+            DedupParagraphsOptions { mode: ParagraphMode::Global, ..Default::default() }.build(),
+            DedupParagraphsOptions { mode: ParagraphMode::KeepFirst, ..Default::default() }.build(),
+            DedupDocumentsOptions { key: DocumentKey::Text }.build(),
+            DedupDocumentsOptions { key: DocumentKey::Url }.build(),
+            DedupBooksOptions { threshold: 0.6, shingle_words: 2 }.build(),
         ];
         for step in steps {
             let outcome = |corpus: &Corpus| -> BTreeMap<String, std::result::Result<String, String>> {
@@ -294,7 +294,7 @@ proptest! {
                     *best = best.clone().min(owner);
                 }
             }
-            let step = DedupDocuments { key }.build();
+            let step = DedupDocumentsOptions { key }.build();
             let fates = run(&*step, &cut(&corpus, &sizes), MIN_MEMORY);
             for (fate, (document, _)) in fates.iter().zip(&corpus) {
                 let stays = value(document).is_none_or(|value| best[&value].1 == document.id);
@@ -324,7 +324,7 @@ proptest! {
                 *owner = owner.clone().min(page);
             }
         }
-        let step = DedupLines { min_sentences: 0 }.build();
+        let step = DedupLinesOptions { min_sentences: 0 }.build();
         let fates = run(&*step, &cut(&corpus, &sizes), MIN_MEMORY);
         for (fate, (document, _)) in fates.iter().zip(&corpus) {
             let mut seen = BTreeSet::new();
@@ -372,7 +372,7 @@ fn decisions_are_the_same_bytes_for_any_memory_and_threads() {
         .map(|(document, input)| (Document { text: letters(&document.text), ..document }, input))
         .collect();
     let tasks = cut(&corpus, &[40_000, 0, 60_000]);
-    let options = DedupParagraphs { mode: ParagraphMode::KeepFirst, ..Default::default() };
+    let options = DedupParagraphsOptions { mode: ParagraphMode::KeepFirst, ..Default::default() };
     let outcome = |memory_bytes: u64, threads: usize| {
         let folder = tempfile::tempdir().unwrap();
         let step = options.build();
@@ -405,7 +405,7 @@ fn repetition_inside_one_document_is_no_duplicate() {
         lines(&["both"]),
     ]);
     let with = |mode, files_per_group| {
-        let step = DedupParagraphs { mode, files_per_group, min_chars: 0 }.build();
+        let step = DedupParagraphsOptions { mode, files_per_group, min_chars: 0 }.build();
         let fates = run(&*step, &[&corpus], MIN_MEMORY);
         fates.into_iter().map(|fate| fate.map(|document| document.text)).collect::<Vec<_>>()
     };
@@ -430,7 +430,7 @@ fn metadata_of_earlier_steps_goes_on() {
     ]);
     corpus[0].0.metadata =
         Some(r#"{"line_ids":[3,5,9],"nlines":20,"length":99,"title":"t"}"#.to_owned());
-    let step = DedupParagraphs { min_chars: 3, ..Default::default() }.build();
+    let step = DedupParagraphsOptions { min_chars: 3, ..Default::default() }.build();
     let fates = run(&*step, &[&corpus], MIN_MEMORY);
     assert_eq!(
         serde_json::Value::Object(fates[0].as_ref().unwrap().metadata()),
@@ -438,7 +438,7 @@ fn metadata_of_earlier_steps_goes_on() {
             "nlines": 2, "length": 3, "title": "t"})
     );
     assert_eq!(fates[1].as_ref().unwrap().text, "short");
-    let step = DedupParagraphs { min_chars: 4, ..Default::default() }.build();
+    let step = DedupParagraphsOptions { min_chars: 4, ..Default::default() }.build();
     let fates = run(&*step, &[&corpus], MIN_MEMORY);
     assert_eq!(fates[0], Err("too_short".into()));
 }
@@ -455,7 +455,7 @@ fn keys_of_the_metadata_count_where_they_are() {
         })
         .collect();
     let kept = |key| {
-        let fates = run(&*DedupDocuments { key }.build(), &[&corpus], MIN_MEMORY);
+        let fates = run(&*DedupDocumentsOptions { key }.build(), &[&corpus], MIN_MEMORY);
         fates.iter().filter(|fate| fate.is_ok()).count()
     };
     assert_eq!((kept(DocumentKey::Digest), kept(DocumentKey::ContentMd5)), (4, 5));
@@ -468,7 +468,7 @@ fn pages_with_too_few_sentences_left_go() {
         lines(&["One is here.", "Two is here. Three is here."]),
         lines(&["Four is here.", "One is here.", "Five is here."]),
     ]);
-    let fates = run(&*DedupLines::default().build(), &[&corpus], MIN_MEMORY);
+    let fates = run(&*DedupLinesOptions::default().build(), &[&corpus], MIN_MEMORY);
     let kept = fates.iter().filter(|fate| fate.is_ok()).count();
     assert_eq!(kept, 1);
     assert!(fates.contains(&Err("filtered-deduped_page-toofewsentences".into())));
@@ -479,7 +479,7 @@ fn groups_out_of_order_are_refused() {
     let mut corpus = documents(vec![vec!["a".into()]; 6]);
     corpus.reverse();
     let folder = tempfile::tempdir().unwrap();
-    let options = DedupParagraphs { files_per_group: 1, ..Default::default() };
+    let options = DedupParagraphsOptions { files_per_group: 1, ..Default::default() };
     let step = options.build();
     let file = folder.path().join("signatures");
     let mut signatures = step.signatures(&file).unwrap();
@@ -492,6 +492,6 @@ fn groups_out_of_order_are_refused() {
     std::fs::create_dir(&spill).unwrap();
     let error = decide_within(&*step, &files, MIN_MEMORY, &spill).unwrap_err();
     assert!(error.to_string().contains("input files"), "{error}");
-    let none = DedupParagraphs { files_per_group: 0, ..Default::default() };
+    let none = DedupParagraphsOptions { files_per_group: 0, ..Default::default() };
     assert!(none.validate("steps.1").unwrap_err().to_string().contains("steps.1.files_per_group"));
 }

@@ -23,27 +23,22 @@ const PARTS: u64 = 100;
 
 /// Which documents are held out. With neither field none are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct HoldoutConfig {
     /// Bytes of text to hold out of every source, rounded up to whole documents (integer, default
     /// none).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_source: Option<u64>,
     /// Share of the documents to hold out, above 0 and below 1 (number, default none).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fraction: Option<f64>,
     /// Another seed holds out other documents (integer, default 1).
-    #[serde(default = "default_seed")]
     pub seed: u64,
-}
-
-fn default_seed() -> u64 {
-    1
 }
 
 impl Default for HoldoutConfig {
     fn default() -> Self {
-        Self { bytes_per_source: None, fraction: None, seed: default_seed() }
+        Self { bytes_per_source: None, fraction: None, seed: 1 }
     }
 }
 

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::RunOptions;
-use super::chain::Chain;
+use super::chain::{Chain, Stage};
 use super::clock::Clock;
 use super::holdout::HoldoutConfig;
 use super::layout::Layout;
@@ -23,6 +23,7 @@ use crate::checksum::FileDigest;
 use crate::dedup::{Resources, TaskFiles};
 use crate::document::{DocumentFile, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
+use crate::fingerprint::Fingerprint;
 use crate::json_file::{read_json, write_json};
 use crate::progress::{Progress, Work};
 use crate::source::{Input, SourceOptions};
@@ -108,17 +109,10 @@ impl<'a> SourcePlan<'a> {
         let mut keys: Vec<Vec<String>> = Vec::new();
         let mut decision_keys = Vec::new();
         for stage in &chain.stages {
-            let decision = keys.last().map_or(String::new(), |before| {
-                hash(
-                    std::iter::once(&stage.identity[..]).chain(before.iter().map(|k| k.as_bytes())),
-                )
-            });
+            let decision = keys.last().map_or(String::new(), |before| decision_key(stage, before));
             let of_task = |(number, task): (usize, &Task)| match keys.last() {
-                None => first_key(&stage.identity, task),
-                Some(before) => hash(
-                    [&stage.identity[..], decision.as_bytes(), before[number].as_bytes()]
-                        .into_iter(),
-                ),
+                None => first_key(stage, task),
+                Some(before) => later_key(stage, &decision, &before[number]),
             };
             let of_stage = tasks.iter().enumerate().map(of_task).collect();
             keys.push(of_stage);
@@ -357,23 +351,28 @@ fn say_redo(error: &DataError, consequence: &str) {
     tracing::warn!("{}; {consequence}", error.without_remedy());
 }
 
-fn first_key(identity: &[u8], task: &Task) -> String {
-    let mut inputs = Vec::new();
-    for input in &task.inputs {
-        inputs.extend_from_slice(&(input.name.len() as u64).to_le_bytes());
-        inputs.extend_from_slice(input.name.as_bytes());
-        inputs.extend_from_slice(&input.bytes.to_le_bytes());
-        inputs.extend_from_slice(&input.modified_nanos.to_le_bytes());
+/// Key of the decision before a stage: it reads the signatures of all tasks.
+fn decision_key(stage: &Stage, before: &[String]) -> String {
+    let mut key = Fingerprint::default();
+    key.nested(&stage.identity);
+    for task in before {
+        key.part(task);
     }
-    inputs.extend_from_slice(&task.first_input.to_le_bytes());
-    hash([identity, &inputs].into_iter())
+    key.hex()
 }
 
-fn hash<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
+/// Key of the first stage of a task, which reads the input files.
+fn first_key(stage: &Stage, task: &Task) -> String {
+    let mut inputs = Fingerprint::default();
+    for input in &task.inputs {
+        inputs.part(&input.name);
+        inputs.number(input.bytes.to_le_bytes()).number(input.modified_nanos.to_le_bytes());
     }
-    hasher.finalize().to_hex().to_string()
+    inputs.number(task.first_input.to_le_bytes());
+    Fingerprint::default().nested(&stage.identity).nested(&inputs).hex()
+}
+
+/// Key of a later stage of a task, which reads what the stage before it wrote.
+fn later_key(stage: &Stage, decision: &str, before: &str) -> String {
+    Fingerprint::default().nested(&stage.identity).part(decision).part(before).hex()
 }

@@ -18,18 +18,18 @@ mod reference_classifier;
 mod wikitext;
 
 pub use c4::{C4Options, C4Preset};
-pub use ccnet::{CcnetHash, CcnetNormalize, NormalForm};
-pub use decontaminate::{Decontaminate, DecontaminateMode};
+pub use ccnet::{CcnetHashOptions, CcnetNormalizeOptions, NormalForm};
+pub use decontaminate::{DecontaminateMode, DecontaminateOptions};
 pub use github_filter::GithubFilterOptions;
 pub use github_header::{GithubHeaderOptions, HeaderCompat};
-pub use gutenberg::GutenbergStep;
-pub use html::StackExchangeHtml;
+pub use gutenberg::GutenbergOptions;
+pub use html::StackExchangeHtmlOptions;
 pub use language::LanguageOptions;
 pub use latex::LatexOptions;
-pub use min_length::MinLength;
+pub use min_length::MinLengthOptions;
 pub use perplexity::PerplexityOptions;
 pub use reference_classifier::{ReferenceClassifierOptions, ReferencePreset};
-pub use wikitext::WikitextStep;
+pub use wikitext::WikitextOptions;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,8 @@ pub trait Step: Send + Sync {
     fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict;
 }
 
-/// The configuration of a step: a map in YAML, every field with a default where there is one.
+/// The configuration of a step: a map in YAML, every field with a default where there is one. A step
+/// that holds nothing else is its options, which implement [`Step`] too.
 pub trait StepOptions {
     /// Version of the step. A new one redoes finished work.
     fn version(&self) -> u32;

@@ -32,31 +32,22 @@ use signatures::BookSignatureWriter;
 
 /// Removes books of which more than a share is in a longer book.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DedupBooks {
+#[serde(default, deny_unknown_fields)]
+pub struct DedupBooksOptions {
     /// Share of a book's shingles, from 0.5 to below 1; a book is dropped if more than that are in a
     /// longer one (number, default 0.9).
-    #[serde(default = "default_threshold")]
     pub threshold: f64,
     /// Words in a shingle (integer, default 13).
-    #[serde(default = "default_shingle_words")]
     pub shingle_words: usize,
 }
 
-fn default_threshold() -> f64 {
-    0.9
-}
-fn default_shingle_words() -> usize {
-    13
-}
-
-impl Default for DedupBooks {
+impl Default for DedupBooksOptions {
     fn default() -> Self {
-        Self { threshold: default_threshold(), shingle_words: default_shingle_words() }
+        Self { threshold: 0.9, shingle_words: 13 }
     }
 }
 
-impl GlobalStepOptions for DedupBooks {
+impl GlobalStepOptions for DedupBooksOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -84,7 +75,7 @@ impl GlobalStepOptions for DedupBooks {
     }
 }
 
-impl GlobalDecision for DedupBooks {
+impl GlobalDecision for DedupBooksOptions {
     fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
         Ok(Box::new(BookSignatures {
             signatures: BookSignatureWriter::create(file)?,
@@ -98,7 +89,7 @@ impl GlobalDecision for DedupBooks {
     }
 }
 
-impl GlobalStep for DedupBooks {
+impl GlobalStep for DedupBooksOptions {
     fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>> {
         let file = File::open(decisions).map_err(DataError::io(decisions))?;
         Ok(Box::new(BookFilter { path: decisions.to_owned(), reader: BufReader::new(file) }))

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::names::BookName;
 use super::input::{Input, InputReader, list_inputs, pattern_below};
-use super::text::{document_or_empty, too_long};
+use super::record::{document_or_empty, too_long};
 use super::{ReadContext, Record, RecordSink, SourceOptions};
 use crate::document::{Document, metadata_text};
 use crate::error::{DataError, Result};

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::input::{InputReader, pattern_below};
-use super::text::utf8;
+use super::record::utf8;
 use super::{Input, ReadContext, Record, RecordSink, Rejection, SourceOptions, list_inputs};
 use crate::document::Reason;
 use crate::error::{DataError, Result};

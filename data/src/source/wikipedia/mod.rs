@@ -18,7 +18,7 @@ use self::streams::{Bzip2Streams, Chunk, Damage};
 use self::utf16::Unicode;
 use self::xml::{DOCUMENT_TYPE, Page, SiteInfo, read_page, read_site_info};
 use super::input::{Input, InputReader, list_inputs, pattern_below};
-use super::text::{document_or_empty, too_long, utf8};
+use super::record::{document_or_empty, too_long, utf8};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
