@@ -13,7 +13,7 @@ pub const MIN_MEMORY: u64 = 4 << 20;
 const MAX_FILES: u64 = 256;
 /// Memory that a further thread is worth, in bytes.
 const WORKER_MEMORY: u64 = 4 << 20;
-/// Records for which a partition of its own is worth it.
+/// Records that make one more partition worth while.
 const PARTITION_RECORDS: u64 = 1 << 16;
 /// Largest buffer in front of a file, in bytes.
 const MAX_BUFFER: u64 = 256 << 10;

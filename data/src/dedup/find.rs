@@ -1,10 +1,10 @@
 //! Finds the units that several documents have, within a memory cap.
 //!
-//! 1. The signatures of all tasks are read, in parallel, and every unit goes to the partition of its
+//! 1. The signatures of all tasks are read, in parallel, and every unit is written to the partition of its
 //!    key: a file of (key, owner if it matters, number of the unit).
 //! 2. Partitions are sorted, in parallel, each within its thread's share of the memory; one that
 //!    does not fit (a key as frequent as the empty line) is sorted in runs and merged. The
-//!    numbers of the duplicates go to one file for each range of numbers.
+//!    numbers of the duplicates are written to one file for each range of numbers.
 //! 3. Range after range, these numbers become a bitmap, and the decisions of the tasks are
 //!    written in order.
 //!

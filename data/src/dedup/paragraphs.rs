@@ -182,7 +182,7 @@ impl Filter for ParagraphFilter {
         let original_length = number(&metadata, "original_length")
             .or_else(|| number(&metadata, "length"))
             .unwrap_or_else(|| document.text.chars().count().into());
-        // The numbers of an earlier step count the lines of the input, and go on doing so.
+        // The numbers of an earlier step count the lines of its input, and so do those kept here.
         let earlier = match metadata.get("line_ids") {
             Some(Value::Array(ids)) if ids.len() == kept.lines => Some(ids),
             _ => None,

@@ -12,7 +12,7 @@ use crate::step::{Step, StepCounts, Verdict};
 /// What became of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Applied {
-    /// It goes on.
+    /// The step kept it, perhaps changed.
     Kept(Map<String, Value>),
     /// The step dropped it, or it could not be read.
     Dropped(DroppedDocument),

@@ -11,8 +11,8 @@ use crate::step::Verdict;
 /// Text bytes and documents at which a batch is full. A batch per thread is in memory.
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_DOCUMENTS: usize = 4096;
-/// Documents of a batch that go through the steps together. The parts do not depend on the
-/// number of threads.
+/// Documents of a batch that one thread sends through the steps together. How a batch is cut into
+/// such parts does not depend on the number of threads.
 const PART_DOCUMENTS: usize = 64;
 
 /// Documents with the input file each came from.

@@ -10,7 +10,7 @@ use crate::atomic_file::remove_durably;
 use crate::document::{DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split};
 use crate::error::{DataError, Result};
 
-/// Checks the holdout, deletes files of tasks that are no more, writes the manifest and gives
+/// Checks the holdout, deletes files of tasks that do not exist any more, writes the manifest and gives
 /// its checksum.
 pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
     let last = plan.last_stage();

@@ -308,7 +308,7 @@ impl<'a> SourcePlan<'a> {
         // A crash must not leave new decisions with the word of old ones.
         let decided_file = self.layout.decided_file(stage - 1);
         remove_durably(&decided_file)?;
-        // No other work goes on in this process meanwhile; workers of the decision count.
+        // The time of all threads counts: this process does nothing else meanwhile.
         let clock = Clock::start_of_process();
         let spill = scratch_folder(&self.layout.work())?;
         let progress = Progress::new(options.progress, opening.name(), Work::count(0, "keys"));

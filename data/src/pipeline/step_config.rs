@@ -90,7 +90,7 @@ steps! {
         html: HtmlOptions,
         /// HTML of StackExchange posts to text, code blocks as they are.
         stack_exchange_html: StackExchangeHtmlOptions,
-        /// Short documents go.
+        /// Drops short documents.
         min_length: MinLengthOptions,
         /// The rules of C4 over lines and pages.
         c4: C4Options,
@@ -98,7 +98,7 @@ steps! {
         language: LanguageOptions,
         /// How usual a document is to an n-gram language model.
         perplexity: PerplexityOptions,
-        /// Pages like those that Wikipedia cites stay.
+        /// Keeps pages like those that Wikipedia cites.
         reference_classifier: ReferenceClassifierOptions,
         /// License notices at the top of source code.
         github_header: GithubHeaderOptions,

@@ -28,7 +28,7 @@ pub(super) fn read(
         match found {
             Line::End => return Ok(()),
             Line::TooLong => sink(too_long(offset, lines.length(), wanted.max_record_bytes))?,
-            // Blank lines, often the last one, are no records.
+            // Blank lines, often the last one, are not records.
             Line::Whole if buffer.trim_ascii().is_empty() => {}
             Line::Whole => sink(record(wanted, source, input, index, offset, &mut buffer))?,
         }

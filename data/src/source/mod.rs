@@ -59,7 +59,7 @@ pub trait SourceOptions: Send + Sync {
     ///
     /// # Errors
     /// [`crate::DataError::Io`], [`crate::DataError::Archive`] or [`crate::DataError::BadFile`] when the file itself
-    /// cannot be read, and whatever `sink` returns. A bad record is no error but a
+    /// cannot be read, and whatever `sink` returns. A bad record is not an error but a
     /// [`Record::Rejected`].
     fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()>;
 }

@@ -436,7 +436,7 @@ mod tests {
         let records = parts(windows.as_bytes(), 400);
         let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();
         assert_eq!(joined, verses);
-        // The longest record allowed is no bound where it is cut.
+        // The longest record allowed is not a bound where it is cut.
         let text = format!("First.\n{}\nLast.\n", "x".repeat(5000));
         let records = parts(text.as_bytes(), 500);
         let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();

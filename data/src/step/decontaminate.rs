@@ -2,7 +2,7 @@
 //!
 //! The words of the evaluation texts (letters, numbers and underscores in lower case; what stands
 //! between them does not count) are cut into runs of `ngram` words; a shorter text is one run.
-//! A document with `min_hits` or more of these runs goes, or is marked. 13 words are what GPT-3
+//! A document with `min_hits` or more of these runs is dropped or marked. 13 words are what GPT-3
 //! compared (arXiv 2005.14165, appendix C).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

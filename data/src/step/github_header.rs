@@ -32,7 +32,7 @@ pub enum HeaderCompat {
 /// `<!-- -->`, `(* *)`, `{- -}`) and runs of line comments, both by the file's extension; without
 /// a path, those whose marks mean nothing else. The first line of a script and encoding lines
 /// stay. After the first line of code, and in documentation comments, a mere mention of a license
-/// is no header. A file that is nothing but a header is dropped as empty.
+/// is not a header. A file that is nothing but a header is dropped as empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GithubHeaderOptions {
@@ -140,7 +140,7 @@ impl Comments {
                 "#" if self.spaced_hash => {
                     rest.starts_with([' ', '\t', '\n', '\r', '#']) || rest.is_empty()
                 }
-                // A banner of slashes is no documentation; what a compiler is told is no comment.
+                // A banner of slashes is not documentation; what a compiler is told is not a comment.
                 "///" => !rest.starts_with('/'),
                 "//" => !rest.starts_with("go:"),
                 // REM is a word.

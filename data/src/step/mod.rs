@@ -75,9 +75,9 @@ pub trait StepOptions {
 /// What becomes of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on.
+    /// The document is kept.
     Keep,
-    /// It ends here.
+    /// The document is dropped.
     Drop {
         /// Why: a line of the report.
         reason: Reason,

@@ -5,9 +5,10 @@
 //! not. LLaMA (arXiv 2302.13971, section 2.1) removes "books with more than 90% content overlap"
 //! and leaves the method open.
 //!
-//! Books are taken from the longest to the shortest (of equals, the smallest id first); one goes
-//! if more than `threshold` of it is in a book that stays. So no two books that stay overlap by
-//! more, each one that goes does with one that stays, and the order of the input does not matter.
+//! Books are taken from the longest to the shortest (of equals, the smallest id first); one is
+//! dropped if more than `threshold` of it is in a book that stays. So no two books that stay overlap
+//! by more, each dropped book does so with one that stays, and the order of the input does not
+//! matter.
 
 mod containment;
 mod signatures;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Numbers are little-endian u64. As hashes ascend, the first ones are a random sample of the
-//! shingles: a sketch needs no file of its own.
+//! shingles, so a sketch is read from the same file.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -130,7 +130,7 @@ struct CodeFile {
     license: Option<String>,
     lang: Option<String>,
     copies: Option<u64>,
-    /// Whether the dump says that it is no text.
+    /// Whether the dump says that it is not text.
     binary: bool,
     /// Where the record lies: a byte offset or a row.
     offset: u64,

@@ -263,7 +263,7 @@ fn counts_of_lengths_are_held_against_the_page() {
 fn columns_that_are_not_read_cost_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(&folder, "other.parquet");
-    // An id of a type that is no id, as a page that would not be allowed.
+    // An id of a type that cannot be one, as a page that would not be allowed.
     let binary = arrow_array::BinaryArray::from_vec(vec![&vec![7; 70 << 20][..]]);
     let columns: Columns = vec![("text", strings(&["a"])), ("id", Arc::new(binary))];
     write(&path, columns, zstd());

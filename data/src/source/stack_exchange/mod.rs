@@ -35,7 +35,7 @@ use rows::{ByteSource, Found, Rows};
 /// Stands for [`LARGEST_SITES`] in `sites`.
 const LARGEST: &str = "largest_28";
 
-/// A row that is no post.
+/// A row that is not a post.
 const BAD_ROW: Reason = Reason::broken("bad_row");
 /// An answer whose question is not in the file.
 const ORPHAN: Reason = Reason::unwanted("orphan_answer");

@@ -312,7 +312,7 @@ impl Records<'_, '_> {
     }
 }
 
-/// Why a page is no article.
+/// Why a page is not an article.
 fn unwanted(page: &Page, site: &Site) -> Option<&'static str> {
     let elsewhere = match page.namespace {
         Some(number) => number != 0,

@@ -2,8 +2,8 @@
 //!
 //! The order of things follows the behaviour that pipelines of Wikipedia dumps agree on:
 //! comments, templates, tables, links, magic words, character references, tags, quotes,
-//! headings, lists, white space. Templates go, but for a few that stand for words of their
-//! sentence. Markup that does not close stays as text and is noted, never guessed at for long:
+//! headings, lists, white space. Templates are taken out, but for a few that stand for words of
+//! their sentence. Markup that does not close stays as text and is noted, never guessed at for long:
 //! time and memory are linear in the page.
 
 mod inline;

@@ -82,7 +82,7 @@ fn documents(records: &[Record]) -> Vec<&Document> {
     found.collect()
 }
 
-/// Names of the reasons of what is no document, `record_warcinfo` left out.
+/// Names of the reasons why records are not documents, `record_warcinfo` left out.
 fn reasons(records: &[Record]) -> Vec<&str> {
     let names = records.iter().filter_map(|record| match record {
         Record::Rejected(rejection) => Some(rejection.reason.name()),
