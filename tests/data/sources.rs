@@ -281,3 +281,17 @@ fn characters_are_counted_and_bytes_located() {
     project.run(&["--sample-dropped", "0"]);
     assert_eq!(project.explain("less", "x").get("sample"), None::<&Value>);
 }
+
+/// Characters of patterns in the name of the folder that a configuration lies in.
+#[test]
+fn the_folder_of_a_configuration_is_not_a_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a[1]", "{b,c}", "d*e?"] {
+        let project = Project::at(folder.path().join(name));
+        project.configure("- {name: x, text: {paths: [\"raw/*.txt\", more/y.txt]}}\n");
+        project.write("raw/x.txt", "Call me Ishmael.");
+        project.write("more/y.txt", "Some years ago.");
+        project.run(&[]);
+        assert_eq!(ids(&project.documents("x")), ["x.txt", "y.txt"], "{name}");
+    }
+}
