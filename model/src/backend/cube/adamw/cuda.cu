@@ -1,11 +1,8 @@
 // AdamW, Σ x² and zeroing over many tensors in one launch. A table, passed by value, says where the
-// tensors are; each block of threads takes a run of elements of one of them.
+// tensors are: ADAMW_ENTRIES or SPAN_ENTRIES of them. Each block of threads takes BLOCK_ELEMENTS
+// elements of one of them.
 //
 // Sums have an order that depends on the sizes alone: there are no atomics.
-
-constexpr int ADAMW_ENTRIES = 64;     // of a table: kernel arguments may have 4096 bytes
-constexpr int SPAN_ENTRIES = 128;
-constexpr int BLOCK_ELEMENTS = 8192;  // of a block
 
 struct alignas(8) FourHalves {
     u32 x[2];

@@ -1,18 +1,21 @@
-//! AdamW, Σ x² and zeroing over all parameters at once, by the kernels of `optimizer.cu`: a few
-//! launches a step, however many parameters there are.
+//! AdamW, Σ x² and zeroing over all parameters at once, by the kernels of `cuda.cu`: a few launches a
+//! step, however many parameters there are.
 
 use altiplano_kernels::AdamWStep;
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::kernel::{Source, arguments};
-use super::stream::Gpu;
+use crate::backend::cube::nvidia::{Gpu, Source, arguments, cuda_source};
 use crate::backend::cube::tensor::{accumulator, contiguous, elements, new};
 
-// The constants of the same names in optimizer.cu.
+/// Parameters of a table, which a launch of AdamW takes by value: a kernel's arguments have 4096 bytes.
 const ADAMW_ENTRIES: usize = 64;
+
+/// Tensors of a table of the other kernels.
 const SPAN_ENTRIES: usize = 128;
-const BLOCK_ELEMENTS: usize = 8192;
+
+/// Elements a block takes of one tensor.
+pub(super) const BLOCK_ELEMENTS: usize = 8192;
 
 /// Threads of a block.
 const THREADS: usize = 128;
@@ -20,13 +23,14 @@ const THREADS: usize = 128;
 /// Bytes of shared memory of a kernel that sums: two floats a thread.
 const SUM_BYTES: usize = 8 * THREADS;
 
-fn source() -> Source<1> {
-    let text = concat!(
-        include_str!("intrinsics.cu"),
-        include_str!("elements.cu"),
-        include_str!("optimizer.cu")
-    );
-    Source::new("optimizer", text, [("THREADS", THREADS)])
+pub(super) fn source() -> Source<4> {
+    let defines = [
+        ("ADAMW_ENTRIES", ADAMW_ENTRIES),
+        ("SPAN_ENTRIES", SPAN_ENTRIES),
+        ("BLOCK_ELEMENTS", BLOCK_ELEMENTS),
+        ("THREADS", THREADS),
+    ];
+    Source::new("AdamW", cuda_source!("cuda.cu"), defines)
 }
 
 /// A parameter with what its AdamW step reads and writes, all f32 but the bf16 copy.
@@ -45,11 +49,11 @@ pub(crate) struct AdamWTensors {
     pub weight_decay: f32,
 }
 
-// The structs of the same names in optimizer.cu, field by field.
+// The structs of the same names in cuda.cu, field by field.
 
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-struct AdamWEntry {
+pub(super) struct AdamWEntry {
     param: u64,
     m: u64,
     v: u64,
@@ -62,7 +66,7 @@ struct AdamWEntry {
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct AdamWTable {
+pub(super) struct AdamWTable {
     entries: [AdamWEntry; ADAMW_ENTRIES],
     count: i32,
     rate: f32,
@@ -85,14 +89,14 @@ struct Span {
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct SpanTable {
+pub(super) struct SpanTable {
     entries: [Span; SPAN_ENTRIES],
     count: i32,
     blocks: i32,
 }
 
 /// The first block of each tensor, and the number of blocks.
-fn blocks(counts: impl Iterator<Item = usize>) -> (Vec<i32>, usize) {
+pub(super) fn blocks(counts: impl Iterator<Item = usize>) -> (Vec<i32>, usize) {
     let mut next = 0;
     let firsts = counts
         .map(|count| {
@@ -155,7 +159,7 @@ pub(crate) fn adamw(tensors: Vec<AdamWTensors>, hyper: &AdamWStep) -> Vec<AdamWT
             .flat_map(|t| [Some(&t.param), Some(&t.m), Some(&t.v), Some(&t.grad), t.copy.as_ref()])
             .flatten()
             .collect();
-        gpu.enqueue_all(&all, move |gpu, addresses| {
+        gpu.enqueue_all(&all, move |stream, addresses| {
             let mut addresses = addresses.iter().copied();
             let mut next = || addresses.next().unwrap_or_default();
             let mut entries = [AdamWEntry::default(); ADAMW_ENTRIES];
@@ -184,7 +188,7 @@ pub(crate) fn adamw(tensors: Vec<AdamWTensors>, hyper: &AdamWStep) -> Vec<AdamWT
                 grad_scale: factors.grad_scale,
                 padding: 0,
             };
-            kernel.launch(gpu, (grid, 1, 1), THREADS, arguments![table])
+            kernel.launch(stream, (grid, 1, 1), THREADS, arguments![table])
         });
     }
     tensors
@@ -208,15 +212,15 @@ pub(crate) fn sums_of_squares(tensors: Vec<CubeTensor>) -> CubeTensor {
         let partial = new(&tensors[0], &[grid, 2], DType::F32);
         let mut all: Vec<&CubeTensor> = vec![&totals, &partial];
         all.extend(tensors);
-        gpu.enqueue_all(&all, move |gpu, addresses| {
+        gpu.enqueue_all(&all, move |stream, addresses| {
             let spans: Vec<(u64, usize)> =
                 addresses[2..].iter().copied().zip(counts.iter().copied()).collect();
             let table = SpanTable::new(&spans);
             // 8 bytes of sum and rounding error each.
             let totals = addresses[0] + (chunk * SPAN_ENTRIES * 8) as u64;
             let partial = addresses[1];
-            squares.launch(gpu, (grid, 1, 1), THREADS, arguments![table, partial])?;
-            sums.launch(gpu, (spans.len(), 1, 1), THREADS, arguments![table, partial, totals])
+            squares.launch(stream, (grid, 1, 1), THREADS, arguments![table, partial])?;
+            sums.launch(stream, (spans.len(), 1, 1), THREADS, arguments![table, partial, totals])
         });
     }
     totals
@@ -235,16 +239,12 @@ pub(crate) fn zero(tensors: Vec<CubeTensor>) -> Vec<CubeTensor> {
         let counts: Vec<usize> = tensors.iter().map(elements).collect();
         let (_, grid) = blocks(counts.iter().copied());
         let all: Vec<&CubeTensor> = tensors.iter().collect();
-        gpu.enqueue_all(&all, move |gpu, addresses| {
+        gpu.enqueue_all(&all, move |stream, addresses| {
             let spans: Vec<(u64, usize)> =
                 addresses.iter().copied().zip(counts.iter().copied()).collect();
             let table = SpanTable::new(&spans);
-            kernel.launch(gpu, (grid, 1, 1), THREADS, arguments![table])
+            kernel.launch(stream, (grid, 1, 1), THREADS, arguments![table])
         });
     }
     tensors
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests;

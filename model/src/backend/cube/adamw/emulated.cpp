@@ -1,4 +1,4 @@
-// optimizer.cu on an emulated block.
+// cuda.cu on an emulated block.
 //
 // stdin: the number of tensors, whether they have bf16 copies (int32), seven numbers of the step as
 // in AdamWTable from `rate` on with `keep` first (f32), the length of each tensor (int32), then
@@ -8,7 +8,7 @@
 #include "emulated.h"
 
 #include "elements.cu"
-#include "optimizer.cu"
+#include "cuda.cu"
 
 int main() {
     std::vector<int> sizes = read<int>(2);

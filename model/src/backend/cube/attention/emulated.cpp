@@ -1,4 +1,4 @@
-// attention.cu or, with HOPPER, attention_hopper.cu on an emulated block.
+// mma.cu or, with HOPPER, wgmma.cu on an emulated block.
 //
 // stdin: batch, queries, keys, heads, kv_heads (int32), then q, k, v, dout (bf16), first_visible
 // (int32). stdout: o (bf16), lse (f32) and, for as many queries as keys, delta (f32), dq, dk, dv.
@@ -6,15 +6,13 @@
 #include "emulated.h"
 
 #include "elements.cu"
-#include "attention_rows.cu"
+#include "rows.cu"
 #if HOPPER
 #include "emulated_hopper.h"
 
-#include "attention_hopper.cu"
-
-constexpr int QUERY_ROWS = ROWS, KEY_ROWS = ROWS;
+#include "wgmma.cu"
 #else
-#include "attention.cu"
+#include "mma.cu"
 #endif
 
 int main() {

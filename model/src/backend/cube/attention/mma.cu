@@ -1,16 +1,16 @@
 // Causal attention in bf16 on tensor cores (Dao 2023), forward and backward: sm_80 and later.
 //
+// A block owns QUERY_ROWS (forward and dq) or KEY_ROWS (dk and dv). A step takes FORWARD_KEYS,
+// GRADIENT_KEYS (dq) or STEP_QUERIES (dk and dv).
+//
 // Every product leaves its rows in one warp's registers in the layout the next product reads as its
 // left operand, so probabilities never pass through memory. The backward pass is two kernels, one
 // that owns tiles of queries (dq) and one that owns tiles of keys (dk, dv): scores are computed
 // twice, and every gradient is summed by one warp in a fixed order, without atomics.
 
 constexpr int WARPS = THREADS / 32;
-constexpr int QUERY_ROWS = 128;     // of a block, 32 a warp: forward and dq
-constexpr int FORWARD_KEYS = 64;    // of a step of forward
-constexpr int GRADIENT_KEYS = 32;   // of a step of dq
-constexpr int KEY_ROWS = 64;        // of a block, 16 a warp: dk and dv
-constexpr int STEP_QUERIES = 64;    // of a step of dk and dv
+static_assert(QUERY_ROWS % (16 * WARPS) == 0 && KEY_ROWS == 16 * WARPS, "rows of a warp");
+static_assert(BUFFERS == 2, "steps take turns by their lowest bit");
 
 // Element 8 · chunk of a row of a tile. The pieces of a row are permuted by its number, so that
 // the same piece of 8 rows lies in different banks.

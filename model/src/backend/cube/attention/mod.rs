@@ -1,23 +1,26 @@
-//! Causal attention: which kernel, and its grid.
+//! Causal attention without the (T, T) scores (Dao et al. 2022): online softmax, log-sum-exp saved.
+
+mod cubecl;
+mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::{CubeCount, CubeDim};
 
-use super::kernels::attention::Tile;
-use super::kernels::{attention as forward_kernel, attention_backward as backward_kernels};
-use super::tensor::{before_other_work, contiguous, dims, element, elements, new, new_like, units};
-use super::threads;
+use super::engine::{Call, Engine};
+use super::tensor::{contiguous, dims, elements, new, new_like};
 
 /// B, T of the queries, T of the keys, H, K and D.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shape {
-    pub batch: usize,
-    pub queries: usize,
-    pub keys: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
+struct Shape {
+    batch: usize,
+    queries: usize,
+    keys: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
 }
 
 impl Shape {
@@ -25,31 +28,75 @@ impl Shape {
         let [batch, queries, heads, head_dim] = dims(q)[..] else { panic!("q is (B, T, H, D)") };
         let [_, keys, kv_heads, _] = dims(k)[..] else { panic!("k is (B, T, K, D)") };
         assert!(
-            head_dim <= Tile::WIDEST_HEAD,
+            head_dim <= cubecl::WIDEST_HEAD,
             "attention heads are {head_dim} wide; the GPU kernels take at most {}",
-            Tile::WIDEST_HEAD
+            cubecl::WIDEST_HEAD
         );
         Self { batch, queries, keys, heads, kv_heads, head_dim }
     }
 
     /// The factor of the scores, 1 / √D.
-    pub fn scale(&self) -> f32 {
+    fn scale(&self) -> f32 {
         (1.0 / (self.head_dim as f64).sqrt()) as f32
     }
 }
 
-/// The grid with a cube for every `side` rows of `time`, head and sequence.
-fn grid(time: usize, side: usize, heads: usize, batch: usize) -> CubeCount {
-    before_other_work();
-    CubeCount::Static(time.div_ceil(side) as u32, heads as u32, batch as u32)
+/// What both passes read.
+struct Inputs {
+    q: CubeTensor,
+    k: CubeTensor,
+    v: CubeTensor,
+    /// The first key of each query (B, T) where they are `bounded`; else a buffer of one element.
+    first_visible: CubeTensor,
+    bounded: bool,
+    shape: Shape,
 }
 
-/// `first_visible` as a kernel argument: a buffer of one element stands for none.
-fn bound(first_visible: CubeTensor, like: &CubeTensor) -> (bool, CubeTensor) {
-    match elements(&first_visible) {
-        0 => (false, new(like, &[1], DType::I32)),
-        _ => (true, contiguous(first_visible)),
+impl Inputs {
+    fn new(q: CubeTensor, k: CubeTensor, v: CubeTensor, first_visible: CubeTensor) -> Self {
+        let [q, k, v] = [q, k, v].map(contiguous);
+        let shape = Shape::of(&q, &k);
+        let bounded = elements(&first_visible) > 0;
+        let first_visible =
+            if bounded { contiguous(first_visible) } else { new(&q, &[1], DType::I32) };
+        Self { q, k, v, first_visible, bounded, shape }
     }
+
+    /// A number for each row of `q`: (B, H, T), f32.
+    fn row_numbers(&self) -> CubeTensor {
+        new(&self.q, &[self.shape.batch, self.shape.heads, self.shape.queries], DType::F32)
+    }
+}
+
+impl Call for Inputs {
+    fn tensor(&self) -> &CubeTensor {
+        &self.q
+    }
+
+    /// In bf16, of a head width they are compiled for.
+    fn suits_cuda(&self) -> bool {
+        self.q.dtype == DType::BF16 && cuda::HEAD_DIMS.contains(&self.shape.head_dim)
+    }
+}
+
+/// Computes `o` and `lse`.
+struct Forward {
+    inputs: Inputs,
+    o: CubeTensor,
+    lse: CubeTensor,
+}
+
+/// Computes `delta`, then `dq`, `dk` and `dv`.
+struct Backward {
+    inputs: Inputs,
+    dout: CubeTensor,
+    o: CubeTensor,
+    lse: CubeTensor,
+    /// dout · o of every row.
+    delta: CubeTensor,
+    dq: CubeTensor,
+    dk: CubeTensor,
+    dv: CubeTensor,
 }
 
 /// (o, lse) of `q`, `k`, `v`.
@@ -59,38 +106,12 @@ pub(super) fn forward(
     v: CubeTensor,
     first_visible: CubeTensor,
 ) -> (CubeTensor, CubeTensor) {
-    let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
-    let shape = Shape::of(&q, &k);
-    let o = new_like(&q);
-    let lse = new(&q, &[shape.batch, shape.heads, shape.queries], DType::F32);
-    let (bounded, first_visible) = bound(first_visible, &q);
-    #[cfg(feature = "cuda")]
-    if super::cuda::attention::forward([&q, &k, &v, &first_visible, &o, &lse], shape, bounded) {
-        return (o, lse);
-    }
-    let tile = Tile::new(shape.head_dim);
-    // SAFETY: a cube reads rows inside `q`, `k` and `v`, and writes the rows of its tile that
-    // exist.
-    unsafe {
-        forward_kernel::forward::launch_unchecked(
-            &q.client.clone(),
-            grid(shape.queries, tile.side, shape.heads, shape.batch),
-            CubeDim::new_1d(tile.threads as u32),
-            q.clone().into_buffer_arg(),
-            k.into_buffer_arg(),
-            v.into_buffer_arg(),
-            first_visible.into_buffer_arg(),
-            o.clone().into_buffer_arg(),
-            lse.clone().into_buffer_arg(),
-            shape.queries,
-            shape.keys,
-            shape.heads,
-            shape.kv_heads,
-            shape.scale(),
-            bounded,
-            tile,
-            element(q.dtype),
-        );
+    let inputs = Inputs::new(q, k, v, first_visible);
+    let (o, lse) = (new_like(&inputs.q), inputs.row_numbers());
+    let call = Forward { inputs, o: o.clone(), lse: lse.clone() };
+    match Engine::for_op(&call.inputs) {
+        Engine::Cuda(gpu) => cuda::forward(&gpu, &call),
+        Engine::CubeCl => cubecl::forward(call),
     }
     (o, lse)
 }
@@ -105,80 +126,17 @@ pub(super) fn backward(
     lse: CubeTensor,
     first_visible: CubeTensor,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let (dout, q, k, v) = (contiguous(dout), contiguous(q), contiguous(k), contiguous(v));
-    let (o, lse) = (contiguous(o), contiguous(lse));
-    let shape = Shape::of(&q, &k);
-    assert_eq!(shape.queries, shape.keys, "the backward pass has as many queries as keys");
-    let (dq, dk, dv) = (new_like(&q), new_like(&k), new_like(&v));
-    let delta = new(&q, &[shape.batch, shape.heads, shape.queries], DType::F32);
-    let (bounded, first_visible) = bound(first_visible, &q);
-    #[cfg(feature = "cuda")]
-    if super::cuda::attention::backward(
-        [&dout, &q, &k, &v, &o, &lse, &first_visible, &delta, &dq, &dk, &dv],
-        shape,
-        bounded,
-    ) {
-        return (dq, dk, dv);
+    let [dout, o, lse] = [dout, o, lse].map(contiguous);
+    let inputs = Inputs::new(q, k, v, first_visible);
+    let Shape { queries, keys, .. } = inputs.shape;
+    assert_eq!(queries, keys, "the backward pass has as many queries as keys");
+    let [dq, dk, dv] = [&inputs.q, &inputs.k, &inputs.v].map(new_like);
+    let delta = inputs.row_numbers();
+    let gradients = (dq.clone(), dk.clone(), dv.clone());
+    let call = Backward { inputs, dout, o, lse, delta, dq, dk, dv };
+    match Engine::for_op(&call.inputs) {
+        Engine::Cuda(gpu) => cuda::backward(&gpu, &call),
+        Engine::CubeCl => cubecl::backward(call),
     }
-    let tile = Tile::new(shape.head_dim);
-    let cube = CubeDim::new_1d(tile.threads as u32);
-    let (client, dtype) = (q.client.clone(), element(q.dtype));
-    // SAFETY: `delta` and `lse` have one entry a row of `q`; a cube reads rows inside its inputs
-    // and writes the rows of its tile that exist.
-    unsafe {
-        backward_kernels::row_products::launch_unchecked(
-            &client,
-            units(elements(&delta)),
-            threads(),
-            dout.clone().into_buffer_arg(),
-            o.into_buffer_arg(),
-            delta.clone().into_buffer_arg(),
-            shape.queries,
-            shape.heads,
-            shape.head_dim,
-            dtype,
-        );
-        backward_kernels::query_gradient::launch_unchecked(
-            &client,
-            grid(shape.queries, tile.side, shape.heads, shape.batch),
-            cube,
-            dout.clone().into_buffer_arg(),
-            q.clone().into_buffer_arg(),
-            k.clone().into_buffer_arg(),
-            v.clone().into_buffer_arg(),
-            lse.clone().into_buffer_arg(),
-            delta.clone().into_buffer_arg(),
-            first_visible.clone().into_buffer_arg(),
-            dq.clone().into_buffer_arg(),
-            shape.queries,
-            shape.heads,
-            shape.kv_heads,
-            shape.scale(),
-            bounded,
-            tile,
-            dtype,
-        );
-        backward_kernels::key_value_gradient::launch_unchecked(
-            &client,
-            grid(shape.queries, tile.side, shape.kv_heads, shape.batch),
-            cube,
-            dout.into_buffer_arg(),
-            q.into_buffer_arg(),
-            k.into_buffer_arg(),
-            v.into_buffer_arg(),
-            lse.into_buffer_arg(),
-            delta.into_buffer_arg(),
-            first_visible.into_buffer_arg(),
-            dk.clone().into_buffer_arg(),
-            dv.clone().into_buffer_arg(),
-            shape.queries,
-            shape.heads,
-            shape.kv_heads,
-            shape.scale(),
-            bounded,
-            tile,
-            dtype,
-        );
-    }
-    (dq, dk, dv)
+    gradients
 }

@@ -3,9 +3,9 @@ use std::path::Path;
 use altiplano_kernels::{AttentionShape, causal_attention_backward, causal_attention_forward};
 use half::bf16;
 
-use super::*;
-use crate::backend::cube::cuda::emulated::{self, Numbers, relative_error};
-use crate::backend::cube::cuda::kernel::tests::compile;
+use super::cuda::{HEAD_DIMS, Kernels, MMA, WGMMA};
+use crate::backend::cube::nvidia::emulated::{self, Numbers, relative_error};
+use crate::backend::cube::nvidia::{Source, assert_compiles};
 
 #[test]
 fn the_kernels_compile() {
@@ -16,7 +16,7 @@ fn the_kernels_compile() {
             [false, true]
                 .map(|bounded| Source { one_generation, ..kernels.source(head_dim, bounded) })
         });
-        compile(sources.as_flattened(), capabilities);
+        assert_compiles(sources.as_flattened(), capabilities);
     }
 }
 
@@ -43,25 +43,6 @@ fn tiles_fit_the_shared_memory() {
             assert!(bytes <= 227 * 1024, "{head_dim}: {bytes}");
         }
     }
-}
-
-#[test]
-fn the_constants_are_those_of_the_source() {
-    for (kernels, names) in [
-        (&MMA, [("QUERY_ROWS", MMA.query_rows), ("KEY_ROWS", MMA.key_rows)]),
-        (&WGMMA, [("BUFFERS", WGMMA.buffers), ("PANEL", 64)]),
-    ] {
-        for (name, value) in names.into_iter().chain([
-            ("FORWARD_KEYS", kernels.forward_keys),
-            ("GRADIENT_KEYS", kernels.gradient_keys),
-            ("STEP_QUERIES", kernels.step_queries),
-        ]) {
-            let line = format!("constexpr int {name} = {value};");
-            assert!(kernels.text.contains(&line), "{line}");
-        }
-    }
-    // ROWS of attention_hopper.cu.
-    assert_eq!((WGMMA.query_rows, WGMMA.key_rows), (WGMMA.threads / 2, WGMMA.threads / 2));
 }
 
 struct Case {
@@ -129,7 +110,7 @@ fn check_emulated(kernels: &Kernels, hopper: usize) {
         for bounded in [false, true] {
             let mut defines = kernels.source(head_dim, bounded).defines.to_vec();
             defines.push(("HOPPER", hopper));
-            let Some(program) = emulated::compile("emulated_attention.cpp", &defines, dir.path())
+            let Some(program) = emulated::compile("attention/emulated.cpp", &defines, dir.path())
             else {
                 return;
             };

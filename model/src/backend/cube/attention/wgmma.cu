@@ -1,17 +1,15 @@
 // Causal attention in bf16 on Hopper's tensor cores (Dao 2023; Shah et al. 2024), sm_90a: the
-// kernels of attention.cu for products of a warpgroup, which read shared memory themselves and run
+// kernels of mma.cu for products of a warpgroup, which read shared memory themselves and run
 // while the weights of another step are computed.
 //
 // A warpgroup owns 64 rows of a tile. Probabilities stay in registers, and every gradient is summed
 // by one warpgroup in a fixed order, without atomics: the backward pass computes the scores twice.
 
 constexpr int WARPGROUPS = THREADS / 128;
-constexpr int ROWS = 64 * WARPGROUPS; // of a block: queries in forward and dq, keys in dk and dv
-constexpr int FORWARD_KEYS = 128;     // of a step of forward
-constexpr int GRADIENT_KEYS = 64;     // of a step of dq
-constexpr int STEP_QUERIES = 64;      // of a step of dk and dv
-constexpr int BUFFERS = 3;            // of a gradient's steps: one is loaded, two are worked on
+constexpr int ROWS = 64 * WARPGROUPS; // that a block owns
 constexpr int PANEL = 64;             // columns of a panel
+static_assert(QUERY_ROWS == ROWS && KEY_ROWS == ROWS, "rows of a warpgroup");
+static_assert(BUFFERS == 3, "one step is loaded while two are worked on");
 
 // Element 8 · chunk of a row of a tile of SIDE rows.
 template <int SIDE> DEVICE bf16* piece(bf16* tile, int row, int chunk) {

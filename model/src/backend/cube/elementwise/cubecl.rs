@@ -1,6 +1,163 @@
-//! Element by element: residual, SwiGLU, accumulation, zeroing, copies.
+//! The ops in CubeCL: how they are launched, then the kernels. A thread takes 16 bytes.
 
+// What runs on a GPU has indices, not iterators, and nests conditions as its barriers need them.
+#![allow(clippy::needless_range_loop, clippy::collapsible_if)]
+
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
+
+use super::{Residual, Rotation, SwigluBackward, SwigluForward};
+use crate::backend::cube::tensor::{element, elements, rows_and_width, threads, units, vector};
+
+pub(super) fn residual(call: Residual) {
+    let Residual { x, branch, y, in_place } = call;
+    let size = vector(elements(&x), x.dtype);
+    let (client, dtype) = (x.client.clone(), element(x.dtype));
+    let grid = units(elements(&x) / size);
+    // SAFETY: all have the same elements; the kernels stop at the end of what they write.
+    unsafe {
+        if in_place {
+            residual_add_kernel::launch_unchecked(
+                &client,
+                grid,
+                threads(),
+                size,
+                y.into_buffer_arg(),
+                branch.into_buffer_arg(),
+                dtype,
+            );
+        } else {
+            residual_sum_kernel::launch_unchecked(
+                &client,
+                grid,
+                threads(),
+                size,
+                x.into_buffer_arg(),
+                branch.into_buffer_arg(),
+                y.into_buffer_arg(),
+                dtype,
+            );
+        }
+    }
+}
+
+pub(super) fn rotate(call: Rotation) {
+    let Rotation { x, cos, sin, y, in_place, direction, time, heads, head_dim } = call;
+    let size = vector(head_dim / 2, x.dtype);
+    let half = head_dim / 2 / size;
+    let (client, dtype) = (x.client.clone(), element(x.dtype));
+    let grid = units(elements(&x) / size / 2);
+    let (cos, sin) = (cos.into_buffer_arg(), sin.into_buffer_arg());
+    // SAFETY: the kernels stop at the end of `y`, which has the elements of `x`; the table has `time`
+    // rows.
+    unsafe {
+        if in_place {
+            rotate_in_place_kernel::launch_unchecked(
+                &client,
+                grid,
+                threads(),
+                size,
+                y.into_buffer_arg(),
+                cos,
+                sin,
+                time,
+                heads,
+                direction,
+                half,
+                dtype,
+            );
+        } else {
+            rotate_kernel::launch_unchecked(
+                &client,
+                grid,
+                threads(),
+                size,
+                x.into_buffer_arg(),
+                cos,
+                sin,
+                y.into_buffer_arg(),
+                time,
+                heads,
+                direction,
+                half,
+                dtype,
+            );
+        }
+    }
+}
+
+pub(super) fn swiglu_forward(call: SwigluForward) {
+    let SwigluForward { gate, up, y } = call;
+    let size = vector(elements(&gate), gate.dtype);
+    // SAFETY: all three have the same elements; the kernel stops at the end of `y`.
+    unsafe {
+        swiglu_forward_kernel::launch_unchecked(
+            &y.client.clone(),
+            units(elements(&y) / size),
+            threads(),
+            size,
+            gate.into_buffer_arg(),
+            up.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            element(y.dtype),
+        );
+    }
+}
+
+pub(super) fn swiglu_backward(call: SwigluBackward) {
+    let SwigluBackward { dy, gate, up, dgate, dup } = call;
+    let size = vector(elements(&gate), gate.dtype);
+    // SAFETY: all five have the same elements; the kernel stops at the end of `dy`.
+    unsafe {
+        swiglu_backward_kernel::launch_unchecked(
+            &dy.client.clone(),
+            units(elements(&dy) / size),
+            threads(),
+            size,
+            dy.into_buffer_arg(),
+            gate.into_buffer_arg(),
+            up.into_buffer_arg(),
+            dgate.clone().into_buffer_arg(),
+            dup.into_buffer_arg(),
+            element(dgate.dtype),
+        );
+    }
+}
+
+/// Sets every element of `x`, which has no gaps, to zero.
+pub(in super::super) fn fill_zero(x: &CubeTensor) {
+    let size = vector(elements(x), x.dtype);
+    // SAFETY: the kernel stops at the end of `x`.
+    unsafe {
+        fill_zero_kernel::launch_unchecked(
+            &x.client.clone(),
+            units(elements(x) / size),
+            threads(),
+            size,
+            x.clone().into_buffer_arg(),
+            element(x.dtype),
+        );
+    }
+}
+
+/// Copies `rows` into `target` from element `start` on.
+pub(in super::super) fn write_at(rows: &CubeTensor, target: &CubeTensor, start: usize) {
+    let (_, width) = rows_and_width(rows);
+    let size = vector(width, rows.dtype).min(vector(start, rows.dtype));
+    // SAFETY: callers pass a range inside `target`; the kernel stops at the end of `rows`.
+    unsafe {
+        write_at_kernel::launch_unchecked(
+            &rows.client.clone(),
+            units(elements(rows) / size),
+            threads(),
+            size,
+            rows.clone().into_buffer_arg(),
+            target.clone().into_buffer_arg(),
+            start / size,
+            element(rows.dtype),
+        );
+    }
+}
 
 /// σ(x) = 1 / (1 + exp(−x)).
 #[cube]
@@ -11,7 +168,7 @@ fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
 
 /// y = x + branch.
 #[cube(launch_unchecked)]
-pub fn residual_sum<F: Float, N: Size>(
+fn residual_sum_kernel<F: Float, N: Size>(
     x: &[Vector<F, N>],
     branch: &[Vector<F, N>],
     y: &mut [Vector<F, N>],
@@ -27,7 +184,7 @@ pub fn residual_sum<F: Float, N: Size>(
 
 /// x += branch.
 #[cube(launch_unchecked)]
-pub fn residual_add<F: Float, N: Size>(
+fn residual_add_kernel<F: Float, N: Size>(
     x: &mut [Vector<F, N>],
     branch: &[Vector<F, N>],
     #[define(F)] _dtype: ElemType,
@@ -42,7 +199,7 @@ pub fn residual_add<F: Float, N: Size>(
 
 /// y = silu(gate) · up.
 #[cube(launch_unchecked)]
-pub fn swiglu_forward<F: Float, N: Size>(
+fn swiglu_forward_kernel<F: Float, N: Size>(
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
     y: &mut [Vector<F, N>],
@@ -57,7 +214,7 @@ pub fn swiglu_forward<F: Float, N: Size>(
 
 /// dgate = dy · up · σ (1 + g (1 − σ)), dup = dy · g σ.
 #[cube(launch_unchecked)]
-pub fn swiglu_backward<F: Float, N: Size>(
+fn swiglu_backward_kernel<F: Float, N: Size>(
     dy: &[Vector<F, N>],
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
@@ -77,18 +234,9 @@ pub fn swiglu_backward<F: Float, N: Size>(
     }
 }
 
-/// sum += term, in f32.
-#[cube(launch_unchecked)]
-pub fn accumulate<N: Size>(sum: &mut [Vector<f32, N>], term: &[Vector<f32, N>]) {
-    let i = ABSOLUTE_POS;
-    if i < sum.len() {
-        sum[i] += term[i];
-    }
-}
-
 /// x = 0.
 #[cube(launch_unchecked)]
-pub fn fill_zero<F: Float, N: Size>(x: &mut [Vector<F, N>], #[define(F)] _dtype: ElemType) {
+fn fill_zero_kernel<F: Float, N: Size>(x: &mut [Vector<F, N>], #[define(F)] _dtype: ElemType) {
     let i = ABSOLUTE_POS;
     if i < x.len() {
         x[i] = Vector::cast_from(Vector::<f32, N>::new(0.0_f32));
@@ -97,7 +245,7 @@ pub fn fill_zero<F: Float, N: Size>(x: &mut [Vector<F, N>], #[define(F)] _dtype:
 
 /// cache[start + i] = rows[i], counted in vectors.
 #[cube(launch_unchecked)]
-pub fn write_at<F: Float, N: Size>(
+fn write_at_kernel<F: Float, N: Size>(
     rows: &[Vector<F, N>],
     cache: &mut [Vector<F, N>],
     start: usize,
@@ -106,5 +254,63 @@ pub fn write_at<F: Float, N: Size>(
     let i = ABSOLUTE_POS;
     if i < rows.len() {
         cache[start + i] = rows[i];
+    }
+}
+
+/// `x` (B, T, H, D) rotated by `cos`, `sin` (T, D/2): y. `direction` is 1 forward, −1 backward.
+/// One thread rotates `N` pairs; `half` = D/2 / N.
+#[cube(launch_unchecked)]
+fn rotate_kernel<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    cos: &[Vector<f32, N>],
+    sin: &[Vector<f32, N>],
+    y: &mut [Vector<F, N>],
+    time: usize,
+    heads: usize,
+    direction: f32,
+    #[comptime] half: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let pair = ABSOLUTE_POS;
+    if pair < y.len() / 2 {
+        let row = pair / half;
+        let i = pair % half;
+        let angle = (row / heads % time) * half + i;
+        let low = row * 2 * half + i;
+        let high = low + half;
+        let a = Vector::<f32, N>::cast_from(x[low]);
+        let b = Vector::<f32, N>::cast_from(x[high]);
+        let c = cos[angle];
+        let s = sin[angle] * Vector::<f32, N>::new(direction);
+        y[low] = Vector::cast_from(a * c - b * s);
+        y[high] = Vector::cast_from(b * c + a * s);
+    }
+}
+
+/// [`rotate_kernel`] within one tensor.
+#[cube(launch_unchecked)]
+fn rotate_in_place_kernel<F: Float, N: Size>(
+    x: &mut [Vector<F, N>],
+    cos: &[Vector<f32, N>],
+    sin: &[Vector<f32, N>],
+    time: usize,
+    heads: usize,
+    direction: f32,
+    #[comptime] half: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let pair = ABSOLUTE_POS;
+    if pair < x.len() / 2 {
+        let row = pair / half;
+        let i = pair % half;
+        let angle = (row / heads % time) * half + i;
+        let low = row * 2 * half + i;
+        let high = low + half;
+        let a = Vector::<f32, N>::cast_from(x[low]);
+        let b = Vector::<f32, N>::cast_from(x[high]);
+        let c = cos[angle];
+        let s = sin[angle] * Vector::<f32, N>::new(direction);
+        x[low] = Vector::cast_from(a * c - b * s);
+        x[high] = Vector::cast_from(b * c + a * s);
     }
 }

@@ -1,5 +1,5 @@
-// What a layer does element by element in bf16: residual sums, SwiGLU, RoPE. And the chains of equal
-// ids that the embedding's backward pass walks. A thread takes a piece of 8 elements.
+// What a layer does element by element in bf16: residual sums, SwiGLU, RoPE. A thread takes a piece of
+// 8 elements.
 
 DEVICE long long piece_index() { return (long long)block_x() * THREADS + thread_index(); }
 
@@ -48,7 +48,7 @@ swiglu_backward(const Eight* dy, const Eight* gate, const Eight* up, Eight* dgat
     dup[i] = pack_eight(to_up);
 }
 
-// x (B, T, H, 16 · half) turned by cos, sin (T, 8 · half): y, which may be x. A thread turns 8 pairs;
+// x (B, T, H, 16 · half) rotated by cos, sin (T, 8 · half): y, which may be x. A thread rotates 8 pairs;
 // `direction` is 1 forward, −1 backward.
 KERNEL void __launch_bounds__(THREADS)
 rotate(const Eight* x, const float* cos, const float* sin, Eight* y, int time, int heads, int half,
@@ -61,48 +61,13 @@ rotate(const Eight* x, const float* cos, const float* sin, Eight* y, int time, i
     Eight low = x[low_at], high = x[high_at];
     const float* c = cos + ((long long)t * half + chunk) * 8;
     const float* s = sin + ((long long)t * half + chunk) * 8;
-    float turned_low[8], turned_high[8];
+    float rotated_low[8], rotated_high[8];
 #pragma unroll
     for (int j = 0; j < 8; j++) {
         float cosine = c[j], sine = s[j] * direction;
-        turned_low[j] = element(low, j) * cosine - element(high, j) * sine;
-        turned_high[j] = element(high, j) * cosine + element(low, j) * sine;
+        rotated_low[j] = element(low, j) * cosine - element(high, j) * sine;
+        rotated_high[j] = element(high, j) * cosine + element(low, j) * sine;
     }
-    y[low_at] = pack_eight(turned_low);
-    y[high_at] = pack_eight(turned_high);
-}
-
-// next[n] = the first position after n with the id of n, or the count of positions; follows[m]
-// becomes 1 for every m that some next names. follows starts as zeros. A block looks through the
-// ids behind its positions tile by tile.
-KERNEL void __launch_bounds__(THREADS)
-chain(const int* ids, int* next, int* follows, int count) {
-    constexpr int TILE = 4 * THREADS;
-    int* tile = reinterpret_cast<int*>(shared_memory());
-    int n = block_x() * THREADS + thread_index();
-    int id = n < count ? ids[n] : -1;
-    int found = count;
-    for (int start = block_x() * THREADS; start < count; start += TILE) {
-        sync_block();
-#pragma unroll
-        for (int j = 0; j < TILE; j += THREADS) {
-            int m = start + j + thread_index();
-            tile[j + thread_index()] = m < count ? ids[m] : -2;
-        }
-        sync_block();
-        if (found < count || n >= count) continue;
-        for (int j = 0; j < TILE && found == count; j += 8) {
-            bool any = false;
-#pragma unroll
-            for (int k = 0; k < 8; k++) any = any || (tile[j + k] == id && start + j + k > n);
-            if (!any) continue;
-#pragma unroll
-            for (int k = 7; k >= 0; k--)
-                if (tile[j + k] == id && start + j + k > n) found = start + j + k;
-        }
-    }
-    if (n < count) {
-        next[n] = found;
-        if (found < count) follows[found] = 1;
-    }
+    y[low_at] = pack_eight(rotated_low);
+    y[high_at] = pack_eight(rotated_high);
 }

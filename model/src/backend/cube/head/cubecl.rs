@@ -1,8 +1,54 @@
-//! Cross entropy of rows of logits, and the gradient of the logits. One cube a row.
+//! Cross entropy in CubeCL: how it is launched, then the kernels. One cube a row of logits.
 
+// What runs on a GPU has indices, not iterators, and nests conditions as its barriers need them.
+#![allow(clippy::needless_range_loop, clippy::collapsible_if)]
+
+use burn::tensor::DType;
 use cubecl::prelude::*;
 
-use super::reduction::{THREADS, cube_max, cube_sum, vector_sum};
+use super::CrossEntropy;
+use crate::backend::cube::reduction::{THREADS, cube_max, cube_sum, vector_sum};
+use crate::backend::cube::tensor::{cubes, element, rows_and_width, threads, vector};
+
+pub(super) fn cross_entropy(call: CrossEntropy) {
+    let CrossEntropy { logits, targets, losses, first, dlogits, scale } = call;
+    let (rows, vocabulary) = rows_and_width(&logits);
+    let size = vector(vocabulary, DType::F32);
+    let client = logits.client.clone();
+    // SAFETY: a cube reads its row of V logits and writes the loss and the gradient of its row;
+    // targets are below V, as `TokenBatch` checked; `dlogits` has the shape of `logits`.
+    unsafe {
+        match dlogits {
+            None => forward_kernel::launch_unchecked(
+                &client,
+                cubes(rows),
+                threads(),
+                size,
+                logits.into_buffer_arg(),
+                targets.into_buffer_arg(),
+                losses.into_buffer_arg(),
+                first,
+                rows,
+                vocabulary / size,
+            ),
+            Some(dlogits) => backward_kernel::launch_unchecked(
+                &client,
+                cubes(rows),
+                threads(),
+                size,
+                logits.into_buffer_arg(),
+                targets.into_buffer_arg(),
+                losses.into_buffer_arg(),
+                dlogits.clone().into_buffer_arg(),
+                first,
+                rows,
+                vocabulary / size,
+                scale,
+                element(dlogits.dtype),
+            ),
+        }
+    }
+}
 
 /// (log Σ exp z, log Σ exp z − z\[target\]) of a row of `width` vectors of logits from `start` on,
 /// in every thread of the cube.
@@ -48,7 +94,7 @@ fn log_sum_exp_and_loss<N: Size>(
 /// `losses[first + row]` of the rows of `logits` (rows, V) in nats; 0 where the target is negative.
 /// `width` = V / N.
 #[cube(launch_unchecked)]
-pub fn forward<N: Size>(
+fn forward_kernel<N: Size>(
     logits: &[Vector<f32, N>],
     targets: &[i32],
     losses: &mut [f32],
@@ -68,9 +114,9 @@ pub fn forward<N: Size>(
     }
 }
 
-/// [`forward`], and `dlogits` = scale · (softmax − onehot), 0 where the target is negative.
+/// [`forward_kernel`], and `dlogits` = scale · (softmax − onehot), 0 where the target is negative.
 #[cube(launch_unchecked)]
-pub fn backward<F: Float, N: Size>(
+fn backward_kernel<F: Float, N: Size>(
     logits: &[Vector<f32, N>],
     targets: &[i32],
     losses: &mut [f32],

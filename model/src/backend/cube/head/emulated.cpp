@@ -1,4 +1,4 @@
-// cross_entropy.cu on an emulated block.
+// cuda.cu on an emulated block.
 //
 // stdin: rows, vocabulary (int32), scale (f32), targets (int32), logits (f32). stdout: losses (f32)
 // without a gradient, losses with one, dlogits (bf16).
@@ -6,7 +6,7 @@
 #include "emulated.h"
 
 #include "elements.cu"
-#include "cross_entropy.cu"
+#include "cuda.cu"
 
 int main() {
     std::vector<int> shape = read<int>(2);

@@ -1,74 +1,72 @@
 //! The fused output head and cross entropy, in chunks of tokens.
 
-use burn::tensor::{DType, Shape};
-use burn_cubecl::tensor::CubeTensor;
-use cubecl::zspace::Strides;
-use cubecl::zspace::metadata::Metadata;
+mod cubecl;
+mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
-#[cfg(feature = "cuda")]
-use super::cuda::cross_entropy::cross_entropy as cross_entropy_on_gpu;
-use super::kernels::cross_entropy;
-use super::product::{Operand, add_product, product, product_into};
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::engine::{Call, Engine};
+use super::linear::{Operand, add_product, product, product_into};
 use super::tensor::{
-    accumulator, contiguous, cubes, dims, element, elements, new, new_like, rows_and_width, vector,
+    accumulator, contiguous, dims, elements, new, new_like, row_range, rows_and_width,
 };
-use super::{threads, write_at};
 
 /// Tokens whose logits exist at once in the fused head: 2048 rows of a 32000-word vocabulary are
 /// 262 MB of f32, enough rows to keep a product at its rate.
 const HEAD_CHUNK: usize = 2048;
 
-/// The pieces of `rows` the fused head works on: first row and count.
+/// The pieces of `rows` the fused head works on: first row and count. A first row is a multiple of
+/// [`HEAD_CHUNK`], so the rows from there on start where memory of their own might.
 fn chunks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..rows).step_by(HEAD_CHUNK).map(move |first| (first, HEAD_CHUNK.min(rows - first)))
 }
 
-/// Rows `first..first + count` of `x`, all leading dimensions taken together, as a view: what is
-/// written to it is written to `x`. `first` is a multiple of [`HEAD_CHUNK`], so the rows start where
-/// memory of their own might.
-fn row_range(x: &CubeTensor, first: usize, count: usize) -> CubeTensor {
-    let (rows, width) = rows_and_width(x);
-    let bytes = |rows: usize| (rows * width * x.dtype.size()) as u64;
-    let handle = x.handle.clone();
-    CubeTensor::new(
-        x.client.clone(),
-        handle.offset_start(bytes(first)).offset_end(bytes(rows - first - count)),
-        Metadata::new(Shape::from(vec![count, width]), Strides::from(vec![width, 1])),
-        x.device.clone(),
-        x.dtype,
-    )
+/// The cross entropy of a chunk: `losses` from row `first` on of the rows of `logits`, f32.
+struct CrossEntropy {
+    logits: CubeTensor,
+    targets: CubeTensor,
+    losses: CubeTensor,
+    first: usize,
+    /// The gradient of `scale` · Σ losses, where it is asked for.
+    dlogits: Option<CubeTensor>,
+    scale: f32,
+}
+
+impl Call for CrossEntropy {
+    fn tensor(&self) -> &CubeTensor {
+        &self.logits
+    }
+
+    /// Gradients in bf16, logits in whole pieces of eight.
+    fn suits_cuda(&self) -> bool {
+        let (_, vocabulary) = rows_and_width(&self.logits);
+        let bf16 = self.dlogits.as_ref().is_none_or(|dlogits| dlogits.dtype == DType::BF16);
+        bf16 && vocabulary.is_multiple_of(8)
+    }
+}
+
+fn cross_entropy(call: CrossEntropy) {
+    match Engine::for_op(&call) {
+        Engine::Cuda(gpu) => cuda::cross_entropy(&gpu, &call),
+        Engine::CubeCl => cubecl::cross_entropy(call),
+    }
 }
 
 /// Losses (B, T) of `x` (B, T, C), `weight` (V, C), `targets` (B, T).
 pub(super) fn forward(x: CubeTensor, weight: CubeTensor, targets: CubeTensor) -> CubeTensor {
     let (x, weight, targets) = (contiguous(x), contiguous(weight), contiguous(targets));
     let (vocabulary, _) = rows_and_width(&weight);
-    let size = vector(vocabulary, DType::F32);
+    let weight = Operand::columns(&weight);
     let losses = new(&x, &dims(&targets), DType::F32);
     for (first, rows) in chunks(elements(&targets)) {
         let chunk = contiguous(row_range(&x, first, rows));
-        let (chunk, weight) = (Operand::rows(&chunk), Operand::columns(&weight));
-        let logits = product(&chunk, &weight, &[rows, vocabulary], DType::F32);
-        #[cfg(feature = "cuda")]
-        if cross_entropy_on_gpu([&logits, &targets, &losses], None, first, 1.0) {
-            continue;
-        }
-        // SAFETY: a cube reads its row of V logits and writes the loss of its row; targets
-        // are below V, as `TokenBatch` checked.
-        unsafe {
-            cross_entropy::forward::launch_unchecked(
-                &x.client.clone(),
-                cubes(rows),
-                threads(),
-                size,
-                logits.into_buffer_arg(),
-                targets.clone().into_buffer_arg(),
-                losses.clone().into_buffer_arg(),
-                first,
-                rows,
-                vocabulary / size,
-            );
-        }
+        let logits = product(&Operand::rows(&chunk), &weight, &[rows, vocabulary], DType::F32);
+        let (targets, losses) = (targets.clone(), losses.clone());
+        cross_entropy(CrossEntropy { logits, targets, losses, first, dlogits: None, scale: 1.0 });
     }
     losses
 }
@@ -83,8 +81,7 @@ pub(super) fn backward(
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let mut dweight = accumulator(dweight, "head_cross_entropy_backward");
     let (x, weight, targets) = (contiguous(x), contiguous(weight), contiguous(targets));
-    let (vocabulary, channels) = rows_and_width(&weight);
-    let size = vector(vocabulary, DType::F32);
+    let (vocabulary, _) = rows_and_width(&weight);
     let losses = new(&x, &dims(&targets), DType::F32);
     let dx = new_like(&x);
     for (first, rows) in chunks(elements(&targets)) {
@@ -92,37 +89,16 @@ pub(super) fn backward(
         let chunk = Operand::rows(&chunk);
         let logits = product(&chunk, &Operand::columns(&weight), &[rows, vocabulary], DType::F32);
         let dlogits = new(&x, &[rows, vocabulary], x.dtype);
-        #[cfg(feature = "cuda")]
-        let done = cross_entropy_on_gpu([&logits, &targets, &losses], Some(&dlogits), first, scale);
-        #[cfg(not(feature = "cuda"))]
-        let done = false;
-        if !done {
-            // SAFETY: as forward; `dlogits` has the shape of `logits`.
-            unsafe {
-                cross_entropy::backward::launch_unchecked(
-                    &x.client.clone(),
-                    cubes(rows),
-                    threads(),
-                    size,
-                    logits.into_buffer_arg(),
-                    targets.clone().into_buffer_arg(),
-                    losses.clone().into_buffer_arg(),
-                    dlogits.clone().into_buffer_arg(),
-                    first,
-                    rows,
-                    vocabulary / size,
-                    scale,
-                    element(x.dtype),
-                );
-            }
-        }
+        cross_entropy(CrossEntropy {
+            logits,
+            targets: targets.clone(),
+            losses: losses.clone(),
+            first,
+            dlogits: Some(dlogits.clone()),
+            scale,
+        });
         dweight = add_product(dweight, &Operand::columns(&dlogits), &chunk);
-        let weight = Operand::rows(&weight);
-        let dlogits = Operand::rows(&dlogits);
-        if !product_into(&dlogits, &weight, &row_range(&dx, first, rows)) {
-            let dchunk = product(&dlogits, &weight, &[rows, channels], x.dtype);
-            write_at(&dchunk, &dx, first * channels);
-        }
+        product_into(&Operand::rows(&dlogits), &Operand::rows(&weight), &dx, first);
     }
     (losses, dx, dweight)
 }

@@ -1,12 +1,12 @@
 use half::bf16;
 
-use super::*;
-use crate::backend::cube::cuda::emulated::{self, Numbers, relative_error};
-use crate::backend::cube::cuda::kernel::tests::compile;
+use super::cuda::source;
+use crate::backend::cube::nvidia::assert_compiles;
+use crate::backend::cube::nvidia::emulated::{self, Numbers, relative_error};
 
 #[test]
 fn the_kernel_compiles() {
-    compile(&[source()], &[(8, 0), (9, 0)]);
+    assert_compiles(&[source()], &[(8, 0), (9, 0)]);
 }
 
 /// The kernel on an emulated block against the formulas in f64: vocabularies smaller and larger
@@ -14,8 +14,7 @@ fn the_kernel_compiles() {
 #[test]
 fn the_emulated_kernel_matches_the_formulas() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(program) =
-        emulated::compile("emulated_cross_entropy.cpp", &source().defines, dir.path())
+    let Some(program) = emulated::compile("head/emulated.cpp", &source().defines, dir.path())
     else {
         return;
     };

@@ -1,52 +1,21 @@
-//! Matrix products by cuBLASLt, accumulating in place.
+//! Matrix products by cuBLASLt, which adds them to what is there where it is asked to.
 //!
 //! The library is column-major: a matrix stored by rows is its transpose stored by columns, so the
 //! product C = A B by rows is asked for as Cᵀ = Bᵀ Aᵀ by columns.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::DType;
-use burn_cubecl::tensor::CubeTensor;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::result::malloc_sync;
-use cudarc::driver::sys as driver;
 
-use super::stream::{Gpu, Outcome};
-use super::tuning::Tuning;
-use crate::backend::cube::product::Operand;
+use super::context::{Context, Outcome, Stream};
+use super::problem::Problem;
 
 /// Scratch memory of the library, what NVIDIA recommends for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
-
-/// How products are computed: by default with the fastest of the library's algorithms.
-static PRODUCTS: LazyLock<String> =
-    LazyLock::new(|| std::env::var("ALTIPLANO_PRODUCTS").unwrap_or_default());
-
-/// Set by `ALTIPLANO_PRODUCTS=cubek`, to compare the two and to get around a broken library.
-static WITHOUT_LIBRARY: LazyLock<bool> = LazyLock::new(|| *PRODUCTS == "cubek");
-
-/// Set by `ALTIPLANO_PRODUCTS=first`: with the library's first choice, untried.
-static WITHOUT_TUNING: LazyLock<bool> = LazyLock::new(|| *PRODUCTS == "first");
-
-/// A product the library was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Problem {
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
-    left_transposed: bool,
-    right_transposed: bool,
-    pub(super) input: DType,
-    pub(super) output: DType,
-}
-
-impl Problem {
-    pub(super) fn flops(&self) -> f64 {
-        2.0 * self.m as f64 * self.n as f64 * self.k as f64
-    }
-}
 
 /// How the library computes a problem.
 #[derive(Clone, Copy)]
@@ -71,8 +40,12 @@ pub(super) struct Library {
     workspace: u64,
     /// None for a problem the library does not take.
     plans: Mutex<HashMap<Problem, Option<Plan>>>,
-    tuning: Tuning,
 }
+
+// SAFETY: the library may be called from any thread; its scratch memory is used on one stream.
+unsafe impl Send for Library {}
+// SAFETY: as above.
+unsafe impl Sync for Library {}
 
 fn failed(what: &str) -> impl Fn(result::CublasError) -> String {
     move |error| format!("{what}: {error}")
@@ -89,12 +62,20 @@ impl Library {
         // SAFETY: a fresh allocation, kept for the process.
         let workspace = unsafe { malloc_sync(WORKSPACE_BYTES) }
             .map_err(|error| format!("cuBLASLt's scratch memory: {error:?}"))?;
-        Ok(Self { handle, workspace, plans: Mutex::default(), tuning: Tuning::default() })
+        Ok(Self { handle, workspace, plans: Mutex::default() })
     }
 
-    fn plan(&self, problem: Problem) -> Option<Plan> {
+    /// How it computes `problem` on the GPU of `context`; none where it does not.
+    pub fn plan(&self, problem: Problem, context: Context) -> Option<Plan> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        *plans.entry(problem).or_insert_with(|| self.make_plan(problem).ok())
+        if let Some(plan) = plans.get(&problem) {
+            return *plan;
+        }
+        // The heuristic asks the device of the current context.
+        context.enter().ok()?;
+        let plan = self.make_plan(problem).ok();
+        plans.insert(problem, plan);
+        plan
     }
 
     /// The library's first choice. Without accumulation and with it is one plan: the layouts of C
@@ -125,7 +106,7 @@ impl Library {
             }
             .map_err(failed("cublasLtMatmulDescSetAttribute"))
         };
-        // The library's first operand is our right one.
+        // By columns the operands change places: the library's first is the right one.
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         transpose(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, right_transposed)?;
         transpose(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, left_transposed)?;
@@ -171,9 +152,9 @@ impl Library {
     }
 
     /// out = beta · addend + left · right, on `stream`.
-    pub(super) fn multiply(
+    pub fn multiply(
         &self,
-        stream: driver::CUstream,
+        stream: Stream,
         plan: &Plan,
         algorithm: &Algorithm,
         (left, right): (u64, u64),
@@ -200,52 +181,9 @@ impl Library {
                 algorithm,
                 self.workspace as *mut c_void,
                 WORKSPACE_BYTES,
-                stream.cast(),
+                stream.0.cast(),
             )
         }
         .map_err(failed("cublasLtMatmul"))
     }
-}
-
-/// out (m, n) = addend + left (m, k) · right (k, n); `addend`, of the type of `out`, may be `out`.
-/// False where the library does not compute it: no NVIDIA GPU, no library, a shape it refuses.
-pub(in super::super) fn product(
-    left: &Operand,
-    right: &Operand,
-    addend: Option<&CubeTensor>,
-    out: &CubeTensor,
-) -> bool {
-    if *WITHOUT_LIBRARY {
-        return false;
-    }
-    let Some(gpu) = Gpu::of(out) else { return false };
-    let Some(library) = &gpu.products else { return false };
-    let ((m, k), (_, n)) = (left.shape(), right.shape());
-    let problem = Problem {
-        m,
-        n,
-        k,
-        left_transposed: left.transposed,
-        right_transposed: right.transposed,
-        input: left.tensor.dtype,
-        output: out.dtype,
-    };
-    // Plans ask the device of the current context.
-    if gpu.enter().is_err() {
-        return false;
-    }
-    let Some(plan) = library.plan(problem) else { return false };
-    let beta = if addend.is_some() { 1.0f32 } else { 0.0 };
-    let tensors = [&left.tensor, &right.tensor, addend.unwrap_or(out), out];
-    gpu.enqueue(tensors, move |gpu, [left, right, addend, out]| {
-        let Some(library) = &gpu.products else { return Err("cuBLASLt is gone".to_string()) };
-        // Whole: its single fields may not cross threads.
-        let plan = plan;
-        let algorithm = match *WITHOUT_TUNING {
-            true => plan.algorithm,
-            false => library.tuning.algorithm(gpu, library, problem, &plan),
-        };
-        library.multiply(gpu.stream, &plan, &algorithm, (left, right), (addend, beta), out)
-    });
-    true
 }

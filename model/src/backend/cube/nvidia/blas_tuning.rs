@@ -3,24 +3,29 @@
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::tensor::DType;
 use cudarc::cublaslt::sys;
-use cudarc::driver::result::{free_sync, malloc_sync, memset_d8_async, stream};
+use cudarc::driver::result::{free_sync, malloc_sync, memset_d8_async};
 use cudarc::driver::sys as driver_sys;
 
-use super::kernel::{Source, arguments};
-use super::products::{Algorithm, Library, Plan, Problem};
-use super::stream::{Gpu, Outcome, driver};
+use super::blas::{Algorithm, Library, Plan};
+use super::context::{Outcome, Stream, driver};
+use super::kernel::Kernels;
+use super::problem::Problem;
+use super::source::{Source, arguments, cuda_source};
+
+/// Set by `ALTIPLANO_PRODUCTS=first`: the library's first choice is taken untried.
+static WITHOUT_TUNING: LazyLock<bool> =
+    LazyLock::new(|| std::env::var("ALTIPLANO_PRODUCTS").is_ok_and(|kind| kind == "first"));
 
 /// Threads of a block.
 const THREADS: usize = 256;
 
 fn source() -> Source<1> {
-    let text = concat!(include_str!("intrinsics.cu"), include_str!("tuning.cu"));
-    Source::new("tuning", text, [("THREADS", THREADS)])
+    Source::new("tuning", cuda_source!("blas_tuning.cu"), [("THREADS", THREADS)])
 }
 
 /// Algorithms tried.
@@ -69,11 +74,14 @@ impl Tuning {
     /// that fails.
     pub fn algorithm(
         &self,
-        gpu: &Gpu,
+        trial: Trial<'_>,
         library: &Library,
         problem: Problem,
         plan: &Plan,
     ) -> Algorithm {
+        if *WITHOUT_TUNING {
+            return plan.algorithm;
+        }
         let even = |rows: usize, columns: usize| (rows * columns).is_multiple_of(2);
         let Problem { m, n, k, .. } = problem;
         if problem.flops() < SMALLEST_FLOPS || !(even(m, k) && even(k, n) && even(m, n)) {
@@ -86,15 +94,25 @@ impl Tuning {
         if fastest.len() >= PROBLEMS {
             return plan.algorithm;
         }
-        let tried = Self::try_all(gpu, library, problem, plan);
+        let tried = trial.fastest(library, problem, plan);
         let found = tried.ok().flatten().unwrap_or(plan.algorithm);
         fastest.insert(problem, Fastest(found));
         found
     }
+}
 
+/// What algorithms are tried with: the kernels that make operands and compare results, and the stream
+/// they run on.
+#[derive(Clone, Copy)]
+pub(super) struct Trial<'a> {
+    pub kernels: &'a Kernels,
+    pub stream: Stream,
+}
+
+impl Trial<'_> {
     /// None where the first choice is as good as any, or there is no memory to try.
-    fn try_all(
-        gpu: &Gpu,
+    fn fastest(
+        self,
         library: &Library,
         problem: Problem,
         plan: &Plan,
@@ -103,8 +121,8 @@ impl Tuning {
         if candidates.len() < 2 {
             return Ok(None);
         }
-        let fill_random = gpu.try_kernel(&source(), "fill_random", 0)?;
-        let compare = gpu.try_kernel(&source(), "compare", 0)?;
+        let fill_random = self.kernels.get(&source(), "fill_random", 0)?;
+        let compare = self.kernels.get(&source(), "compare", 0)?;
         let Problem { m, n, k, input, output, .. } = problem;
         let words = |rows: usize, columns: usize, dtype: DType| rows * columns * dtype.size() / 4;
         let (left_words, right_words) = (words(m, k, input), words(k, n, input));
@@ -124,21 +142,21 @@ impl Tuning {
         for (operand, words, seed) in [(&left, left_words, 1u32), (&right, right_words, 2)] {
             let (address, count) = (operand.0, words as i64);
             let arguments = arguments![address, count, halves, seed];
-            fill_random.launch(gpu, grid(words), THREADS, arguments)?;
+            fill_random.launch(self.stream, grid(words), THREADS, arguments)?;
         }
         let run = |algorithm: &Algorithm, out: &Buffer| {
             let operands = (left.0, right.0);
-            library.multiply(gpu.stream, plan, algorithm, operands, (out.0, 0.0), out.0)
+            library.multiply(self.stream, plan, algorithm, operands, (out.0, 0.0), out.0)
         };
         let seconds = |algorithm: &Algorithm, out: &Buffer| -> Outcome<f64> {
             let mut best = Duration::MAX;
             for _ in 0..3 {
-                synchronize(gpu)?;
+                self.stream.synchronize()?;
                 let start = Instant::now();
                 for _ in 0..4 {
                     run(algorithm, out)?;
                 }
-                synchronize(gpu)?;
+                self.stream.synchronize()?;
                 best = best.min(start.elapsed());
             }
             Ok(best.as_secs_f64())
@@ -152,12 +170,12 @@ impl Tuning {
             }
             let different = {
                 // SAFETY: the buffer holds the one number.
-                unsafe { memset_d8_async(differ.0, 0, 4, gpu.stream) }
+                unsafe { memset_d8_async(differ.0, 0, 4, self.stream.0) }
                     .map_err(|error| driver("cuMemsetD8Async", error))?;
                 let (a, b, count, flag) = (expected.0, found.0, out_words as i64, differ.0);
                 let arguments = arguments![a, b, count, flag];
-                compare.launch(gpu, grid(out_words), THREADS, arguments)?;
-                read_flag(gpu, &differ)?
+                compare.launch(self.stream, grid(out_words), THREADS, arguments)?;
+                read_flag(self.stream, &differ)?
             };
             if different {
                 continue;
@@ -167,18 +185,13 @@ impl Tuning {
                 best = (time, Some(*algorithm));
             }
         }
-        synchronize(gpu)?;
+        self.stream.synchronize()?;
         Ok(best.1)
     }
 }
 
-fn synchronize(gpu: &Gpu) -> Outcome<()> {
-    // SAFETY: the stream lives as long as the process.
-    unsafe { stream::synchronize(gpu.stream) }.map_err(|error| driver("cuStreamSynchronize", error))
-}
-
-fn read_flag(gpu: &Gpu, flag: &Buffer) -> Outcome<bool> {
-    synchronize(gpu)?;
+fn read_flag(stream: Stream, flag: &Buffer) -> Outcome<bool> {
+    stream.synchronize()?;
     let mut value = 0i32;
     // SAFETY: both are four bytes.
     unsafe { driver_sys::cuMemcpyDtoH_v2((&raw mut value).cast(), flag.0, 4).result() }
@@ -217,13 +230,12 @@ fn candidates(library: &Library, plan: &Plan) -> Vec<Algorithm> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::backend::cube::cuda::kernel::tests::compile;
+    use crate::backend::cube::nvidia::assert_compiles;
 
     #[test]
     fn the_kernels_compile() {
-        compile(&[source()], &[(8, 0), (9, 0)]);
+        assert_compiles(&[source()], &[(8, 0), (9, 0)]);
     }
 }

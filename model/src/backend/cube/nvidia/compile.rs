@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use cudarc::nvrtc::{result, sys};
 
-use super::stream::Outcome;
+use super::context::Outcome;
 
 /// Machine code for `architecture` (as `sm_90`) of `source` with the macros `defines` and the
 /// headers in `includes`.

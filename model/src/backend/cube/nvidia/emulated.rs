@@ -9,16 +9,23 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// `source` of this folder compiled for the CPU into `dir`, or none without a C++ compiler.
+/// `source`, the path of a C++ file in the folder of the GPU backend, compiled for the CPU into `dir`
+/// with the macros `defines`; none without a C++ compiler.
 #[expect(clippy::print_stderr, reason = "tests say what they skip")]
-pub(super) fn compile(source: &str, defines: &[(&str, usize)], dir: &Path) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cube/cuda");
+pub(in super::super) fn compile(
+    source: &str,
+    defines: &[(&str, usize)],
+    dir: &Path,
+) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cube");
     let numbers = defines.iter().map(|(_, value)| format!("_{value}")).collect::<String>();
-    let program = dir.join(format!("{source}{numbers}"));
+    let program = dir.join(format!("{}{numbers}", source.replace('/', "_")));
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
     let status = Command::new(compiler)
         .args(["-O1", "-std=c++17"])
         .args(defines.iter().map(|(name, value)| format!("-D{name}={value}")))
+        .arg("-I")
+        .arg(folder.join("nvidia"))
         .arg(folder.join(source))
         .arg("-o")
         .arg(&program)
@@ -32,7 +39,7 @@ pub(super) fn compile(source: &str, defines: &[(&str, usize)], dir: &Path) -> Op
 }
 
 /// What `program` writes for `input`.
-pub(super) fn run(program: &Path, input: Vec<u8>) -> Output {
+pub(in super::super) fn run(program: &Path, input: Vec<u8>) -> Output {
     let mut child =
         Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -44,14 +51,14 @@ pub(super) fn run(program: &Path, input: Vec<u8>) -> Output {
 }
 
 /// Bytes of tensors, one after the other.
-pub(super) struct Output {
+pub(in super::super) struct Output {
     bytes: Vec<u8>,
     read: usize,
 }
 
 impl Output {
     /// The next `count` elements.
-    pub(super) fn take<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+    pub(in super::super) fn take<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
         &mut self,
         count: usize,
     ) -> Vec<T> {
@@ -62,26 +69,26 @@ impl Output {
 }
 
 /// Numbers for tests, the same every time.
-pub(super) struct Numbers(ChaCha8Rng);
+pub(in super::super) struct Numbers(ChaCha8Rng);
 
 impl Numbers {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in super::super) fn new(seed: u64) -> Self {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
     /// `count` numbers from −scale to scale.
-    pub(super) fn f32s(&mut self, count: usize, scale: f32) -> Vec<f32> {
+    pub(in super::super) fn f32s(&mut self, count: usize, scale: f32) -> Vec<f32> {
         (0..count).map(|_| scale * self.0.random_range(-1.0..1.0f32)).collect()
     }
 
     /// The same, rounded.
-    pub(super) fn bf16s(&mut self, count: usize, scale: f32) -> Vec<bf16> {
+    pub(in super::super) fn bf16s(&mut self, count: usize, scale: f32) -> Vec<bf16> {
         self.f32s(count, scale).into_iter().map(bf16::from_f32).collect()
     }
 }
 
 /// ‖x − y‖ / ‖y‖.
-pub(super) fn relative_error(x: &[f32], y: &[f32]) -> f64 {
+pub(in super::super) fn relative_error(x: &[f32], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len());
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let difference = norm(&mut x.iter().zip(y).map(|(x, y)| f64::from(*x) - f64::from(*y)));

@@ -1,4 +1,4 @@
-//! Kernels of ours: compiled and loaded at their first use, launched on our stream.
+//! Kernels in CUDA C++: compiled and loaded at their first use, launched on a stream.
 
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
@@ -6,31 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::driver::{result, sys};
 
 use super::compile::machine_code;
-use super::stream::{Gpu, Outcome, driver};
-
-/// CUDA C++ with the numbers it is compiled for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Source<const N: usize> {
-    /// What tells it from the others, and stands in messages.
-    pub subject: &'static str,
-    /// The kernels and the instructions they are built from.
-    pub text: &'static str,
-    /// Macros.
-    pub defines: [(&'static str, usize); N],
-    /// Whether it has instructions of the GPU's own generation, which no later one runs.
-    pub one_generation: bool,
-}
+use super::context::{Context, Outcome, Stream, driver};
+use super::source::Source;
 
 impl<const N: usize> Source<N> {
-    /// A source without instructions of one generation alone.
-    pub fn new(
-        subject: &'static str,
-        text: &'static str,
-        defines: [(&'static str, usize); N],
-    ) -> Self {
-        Self { subject, text, defines, one_generation: false }
-    }
-
     /// What it is compiled for on a GPU of `capability`, as `sm_90`.
     pub fn architecture(&self, (major, minor): (i32, i32)) -> String {
         format!("sm_{major}{minor}{}", if self.one_generation { "a" } else { "" })
@@ -39,7 +18,7 @@ impl<const N: usize> Source<N> {
 
 /// A loaded kernel.
 #[derive(Clone, Copy)]
-pub(super) struct Kernel {
+pub(in super::super) struct Kernel {
     function: sys::CUfunction,
     /// Bytes of shared memory of a block.
     shared: usize,
@@ -62,43 +41,39 @@ unsafe impl Send for Module {}
 
 /// The kernels of one GPU so far. There are a few modules of a few kernels: an op finds its own by
 /// looking at each.
-#[derive(Default)]
-pub(super) struct Kernels(Mutex<Vec<Module>>);
+pub(super) struct Kernels {
+    context: Context,
+    modules: Mutex<Vec<Module>>,
+}
 
-impl Gpu {
-    /// The kernel called `name` of `source`, whose blocks use `shared` bytes of shared memory.
-    ///
-    /// # Panics
-    /// When it does not compile: NVRTC does not fit the driver or the GPU.
-    pub fn kernel<const N: usize>(
-        &self,
-        source: &Source<N>,
-        name: &'static str,
-        shared: usize,
-    ) -> Kernel {
-        self.try_kernel(source, name, shared)
-            .unwrap_or_else(|reason| panic!("{} kernels: {reason}", source.subject))
+impl Kernels {
+    /// None yet, to be loaded into `context`.
+    pub fn new(context: Context) -> Self {
+        Self { context, modules: Mutex::default() }
     }
 
-    /// As [`Self::kernel`]; an error when it does not compile.
-    pub fn try_kernel<const N: usize>(
+    /// The kernel called `name` of `source`, whose blocks use `shared` bytes of shared memory.
+    ///
+    /// # Errors
+    /// When it does not compile: NVRTC does not fit the driver or the GPU.
+    pub fn get<const N: usize>(
         &self,
         source: &Source<N>,
         name: &'static str,
         shared: usize,
     ) -> Outcome<Kernel> {
-        let mut modules = self.kernels.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |m: &Module| m.subject == source.subject && m.defines == source.defines;
         let found = modules.iter().position(same);
         let kernels = found.map_or(&[][..], |index| &modules[index].kernels);
         if let Some((_, kernel)) = kernels.iter().find(|(known, _)| *known == name) {
             return Ok(*kernel);
         }
-        self.enter()?;
+        self.context.enter()?;
         let index = match found {
             Some(index) => index,
             None => {
-                modules.push(Module::load(source, self.capability)?);
+                modules.push(Module::load(source, self.context.capability)?);
                 modules.len() - 1
             }
         };
@@ -135,10 +110,11 @@ impl Module {
 }
 
 impl Kernel {
-    /// Launches it with `arguments`, which live until this returns, on `grid` blocks of `threads`.
+    /// Launches it on `stream` with `arguments`, which live until this returns, on `grid` blocks of
+    /// `threads`.
     pub fn launch(
         self,
-        gpu: &Gpu,
+        stream: Stream,
         grid: (usize, usize, usize),
         threads: usize,
         arguments: &mut [*mut c_void],
@@ -147,39 +123,34 @@ impl Kernel {
         let (block, shared) = ((threads as u32, 1, 1), self.shared as u32);
         // SAFETY: the arguments are those of the kernel, in order; its buffers have the sizes it is
         // told.
-        unsafe { result::launch_kernel(self.function, grid, block, shared, gpu.stream, arguments) }
+        unsafe { result::launch_kernel(self.function, grid, block, shared, stream.0, arguments) }
             .map_err(|error| driver("cuLaunchKernel", error))
     }
 }
 
-/// The addresses of a kernel's arguments.
-macro_rules! arguments {
-    ($($name:ident),+ $(,)?) => {
-        &mut [$((&raw const $name).cast_mut().cast::<std::ffi::c_void>()),+]
-    };
-}
-pub(super) use arguments;
-
+/// For tests: `sources` compile for GPUs of `capabilities`, where NVRTC is installed.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub(super) mod tests {
-    use super::*;
-    use crate::backend::cube::cuda::compile::nvrtc_for_tests;
-
-    /// `sources` compile for GPUs of `capabilities`, where NVRTC is installed.
-    pub fn compile<const N: usize>(sources: &[Source<N>], capabilities: &[(i32, i32)]) {
-        let subject = sources[0].subject;
-        if !nvrtc_for_tests(&format!("the {subject} kernels")) {
-            return;
-        }
-        for source in sources {
-            for &capability in capabilities {
-                let architecture = source.architecture(capability);
-                let code = machine_code(source.text, &architecture, &source.defines, &[]).unwrap();
-                assert!(code.starts_with(b"\x7fELF"), "{subject} for {architecture}");
-            }
+pub(in super::super) fn assert_compiles<const N: usize>(
+    sources: &[Source<N>],
+    capabilities: &[(i32, i32)],
+) {
+    let subject = sources[0].subject;
+    if !super::compile::nvrtc_for_tests(&format!("the {subject} kernels")) {
+        return;
+    }
+    for source in sources {
+        for &capability in capabilities {
+            let architecture = source.architecture(capability);
+            let code = machine_code(source.text, &architecture, &source.defines, &[]).unwrap();
+            assert!(code.starts_with(b"\x7fELF"), "{subject} for {architecture}");
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn architectures_follow_the_gpu() {

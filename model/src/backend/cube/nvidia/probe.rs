@@ -85,7 +85,7 @@ impl fmt::Display for Missing {
 
 /// A GPU the driver reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gpu {
+pub struct ReportedGpu {
     /// Its number, as in `cuda:0`.
     pub index: usize,
     /// The driver's name for it.
@@ -100,7 +100,7 @@ pub struct Gpu {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// The GPUs, in the driver's order.
-    pub gpus: Vec<Gpu>,
+    pub gpus: Vec<ReportedGpu>,
     /// What is missing, in the order to see to it.
     pub missing: Vec<Missing>,
 }
@@ -153,7 +153,7 @@ pub fn probe() -> Probe {
 }
 
 /// The driver's version and its GPUs.
-fn driver_and_gpus() -> std::result::Result<(i32, Vec<Gpu>), Missing> {
+fn driver_and_gpus() -> std::result::Result<(i32, Vec<ReportedGpu>), Missing> {
     let fails = |error: result::DriverError| Missing::DriverFails(format!("{error:?}"));
     // SAFETY: opens the library by its well-known names and closes it again.
     if !unsafe { sys::is_culib_present() } {
@@ -174,7 +174,7 @@ fn driver_and_gpus() -> std::result::Result<(i32, Vec<Gpu>), Missing> {
     Ok((version, gpus))
 }
 
-fn gpu(index: i32) -> std::result::Result<Gpu, result::DriverError> {
+fn gpu(index: i32) -> std::result::Result<ReportedGpu, result::DriverError> {
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
@@ -186,7 +186,7 @@ fn gpu(index: i32) -> std::result::Result<Gpu, result::DriverError> {
         let minor = result::device::get_attribute(device, MINOR)?;
         ((major, minor), result::device::total_mem(device)?)
     };
-    Ok(Gpu {
+    Ok(ReportedGpu {
         index: index as usize,
         name: result::device::get_name(device)?,
         capability,

@@ -1,4 +1,5 @@
-//! A stream of ours, ordered with the commands of the CubeCL runtime; see the module above.
+//! A GPU with its second stream, ordered with the commands of the CubeCL runtime: see the top of the
+//! folder.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,29 +17,27 @@ use cubecl_runtime::runtime::Runtime;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUevent_flags, CUevent_wait_flags};
 
-use super::kernel::Kernels;
-use super::probe::{FIRST_CONTEXT_EVENTS, OLDEST_CAPABILITY};
-use super::products::Library;
+use super::blas::Library;
+use super::blas_tuning::{Trial, Tuning};
+use super::context::{Context, Outcome, Stream, driver};
+use super::kernel::{Kernel, Kernels};
+use super::problem::Problem;
+use super::source::Source;
 
 /// The runtime's server: the owner of its stream and memory, on its own thread.
 type CudaServer = <CudaRuntime as Runtime>::Server;
 
-/// What went wrong in a call of a CUDA library.
-pub(super) type Outcome<T> = Result<T, String>;
-
-/// One GPU as this module uses it. It lives as long as the process, as the runtime's server does.
+/// One GPU as this folder uses it. It lives as long as the process, as the runtime's server does.
 pub(in super::super) struct Gpu {
-    context: sys::CUcontext,
-    /// Our stream.
-    pub(super) stream: sys::CUstream,
+    context: Context,
+    /// The second stream.
+    stream: Stream,
     before: sys::CUevent,
     after: sys::CUevent,
-    /// Compute capability.
-    pub(super) capability: (i32, i32),
+    kernels: Kernels,
     /// cuBLASLt, if installed.
-    pub(super) products: Option<Library>,
-    /// Kernels of ours.
-    pub(super) kernels: Kernels,
+    blas: Option<Library>,
+    tuning: Tuning,
     /// The first call that failed after it was enqueued.
     failure: Mutex<Option<String>>,
 }
@@ -59,7 +58,7 @@ static SYNCHRONOUS_ALLOCATOR: LazyLock<bool> =
 struct Run {
     /// Calls of [`uninterrupted`] the thread is in.
     depth: usize,
-    /// The GPU whose stream of ours is ahead of the runtime's, with the way to its server.
+    /// The GPU whose second stream is ahead of the runtime's, with the way to its server.
     open: Option<(Arc<Gpu>, Client)>,
 }
 
@@ -68,8 +67,8 @@ thread_local! {
 }
 
 /// Calls `work`, in which this thread gives GPUs no work but through the ops of this backend, and
-/// no other thread works on the same tensors: what runs on our stream one after the other is then
-/// not ordered with the runtime's in between.
+/// no other thread works on the same tensors: what runs on the second stream one after the other is
+/// then not ordered with the runtime's in between.
 pub(crate) fn uninterrupted<R>(work: impl FnOnce() -> R) -> R {
     struct End;
     impl Drop for End {
@@ -91,21 +90,16 @@ pub(crate) fn uninterrupted<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Lets the runtime's next commands wait for what runs on our stream. The backend calls it before it
-/// gives the runtime any.
+/// Makes the runtime's next commands wait for what runs on the second stream. The backend calls it
+/// before it gives the runtime any.
 pub(in super::super) fn before_other_work() {
     if let Some((gpu, client)) = RUN.with_borrow_mut(|run| run.open.take()) {
         server(&client).submit(move |_| {
-            if let Err(reason) = gpu.enter().and_then(|()| gpu.let_others_wait()) {
+            if let Err(reason) = gpu.context.enter().and_then(|()| gpu.let_others_wait()) {
                 gpu.fail(reason);
             }
         });
     }
-}
-
-/// The text of a driver error.
-pub(super) fn driver(what: &str, error: result::DriverError) -> String {
-    format!("{what}: {error:?}")
 }
 
 impl Gpu {
@@ -128,36 +122,10 @@ impl Gpu {
             .clone()
     }
 
-    /// Opens GPU `index` in the primary context, which the runtime retained.
+    /// Opens GPU `index`.
     fn open(index: i32) -> Outcome<Self> {
-        let mut version = 0;
-        // SAFETY: writes the version to the integer, which outlives the call.
-        unsafe { sys::cuDriverGetVersion(&mut version).result() }
-            .map_err(|error| driver("cuDriverGetVersion", error))?;
-        if version < FIRST_CONTEXT_EVENTS {
-            return Err(format!("the driver is of CUDA {version}"));
-        }
-        let device = result::device::get(index).map_err(|error| driver("cuDeviceGet", error))?;
-        // SAFETY: `device` came from the driver; the context is retained for the process.
-        let (context, capability) = unsafe {
-            use sys::CUdevice_attribute::{
-                CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
-                CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
-            };
-            let context = result::primary_ctx::retain(device)
-                .map_err(|error| driver("cuDevicePrimaryCtxRetain", error))?;
-            result::ctx::set_current(context).map_err(|error| driver("cuCtxSetCurrent", error))?;
-            let attribute = |which| {
-                result::device::get_attribute(device, which)
-                    .map_err(|error| driver("cuDeviceGetAttribute", error))
-            };
-            (context, (attribute(MAJOR)?, attribute(MINOR)?))
-        };
-        if capability < OLDEST_CAPABILITY {
-            return Err(format!("compute capability {capability:?}"));
-        }
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|error| driver("cuStreamCreate", error))?;
+        let context = Context::open(index)?;
+        let stream = Stream::create()?;
         let event = || {
             result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING)
                 .map_err(|error| driver("cuEventCreate", error))
@@ -167,37 +135,83 @@ impl Gpu {
             stream,
             before: event()?,
             after: event()?,
-            capability,
-            products: Library::open().ok(),
-            kernels: Kernels::default(),
+            kernels: Kernels::new(context),
+            blas: Library::open().ok(),
+            tuning: Tuning::default(),
             failure: Mutex::default(),
         })
     }
 
-    /// Makes the context current on the calling thread, for calls that load or plan.
-    pub fn enter(&self) -> Outcome<()> {
-        // SAFETY: the context is retained for the process.
-        unsafe { result::ctx::set_current(self.context) }
-            .map_err(|error| driver("cuCtxSetCurrent", error))
+    /// Compute capability.
+    pub fn capability(&self) -> (i32, i32) {
+        self.context.capability
     }
 
-    /// Puts `task`, which submits work on our stream, between the commands of the runtime. It gets
-    /// the addresses of `tensors` and runs later, on the runtime's thread.
+    /// The kernel called `name` of `source`, whose blocks use `shared` bytes of shared memory.
+    ///
+    /// # Panics
+    /// When it does not compile: NVRTC does not fit the driver or the GPU.
+    pub fn kernel<const N: usize>(
+        &self,
+        source: &Source<N>,
+        name: &'static str,
+        shared: usize,
+    ) -> Kernel {
+        self.kernels
+            .get(source, name, shared)
+            .unwrap_or_else(|reason| panic!("{} kernels: {reason}", source.subject))
+    }
+
+    /// Whether [`Self::multiply`] computes `problem`: cuBLASLt is installed and takes it.
+    pub fn multiplies(&self, problem: Problem) -> bool {
+        self.blas.as_ref().is_some_and(|blas| blas.plan(problem, self.context).is_some())
+    }
+
+    /// out = beta · addend + left · right, of the tensors (left, right, addend, out), for a `problem`
+    /// that it [multiplies](Self::multiplies). `addend` may be `out`.
+    ///
+    /// # Panics
+    /// For another problem.
+    pub fn multiply(self: &Arc<Self>, problem: Problem, tensors: [&CubeTensor; 4], beta: f32) {
+        let plan = self.blas.as_ref().and_then(|blas| blas.plan(problem, self.context));
+        let Some(plan) = plan else { panic!("cuBLASLt does not compute {problem:?}") };
+        self.submit(&tensors, move |gpu, addresses| {
+            let Some(blas) = &gpu.blas else { return Err("cuBLASLt is gone".to_string()) };
+            let [left, right, addend, out] = [0, 1, 2, 3].map(|i| addresses[i]);
+            // Whole: its single fields may not cross threads.
+            let plan = plan;
+            let trial = Trial { kernels: &gpu.kernels, stream: gpu.stream };
+            let algorithm = gpu.tuning.algorithm(trial, blas, problem, &plan);
+            blas.multiply(gpu.stream, &plan, &algorithm, (left, right), (addend, beta), out)
+        });
+    }
+
+    /// Puts `task`, which launches kernels on the second stream, between the commands of the runtime.
+    /// It gets the stream and the addresses of `tensors` and runs later, on the runtime's thread.
     ///
     /// # Panics
     /// When an earlier task failed: the device or its libraries are broken.
     pub fn enqueue<const N: usize>(
         self: &Arc<Self>,
         tensors: [&CubeTensor; N],
-        task: impl FnOnce(&Self, [u64; N]) -> Outcome<()> + Send + 'static,
+        task: impl FnOnce(Stream, [u64; N]) -> Outcome<()> + Send + 'static,
     ) {
-        self.enqueue_all(&tensors, move |gpu, addresses| {
-            task(gpu, std::array::from_fn(|i| addresses[i]))
+        self.submit(&tensors, move |gpu, addresses| {
+            task(gpu.stream, std::array::from_fn(|i| addresses[i]))
         });
     }
 
     /// [`Self::enqueue`] for any number of tensors, at least one.
     pub fn enqueue_all(
+        self: &Arc<Self>,
+        tensors: &[&CubeTensor],
+        task: impl FnOnce(Stream, &[u64]) -> Outcome<()> + Send + 'static,
+    ) {
+        self.submit(tensors, move |gpu, addresses| task(gpu.stream, addresses));
+    }
+
+    /// [`Self::enqueue_all`] for a task that needs the GPU.
+    fn submit(
         self: &Arc<Self>,
         tensors: &[&CubeTensor],
         task: impl FnOnce(&Self, &[u64]) -> Outcome<()> + Send + 'static,
@@ -229,26 +243,26 @@ impl Gpu {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
     }
 
-    /// Makes our stream wait for all that was submitted to the context.
+    /// Makes the second stream wait for all that was submitted to the context.
     fn wait_for_others(&self) -> Outcome<()> {
         let wait = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: context, stream and events live as long as the process.
         unsafe {
-            sys::cuCtxRecordEvent(self.context, self.before)
+            sys::cuCtxRecordEvent(self.context.handle, self.before)
                 .result()
                 .map_err(|error| driver("cuCtxRecordEvent", error))?;
-            result::stream::wait_event(self.stream, self.before, wait)
+            result::stream::wait_event(self.stream.0, self.before, wait)
                 .map_err(|error| driver("cuStreamWaitEvent", error))
         }
     }
 
-    /// Makes all that is submitted to the context from now on wait for our stream.
+    /// Makes all that is submitted to the context from now on wait for the second stream.
     fn let_others_wait(&self) -> Outcome<()> {
         // SAFETY: as above.
         unsafe {
-            result::event::record(self.after, self.stream)
+            result::event::record(self.after, self.stream.0)
                 .map_err(|error| driver("cuEventRecord", error))?;
-            sys::cuCtxWaitEvent(self.context, self.after)
+            sys::cuCtxWaitEvent(self.context.handle, self.after)
                 .result()
                 .map_err(|error| driver("cuCtxWaitEvent", error))
         }
@@ -268,7 +282,7 @@ impl Gpu {
             resources.push(resource.map_err(|error| error.to_string())?);
         }
         let addresses: Vec<u64> = resources.iter().map(|r| r.resource().ptr).collect();
-        self.enter()?;
+        self.context.enter()?;
         if !continues {
             self.wait_for_others()?;
         }

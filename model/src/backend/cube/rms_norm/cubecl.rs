@@ -1,12 +1,84 @@
-//! RMSNorm by rows: one cube a row forward, a run of rows backward.
+//! The op in CubeCL: how it is launched, then the kernels. One cube a row forward, a run of rows
+//! backward.
 
+// What runs on a GPU has indices, not iterators, and nests conditions as its barriers need them.
+#![allow(clippy::needless_range_loop, clippy::collapsible_if)]
+
+use burn::tensor::DType;
 use cubecl::prelude::*;
 
-use super::reduction::{THREADS, cube_sum, vector_sum};
+use super::{Backward, Forward};
+use crate::backend::cube::reduction::{THREADS, cube_sum, vector_sum};
+use crate::backend::cube::tensor::{cubes, element, new, rows_and_width, threads, units, vector};
+
+/// Most cubes that share the rows of one backward pass.
+const MOST_CUBES: usize = 512;
+
+pub(super) fn forward(call: Forward) {
+    let Forward { x, weight, y, rstd, eps } = call;
+    let (rows, channels) = rows_and_width(&x);
+    let size = vector(channels, x.dtype);
+    // SAFETY: `y` has the elements of `x`, `rstd` its rows, `weight` its channels.
+    unsafe {
+        forward_kernel::launch_unchecked(
+            &x.client.clone(),
+            cubes(rows),
+            threads(),
+            size,
+            x.clone().into_buffer_arg(),
+            weight.into_buffer_arg(),
+            y.into_buffer_arg(),
+            rstd.into_buffer_arg(),
+            eps as f32,
+            channels / size,
+            element(x.dtype),
+        );
+    }
+}
+
+pub(super) fn backward(call: Backward) {
+    let Backward { dy, x, weight, rstd, dx, dweight } = call;
+    let (rows, channels) = rows_and_width(&x);
+    let size = vector(channels, x.dtype);
+    let rows_per_cube = rows.div_ceil(MOST_CUBES);
+    let pieces = rows.div_ceil(rows_per_cube);
+    let partial = new(&x, &[pieces, channels], DType::F32);
+    let client = x.client.clone();
+    // SAFETY: `dy`, `x` and `dx` have the same shape, `rstd` their rows, `weight`, `dweight`
+    // and the rows of `partial` their channels; the grid has exactly `pieces` cubes.
+    unsafe {
+        backward_kernel::launch_unchecked(
+            &client,
+            cubes(pieces),
+            threads(),
+            size,
+            dy.into_buffer_arg(),
+            x.clone().into_buffer_arg(),
+            weight.into_buffer_arg(),
+            rstd.into_buffer_arg(),
+            dx.into_buffer_arg(),
+            partial.clone().into_buffer_arg(),
+            rows_per_cube,
+            channels / size,
+            element(x.dtype),
+        );
+        let size = vector(channels, DType::F32);
+        add_rows_kernel::launch_unchecked(
+            &client,
+            units(channels / size),
+            threads(),
+            size,
+            partial.into_buffer_arg(),
+            dweight.into_buffer_arg(),
+            pieces,
+            channels / size,
+        );
+    }
+}
 
 /// `x` (rows, C), `weight` (C): `y` (rows, C), `rstd` (rows). `width` = C / N.
 #[cube(launch_unchecked)]
-pub fn forward<F: Float, N: Size>(
+fn forward_kernel<F: Float, N: Size>(
     x: &[Vector<F, N>],
     weight: &[Vector<f32, N>],
     y: &mut [Vector<F, N>],
@@ -46,7 +118,7 @@ pub fn forward<F: Float, N: Size>(
 /// dx of `rows_per_cube` rows, and their part of dweight in row `CUBE_POS` of `partial`
 /// (cubes, C). A thread keeps the channels it owns, `width` / 256 vectors, in registers.
 #[cube(launch_unchecked)]
-pub fn backward<F: Float, N: Size>(
+fn backward_kernel<F: Float, N: Size>(
     dy: &[Vector<F, N>],
     x: &[Vector<F, N>],
     weight: &[Vector<f32, N>],
@@ -107,7 +179,7 @@ pub fn backward<F: Float, N: Size>(
 
 /// `sum` (C) += the rows of `partial` (rows, C), first to last.
 #[cube(launch_unchecked)]
-pub fn add_rows<N: Size>(
+fn add_rows_kernel<N: Size>(
     partial: &[Vector<f32, N>],
     sum: &mut [Vector<f32, N>],
     rows: usize,

@@ -7,7 +7,8 @@ constexpr int ROW_THREADS = 32 * ROW_WARPS;
 constexpr int GROUPS = THREADS / ROW_THREADS; // rows a block works on at once
 constexpr int CHUNKS = CHANNELS / 8;
 constexpr int PIECES = (CHUNKS + ROW_THREADS - 1) / ROW_THREADS; // 16-byte pieces of a thread
-constexpr int SUM_ROWS = THREADS / 32; // of add_rows
+constexpr int SUM_ROWS = THREADS / SUM_CHANNELS; // that a block of add_rows reads at once
+static_assert(SUM_CHANNELS == 32, "a lane adds up a channel");
 
 struct alignas(16) EightFloats {
     float x[8];
@@ -159,10 +160,10 @@ rms_norm_backward(const bf16* dy, const bf16* x, const float* weight, const floa
     }
 }
 
-// dweight += the rows of `partial`: 32 channels a block, the rows dealt out to its warps.
+// dweight += the rows of `partial`: SUM_CHANNELS channels a block, the rows dealt out to its warps.
 KERNEL void __launch_bounds__(THREADS)
 rms_norm_add_rows(const float* partial, float* dweight, int rows) {
-    int c = block_x() * 32 + lane_index();
+    int c = block_x() * SUM_CHANNELS + lane_index();
     float* sums = reinterpret_cast<float*>(shared_memory());
     float total = 0.0f;
     if (c < CHANNELS)
@@ -174,6 +175,6 @@ rms_norm_add_rows(const float* partial, float* dweight, int rows) {
     if (warp_index() > 0 || c >= CHANNELS) return;
     total = 0.0f;
 #pragma unroll
-    for (int w = 0; w < SUM_ROWS; w++) total += sums[32 * w + lane_index()];
+    for (int w = 0; w < SUM_ROWS; w++) total += sums[SUM_CHANNELS * w + lane_index()];
     dweight[c] += total;
 }

@@ -1,29 +1,29 @@
-//! The RMSNorm kernels of `rms_norm.cu`, with the residual connections around them: compiled for
-//! each width at its first use, launched on our stream.
+//! The launches of `cuda.cu`: RMSNorm with the residual connections around it, compiled for each width
+//! at its first use.
 
 use std::sync::Arc;
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::kernel::{Source, arguments};
-use super::stream::Gpu;
+use super::{Backward, Forward};
+use crate::backend::cube::nvidia::{Gpu, Source, arguments, cuda_source};
 use crate::backend::cube::tensor::{new, rows_and_width};
 
 /// Threads of a block.
 const THREADS: usize = 128;
 
 /// The widest rows the kernels keep in registers.
-const WIDEST: usize = 8192;
+pub(super) const WIDEST: usize = 8192;
 
 /// Blocks the rows of a backward pass are dealt out to: four for each multiprocessor of an H100.
 const BLOCKS: usize = 528;
 
-/// Channels a block adds up.
+/// Channels a block adds up after a backward pass, one a lane of a warp.
 const SUM_CHANNELS: usize = 32;
 
 /// Warps that share a row: a thread has at most four pieces of eight elements, eight of the widest.
-fn row_warps(channels: usize) -> usize {
+pub(super) fn row_warps(channels: usize) -> usize {
     match channels {
         0..=1024 => 1,
         1025..=2048 => 2,
@@ -32,72 +32,55 @@ fn row_warps(channels: usize) -> usize {
 }
 
 /// Rows a block works on at once.
-fn groups(channels: usize) -> usize {
+pub(super) fn groups(channels: usize) -> usize {
     THREADS / 32 / row_warps(channels)
 }
 
-fn source(channels: usize) -> Source<3> {
-    let text = concat!(
-        include_str!("intrinsics.cu"),
-        include_str!("elements.cu"),
-        include_str!("rms_norm.cu")
-    );
-    let defines =
-        [("CHANNELS", channels), ("ROW_WARPS", row_warps(channels)), ("THREADS", THREADS)];
-    Source::new("RMSNorm", text, defines)
+pub(super) fn source(channels: usize) -> Source<4> {
+    let defines = [
+        ("CHANNELS", channels),
+        ("ROW_WARPS", row_warps(channels)),
+        ("SUM_CHANNELS", SUM_CHANNELS),
+        ("THREADS", THREADS),
+    ];
+    Source::new("RMSNorm", cuda_source!("cuda.cu"), defines)
 }
 
-/// Bytes of shared memory: a sum of each warp; the weight gradient of each group of rows.
-fn shared_bytes(channels: usize) -> [usize; 2] {
+/// Bytes of shared memory: a sum of each thread; the weight gradient of each group of rows.
+pub(super) fn shared_bytes(channels: usize) -> [usize; 2] {
     [4 * THREADS, 4 * (groups(channels) * channels).max(THREADS)]
 }
 
-/// The GPU of `x`, if its kernels take such rows: in bf16, of a width they know.
-fn gpu_of(x: &CubeTensor) -> Option<Arc<Gpu>> {
-    let (_, channels) = rows_and_width(x);
-    let takes = x.dtype == DType::BF16 && channels <= WIDEST && channels.is_multiple_of(8);
-    if takes { Gpu::of(x) } else { None }
-}
-
-/// Computes `y` and `rstd` of `x`, or of `x` + `branch`, which then goes to `h`: (branch, h). False
-/// where another kernel must.
-pub(in super::super) fn forward(
-    x: &CubeTensor,
+/// Computes `y` and `rstd` of `x`, or of `x` + branch, which then goes to h: (branch, h).
+pub(super) fn forward(
+    gpu: &Arc<Gpu>,
+    call: &Forward,
     residual: Option<(&CubeTensor, &CubeTensor)>,
-    weight: &CubeTensor,
-    y: &CubeTensor,
-    rstd: &CubeTensor,
-    eps: f64,
-) -> bool {
-    let Some(gpu) = gpu_of(x) else { return false };
+) {
+    let Forward { x, weight, y, rstd, eps } = call;
     let (rows, channels) = rows_and_width(x);
+    let eps = *eps as f32;
     let [sums, _] = shared_bytes(channels);
     let kernel = gpu.kernel(&source(channels), "rms_norm_forward", sums);
     let mut tensors = vec![x, weight, y, rstd];
     tensors.extend(residual.into_iter().flat_map(|(branch, h)| [branch, h]));
-    gpu.enqueue_all(&tensors, move |gpu, addresses| {
+    gpu.enqueue_all(&tensors, move |stream, addresses| {
         let [x, weight, y, rstd] = [0, 1, 2, 3].map(|i| addresses[i]);
         let [branch, h] = [4, 5].map(|i| addresses.get(i).copied().unwrap_or_default());
-        let (count, eps) = (rows as i32, eps as f32);
+        let count = rows as i32;
         kernel.launch(
-            gpu,
+            stream,
             (rows.div_ceil(groups(channels)), 1, 1),
             THREADS,
             arguments![x, branch, weight, h, y, rstd, count, eps],
         )
     });
-    true
 }
 
-/// Computes `dx`, with the gradient of the stream `dstream` added to it, and adds to `dweight`.
-/// `dx` may be `dstream`. False where other kernels must.
-pub(in super::super) fn backward(
-    [dy, x, weight, rstd]: [&CubeTensor; 4],
-    dstream: Option<&CubeTensor>,
-    dx: &CubeTensor,
-    dweight: &CubeTensor,
-) -> bool {
-    let Some(gpu) = gpu_of(x) else { return false };
+/// Computes `dx`, with the gradient of the stream `dstream` added to it, and adds to `dweight`. `dx`
+/// may be `dstream`.
+pub(super) fn backward(gpu: &Arc<Gpu>, call: &Backward, dstream: Option<&CubeTensor>) {
+    let Backward { dy, x, weight, rstd, dx, dweight } = call;
     let (rows, channels) = rows_and_width(x);
     let [sums, gradients] = shared_bytes(channels);
     let source = source(channels);
@@ -108,27 +91,22 @@ pub(in super::super) fn backward(
     let partial = new(x, &[blocks, channels], DType::F32);
     let mut tensors = vec![dy, x, weight, rstd, dx, dweight, &partial];
     tensors.extend(dstream);
-    gpu.enqueue_all(&tensors, move |gpu, addresses| {
+    gpu.enqueue_all(&tensors, move |stream, addresses| {
         let [dy, x, weight, rstd, dx, dweight, partial] =
             [0, 1, 2, 3, 4, 5, 6].map(|i| addresses[i]);
-        let stream = addresses.get(7).copied().unwrap_or_default();
+        let dstream = addresses.get(7).copied().unwrap_or_default();
         let (count, block_rows, parts) = (rows as i32, block_rows as i32, blocks as i32);
         backward.launch(
-            gpu,
+            stream,
             (blocks, 1, 1),
             THREADS,
-            arguments![dy, x, weight, rstd, stream, dx, partial, count, block_rows],
+            arguments![dy, x, weight, rstd, dstream, dx, partial, count, block_rows],
         )?;
         add_rows.launch(
-            gpu,
+            stream,
             (channels.div_ceil(SUM_CHANNELS), 1, 1),
             THREADS,
             arguments![partial, dweight, parts],
         )
     });
-    true
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests;

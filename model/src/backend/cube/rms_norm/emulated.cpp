@@ -1,4 +1,4 @@
-// rms_norm.cu on an emulated block.
+// cuda.cu on an emulated block.
 //
 // stdin: the number of rows, whether there is a residual stream, rows of a block of the backward
 // pass (int32), x, branch, dy, stream (bf16), weight, dweight (f32). stdout: h, y (bf16), rstd
@@ -7,7 +7,7 @@
 #include "emulated.h"
 
 #include "elements.cu"
-#include "rms_norm.cu"
+#include "cuda.cu"
 
 int main() {
     std::vector<int> numbers = read<int>(3);
@@ -32,7 +32,7 @@ int main() {
                           residual ? stream.data() : nullptr, stream.data(), partial.data(), rows,
                           block_rows);
     });
-    launch(pieces(CHANNELS, 32), 1, 1,
+    launch(pieces(CHANNELS, SUM_CHANNELS), 1, 1,
            [&] { rms_norm_add_rows(partial.data(), dweight.data(), blocks); });
     write(h);
     write(y);

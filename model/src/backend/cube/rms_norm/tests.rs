@@ -3,9 +3,9 @@ use altiplano_kernels::{
 };
 use half::bf16;
 
-use super::*;
-use crate::backend::cube::cuda::emulated::{self, Numbers, relative_error};
-use crate::backend::cube::cuda::kernel::tests::compile;
+use super::cuda::{WIDEST, groups, row_warps, shared_bytes, source};
+use crate::backend::cube::nvidia::assert_compiles;
+use crate::backend::cube::nvidia::emulated::{self, Numbers, relative_error};
 
 /// Widths with one, two and four warps a row, and with pieces that not every thread has.
 const WIDTHS: [usize; 4] = [64, 640, 1544, 2112];
@@ -13,7 +13,7 @@ const WIDTHS: [usize; 4] = [64, 640, 1544, 2112];
 #[test]
 fn the_kernels_compile() {
     let sources = WIDTHS.into_iter().chain([WIDEST]).map(source);
-    compile(&sources.collect::<Vec<_>>(), &[(8, 0), (9, 0)]);
+    assert_compiles(&sources.collect::<Vec<_>>(), &[(8, 0), (9, 0)]);
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn the_emulated_kernels_match_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     for channels in WIDTHS {
         let Some(program) =
-            emulated::compile("emulated_rows.cpp", &source(channels).defines, dir.path())
+            emulated::compile("rms_norm/emulated.cpp", &source(channels).defines, dir.path())
         else {
             return;
         };

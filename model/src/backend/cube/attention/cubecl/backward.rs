@@ -1,13 +1,16 @@
-//! The backward pass of [`super::attention`]: one kernel for dq, by tiles of queries, and one for
-//! dk and dv, by tiles of keys, so that every gradient is summed by one cube in a fixed order.
+//! The backward pass: one kernel for dq, by tiles of queries, and one for dk and dv, by tiles of keys, so
+//! that every gradient is summed by one cube in a fixed order.
+
+// What runs on a GPU has indices, not iterators, and nests conditions as its barriers need them.
+#![allow(clippy::needless_range_loop, clippy::collapsible_if)]
 
 use cubecl::prelude::*;
 
-use super::attention::{Tile, dot_rows, load_tile};
+use super::tile::{Tile, dot_rows, load_tile};
 
 /// δ = dout · o of every row: `delta` (B, H, T) of `dout`, `o` (B, T, H, D).
 #[cube(launch_unchecked)]
-pub fn row_products<F: Float>(
+pub fn row_products_kernel<F: Float>(
     dout: &[F],
     o: &[F],
     delta: &mut [f32],
@@ -32,7 +35,7 @@ pub fn row_products<F: Float>(
 
 /// `dq` (B, T, H, D); the grid is that of the forward pass.
 #[cube(launch_unchecked)]
-pub fn query_gradient<F: Float>(
+pub fn query_gradient_kernel<F: Float>(
     dout: &[F],
     q: &[F],
     k: &[F],
@@ -153,7 +156,7 @@ pub fn query_gradient<F: Float>(
 /// `dk`, `dv` (B, T, K, D): a cube computes the tile of keys `CUBE_POS_X` of key head
 /// `CUBE_POS_Y`, batch `CUBE_POS_Z`, over the query heads of the group in order.
 #[cube(launch_unchecked)]
-pub fn key_value_gradient<F: Float>(
+pub fn key_value_gradient_kernel<F: Float>(
     dout: &[F],
     q: &[F],
     k: &[F],
