@@ -89,7 +89,7 @@ impl TransformerOps for Cube {
     }
 
     fn linear_residual_forward(residual: X, x: X, weight: X) -> X {
-        linear::forward_to_residual(residual, x, weight)
+        linear::residual_forward(residual, x, weight)
     }
 
     fn linear_backward_input_add(dx: X, dy: X, weight: X) -> X {
@@ -193,7 +193,7 @@ impl TransformerOps for Cube {
     }
 
     fn fill_zero(x: X) -> X {
-        elementwise::fill_zero_in_place(x)
+        elementwise::fill_zero(x)
     }
 
     fn head_logits(x: X, weight: X) -> X {

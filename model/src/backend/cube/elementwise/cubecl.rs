@@ -125,11 +125,11 @@ pub(super) fn swiglu_backward(call: SwigluBackward) {
 }
 
 /// Sets every element of `x`, which has no gaps, to zero.
-pub(in super::super) fn fill_zero(x: &CubeTensor) {
+pub(in super::super) fn zero(x: &CubeTensor) {
     let size = vector(elements(x), x.dtype);
     // SAFETY: the kernel stops at the end of `x`.
     unsafe {
-        fill_zero_kernel::launch_unchecked(
+        zero_kernel::launch_unchecked(
             &x.client.clone(),
             units(elements(x) / size),
             threads(),
@@ -236,7 +236,7 @@ fn swiglu_backward_kernel<F: Float, N: Size>(
 
 /// x = 0.
 #[cube(launch_unchecked)]
-fn fill_zero_kernel<F: Float, N: Size>(x: &mut [Vector<F, N>], #[define(F)] _dtype: ElemType) {
+fn zero_kernel<F: Float, N: Size>(x: &mut [Vector<F, N>], #[define(F)] _dtype: ElemType) {
     let i = ABSOLUTE_POS;
     if i < x.len() {
         x[i] = Vector::cast_from(Vector::<f32, N>::new(0.0_f32));

@@ -10,7 +10,7 @@ mod tests;
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-pub(super) use self::cubecl::{fill_zero, write_at};
+pub(super) use self::cubecl::{write_at, zero};
 use super::engine::{Call, Engine};
 use super::tensor::{accumulator, contiguous, dims, elements, new_like};
 
@@ -166,9 +166,9 @@ pub(super) fn swiglu_backward(
     (dgate, dup)
 }
 
-pub(super) fn fill_zero_in_place(x: CubeTensor) -> CubeTensor {
+pub(super) fn fill_zero(x: CubeTensor) -> CubeTensor {
     let x = accumulator(x, "fill_zero");
-    fill_zero(&x);
+    zero(&x);
     x
 }
 

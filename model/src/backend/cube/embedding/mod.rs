@@ -9,7 +9,7 @@ mod tests;
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::elementwise::fill_zero;
+use super::elementwise::zero;
 use super::engine::{Call, Engine};
 use super::tensor::{accumulator, contiguous, dims, elements, new, rows_and_width};
 
@@ -48,7 +48,7 @@ pub(super) fn backward(dweight: CubeTensor, dy: CubeTensor, ids: CubeTensor) -> 
     let next = new(&ids, &[count], DType::U32);
     // Zeros of f32 are zeros of u32.
     let follows = new(&ids, &[count], DType::F32);
-    fill_zero(&follows);
+    zero(&follows);
     let call = Chain { ids, next, follows };
     match Engine::for_op(&call) {
         Engine::Cuda(gpu) => cuda::chain(&gpu, &call),

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::elementwise::{residual_forward, write_at};
+use super::elementwise::{self, write_at};
 use super::engine::{Call, Engine};
 use super::nvidia::{Gpu, Problem};
 use super::tensor::{
@@ -117,7 +117,7 @@ pub(super) fn add_product(sum: CubeTensor, left: &Operand, right: &Operand) -> C
         Engine::CubeCl => {
             let term = cubecl::product(&call, call.output());
             if sum.dtype != DType::F32 {
-                return residual_forward(sum, term);
+                return elementwise::residual_forward(sum, term);
             }
             cubecl::accumulate(&sum, term);
             sum
@@ -136,7 +136,7 @@ fn sum_and_product(term: CubeTensor, left: &Operand, right: &Operand) -> CubeTen
         }
         Engine::CubeCl => {
             let branch = cubecl::product(&call, call.output());
-            residual_forward(reshape(branch, Shape::from(dims(&term))), term)
+            elementwise::residual_forward(reshape(branch, Shape::from(dims(&term))), term)
         }
     }
 }
@@ -175,7 +175,7 @@ pub(super) fn head_logits(x: CubeTensor, weight: CubeTensor) -> CubeTensor {
     forward_in(x, weight, DType::F32)
 }
 
-pub(super) fn forward_to_residual(
+pub(super) fn residual_forward(
     residual: CubeTensor,
     x: CubeTensor,
     weight: CubeTensor,
@@ -196,7 +196,7 @@ pub(super) fn backward_input_add(dx: CubeTensor, dy: CubeTensor, weight: CubeTen
     // of them runs must depend on the caller alone, so `is_owned` waits for the device's thread, which
     // holds `dx` for a moment after it was allocated.
     if !is_owned(&dx) {
-        return residual_forward(backward_input(dy, weight), dx);
+        return elementwise::residual_forward(backward_input(dy, weight), dx);
     }
     add_product(contiguous(dx), &Operand::rows(&dy), &Operand::rows(&weight))
 }
