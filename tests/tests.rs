@@ -16,6 +16,7 @@ mod export_import;
 mod harness;
 mod interop;
 mod limits;
+mod module_order;
 mod numeric;
 mod readme;
 mod reports;
