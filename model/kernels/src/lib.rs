@@ -102,5 +102,5 @@ pub use rms_norm::{
 };
 pub use rope::{RopeShape, rope_backward, rope_forward};
 pub use simd::{CpuLevel, cpu_level};
-pub use stored_linear::{StoredWeight, WeightFormat, stored_linear};
+pub use stored_linear::{RowOrder, StoredWeight, WeightFormat, stored_linear};
 pub use swiglu::{swiglu_backward, swiglu_forward};

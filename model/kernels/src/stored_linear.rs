@@ -90,6 +90,35 @@ pub struct StoredWeight<'a> {
     pub bytes: &'a [u8],
     /// How the elements are stored.
     pub format: WeightFormat<'a>,
+    /// Which column of `y` a row belongs to.
+    pub order: RowOrder,
+}
+
+/// Which column of `y` a row of a weight belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOrder {
+    /// Row n to column n.
+    AsStored,
+    /// Rows 2i and 2i + 1 of a head, which rotary embeddings turn together, to columns i and i + D/2
+    /// of it.
+    PairsToHalves {
+        /// Rows of a head, `D`.
+        head_dim: usize,
+    },
+}
+
+impl RowOrder {
+    /// The column of row `row`.
+    #[inline(always)]
+    fn column(self, row: usize) -> usize {
+        match self {
+            Self::AsStored => row,
+            Self::PairsToHalves { head_dim } => {
+                let place = row % head_dim;
+                row - place + place % 2 * (head_dim / 2) + place / 2
+            }
+        }
+    }
 }
 
 /// Elements of a block of `q8_0` and `q4_0`, and its bytes.
@@ -151,6 +180,10 @@ pub fn stored_linear<E: Element, O: Element>(
     assert_eq!(x.len(), rows * inputs, "stored_linear: x is not ({rows}, {inputs})");
     assert_eq!(y.len(), rows * outputs, "stored_linear: y is not ({rows}, {outputs})");
     assert_eq!(weight.bytes.len(), outputs * row_bytes, "stored_linear: the weight's bytes");
+    if let RowOrder::PairsToHalves { head_dim } = weight.order {
+        let whole = head_dim > 0 && head_dim % 2 == 0 && outputs.is_multiple_of(head_dim);
+        assert!(whole, "stored_linear: {outputs} rows are not heads of {head_dim}");
+    }
     if rows == 0 || outputs == 0 {
         return;
     }
@@ -376,8 +409,9 @@ impl<E: Element, O: Element> Product<'_, E, O> {
         let sums = unsafe { K::dot::<R>(x.rows(row), w, inputs, ahead) };
         for (r, sums) in sums.iter().enumerate() {
             for (n, &sum) in sums.iter().enumerate().take(outputs - first) {
-                // SAFETY: inside y; these columns belong to this task.
-                unsafe { self.y.at((row + r) * outputs + first + n).write(O::from_f32(sum)) };
+                let column = self.weight.order.column(first + n);
+                // SAFETY: inside y; the columns of these rows belong to this task.
+                unsafe { self.y.at((row + r) * outputs + column).write(O::from_f32(sum)) };
             }
         }
     }

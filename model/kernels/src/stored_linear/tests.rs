@@ -61,7 +61,7 @@ impl Weight {
             Stored::Q8_0 => WeightFormat::Q8_0,
             Stored::Q4_0 => WeightFormat::Q4_0,
         };
-        StoredWeight { bytes: &self.bytes, format }
+        StoredWeight { bytes: &self.bytes, format, order: RowOrder::AsStored }
     }
 }
 
@@ -205,8 +205,9 @@ fn decoded_rows() {
     let plain: Vec<u8> =
         halves.iter().flat_map(|&byte| f32::from(byte as i8).to_le_bytes()).collect();
     at_every_level(|| {
-        let y = product(&x, StoredWeight { bytes: &halves, format }, shape);
-        let plain = StoredWeight { bytes: &plain, format: WeightFormat::F32 };
+        let order = RowOrder::AsStored;
+        let y = product(&x, StoredWeight { bytes: &halves, format, order }, shape);
+        let plain = StoredWeight { bytes: &plain, format: WeightFormat::F32, order };
         assert_eq!(bits(&y), bits(&product(&x, plain, shape)));
     });
 }
@@ -238,4 +239,18 @@ fn rows_of_zeros_and_tiny_numbers() {
             assert!(y.iter().all(|y| y.abs() < 1e-34), "{y:?}");
         }
     });
+}
+
+#[test]
+fn rows_in_pairs_go_to_halves() {
+    let shape = LinearShape { rows: 3, inputs: 64, outputs: 48 };
+    let x = random::<f32>(3 * 64, 1.0, 1);
+    let weight = Weight::new(Stored::Q8_0, 48, 64);
+    let plain = product(&x, weight.stored(), shape);
+    let order = RowOrder::PairsToHalves { head_dim: 16 };
+    let y = product(&x, StoredWeight { order, ..weight.stored() }, shape);
+    for (i, y) in y.iter().enumerate() {
+        let (head, place) = (i / 16, i % 16);
+        assert_eq!(y.to_bits(), plain[head * 16 + 2 * (place % 8) + place / 8].to_bits());
+    }
 }
