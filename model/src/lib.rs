@@ -63,6 +63,6 @@ pub mod quantize;
 
 pub mod infer;
 
-pub use config::{ActivationCheckpointing, LlamaConfig, Precision};
 pub use altiplano_kernels::RowOrder;
+pub use config::{ActivationCheckpointing, LlamaConfig, Precision};
 pub use error::{ModelError, Result};

@@ -187,7 +187,13 @@ pub fn stored_linear<E: Element, O: Element>(
     if rows == 0 || outputs == 0 {
         return;
     }
-    choose::<E>(weight.format).run(Product { y: SharedPointer::new(y), x, weight, row_bytes, shape });
+    choose::<E>(weight.format).run(Product {
+        y: SharedPointer::new(y),
+        x,
+        weight,
+        row_bytes,
+        shape,
+    });
 }
 
 /// What is to be multiplied.
@@ -416,4 +422,3 @@ impl<E: Element, O: Element> Product<'_, E, O> {
         }
     }
 }
-

@@ -16,9 +16,7 @@ mod sampler;
 mod generate;
 
 pub use generate::{Choosable, FinishReason, generate};
-pub use inference_model::{
-    InferenceLayer, InferenceMatrix, InferenceModel, InferencePrecision,
-};
+pub use inference_model::{InferenceLayer, InferenceMatrix, InferenceModel, InferencePrecision};
 pub use kv_cache::KvCache;
 pub use request::{
     FinishReason as SequenceFinish, Request, RequestId, SamplingParams, ScoredToken,

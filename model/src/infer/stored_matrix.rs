@@ -111,7 +111,8 @@ impl StoredMatrix {
     /// # Errors
     /// A value that the format cannot hold.
     pub fn converted(&self, stored: StoredAs) -> std::result::Result<Self, OutOfRange> {
-        let Some(row_bytes) = stored.row_bytes(self.columns).filter(|_| stored != self.stored) else {
+        let Some(row_bytes) = stored.row_bytes(self.columns).filter(|_| stored != self.stored)
+        else {
             return Ok(self.clone());
         };
         let mut bytes = vec![0; self.rows * row_bytes];
@@ -188,7 +189,11 @@ impl LinearWeight for StoredMatrix {
 }
 
 /// The error of a matrix that cannot be converted.
-pub(super) fn out_of_range(place: String, stored: StoredAs, OutOfRange(value): OutOfRange) -> ModelError {
+pub(super) fn out_of_range(
+    place: String,
+    stored: StoredAs,
+    OutOfRange(value): OutOfRange,
+) -> ModelError {
     let found = format!("holds the value {value}, which {} cannot hold", stored.name());
     ModelError::NotFinite { place, found }
 }

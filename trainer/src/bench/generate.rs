@@ -4,9 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use altiplano_model::device::in_pool;
-use altiplano_model::infer::{
-    InferenceModel, InferencePrecision, KvCache, Sampler, SamplerConfig,
-};
+use altiplano_model::infer::{InferenceModel, InferencePrecision, KvCache, Sampler, SamplerConfig};
 use serde::Serialize;
 
 use super::median;
@@ -133,12 +131,8 @@ mod tests {
 
     #[test]
     fn a_small_model_is_measured() {
-        let options = GenerateBenchOptions {
-            prompt_tokens: 12,
-            new_tokens: 8,
-            precision: None,
-            repeats: 3,
-        };
+        let options =
+            GenerateBenchOptions { prompt_tokens: 12, new_tokens: 8, precision: None, repeats: 3 };
         let bench = measure(&model(), &options).unwrap();
         assert!(bench.decode_tokens_per_second > 0.0 && bench.prefill_tokens_per_second > 0.0);
         assert!(bench.seconds_to_first_token * bench.prefill_tokens_per_second >= 11.0);
@@ -147,12 +141,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_the_context_is_said() {
         for (prompt_tokens, new_tokens) in [(13, 8), (0, 8), (4, 1), (usize::MAX, 8)] {
-            let options = GenerateBenchOptions {
-                prompt_tokens,
-                new_tokens,
-                precision: None,
-                repeats: 1,
-            };
+            let options =
+                GenerateBenchOptions { prompt_tokens, new_tokens, precision: None, repeats: 1 };
             let error = measure(&model(), &options).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains("20"), "{error}");
         }

@@ -208,7 +208,8 @@ unsafe impl<W: Blocks> DotKernel for Integers<W> {
                     // SAFETY: a block of the row.
                     let (integers, scale) = unsafe {
                         let from = w[n].add(start / BLOCK * W::BYTES);
-                        let scale = _mm_cvtsi32_si128(i32::from(from.cast::<u16>().read_unaligned()));
+                        let scale =
+                            _mm_cvtsi32_si128(i32::from(from.cast::<u16>().read_unaligned()));
                         (W::integers(from), _mm256_broadcastss_ps(_mm_cvtph_ps(scale)))
                     };
                     // The instruction multiplies integers without a sign by integers with one. Sums
@@ -217,8 +218,7 @@ unsafe impl<W: Blocks> DotKernel for Integers<W> {
                     for r in 0..R {
                         // SAFETY: 32 elements of the row.
                         let x = unsafe { _mm256_loadu_si256(x[r].add(start).cast()) };
-                        let pairs =
-                            _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(x, integers));
+                        let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(x, integers));
                         let total = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
                         let total = _mm256_cvtepi32_ps(total);
                         inner[r][n] = _mm256_fmadd_ps(total, scale, inner[r][n]);

@@ -313,9 +313,8 @@ unsafe impl<W: Blocks> DotKernel for Integers<W> {
             }
             for r in 0..R {
                 // SAFETY: the scale of the group.
-                let scale = unsafe {
-                    x[r].add(places.scales).cast::<f32>().add(group).read_unaligned()
-                };
+                let scale =
+                    unsafe { x[r].add(places.scales).cast::<f32>().add(group).read_unaligned() };
                 let scale = _mm512_set1_ps(scale);
                 for n in 0..WEIGHT_ROWS {
                     sums[r][n] = _mm512_fmadd_ps(inner[r][n], scale, sums[r][n]);

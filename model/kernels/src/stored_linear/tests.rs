@@ -153,10 +153,8 @@ fn same_for_any_rows<E: Element>() {
         let weight = Weight::new(stored, outputs, inputs);
         let x = random::<E>(200 * inputs, 1.0, 3);
         let shape = |rows| LinearShape { rows, inputs, outputs };
-        let alone: Vec<Vec<u32>> = x
-            .chunks(inputs)
-            .map(|x| bits(&product(x, weight.stored(), shape(1))))
-            .collect();
+        let alone: Vec<Vec<u32>> =
+            x.chunks(inputs).map(|x| bits(&product(x, weight.stored(), shape(1)))).collect();
         for rows in (1..=64).chain([97, 200]) {
             for first in [0, 200 - rows] {
                 let x = &x[first * inputs..][..rows * inputs];
