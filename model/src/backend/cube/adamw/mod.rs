@@ -1,9 +1,10 @@
 //! AdamW, and the sums of squares of the gradient norm.
 //!
 //! An op of one parameter takes the CubeCL kernels on every device. On NVIDIA GPUs the optimizer calls
-//! the functions of [`cuda`], which take all parameters at once.
+//! the functions of `cuda`, which take all parameters at once.
 
 mod cubecl;
+#[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 #[cfg(all(test, feature = "cuda"))]
 #[allow(clippy::unwrap_used)]
