@@ -14,6 +14,7 @@ mod devices;
 mod every_command;
 mod export_import;
 mod harness;
+mod inference;
 mod interop;
 mod limits;
 mod module_order;
