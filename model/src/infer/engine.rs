@@ -225,15 +225,35 @@ impl<M: EngineModel> Engine<M> {
     /// Ends a request whose answer nobody wants any more, and frees its blocks at once. The next step
     /// gives a last output for each of its sequences. Nothing happens when it has ended.
     pub fn abort(&mut self, request: RequestId) {
-        if self.requests.remove(&request).is_none() {
-            return;
-        }
-        for (turn, id) in self.scheduler.abort(request) {
+        self.abort_where(|id| id.request == request);
+    }
+
+    /// As [`Engine::abort`], for one sequence of a request. Sequences that have not parted from it,
+    /// because their prompt is not computed yet, end with it.
+    pub fn abort_sequence(&mut self, sequence: SequenceId) {
+        self.abort_where(|id| id == sequence);
+    }
+
+    fn abort_where(&mut self, ends: impl Fn(SequenceId) -> bool) {
+        for (turn, id) in self.scheduler.abort(ends) {
             let to_fork = self.sequences.remove(&turn).map_or(0, |state| state.to_fork);
-            self.outputs.extend((id.index..=id.index + to_fork).map(|index| SequenceOutput {
-                finish_reason: Some(FinishReason::Abort),
-                ..SequenceOutput::new(SequenceId { request, index })
-            }));
+            for index in id.index..=id.index + to_fork {
+                self.outputs.push(SequenceOutput {
+                    finish_reason: Some(FinishReason::Abort),
+                    ..SequenceOutput::new(SequenceId { index, ..id })
+                });
+                self.count_end(id.request);
+            }
+        }
+    }
+
+    /// One sequence less of a request.
+    fn count_end(&mut self, request: RequestId) {
+        if let Entry::Occupied(mut left) = self.requests.entry(request) {
+            *left.get_mut() -= 1;
+            if *left.get() == 0 {
+                left.remove();
+            }
         }
     }
 
@@ -507,12 +527,7 @@ impl<M: EngineModel> Engine<M> {
             return Some(output);
         }
         self.scheduler.finish(turn);
-        if let Entry::Occupied(mut left) = self.requests.entry(id.request) {
-            *left.get_mut() -= 1;
-            if *left.get() == 0 {
-                left.remove();
-            }
-        }
+        self.count_end(id.request);
         Some(output)
     }
 

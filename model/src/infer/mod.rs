@@ -36,6 +36,7 @@ mod engine;
 mod generate;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 pub use block_pool::BlockId;

@@ -212,11 +212,11 @@ impl Scheduler {
         }
     }
 
-    /// Ends all sequences of a request and says which they were.
-    pub fn abort(&mut self, request: RequestId) -> Vec<(Turn, SequenceId)> {
+    /// Ends the sequences that `ends` chooses and says which they were.
+    pub fn abort(&mut self, ends: impl Fn(SequenceId) -> bool) -> Vec<(Turn, SequenceId)> {
         let sequences = self.running.iter().chain(&self.waiting);
-        let of_request = sequences.filter(|(_, sequence)| sequence.id.request == request);
-        let ended: Vec<_> = of_request.map(|(turn, sequence)| (*turn, sequence.id)).collect();
+        let chosen = sequences.filter(|(_, sequence)| ends(sequence.id));
+        let ended: Vec<_> = chosen.map(|(turn, sequence)| (*turn, sequence.id)).collect();
         ended.iter().for_each(|(turn, _)| self.finish(*turn));
         ended
     }
@@ -277,8 +277,10 @@ impl Scheduler {
     /// Tokens of a sequence in this step, of `left` that are not computed.
     fn chunk(&self, left: usize, budget: usize) -> usize {
         match self.options.long_prefill_token_threshold {
-            0 => left.min(budget),
-            threshold => left.min(threshold).min(budget),
+            threshold if threshold > 0 && self.options.enable_chunked_prefill => {
+                left.min(threshold).min(budget)
+            }
+            _ => left.min(budget),
         }
     }
 
