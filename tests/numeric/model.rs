@@ -1,8 +1,6 @@
 //! The whole model: policies, precisions, threads, cached decoding.
 
-use altiplano_model::infer::{
-    Engine, EngineOptions, Request, RequestId, SamplingParams, generate,
-};
+use altiplano_model::infer::{Engine, EngineOptions, Request, RequestId, SamplingParams, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision};

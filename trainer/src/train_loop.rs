@@ -365,8 +365,7 @@ impl Run {
             };
             let options = GenerationOptions { sampling, ..GenerationOptions::default() };
             let model = &self.trainer.model;
-            let generated =
-                generate_text(model, tokenizer, prompt, &options, |_| !interrupted())?;
+            let generated = generate_text(model, tokenizer, prompt, &options, |_| !interrupted())?;
             progress.println(&format!("step {}: {prompt}{}", self.step, generated.text));
         }
         Ok(())

@@ -10,9 +10,7 @@ use rayon::prelude::*;
 
 use super::model::{EngineModel, Pass, PassSequence};
 use super::options::EngineOptions;
-use super::request::{
-    FinishReason, Request, RequestId, ScoredToken, SequenceId, SequenceOutput,
-};
+use super::request::{FinishReason, Request, RequestId, ScoredToken, SequenceId, SequenceOutput};
 use super::sampler::{Choice, Sampler, Vocabulary, not_finite, score};
 use super::scheduler::{Scheduler, StepPlan, Turn};
 use crate::device::in_pool;
@@ -481,8 +479,7 @@ impl<M: EngineModel> Engine<M> {
     ) {
         let Some(sequence) = self.scheduler.running(turn) else { return };
         let (request, cached_tokens) = (sequence.id.request, sequence.cached_tokens.unwrap_or(0));
-        let reason =
-            if state.error.is_some() { FinishReason::Error } else { FinishReason::Length };
+        let reason = if state.error.is_some() { FinishReason::Error } else { FinishReason::Length };
         for index in 0..=state.to_fork {
             outputs.push(SequenceOutput {
                 cached_tokens,

@@ -136,10 +136,8 @@ impl Sampler {
             changed = true;
         }
         if let Some(allowed) = &self.params.allowed_token_ids {
-            let values: Vec<(u32, f32)> = allowed
-                .iter()
-                .filter_map(|id| Some((*id, *logits.get(*id as usize)?)))
-                .collect();
+            let values: Vec<(u32, f32)> =
+                allowed.iter().filter_map(|id| Some((*id, *logits.get(*id as usize)?))).collect();
             logits.fill(f32::NEG_INFINITY);
             for (id, value) in values {
                 logits[id as usize] = value;
@@ -206,9 +204,8 @@ pub fn score(logits: &[f32], limit: usize, id: u32, count: usize) -> Option<Scor
     let total = log_sum_exp(logits, largest);
     let logprob = |logit: f32| (f64::from(logit) - total) as f32;
     let own = *logits.get(id as usize)?;
-    let before = |(other, logit): (usize, &f32)| {
-        *logit > own || (*logit == own && other < id as usize)
-    };
+    let before =
+        |(other, logit): (usize, &f32)| *logit > own || (*logit == own && other < id as usize);
     let rank = 1 + logits[..limit].iter().enumerate().filter(|x| before(*x)).count();
     let mut top = select_likeliest(&logits[..limit], count);
     top.sort_unstable_by(likeliest_first);

@@ -254,7 +254,8 @@ fn any_way_of_running_gives_the_same_answers() {
     let mut preemptions = 0;
     let mut hits = 0;
     for case in 0..24 {
-        let (block_size, blocks) = [(4, 25), (4, 40), (16, 7), (1, 90), (5, 200), (3, 34)][case % 6];
+        let (block_size, blocks) =
+            [(4, 25), (4, 40), (16, 7), (1, 90), (5, 200), (3, 34)][case % 6];
         let mut options = fake_options(block_size, blocks);
         options.max_num_batched_tokens = [24, 5, 1, 300][case / 6];
         options.max_num_seqs = [8, 2, 30, 1][case % 4];
@@ -414,7 +415,10 @@ fn texts_end_where_they_should() {
     let place = free.tokens.iter().position(|id| *id == third).unwrap() + 1;
 
     let ended = answer(greedy.clone(), vec![third]);
-    assert_eq!((&ended.tokens[..], ended.finish), (&free.tokens[..place], Some(FinishReason::Stop)));
+    assert_eq!(
+        (&ended.tokens[..], ended.finish),
+        (&free.tokens[..place], Some(FinishReason::Stop))
+    );
     let ignoring = SamplingParams { ignore_eos: true, ..greedy.clone() };
     assert_eq!(answer(ignoring, vec![third]).tokens, free.tokens);
     let stopping = SamplingParams { stop_token_ids: vec![third], ..greedy.clone() };
@@ -589,14 +593,8 @@ fn greedy_answers_are_those_of_the_whole_forward() {
     assert_eq!(reason.unwrap(), FinishReason::Length);
     for expected in &generated {
         let targets = vec![0; text.len()];
-        let batch = crate::llama::TokenBatch::new(
-            &text,
-            &targets,
-            None,
-            text.len(),
-            211,
-            model.device(),
-        );
+        let batch =
+            crate::llama::TokenBatch::new(&text, &targets, None, text.len(), 211, model.device());
         let logits: Vec<f32> = model.logits(&batch.unwrap()).to_data().iter().collect();
         let last = &logits[logits.len() - 211..];
         let best = (0..211).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
@@ -611,11 +609,8 @@ fn greedy_answers_are_those_of_the_whole_forward() {
 fn prompt_logprobs_are_the_losses() {
     let model = llama(Precision::F32);
     let prompt: Vec<u32> = (0..150).map(|n| n * 37 % 211).collect();
-    let sampling = SamplingParams {
-        max_tokens: 0,
-        prompt_logprobs: Some(3),
-        ..SamplingParams::default()
-    };
+    let sampling =
+        SamplingParams { max_tokens: 0, prompt_logprobs: Some(3), ..SamplingParams::default() };
     let mut options = EngineOptions::new(200, 1);
     options.max_num_batched_tokens = 40;
     let mut engine = Engine::new(&model, options).unwrap();
@@ -627,14 +622,8 @@ fn prompt_logprobs_are_the_losses() {
     let scored = answer.prompt_logprobs.as_ref().unwrap();
 
     let ids: Vec<i32> = prompt.iter().map(|id| *id as i32).collect();
-    let batch = crate::llama::TokenBatch::new(
-        &ids[..149],
-        &ids[1..],
-        None,
-        149,
-        211,
-        model.device(),
-    );
+    let batch =
+        crate::llama::TokenBatch::new(&ids[..149], &ids[1..], None, 149, 211, model.device());
     let losses: Vec<f32> = model.losses(&batch.unwrap()).to_data().iter().collect();
     assert_eq!(scored.len(), 149);
     for ((scored, loss), id) in scored.iter().zip(&losses).zip(&prompt[1..]) {

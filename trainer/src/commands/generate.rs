@@ -104,7 +104,6 @@ const EXAMPLE: &str = "\
 Examples:
   altiplano generate --checkpoint runs/quickstart \\
       --prompt \"The people\" --max-tokens 64 --temperature 0.7
-  altiplano generate --checkpoint runs/quickstart --prompt-file input.txt --max-tokens 8 --n 2
   printf 'One\\nTwo\\n' | altiplano generate --checkpoint runs/quickstart \\
       --prompts - --max-tokens 8 --min-p 0.05 --logprobs 2 --json";
 
