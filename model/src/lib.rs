@@ -20,7 +20,7 @@
 //! | [`weight_files`] | safetensors files, one or in shards |
 //! | [`weights`] | safetensors with Hugging Face names |
 //! | [`quantize`] | how the elements of a row are stored: floating point, blocks of integers |
-//! | [`infer`] | the engine: paged keys and values, scheduler, sampler |
+//! | [`infer`] | models for inference and the engine: paged keys and values, scheduler, sampler |
 //!
 //! Shapes are written with one legend: `B` batch, `T` time, `C` channels, `H` query heads,
 //! `K` key and value heads, `D` head width, `F` feed-forward width, `V` vocabulary, `L` layers.
@@ -63,5 +63,6 @@ pub mod quantize;
 
 pub mod infer;
 
+pub use altiplano_kernels::RowOrder;
 pub use config::{ActivationCheckpointing, LlamaConfig, Precision};
 pub use error::{ModelError, Result};
