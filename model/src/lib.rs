@@ -7,8 +7,8 @@
 //! |---|---|
 //! | [`error`] | what can go wrong |
 //! | [`config`] | shapes, precision, what a layer saves |
-//! | [`device`] | where tensors live |
 //! | [`backend`] | the fast ops of each backend behind one trait |
+//! | [`device`] | where tensors live |
 //! | [`ops`] | the op pairs: formulas, plain-tensor reference, choice of the fast one |
 //! | [`param_tree`] | the parameters: a table with a row, a tree with a value for each |
 //! | [`params`] | weights, gradients and moments as trees of tensors, starting values |
@@ -35,9 +35,9 @@ pub mod error;
 
 pub mod config;
 
-pub mod device;
-
 pub mod backend;
+
+pub mod device;
 
 pub mod ops;
 

@@ -55,9 +55,9 @@ pub mod metrics;
 
 pub mod outlier_window;
 
-pub mod tensorboard;
-
 pub mod change_log;
+
+pub mod tensorboard;
 
 pub mod plot;
 

@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::CheckpointFiles;
-    use crate::interop::{StoredWeights, TextSettings};
+    use crate::interop::{Parameter, Rows, Shape, StoredWeights, TextSettings};
 
     /// A model in the directory without weights.
     fn stored(dir: &Path) -> StoredModel {
@@ -150,10 +150,10 @@ mod tests {
         impl StoredWeights for NoWeights {
             fn rows(
                 &self,
-                _: crate::interop::Parameter,
-                _: crate::interop::Shape,
+                _: Parameter,
+                _: Shape,
                 _: usize,
-            ) -> Result<crate::interop::Rows<'_>> {
+            ) -> Result<Rows<'_>> {
                 Err(ModelError::TokenId { id: 0, vocab_size: 0 }.into())
             }
         }

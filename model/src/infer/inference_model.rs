@@ -42,16 +42,17 @@ pub enum InferencePrecision {
 }
 
 impl InferencePrecision {
-    /// The format of a matrix that is stored as `stored`.
-    fn of_matrix(self, stored: StoredAs, is_head: bool) -> StoredAs {
-        match self {
+    /// The format of a matrix with rows of `columns` that is stored as `stored`.
+    fn of_matrix(self, stored: StoredAs, columns: usize, is_head: bool) -> StoredAs {
+        let wanted = match self {
             Self::F32 if stored.is_quantized() => StoredAs::F32,
             Self::F32 => stored,
             Self::Bf16 => StoredAs::Bf16,
             Self::Q8_0 => StoredAs::Q8_0,
             Self::Q4_0 if is_head => StoredAs::Q6K,
             Self::Q4_0 => StoredAs::Q4_0,
-        }
+        };
+        wanted.that_fits(columns)
     }
 }
 
@@ -165,7 +166,11 @@ impl InferenceModel {
                     return Ok(InferenceMatrix::Tensor(Tensor::from_data(data, (device, dtype))));
                 }
                 let Some(precision) = precision else { return Ok(InferenceMatrix::Stored(matrix)) };
-                let stored = precision.of_matrix(matrix.stored_as(), param.index() == head);
+                let stored = precision.of_matrix(
+                    matrix.stored_as(),
+                    matrix.shape()[1],
+                    param.index() == head,
+                );
                 let converted = matrix
                     .converted(stored)
                     .map_err(|value| out_of_range(param.to_string(), stored, value))?;
@@ -318,5 +323,184 @@ impl InferenceModel {
                 ),
             },
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use altiplano_kernels::RowOrder;
+
+    use super::*;
+    use crate::infer::{EngineModel, Pass, PassSequence};
+    use crate::mapped_file::MappedFile;
+
+    fn config() -> LlamaConfig {
+        LlamaConfig {
+            dim: 64,
+            n_layers: 2,
+            n_heads: 4,
+            n_kv_heads: Some(2),
+            hidden_dim: Some(96),
+            multiple_of: 256,
+            vocab_size: 50,
+            max_seq_len: 32,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-6,
+            init_std: 0.2,
+        }
+    }
+
+    fn weights() -> Weights {
+        Weights::init(&config(), 3, DType::F32, &Device::flex())
+    }
+
+    fn model(precision: Option<InferencePrecision>) -> InferenceModel {
+        InferenceModel::in_memory(config(), &weights(), precision).unwrap()
+    }
+
+    /// The logits after five tokens, and what is wrong with them if they are no numbers.
+    fn pass(model: &InferenceModel) -> (Vec<f32>, String) {
+        let pass = Pass {
+            ids: vec![3, 1, 4, 1, 5],
+            positions: vec![0, 1, 2, 3, 4],
+            sequences: vec![PassSequence { rows: 0..5, start: 0, blocks: vec![0] }],
+        };
+        let hidden = model.forward(&pass, &mut model.new_cache(1, 16).unwrap()).unwrap();
+        (EngineModel::logits(model, &hidden, &[4]), model.why_not_finite(&hidden))
+    }
+
+    fn logits(model: &InferenceModel) -> Vec<f32> {
+        pass(model).0
+    }
+
+    /// Root of the mean squared difference over the root of the mean square.
+    fn difference(a: &[f32], b: &[f32]) -> f64 {
+        let square = |x: f32| f64::from(x).powi(2);
+        let sum: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();
+        (sum / b.iter().map(|b| square(*b)).sum::<f64>()).sqrt()
+    }
+
+    #[test]
+    fn every_precision_is_near_the_tensors_of_training() {
+        let tensors = logits(&InferenceModel::from_weights(config(), &weights()).unwrap());
+        for (precision, dtype, bound) in [
+            (None, DType::F32, 1e-5),
+            (Some(InferencePrecision::F32), DType::F32, 1e-5),
+            (Some(InferencePrecision::Bf16), DType::BF16, 0.03),
+            (Some(InferencePrecision::Q8_0), DType::F32, 0.05),
+            (Some(InferencePrecision::Q4_0), DType::F32, 0.4),
+        ] {
+            let model = model(precision);
+            assert_eq!(model.dtype(), dtype);
+            let error = difference(&logits(&model), &tensors);
+            assert!(error < bound, "{precision:?}: {error}");
+        }
+    }
+
+    /// A row that goes through a layer alone and among others has the same bits.
+    #[test]
+    fn rows_of_a_pass_do_not_depend_on_each_other() {
+        use crate::ops::causal_attention_forward;
+        use burn::tensor::Int;
+
+        /// Every row attends to itself alone.
+        struct Itself;
+        impl KeysValues for Itself {
+            fn attend(
+                &mut self,
+                q: &Tensor<4>,
+                k: &Tensor<4>,
+                v: &Tensor<4>,
+                _: Option<&Tensor<2, Int>>,
+            ) -> (Tensor<4>, Tensor<3>) {
+                let row = |x: &Tensor<4>, n| x.clone().narrow(1, n, 1);
+                let rows: Vec<_> = (0..q.dims()[1])
+                    .map(|n| causal_attention_forward(&row(q, n), &row(k, n), &row(v, n), None))
+                    .collect();
+                let (o, lse): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+                (Tensor::cat(o, 1), Tensor::cat(lse, 2))
+            }
+        }
+        let pass = |model: &InferenceModel, ids: &[u32], positions: &[usize]| {
+            let rope = model.rope_rows(positions.iter().copied());
+            let mut x = model.embed(ids).unwrap();
+            for n in 0..model.layers().len() {
+                x = model.layer_forward(n, x, &rope, &mut Itself);
+            }
+            model.logits(&x)
+        };
+        let ids: Vec<u32> = (0..40).map(|n| n * 7 % 50).collect();
+        let positions: Vec<usize> = (0..40).map(|n| n * 5 % 32).collect();
+        use InferencePrecision::{Bf16, F32, Q4_0, Q8_0};
+        for precision in [F32, Bf16, Q8_0, Q4_0] {
+            let model = model(Some(precision));
+            let together = pass(&model, &ids, &positions);
+            for n in [0, 1, 17, 39] {
+                let alone = pass(&model, &ids[n..=n], &positions[n..=n]);
+                assert!(alone == together[n * 50..][..50], "{precision}: row {n}");
+            }
+        }
+    }
+
+    /// A mapped matrix in the order of pairs is the one in the order of halves.
+    #[test]
+    fn mapped_matrices_are_used_in_place_in_either_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let matrix = StoredMatrix::of_tensor(&weights().layers[0].q_proj);
+        let values: Vec<f32> = matrix.to_data().iter().collect();
+        let head_dim = 16;
+        let pairs = (0..64).flat_map(|row| {
+            let (place, half) = (row % head_dim, head_dim / 2);
+            let halves = row - place + place % 2 * half + place / 2;
+            values[halves * 64..][..64].to_vec()
+        });
+        let path = folder.path().join("weights");
+        let bytes: Vec<u8> = pairs.flat_map(f32::to_le_bytes).collect();
+        std::fs::write(&path, [b"abc", &bytes[..]].concat()).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        let part = file.part(3..file.len()).unwrap().shared();
+        let order = RowOrder::PairsToHalves { head_dim };
+        let mapped = StoredMatrix::mapped(part.clone(), StoredAs::F32, [64, 64], order).unwrap();
+        assert_eq!(mapped.to_data().iter::<f32>().collect::<Vec<_>>(), values);
+        let x = Tensor::<3>::ones([1, 3, 64], &Device::flex());
+        let product = |matrix: &StoredMatrix| {
+            matrix.forward(&x).into_data().iter::<f32>().collect::<Vec<_>>()
+        };
+        assert_eq!(product(&mapped), product(&matrix));
+        let converted = mapped.converted(StoredAs::Q8_0).unwrap();
+        assert_eq!(product(&converted), product(&matrix.converted(StoredAs::Q8_0).unwrap()));
+        assert!(StoredMatrix::mapped(part, StoredAs::F32, [64, 65], order).is_none());
+    }
+
+    #[test]
+    fn what_is_no_number_is_traced_to_its_tensor() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut weights = weights();
+            let up = &mut weights.layers[1].up_proj;
+            let patch = Tensor::<2>::full([1, 1], bad, &Device::flex());
+            *up = up.clone().slice_assign([5..6, 7..8], patch);
+            let model = InferenceModel::in_memory(config(), &weights, None).unwrap();
+            let (logits, error) = pass(&model);
+            assert!(!logits.iter().all(|logit| logit.is_finite()));
+            assert!(error.contains("model.layers.1.mlp.up_proj.weight"), "{error}");
+            let error =
+                InferenceModel::in_memory(config(), &weights, Some(InferencePrecision::Q8_0));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("up_proj") && error.contains("q8_0"), "{error}");
+        }
+        // Weights of numbers, whose activations are beyond all numbers.
+        let mut weights = weights();
+        weights.layers[0].down_proj = weights.layers[0].down_proj.clone() * 3e38;
+        let model = InferenceModel::in_memory(config(), &weights, None).unwrap();
+        let (logits, error) = pass(&model);
+        assert!(!logits.iter().all(|logit| logit.is_finite()));
+        assert!(error.contains("model.layers.0"), "{error}");
+    }
+
+    #[test]
+    fn ids_outside_the_vocabulary_are_refused() {
+        let error = model(None).embed(&[3, 50]).unwrap_err().to_string();
+        assert!(error.contains("50"), "{error}");
     }
 }
