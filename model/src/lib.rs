@@ -20,7 +20,7 @@
 //! | [`weight_files`] | safetensors files, one or in shards |
 //! | [`weights`] | safetensors with Hugging Face names |
 //! | [`quantize`] | how the elements of a row are stored: floating point, blocks of integers |
-//! | [`infer`] | models for inference, key/value cache, forward pass with it, sampling, generation |
+//! | [`infer`] | models for inference and the engine: paged keys and values, scheduler, sampler |
 //!
 //! Shapes are written with one legend: `B` batch, `T` time, `C` channels, `H` query heads,
 //! `K` key and value heads, `D` head width, `F` feed-forward width, `V` vocabulary, `L` layers.

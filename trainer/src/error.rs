@@ -59,6 +59,14 @@ pub enum TrainerError {
         /// What differs and what to do.
         reason: String,
     },
+    /// A file of prompts is not what it should be.
+    #[error("{place}: {reason}")]
+    PromptFile {
+        /// The file, and the line where it is one.
+        place: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
     /// A new run would write over one that is there.
     #[error(
         "{}: a run of this name is there already; go on with it by --resume, or choose another name",

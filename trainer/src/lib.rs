@@ -24,7 +24,8 @@
 //! | [`grad_clip`] | the global norm of the gradient |
 //! | [`train_step`] | one optimizer step |
 //! | [`validation`] | loss on held-out documents during training |
-//! | [`text_generation`] | prompt to text, stop strings |
+//! | [`text_generation`] | prompts to texts, stop strings |
+//! | [`prompts`] | prompts from files |
 //! | [`train_loop`] | a whole run: started, resumed, extended |
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
@@ -75,6 +76,8 @@ pub mod train_step;
 pub mod validation;
 
 pub mod text_generation;
+
+pub mod prompts;
 
 pub mod train_loop;
 

@@ -100,6 +100,9 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
     /// Rows of `A` that the kernel takes.
     const ROWS: usize = MR;
 
+    /// Whether products are added to sums with one rounding, by the instruction for it.
+    const FUSED: bool = true;
+
     /// Whether packed rows of `A` lie in tiles of 16 rows by 16 steps.
     const ROWS_IN_TILES: bool = false;
 

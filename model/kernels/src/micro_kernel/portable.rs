@@ -68,6 +68,7 @@ pub(super) unsafe fn multiply_plain<const LAYOUT: u8>(
 unsafe impl MicroKernel for PortableF32 {
     type Unit = f32;
     const DEPTH: usize = 1;
+    const FUSED: bool = false;
     const STRIP: usize = SUB_COLUMNS;
 
     /// Always: 6 rows at a time fit the first-level cache whatever their distance.
