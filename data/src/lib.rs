@@ -22,6 +22,7 @@
 //! | [`ngram`] | the n-gram language model |
 //! | [`classifier`] | the classifier of reference-like pages |
 //! | [`source`] | readers of raw text |
+//! | [`chat`] | conversations as text: templates, stop strings |
 //! | [`step`] | one document in, one document or a reason out |
 //! | [`dedup`] | what needs all documents in view |
 //! | [`pipeline`] | raw text to documents, with counters, holdout and manifests |
@@ -54,8 +55,11 @@ pub mod classifier;
 pub mod language;
 pub mod ngram;
 
-pub mod dedup;
 pub mod source;
+
+pub mod chat;
+
+pub mod dedup;
 pub mod step;
 
 pub mod pipeline;

@@ -1,5 +1,6 @@
 //! Text from a model: prompt to ids, ids to text as they come, stop strings.
 
+use altiplano_data::chat::StopStrings;
 use altiplano_data::{StreamDecoder, Tokenizer};
 use altiplano_model::device::in_pool;
 use altiplano_model::infer::{FinishReason, Sampler, generate};
@@ -43,7 +44,7 @@ pub fn generate_text(
     let eos = tokenizer.eos_id().map(|id| id as i32);
 
     let mut decoder = StreamDecoder::after_prompt(tokenizer);
-    let mut stops = StopStrings::new(stop);
+    let mut stops = StopStrings::new(stop, false);
     let mut token_ids = Vec::new();
     let mut text = String::new();
     let mut emit = |piece: String, text: &mut String| {
@@ -54,95 +55,19 @@ pub fn generate_text(
         generate(model, &prompt, max_tokens, eos, sampler, |id| {
             token_ids.push(id as u32);
             let piece = stops.push(&decoder.push(id as u32));
-            emit(piece, &mut text) && !stops.stopped
+            emit(piece, &mut text) && stops.matched().is_none()
         })
     })?;
-    if !stops.stopped {
+    if stops.matched().is_none() {
         let last = stops.push(&decoder.finish());
         emit(last, &mut text);
-        if !stops.stopped {
-            emit(std::mem::take(&mut stops.held), &mut text);
-        }
+        let held = stops.finish();
+        emit(held, &mut text);
     }
     let finish_reason = match end {
-        _ if stops.stopped => "stop",
+        _ if stops.matched().is_some() => "stop",
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
     };
     Ok(GeneratedText { text, token_ids, finish_reason })
-}
-
-/// Looks for stop strings in text that comes in pieces, and holds back what may begin one.
-#[derive(Debug)]
-struct StopStrings<'a> {
-    stop: Vec<&'a str>,
-    held: String,
-    stopped: bool,
-}
-
-impl<'a> StopStrings<'a> {
-    fn new(stop: &'a [String]) -> Self {
-        let stop = stop.iter().map(String::as_str).filter(|stop| !stop.is_empty()).collect();
-        Self { stop, held: String::new(), stopped: false }
-    }
-
-    /// The text that is certain after `piece`.
-    fn push(&mut self, piece: &str) -> String {
-        self.held.push_str(piece);
-        if let Some(end) = self.stop.iter().filter_map(|stop| self.held.find(stop)).min() {
-            self.stopped = true;
-            self.held.truncate(end);
-            return std::mem::take(&mut self.held);
-        }
-        let certain = self.held.len() - self.longest_beginning();
-        self.held.drain(..certain).collect()
-    }
-
-    /// Bytes at the end of the held text that are the beginning of a stop string.
-    fn longest_beginning(&self) -> usize {
-        let begins = |stop: &str| {
-            (1..stop.len())
-                .rev()
-                .find(|length| {
-                    stop.is_char_boundary(*length) && self.held.ends_with(&stop[..*length])
-                })
-                .unwrap_or(0)
-        };
-        self.stop.iter().map(|stop| begins(stop)).max().unwrap_or(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pieces(stop: &[&str], pieces: &[&str]) -> (Vec<String>, bool, String) {
-        let stop: Vec<String> = stop.iter().map(ToString::to_string).collect();
-        let mut stops = StopStrings::new(&stop);
-        let mut out = Vec::new();
-        for piece in pieces {
-            if !stops.stopped {
-                out.push(stops.push(piece));
-            }
-        }
-        (out, stops.stopped, stops.held)
-    }
-
-    #[test]
-    fn a_stop_string_across_pieces_ends_the_text_before_it() {
-        let (out, stopped, _) = pieces(&["\n\nQ:"], &["yes", "\n", "\nQ", ": why"]);
-        assert_eq!((out.concat().as_str(), stopped), ("yes", true));
-    }
-
-    #[test]
-    fn what_only_looked_like_a_stop_string_comes_out() {
-        let (out, stopped, held) = pieces(&["abc"], &["xab", "abd", "ab"]);
-        assert_eq!((out.concat().as_str(), stopped, held.as_str()), ("xababd", false, "ab"));
-    }
-
-    #[test]
-    fn the_earliest_of_several_stop_strings_wins() {
-        let (out, stopped, _) = pieces(&["late", "é!", ""], &["caf", "é", "! too late"]);
-        assert_eq!((out.concat().as_str(), stopped), ("caf", true));
-    }
 }
