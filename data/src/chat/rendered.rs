@@ -41,6 +41,26 @@ impl SpecialTokens {
     pub fn id(&self, name: &str) -> Option<u32> {
         self.ids.iter().find(|(known, _)| known == name).map(|(_, id)| *id)
     }
+
+    /// The ids of a text in which special tokens are written out: a caller who does so wants the ids.
+    /// Text of users is never encoded this way.
+    ///
+    /// # Errors
+    /// [`DataError::Codec`](crate::error::DataError::Codec) when the tokenizer cannot encode a stretch.
+    pub fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+        let names = self.ids.iter().map(|(name, _)| name);
+        let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(names);
+        let Ok(finder) = finder else { return tokenizer.encode(text) };
+        let mut ids = Vec::new();
+        let mut done = 0;
+        for found in finder.find_iter(text) {
+            ids.extend(tokenizer.encode(&text[done..found.start()])?);
+            ids.extend(self.ids.get(found.pattern().as_usize()).map(|(_, id)| *id));
+            done = found.end();
+        }
+        ids.extend(tokenizer.encode(&text[done..])?);
+        Ok(ids)
+    }
 }
 
 /// A stretch of a rendered conversation.

@@ -42,7 +42,8 @@ impl Admission {
     /// 429 when there is no room now.
     pub fn enter(self: &Arc<Self>, requests: usize, tokens: usize) -> Result<Permit, ApiError> {
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |used: usize, more: usize, limit: usize| used > 0 && used.saturating_add(more) > limit;
+        let full =
+            |used: usize, more: usize, limit: usize| used > 0 && used.saturating_add(more) > limit;
         let (what, limit) = if full(inside.requests, requests, self.limits.requests) {
             ("requests", self.limits.requests)
         } else if full(inside.tokens, tokens, self.limits.tokens) {

@@ -43,10 +43,14 @@ impl AnswerForm {
         match format.get("type").and_then(Value::as_str) {
             Some("text") => Ok(None),
             Some("json_object") => Ok(Some(Self::JsonObject)),
-            Some("json_schema") => match format.get("json_schema").and_then(|named| named.get("schema")) {
-                Some(schema) => Ok(Some(Self::JsonSchema(schema.clone()))),
-                None => wrong("json_schema needs {\"json_schema\": {\"name\": …, \"schema\": {…}}}"),
-            },
+            Some("json_schema") => {
+                match format.get("json_schema").and_then(|named| named.get("schema")) {
+                    Some(schema) => Ok(Some(Self::JsonSchema(schema.clone()))),
+                    None => {
+                        wrong("json_schema needs {\"json_schema\": {\"name\": …, \"schema\": {…}}}")
+                    }
+                }
+            }
             _ => wrong("expected {\"type\": …} with text, json_object or json_schema"),
         }
     }
@@ -67,7 +71,9 @@ impl AnswerForm {
                     Value::String(text) => serde_json::from_str(text).ok().map(Self::JsonSchema),
                     schema => Some(Self::JsonSchema(schema.clone())),
                 },
-                "json_object" => value.as_bool().and_then(|wanted| wanted.then_some(Self::JsonObject)),
+                "json_object" => {
+                    value.as_bool().and_then(|wanted| wanted.then_some(Self::JsonObject))
+                }
                 "regex" => text().map(Self::Regex),
                 "grammar" => text().map(Self::Lark),
                 "choice" => {
@@ -82,7 +88,9 @@ impl AnswerForm {
                     return Err(wrong(format!("{other}: not supported; there are {known}")));
                 }
             };
-            forms.push(form.ok_or_else(|| wrong(format!("{key}: found {value}, which does not fit")))?);
+            forms.push(
+                form.ok_or_else(|| wrong(format!("{key}: found {value}, which does not fit")))?,
+            );
         }
         match forms.len() {
             0 => Ok(None),
@@ -138,21 +146,29 @@ impl Grammars {
     ///
     /// # Errors
     /// 400 when it is too large or not a grammar; 500 when the vocabulary cannot be used.
-    pub fn compile(&self, model: &ServedModel, form: &AnswerForm) -> ApiResult<Box<dyn TokenConstraint>> {
+    pub fn compile(
+        &self,
+        model: &ServedModel,
+        form: &AnswerForm,
+    ) -> ApiResult<Box<dyn TokenConstraint>> {
         let name = "response_format";
         let size = form.size();
         if size > LARGEST_GRAMMAR {
-            let message = format!("{size} bytes of schema or grammar, the limit is {LARGEST_GRAMMAR}");
+            let message =
+                format!("{size} bytes of schema or grammar, the limit is {LARGEST_GRAMMAR}");
             return Err(ApiError::field(name, message));
         }
-        let factory = self.factory.get_or_init(|| factory(model).map_err(|error| error.to_string()));
+        let factory =
+            self.factory.get_or_init(|| factory(model).map_err(|error| error.to_string()));
         let factory = factory.as_ref().map_err(|error| ApiError::internal(error.clone()))?;
         let mut matcher = Matcher::new(factory.create_parser(form.grammar()));
         if let Some(error) = matcher.get_error() {
             return Err(ApiError::field(name, first_line(&error)));
         }
         // What cannot begin can never be answered.
-        matcher.compute_mask_or_eos().map_err(|error| ApiError::field(name, first_line(&error.to_string())))?;
+        matcher
+            .compute_mask_or_eos()
+            .map_err(|error| ApiError::field(name, first_line(&error.to_string())))?;
         Ok(Box::new(Grammar { matcher, eos: model.eos_token_ids.clone() }))
     }
 }
@@ -179,11 +195,13 @@ fn factory(model: &ServedModel) -> Result<ParserFactory, ServeError> {
         })
         .collect();
     let eos = model.eos_token_ids.first().copied();
-    let eos = eos.ok_or_else(|| unfit("there is no end token, so a grammar could not end".into()))?;
+    let eos =
+        eos.ok_or_else(|| unfit("there is no end token, so a grammar could not end".into()))?;
     let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, eos), &words);
     let trie = trie.with_eos_tokens(&model.eos_token_ids);
     let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-    let mut factory = ParserFactory::new_simple(&environment).map_err(|error| unfit(error.to_string()))?;
+    let mut factory =
+        ParserFactory::new_simple(&environment).map_err(|error| unfit(error.to_string()))?;
     factory.quiet().limits_mut().verbose_errors = false;
     Ok(factory)
 }
@@ -226,7 +244,10 @@ pub struct BadWords {
 impl BadWords {
     /// Forbids the ids of `words`.
     pub fn new(words: Vec<Vec<u32>>) -> Self {
-        Self { words: words.into_iter().filter(|word| !word.is_empty()).collect(), chosen: Vec::new() }
+        Self {
+            words: words.into_iter().filter(|word| !word.is_empty()).collect(),
+            chosen: Vec::new(),
+        }
     }
 }
 
@@ -304,6 +325,8 @@ mod tests {
         );
         assert!(outputs(json!({"choice": [1]})).is_err());
         assert!(outputs(json!({"regex": "a", "grammar": "b"})).is_err());
-        assert!(outputs(json!({"backend": "x"})).is_err_and(|error| error.message.contains("backend")));
+        assert!(
+            outputs(json!({"backend": "x"})).is_err_and(|error| error.message.contains("backend"))
+        );
     }
 }

@@ -70,8 +70,7 @@ pub fn start(
     let (end, ended) = watch::channel(None);
     metrics.set_engine(&engine.stats());
     let run = move || {
-        let mut thread =
-            EngineThread { engine, metrics, open: HashMap::new(), commands: received };
+        let mut thread = EngineThread { engine, metrics, open: HashMap::new(), commands: received };
         let ending = catch_unwind(AssertUnwindSafe(|| thread.run()));
         let reason = match ending {
             Ok(Ok(())) => return,
@@ -81,10 +80,9 @@ pub fn start(
         let _ = end.send(Some(reason.clone()));
         thread.fail(&reason);
     };
-    std::thread::Builder::new()
-        .name("engine".into())
-        .spawn(run)
-        .map_err(|source| ServeError::System { what: "cannot start the engine's thread", source })?;
+    std::thread::Builder::new().name("engine".into()).spawn(run).map_err(|source| {
+        ServeError::System { what: "cannot start the engine's thread", source }
+    })?;
     Ok(EngineHandle { commands, next: Arc::default(), ended })
 }
 

@@ -29,12 +29,19 @@ impl Fields {
     ///
     /// # Errors
     /// 400 that names the field, what was found and what was expected.
-    pub fn take<T: DeserializeOwned>(&mut self, name: &str, expected: &str) -> ApiResult<Option<T>> {
+    pub fn take<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        expected: &str,
+    ) -> ApiResult<Option<T>> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match T::deserialize(&value) {
                 Ok(value) => Ok(Some(value)),
-                Err(_) => Err(ApiError::field(name, format!("found {}, expected {expected}", shown(&value)))),
+                Err(_) => Err(ApiError::field(
+                    name,
+                    format!("found {}, expected {expected}", shown(&value)),
+                )),
             },
         }
     }
@@ -97,7 +104,10 @@ impl Fields {
         for name in self.0.keys() {
             let name: String = name.chars().take(60).collect();
             if seen.len() < MOST && seen.insert(name.clone()) {
-                tracing::info!(field = name, "a request has a field that is not known; it is ignored");
+                tracing::info!(
+                    field = name,
+                    "a request has a field that is not known; it is ignored"
+                );
             }
         }
     }
@@ -120,11 +130,13 @@ mod tests {
 
     #[test]
     fn errors_name_the_field_what_was_found_and_what_was_expected() {
-        let mut fields = Fields::of(json!({"n": "two", "top_p": 3, "best": null, "suffix": "x"})).unwrap();
+        let mut fields =
+            Fields::of(json!({"n": "two", "top_p": 3, "best": null, "suffix": "x"})).unwrap();
         let error = fields.take::<usize>("n", "a whole number").unwrap_err();
         assert_eq!(error.param.as_deref(), Some("n"));
         assert_eq!(error.message, "n: found \"two\", expected a whole number");
-        let error = fields.number("top_p", "above 0, at most 1", |p| p > 0.0 && p <= 1.0).unwrap_err();
+        let error =
+            fields.number("top_p", "above 0, at most 1", |p| p > 0.0 && p <= 1.0).unwrap_err();
         assert_eq!(error.message, "top_p: found 3, expected above 0, at most 1");
         assert_eq!(fields.take::<usize>("best", "").unwrap(), None);
         assert_eq!(fields.refuse(&["suffix"]).unwrap_err().param.as_deref(), Some("suffix"));

@@ -21,7 +21,8 @@ pub struct Labels<'a>(pub Vec<(&'a str, &'a str)>);
 impl Labels<'_> {
     /// `{a="b",le="0.1"}`, with `more` at the end; empty without labels.
     fn text(&self, more: Option<(&str, &str)>) -> String {
-        let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let escaped =
+            |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let all = self.0.iter().copied().chain(more);
         let pairs: Vec<String> =
             all.map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
@@ -209,7 +210,7 @@ mod tests {
         counter.add(3);
         out.metric("vllm:prompt_tokens_total", "Tokens.", &counter, &labels);
         let histogram = Histogram::new(&[0.5, 1.0]);
-        [0.5, 0.7, 9.0].map(|value| histogram.observe(value));
+        [0.5, 0.7, 9.0].into_iter().for_each(|value| histogram.observe(value));
         out.metric("t", "Time.", &histogram, &Labels::default());
         let family = Family::new(&["reason"], Counter::default);
         family.with(&["stop"]).add(1);

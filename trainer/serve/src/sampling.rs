@@ -138,7 +138,11 @@ impl Sampling {
     ///
     /// # Errors
     /// 400 that names the field.
-    pub fn read(fields: &mut Fields, model: &ServedModel, limits: &SamplingLimits) -> ApiResult<Self> {
+    pub fn read(
+        fields: &mut Fields,
+        model: &ServedModel,
+        limits: &SamplingLimits,
+    ) -> ApiResult<Self> {
         fields.refuse(NOT_SUPPORTED)?;
         fields.ignore(ABOUT_THE_SENDER);
         let whole = "a whole number, 0 or more";
@@ -168,17 +172,20 @@ impl Sampling {
         params.top_k = match fields.take::<i64>("top_k", "a whole number; 0 or -1 keep all")? {
             None => defaults.top_k,
             Some(-1) => 0,
-            Some(top_k) => usize::try_from(top_k)
-                .map_err(|_| ApiError::field("top_k", format!("found {top_k}, expected -1 or more")))?,
+            Some(top_k) => usize::try_from(top_k).map_err(|_| {
+                ApiError::field("top_k", format!("found {top_k}, expected -1 or more"))
+            })?,
         };
         // Signed and unsigned 64-bit seeds are both in use.
-        params.seed = match fields.take::<serde_json::Number>("seed", "a whole number of 64 bits")? {
-            None => limits.seed,
-            Some(seed) => seed
-                .as_u64()
-                .or(seed.as_i64().map(i64::cast_unsigned))
-                .ok_or_else(|| ApiError::field("seed", format!("found {seed}, expected a whole number")))?,
-        };
+        params.seed =
+            match fields.take::<serde_json::Number>("seed", "a whole number of 64 bits")? {
+                None => limits.seed,
+                Some(seed) => {
+                    seed.as_u64().or(seed.as_i64().map(i64::cast_unsigned)).ok_or_else(|| {
+                        ApiError::field("seed", format!("found {seed}, expected a whole number"))
+                    })?
+                }
+            };
         params.min_tokens = fields.take("min_tokens", whole)?.unwrap_or(0);
         params.ignore_eos = fields.take("ignore_eos", yes_or_no)?.unwrap_or(false);
         params.stop_token_ids = ids(fields, "stop_token_ids", model)?.unwrap_or_default();
@@ -187,12 +194,17 @@ impl Sampling {
             return Err(ApiError::field("allowed_token_ids", "an empty list allows nothing"));
         }
         params.logit_bias = logit_bias(fields, model)?;
-        params.prompt_logprobs = match fields.take::<i64>("prompt_logprobs", "a whole number, or -1")? {
+        params.prompt_logprobs = match fields
+            .take::<i64>("prompt_logprobs", "a whole number, or -1")?
+        {
             None => None,
             Some(-1) => Some(within("prompt_logprobs", model.vocab_size, limits.max_logprobs)?),
             Some(count) => {
                 let count = usize::try_from(count).map_err(|_| {
-                    ApiError::field("prompt_logprobs", format!("found {count}, expected -1 or more"))
+                    ApiError::field(
+                        "prompt_logprobs",
+                        format!("found {count}, expected -1 or more"),
+                    )
                 })?;
                 Some(within("prompt_logprobs", count, limits.max_logprobs)?.min(model.vocab_size))
             }
@@ -256,7 +268,10 @@ impl Sampling {
 /// `count`, if no more than `most`.
 pub fn within(name: &str, count: usize, most: usize) -> ApiResult<usize> {
     if count > most {
-        return Err(ApiError::field(name, format!("found {count}, the server gives at most {most}")));
+        return Err(ApiError::field(
+            name,
+            format!("found {count}, the server gives at most {most}"),
+        ));
     }
     Ok(count)
 }
@@ -288,9 +303,9 @@ fn logit_bias(fields: &mut Fields, model: &ServedModel) -> ApiResult<Vec<(u32, f
     let expected = "an object of token ids and numbers";
     let bias = fields.take::<BTreeMap<String, f64>>("logit_bias", expected)?.unwrap_or_default();
     let entry = |(id, value): (String, f64)| {
-        let id: u32 = id
-            .parse()
-            .map_err(|_| ApiError::field("logit_bias", format!("found {id:?}, expected a token id")))?;
+        let id: u32 = id.parse().map_err(|_| {
+            ApiError::field("logit_bias", format!("found {id:?}, expected a token id"))
+        })?;
         check_ids("logit_bias", &[id], model)?;
         Ok((id, value.clamp(-100.0, 100.0) as f32))
     };
@@ -301,7 +316,10 @@ fn strings(fields: &mut Fields, name: &str) -> ApiResult<Vec<String>> {
     let given = fields.take::<OneOrMore>(name, "a text or a list of texts")?;
     let texts = given.map(OneOrMore::list).unwrap_or_default();
     if texts.len() > MOST_STRINGS {
-        return Err(ApiError::field(name, format!("{} texts, the limit is {MOST_STRINGS}", texts.len())));
+        return Err(ApiError::field(
+            name,
+            format!("{} texts, the limit is {MOST_STRINGS}", texts.len()),
+        ));
     }
     if let Some(text) = texts.iter().find(|text| text.len() > LONGEST_STRING) {
         let message = format!("a text of {} bytes, the limit is {LONGEST_STRING}", text.len());

@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use altiplano_data::chat::{ChatTemplate, SpecialTokens};
 use altiplano_data::Tokenizer;
+use altiplano_data::chat::{ChatTemplate, SpecialTokens};
 use altiplano_data::tokenizer::PieceType;
 use serde_json::{Value, json};
 

@@ -7,13 +7,13 @@ use crate::token_engine::EngineStats;
 
 /// Seconds to the first token.
 const FIRST_TOKEN: [f64; 22] = [
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
-    40.0, 80.0, 160.0, 640.0, 2560.0,
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
 /// Seconds between tokens.
 const BETWEEN_TOKENS: [f64; 19] = [
-    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
-    80.0,
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
 ];
 /// Seconds of a request or a part of it.
 const REQUEST: [f64; 21] = [
@@ -21,9 +21,8 @@ const REQUEST: [f64; 21] = [
     480.0, 960.0, 1920.0, 7680.0,
 ];
 /// Tokens of a step.
-const STEP_TOKENS: [f64; 13] = [
-    1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
-];
+const STEP_TOKENS: [f64; 13] =
+    [1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
 /// Seconds of an HTTP request.
 const HTTP: [f64; 8] = [0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0];
 
@@ -175,7 +174,11 @@ impl ServingMetrics {
         let gauges = [
             ("vllm:num_requests_running", "Sequences in the batch.", &self.running),
             ("vllm:num_requests_waiting", "Sequences that wait.", &self.waiting),
-            ("vllm:kv_cache_usage_perc", "Share of the key/value blocks in use, 0 to 1.", &self.cache_usage),
+            (
+                "vllm:kv_cache_usage_perc",
+                "Share of the key/value blocks in use, 0 to 1.",
+                &self.cache_usage,
+            ),
         ];
         for (name, help, gauge) in gauges {
             out.metric(name, help, gauge, &model);
@@ -186,43 +189,114 @@ impl ServingMetrics {
         out.metric(by_reason, "Sequences that wait, by reason.", &self.waiting_capacity, &reason);
         out.family("vllm:cache_config_info", "Shape of the cache.", &self.cache_config, &model);
         let counters = [
-            ("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", &self.prefix_queries),
-            ("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", &self.prefix_hits),
-            ("vllm:num_preemptions_total", "Sequences put back to be recomputed.", &self.preemptions),
+            (
+                "vllm:prefix_cache_queries_total",
+                "Prompt tokens looked up in the prefix cache.",
+                &self.prefix_queries,
+            ),
+            (
+                "vllm:prefix_cache_hits_total",
+                "Prompt tokens found in the prefix cache.",
+                &self.prefix_hits,
+            ),
+            (
+                "vllm:num_preemptions_total",
+                "Sequences put back to be recomputed.",
+                &self.preemptions,
+            ),
             ("vllm:prompt_tokens_total", "Tokens of prompts.", &self.prompt_tokens),
-            ("vllm:prompt_tokens_cached_total", "Tokens of prompts that were not computed again.", &self.prompt_tokens_cached),
+            (
+                "vllm:prompt_tokens_cached_total",
+                "Tokens of prompts that were not computed again.",
+                &self.prompt_tokens_cached,
+            ),
             ("vllm:generation_tokens_total", "Tokens generated.", &self.generation_tokens),
-            ("vllm:corrupted_requests_total", "Sequences whose logits were not finite.", &self.corrupted),
+            (
+                "vllm:corrupted_requests_total",
+                "Sequences whose logits were not finite.",
+                &self.corrupted,
+            ),
         ];
         for (name, help, counter) in counters {
             out.metric(name, help, counter, &model);
         }
-        out.family("vllm:request_success_total", "Sequences that ended, by reason.", &self.finished, &model);
-        out.family("vllm:admission_rejections_total", "Requests turned away.", &self.rejections, &model);
+        out.family(
+            "vllm:request_success_total",
+            "Sequences that ended, by reason.",
+            &self.finished,
+            &model,
+        );
+        out.family(
+            "vllm:admission_rejections_total",
+            "Requests turned away.",
+            &self.rejections,
+            &model,
+        );
         let histograms = [
             ("vllm:iteration_tokens_total", "Tokens of a step.", &self.iteration_tokens),
             ("vllm:request_prompt_tokens", "Tokens of a prompt.", &self.request_prompt_tokens),
-            ("vllm:request_generation_tokens", "Tokens of an answer.", &self.request_generation_tokens),
-            ("vllm:request_max_num_generation_tokens", "Most tokens a request could get.", &self.request_max_tokens),
+            (
+                "vllm:request_generation_tokens",
+                "Tokens of an answer.",
+                &self.request_generation_tokens,
+            ),
+            (
+                "vllm:request_max_num_generation_tokens",
+                "Most tokens a request could get.",
+                &self.request_max_tokens,
+            ),
             ("vllm:request_params_max_tokens", "max_tokens of requests.", &self.request_max_tokens),
             ("vllm:request_params_n", "n of requests.", &self.request_n),
-            ("vllm:time_to_first_token_seconds", "From arrival to the first token.", &self.first_token),
+            (
+                "vllm:time_to_first_token_seconds",
+                "From arrival to the first token.",
+                &self.first_token,
+            ),
             ("vllm:inter_token_latency_seconds", "From a token to the next.", &self.between_tokens),
-            ("vllm:time_per_output_token_seconds", "The older name of inter_token_latency_seconds.", &self.between_tokens),
-            ("vllm:request_time_per_output_token_seconds", "Mean time of a token after the first.", &self.time_per_token),
+            (
+                "vllm:time_per_output_token_seconds",
+                "The older name of inter_token_latency_seconds.",
+                &self.between_tokens,
+            ),
+            (
+                "vllm:request_time_per_output_token_seconds",
+                "Mean time of a token after the first.",
+                &self.time_per_token,
+            ),
             ("vllm:e2e_request_latency_seconds", "From arrival to the end.", &self.end_to_end),
             ("vllm:request_queue_time_seconds", "In the engine's queue.", &self.queue_time),
-            ("vllm:request_inference_time_seconds", "From the first step to the last token.", &self.inference_time),
-            ("vllm:request_prefill_time_seconds", "From the first step to the first token.", &self.prefill_time),
-            ("vllm:request_decode_time_seconds", "From the first token to the last.", &self.decode_time),
-            ("vllm:request_num_preemptions", "How often a request was preempted.", &self.request_preemptions),
+            (
+                "vllm:request_inference_time_seconds",
+                "From the first step to the last token.",
+                &self.inference_time,
+            ),
+            (
+                "vllm:request_prefill_time_seconds",
+                "From the first step to the first token.",
+                &self.prefill_time,
+            ),
+            (
+                "vllm:request_decode_time_seconds",
+                "From the first token to the last.",
+                &self.decode_time,
+            ),
+            (
+                "vllm:request_num_preemptions",
+                "How often a request was preempted.",
+                &self.request_preemptions,
+            ),
         ];
         for (name, help, histogram) in histograms {
             out.metric(name, help, histogram, &model);
         }
         let none = Labels::default();
         out.family("http_requests_total", "HTTP requests.", &self.http_requests, &none);
-        out.family("http_request_duration_seconds", "Time of HTTP requests.", &self.http_seconds, &none);
+        out.family(
+            "http_request_duration_seconds",
+            "Time of HTTP requests.",
+            &self.http_seconds,
+            &none,
+        );
         out.finish()
     }
 }
@@ -235,7 +309,11 @@ mod tests {
     fn buckets_of_tokens_follow_the_context() {
         assert_eq!(one_two_five(30), [1.0, 2.0, 5.0, 10.0, 20.0]);
         let text = ServingMetrics::new("m", 64).text();
-        assert!(text.contains("vllm:request_prompt_tokens_bucket{model_name=\"m\",engine=\"0\",le=\"50.0\"} 0"));
-        assert!(text.contains("vllm:request_success_total{model_name=\"m\",engine=\"0\",finished_reason=\"stop\"} 0"));
+        assert!(text.contains(
+            "vllm:request_prompt_tokens_bucket{model_name=\"m\",engine=\"0\",le=\"50.0\"} 0"
+        ));
+        assert!(text.contains(
+            "vllm:request_success_total{model_name=\"m\",engine=\"0\",finished_reason=\"stop\"} 0"
+        ));
     }
 }
