@@ -49,7 +49,8 @@ pub(super) fn one(step: &str, options: &str, text: &str) -> Result<String, Strin
     }
 }
 
-/// Spec A.1.3: the line, its normal form, and the first 8 bytes of its SHA-1.
+/// CCNet's paragraph hashes: the line, its normal form, and the first 8 bytes of its SHA-1 in
+/// hexadecimal and as a little-endian number.
 const GOLDEN: [(&str, &str, &str, u64); 8] = [
     ("", "", "da39a3ee5e6b4b0d", 957977401221134810),
     ("_Hello", "_hello", "205a0b60fa951c0a", 728622142312897056),

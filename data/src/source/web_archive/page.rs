@@ -82,7 +82,8 @@ fn looks_like_html(body: &[u8]) -> bool {
         .any(|begin| start.starts_with(begin))
 }
 
-/// The document of a page, with the metadata of A.1.1. `fill` adds its own and returns the text.
+/// The document of a page, with the metadata that its WARC headers give. `fill` adds to them and
+/// returns the text.
 pub(super) fn document(
     origin: &Origin<'_>,
     headers: &Headers,
