@@ -121,6 +121,7 @@ fn start(app: &Arc<App>, body: Value, id: &str) -> ApiResult<ChatCompletion> {
     };
     let prompt_logprobs = sampling.params.prompt_logprobs.is_some();
     let submitted = submit(app, vec![ids], sampling, max_tokens, permit, arrived)?;
+    let id = submitted.sampling.request_id.as_deref().unwrap_or(id);
     Ok(ChatCompletion {
         id: format!("chatcmpl-{id}"),
         echoed,
@@ -297,7 +298,7 @@ async fn collect(mut chat: ChatCompletion) -> ApiResult<Value> {
     let app = Arc::clone(&chat.submitted.app);
     let mut answers = Answers::new(&app, &chat.submitted);
     let mut whole = vec![Delta::default(); answers.choices.len()];
-    while let Some(updates) = chat.submitted.next(&mut answers, None).await? {
+    while let Some(updates) = chat.submitted.next(&mut answers).await? {
         for update in updates {
             whole[update.choice].append(update.delta);
         }
@@ -340,7 +341,7 @@ async fn send(
     let options = chat.submitted.sampling.stream.unwrap_or_default();
     let mut held = vec![Delta::default(); answers.choices.len()];
     let mut begun = vec![false; answers.choices.len()];
-    while let Some(updates) = chat.submitted.next(answers, None).await? {
+    while let Some(updates) = chat.submitted.next(answers).await? {
         for update in updates {
             let index = update.choice;
             let emit = |chat: &ChatCompletion, said: Value, delta: &Delta| {

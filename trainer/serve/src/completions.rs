@@ -223,7 +223,7 @@ async fn collect(mut completion: Completion) -> ApiResult<Value> {
     let app = Arc::clone(&completion.submitted.app);
     let mut answers = Answers::new(&app, &completion.submitted);
     let mut whole = vec![Delta::default(); answers.choices.len()];
-    while let Some(updates) = completion.submitted.next(&mut answers, None).await? {
+    while let Some(updates) = completion.submitted.next(&mut answers).await? {
         for update in updates {
             whole[update.choice].append(update.delta);
         }
@@ -284,7 +284,7 @@ async fn send(
     let mut held = vec![Delta::default(); answers.choices.len()];
     // Characters of echoed prompts.
     let mut before = vec![0; answers.choices.len()];
-    while let Some(updates) = completion.submitted.next(answers, None).await? {
+    while let Some(updates) = completion.submitted.next(answers).await? {
         for update in updates {
             let index = update.choice;
             held[index].append(update.delta);

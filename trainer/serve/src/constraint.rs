@@ -99,6 +99,14 @@ impl AnswerForm {
         }
     }
 
+    /// The field that says so.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::JsonObject | Self::JsonSchema(_) => "response_format",
+            Self::Regex(_) | Self::Choice(_) | Self::Lark(_) => "structured_outputs",
+        }
+    }
+
     fn size(&self) -> usize {
         match self {
             Self::JsonObject => 0,
@@ -151,7 +159,7 @@ impl Grammars {
         model: &ServedModel,
         form: &AnswerForm,
     ) -> ApiResult<Box<dyn TokenConstraint>> {
-        let name = "response_format";
+        let name = form.field();
         let size = form.size();
         if size > LARGEST_GRAMMAR {
             let message =

@@ -99,10 +99,11 @@ impl EngineHandle {
     /// 500 when the engine has ended.
     pub fn submit(&self, requests: Vec<Request>) -> Result<(Deliveries, AbortGuard), ApiError> {
         let (deliver, deliveries) = unbounded_channel();
-        let mut guard = AbortGuard { commands: self.commands.clone(), requests: Vec::new() };
+        let mut guard =
+            AbortGuard(Aborter { commands: self.commands.clone(), requests: Vec::new() });
         for (prompt, mut request) in requests.into_iter().enumerate() {
             request.id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
-            guard.requests.push(request.id);
+            guard.0.requests.push(request.id);
             let request = Box::new(request);
             let command = Command::Add { request, prompt, deliver: deliver.clone() };
             self.commands.send(command).map_err(|_| self.failure())?;
@@ -146,14 +147,14 @@ impl EngineHandle {
     }
 }
 
-/// Ends its requests when it is dropped: the client went away, or has all it wants.
-#[derive(Debug)]
-pub struct AbortGuard {
+/// A way to end the requests of one HTTP request early.
+#[derive(Debug, Clone)]
+pub struct Aborter {
     commands: Sender<Command>,
     requests: Vec<RequestId>,
 }
 
-impl AbortGuard {
+impl Aborter {
     /// Ends the request of one prompt, because all its sequences have what they need.
     pub fn abort(&self, prompt: usize) {
         if let Some(id) = self.requests.get(prompt) {
@@ -162,11 +163,20 @@ impl AbortGuard {
     }
 }
 
+/// Ends its requests when it is dropped: the client went away, or has all it wants.
+#[derive(Debug)]
+pub struct AbortGuard(Aborter);
+
+impl AbortGuard {
+    /// Ends single requests while the guard is elsewhere.
+    pub fn aborter(&self) -> Aborter {
+        self.0.clone()
+    }
+}
+
 impl Drop for AbortGuard {
     fn drop(&mut self) {
-        for id in &self.requests {
-            let _ = self.commands.send(Command::Abort(*id));
-        }
+        (0..self.0.requests.len()).for_each(|prompt| self.0.abort(prompt));
     }
 }
 

@@ -136,7 +136,10 @@ pub enum ServeError {
         source: std::io::Error,
     },
     /// The system refuses threads or signal handlers.
-    #[error("{what}: {source}")]
+    #[error(
+        "{what}: {source}; raise the limit on processes and threads (`ulimit -u`, or `pids.max` of the \
+         control group)"
+    )]
     System {
         /// What was to be started.
         what: &'static str,

@@ -10,7 +10,7 @@ use crate::admission::Permit;
 use crate::app::{App, OpenRequest};
 use crate::choice::{Choice, Delta};
 use crate::constraint::{BadWords, Both};
-use crate::engine_thread::{AbortGuard, Deliveries, Delivery};
+use crate::engine_thread::{AbortGuard, Aborter, Deliveries, Delivery};
 use crate::error::{ApiError, ApiResult};
 use crate::sampling::{KeptSide, Sampling};
 
@@ -47,6 +47,7 @@ pub struct Submitted {
     /// How they go on.
     pub sampling: Sampling,
     deliveries: Deliveries,
+    aborter: Aborter,
     guard: Option<AbortGuard>,
     _permit: Permit,
     arrived: Instant,
@@ -144,6 +145,7 @@ pub fn submit(
         prompts: shared,
         sampling,
         deliveries,
+        aborter: guard.aborter(),
         guard: Some(guard),
         _permit: permit,
         arrived,
@@ -200,7 +202,8 @@ pub struct Answers<'a> {
     /// Probabilities of the tokens of each prompt but the first, where they were asked for.
     pub prompt_logprobs: Vec<Option<Vec<ScoredToken>>>,
     cached: Vec<usize>,
-    last_token: Vec<Option<Instant>>,
+    /// When the first and the last token of each answer came.
+    times: Vec<Option<(Instant, Instant)>>,
     open: usize,
 }
 
@@ -213,7 +216,7 @@ impl<'a> Answers<'a> {
             choices: choices.collect(),
             prompt_logprobs: vec![None; prompts],
             cached: vec![0; prompts],
-            last_token: vec![None; prompts * each],
+            times: vec![None; prompts * each],
             open: prompts * each,
         }
     }
@@ -242,7 +245,6 @@ impl Submitted {
     pub async fn next(
         &mut self,
         answers: &mut Answers<'_>,
-        guard: Option<&AbortGuard>,
     ) -> ApiResult<Option<Vec<Update>>> {
         if answers.open == 0 {
             return Ok(None);
@@ -274,11 +276,9 @@ impl Submitted {
                 if delta.finish.is_some() {
                     self.ended(answers, choice, &delta);
                     let of_prompt = &answers.choices[prompt * each..(prompt + 1) * each];
-                    if of_prompt.iter().all(|choice| choice.finished)
-                        && let Some(guard) = guard.or(self.guard.as_ref())
-                    {
-                        // A stop string ends an answer of which the engine knows nothing.
-                        guard.abort(prompt);
+                    if of_prompt.iter().all(|choice| choice.finished) {
+                        // A stop string ends an answer without the engine's knowing.
+                        self.aborter.abort(prompt);
                     }
                 }
                 Ok(Some(vec![Update { choice, delta }]))
@@ -306,22 +306,28 @@ impl Submitted {
         }
         let (now, metrics) = (Instant::now(), &self.app.metrics);
         metrics.generation_tokens.add(1);
-        match answers.last_token[choice].replace(now) {
-            None => metrics.first_token.observe((now - self.arrived).as_secs_f64()),
-            Some(last) => metrics.between_tokens.observe((now - last).as_secs_f64()),
-        }
+        let first = match answers.times[choice] {
+            None => {
+                metrics.first_token.observe((now - self.arrived).as_secs_f64());
+                now
+            }
+            Some((first, last)) => {
+                metrics.between_tokens.observe((now - last).as_secs_f64());
+                first
+            }
+        };
+        answers.times[choice] = Some((first, now));
     }
 
     /// Counts an answer that has ended.
     fn ended(&self, answers: &mut Answers<'_>, choice: usize, delta: &Delta) {
         answers.open = answers.open.saturating_sub(1);
         let metrics = &self.app.metrics;
-        let took = self.arrived.elapsed().as_secs_f64();
         let tokens = answers.choices[choice].tokens;
         metrics.request_generation_tokens.observe(tokens as f64);
-        metrics.end_to_end.observe(took);
-        if tokens > 1 {
-            metrics.time_per_token.observe(took / (tokens - 1) as f64);
+        metrics.end_to_end.observe(self.arrived.elapsed().as_secs_f64());
+        if let Some((first, last)) = answers.times[choice].filter(|_| tokens > 1) {
+            metrics.time_per_token.observe((last - first).as_secs_f64() / (tokens - 1) as f64);
         }
         if let Some(finish) = &delta.finish {
             metrics.finished.with(&[finish.reason]).add(1);

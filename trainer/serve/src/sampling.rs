@@ -260,7 +260,7 @@ impl Sampling {
             priority: fields.take("priority", "a whole number")?.unwrap_or(0),
             cache_salt: fields.take("cache_salt", text)?,
             stream,
-            request_id: fields.take("request_id", text)?,
+            request_id: request_id(fields)?,
         })
     }
 }
@@ -358,6 +358,15 @@ fn stream(fields: &mut Fields, limits: &SamplingLimits) -> ApiResult<Option<Stre
         read.continuous_usage = yes("continuous_usage_stats")?;
     }
     Ok(Some(read))
+}
+
+/// The sender's name for the request, which is a part of the answer's `id`.
+fn request_id(fields: &mut Fields) -> ApiResult<Option<String>> {
+    let id = fields.take::<String>("request_id", "a text")?;
+    match id.as_deref().is_some_and(|id| id.is_empty() || id.len() > LONGEST_STRING) {
+        true => Err(ApiError::field("request_id", format!("expected 1 to {LONGEST_STRING} bytes"))),
+        false => Ok(id),
+    }
 }
 
 fn truncation(fields: &mut Fields, model: &ServedModel) -> ApiResult<Option<(usize, KeptSide)>> {

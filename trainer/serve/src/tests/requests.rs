@@ -282,7 +282,7 @@ fn errors_have_one_shape_and_name_the_field() {
     completion(json!({"prompt": "a", "max_tokens": 1000}), "maximum context length is 512");
     completion(json!({"prompt": "ab ".repeat(400)}), "maximum context length is 512");
     completion(json!({"prompt": "a", "response_format": {"type": "xml"}}), "[response_format]");
-    completion(json!({"prompt": "a", "structured_outputs": {"regex": "("}}), "[response_format]");
+    completion(json!({"prompt": "a", "structured_outputs": {"regex": "("}}), "[structured_outputs]");
     completion(json!({"prompt": "a", "min_tokens": 20}), "[min_tokens]");
     let chat = |body: Value, words: &str| {
         let error = server.post("/v1/chat/completions", &body).error(400);
@@ -356,6 +356,8 @@ fn the_small_endpoints_answer() {
     assert_eq!(server.post("/worker_get_status", &json!({})).ok()["queue_length"], 0);
     let page = server.get("/");
     assert!(page.status == 200 && page.headers.contains("text/html"));
+    let body = json!({"prompt": "a", "max_tokens": 1, "request_id": "mine"});
+    assert_eq!(server.post("/v1/completions", &body).ok()["id"], "cmpl-mine");
     let named = server.request("GET", "/health", "X-Request-Id: my-id\r\n", "");
     assert!(named.headers.contains("x-request-id: my-id"), "{}", named.headers);
 }
