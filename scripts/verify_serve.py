@@ -51,7 +51,7 @@ schema = {
 }
 form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 strict = client.chat.completions.create(
-    model="model", messages=messages, max_completion_tokens=60, response_format=form, seed=1
+    model="model", messages=messages, max_completion_tokens=40, response_format=form, seed=1
 )
 assert isinstance(json.loads(strict.choices[0].message.content)["yes"], bool)
 

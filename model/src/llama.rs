@@ -104,8 +104,13 @@ impl Llama {
     }
 
     /// Rotation of `time` positions from `start` on.
-    pub(crate) fn rope(&self, start: usize, time: usize) -> RopeTable {
+    fn rope(&self, start: usize, time: usize) -> RopeTable {
         self.rope.positions(start, time)
+    }
+
+    /// Rotation of these positions.
+    pub(crate) fn rope_at(&self, positions: &[u32]) -> RopeTable {
+        self.rope.select(positions)
     }
 
     /// Losses (B, T) in nats of every target, and the gradients of `scale` · Σ losses, added to

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use altiplano_data::Batch;
-use altiplano_model::infer::{Sampler, SamplerConfig, generate};
+use altiplano_model::infer::{SamplingParams, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, weights};
@@ -201,10 +201,15 @@ fn greedy(device: &Device) {
     };
     let (prompt, expected) = (ids("prompt"), ids("continuation"));
     let model = model(&golden.config, golden.master_weights.clone(), POLICIES[0]);
-    let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..Default::default() });
+    let prompt: Vec<u32> = prompt.iter().map(|id| *id as u32).collect();
+    let sampling = SamplingParams {
+        temperature: 0.0,
+        max_tokens: expected.len(),
+        ..SamplingParams::default()
+    };
     let mut generated = Vec::new();
-    generate(&model, &prompt, expected.len(), None, &mut sampler, |id| {
-        generated.push(id);
+    generate(&model, &prompt, sampling, &[], |id| {
+        generated.push(id as i32);
         true
     })
     .unwrap();

@@ -1,6 +1,8 @@
 //! The whole model: policies, precisions, threads, cached decoding.
 
-use altiplano_model::infer::{KvCache, Sampler, SamplerConfig, generate};
+use altiplano_model::infer::{
+    Engine, EngineOptions, Request, RequestId, SamplingParams, generate,
+};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision};
@@ -93,10 +95,16 @@ fn accumulation_is_the_whole_batch(device: &Device) {
 fn cached_decoding_is_the_full_forward(device: &Device) {
     let model = model(POLICIES[0], Precision::F32, device);
     let prompt: Vec<i32> = random_ids([1, 9], 211, 4, device).to_data().iter().collect();
-    let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..Default::default() });
+    let ids: Vec<u32> = prompt.iter().map(|id| *id as u32).collect();
+    let greedy = |max_tokens| SamplingParams {
+        temperature: 0.0,
+        max_tokens,
+        logprobs: Some(3),
+        ..SamplingParams::default()
+    };
     let mut cached = Vec::new();
-    generate(&model, &prompt, 60, None, &mut sampler, |id| {
-        cached.push(id);
+    generate(&model, &ids, greedy(60), &[], |id| {
+        cached.push(id as i32);
         true
     })
     .unwrap();
@@ -113,14 +121,28 @@ fn cached_decoding_is_the_full_forward(device: &Device) {
     }
     assert_eq!(cached.len(), 60);
 
-    // Chunked prefill gives the logits of one prefill.
-    let mut whole = KvCache::new(&model, 9);
-    let mut chunked = KvCache::new(&model, 9);
-    let logits = model.forward_cached(&prompt, &mut whole).unwrap();
-    model.forward_cached(&prompt[..4], &mut chunked).unwrap();
-    let last = model.forward_cached(&prompt[4..], &mut chunked).unwrap();
-    let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
-    assert!(relative_error(&wide(&last), &wide(&logits)) < 1e-5);
-    let full = model.forward_cached(&[1], &mut whole).unwrap_err().to_string();
-    assert!(full.contains("10 tokens") && full.contains('9'), "{full}");
+    // A prompt in chunks, and beside others, gives the probabilities of one pass.
+    let logprobs = |tokens_of_a_pass: usize, prompts: u64| {
+        let mut options = EngineOptions::new(model.config.max_seq_len, 3);
+        options.max_num_batched_tokens = tokens_of_a_pass;
+        let mut engine = Engine::new(&model, options).unwrap();
+        for n in 0..prompts {
+            let prompt: Vec<u32> = ids.iter().map(|id| (id + 5 * n as u32) % 211).collect();
+            engine.add(Request::new(RequestId(n), prompt, greedy(4))).unwrap();
+        }
+        let mut logprobs = Vec::new();
+        while engine.has_requests() {
+            let outputs = engine.step().unwrap();
+            engine.check_invariants().unwrap();
+            let first = outputs.into_iter().filter(|output| output.request == RequestId(0));
+            let top = first.filter_map(|output| output.logprobs).flat_map(|scored| scored.top);
+            logprobs.extend(top.map(|token| f64::from(token.logprob)));
+        }
+        logprobs
+    };
+    let whole = logprobs(9, 1);
+    assert_eq!(whole.len(), 12);
+    for (tokens_of_a_pass, prompts) in [(4, 1), (64, 3), (5, 3)] {
+        assert!(relative_error(&logprobs(tokens_of_a_pass, prompts), &whole) < 1e-5);
+    }
 }

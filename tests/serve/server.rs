@@ -195,6 +195,12 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap()
     }
 
+    /// The answer is good, whole or a stream.
+    #[track_caller]
+    pub fn is_good(&self) {
+        assert_eq!(self.status, 200, "{}", self.body);
+    }
+
     /// The message of an error in OpenAI's shape.
     #[track_caller]
     pub fn error(&self, status: u16) -> String {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use altiplano_data::error::DataError;
 use altiplano_model::error::ModelError;
+use altiplano_serve::error::ServeError;
 
 /// Result of the trainer crate.
 pub type Result<T> = std::result::Result<T, TrainerError>;
@@ -57,6 +58,14 @@ pub enum TrainerError {
         /// The file.
         path: PathBuf,
         /// What differs and what to do.
+        reason: String,
+    },
+    /// A file of prompts is not what it should be.
+    #[error("{place}: {reason}")]
+    PromptFile {
+        /// The file, and the line where it is one.
+        place: String,
+        /// What was found and what was expected.
         reason: String,
     },
     /// A new run would write over one that is there.
@@ -156,6 +165,9 @@ pub enum TrainerError {
     /// From the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// From the server.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
 }
 
 impl TrainerError {
@@ -171,6 +183,7 @@ impl TrainerError {
             self,
             Self::Config { .. }
                 | Self::Usage { .. }
+                | Self::Serve(ServeError::Usage { .. })
                 | Self::Data(DataError::Config { .. })
                 | Self::Model(ModelError::Config { .. } | ModelError::Device { .. })
         )

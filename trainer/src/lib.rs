@@ -24,10 +24,12 @@
 //! | [`grad_clip`] | the global norm of the gradient |
 //! | [`train_step`] | one optimizer step |
 //! | [`validation`] | loss on held-out documents during training |
-//! | [`text_generation`] | prompt to text, stop strings |
+//! | [`text_generation`] | prompts to texts, stop strings |
+//! | [`prompts`] | prompts from files |
 //! | [`train_loop`] | a whole run: started, resumed, extended |
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
+//! | [`serving`] | a checkpoint opened for serving |
 //! | [`interop`] | models of other programs: export and import |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
@@ -75,11 +77,15 @@ pub mod validation;
 
 pub mod text_generation;
 
+pub mod prompts;
+
 pub mod train_loop;
 
 pub mod batch_dump;
 
 pub mod trained_model;
+
+pub mod serving;
 
 pub mod interop;
 

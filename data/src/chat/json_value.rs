@@ -46,13 +46,20 @@ pub(super) fn to_template(json: &Json, text: &dyn Fn(&str) -> String) -> Value {
 }
 
 /// As [`to_template`] for an object.
-pub(super) fn object_to_template(object: &Map<String, Json>, text: &dyn Fn(&str) -> String) -> Value {
+pub(super) fn object_to_template(
+    object: &Map<String, Json>,
+    text: &dyn Fn(&str) -> String,
+) -> Value {
     let pairs = object.iter().map(|(key, value)| (key.clone(), to_template(value, text)));
     Value::from_object(JsonObject(pairs.collect()))
 }
 
 /// The filter `tojson(indent=…)`.
-pub(super) fn tojson(value: &Value, indent: Option<usize>, arguments: Kwargs) -> Result<Value, Error> {
+pub(super) fn tojson(
+    value: &Value,
+    indent: Option<usize>,
+    arguments: Kwargs,
+) -> Result<Value, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
         None => arguments.get::<Option<usize>>("indent")?,
@@ -120,11 +127,19 @@ fn from_template(value: &Value, depth: usize) -> Result<Json, Error> {
 struct PythonFormatter;
 
 impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         if first { Ok(()) } else { out.write_all(b", ") }
     }
 
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         if first { Ok(()) } else { out.write_all(b", ") }
     }
 

@@ -30,11 +30,7 @@ impl SpecialTokens {
             let special = piece.kind == PieceType::Control && !piece.text.is_empty();
             special.then(|| (piece.text.clone(), id))
         });
-        Self {
-            bos: name(tokenizer.bos_id()),
-            eos: name(tokenizer.eos_id()),
-            ids: pieces.collect(),
-        }
+        Self { bos: name(tokenizer.bos_id()), eos: name(tokenizer.eos_id()), ids: pieces.collect() }
     }
 
     /// The id of a special token.
@@ -129,7 +125,12 @@ impl Marks {
         let mut free = NONCHARACTERS
             .filter_map(char::from_u32)
             .filter(|mark| !texts.clone().any(|text| text.contains(*mark)));
-        Some(Self { guard: free.next()?, open: free.next()?, close: free.next()?, end: free.next()? })
+        Some(Self {
+            guard: free.next()?,
+            open: free.next()?,
+            close: free.next()?,
+            end: free.next()?,
+        })
     }
 
     /// `text` with a guard inside every special token that it names.

@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn directives_say_what_c_says() {
-        let written = strftime(1_175_425_445, "%A %d %B %Y, %a %-d %b %y, %H:%M:%S, %I %p, %F %T %%");
+        let written =
+            strftime(1_175_425_445, "%A %d %B %Y, %a %-d %b %y, %H:%M:%S, %I %p, %F %T %%");
         assert_eq!(
             written.unwrap(),
             "Sunday 01 April 2007, Sun 1 Apr 07, 11:04:05, 11 AM, 2007-04-01 11:04:05 %"

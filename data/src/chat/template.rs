@@ -132,7 +132,8 @@ impl ChatTemplate {
         environment.add_filter(GENERATION, |state: &State, said: String| {
             let marks = state.lookup(MARKS).and_then(|marks| marks.to_str()).unwrap_or_default();
             let mut marks = marks.chars();
-            let [open, close] = [(); 2].map(|()| marks.next().map(String::from).unwrap_or_default());
+            let [open, close] =
+                [(); 2].map(|()| marks.next().map(String::from).unwrap_or_default());
             format!("{open}{said}{close}")
         });
         environment.add_function("raise_exception", |reason: String| {
@@ -156,7 +157,11 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::compile`]; [`DataError::ChatTemplate`] when the key is of another shape or there is no
     /// template of that name.
-    pub fn of_tokenizer_config(path: &Path, config: &Json, name: Option<&str>) -> Result<Option<Self>> {
+    pub fn of_tokenizer_config(
+        path: &Path,
+        config: &Json,
+        name: Option<&str>,
+    ) -> Result<Option<Self>> {
         let origin = format!("{}: chat_template", path.display());
         match config.get("chat_template") {
             None | Some(Json::Null) => Ok(None),
@@ -173,13 +178,20 @@ impl ChatTemplate {
                         Self::compile(&format!("{origin} {name:?}"), source).map(Some)
                     }
                     None => {
-                        let known: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+                        let known: Vec<&str> =
+                            named.iter().map(|(name, _)| name.as_str()).collect();
                         let known = known.join(", ");
-                        Err(failed(&origin, None, format!("no template {wanted:?}; there are: {known}")))
+                        Err(failed(
+                            &origin,
+                            None,
+                            format!("no template {wanted:?}; there are: {known}"),
+                        ))
                     }
                 }
             }
-            Some(_) => Err(failed(&origin, None, "found neither a string nor a list of named ones")),
+            Some(_) => {
+                Err(failed(&origin, None, "found neither a string nor a list of named ones"))
+            }
         }
     }
 
@@ -202,7 +214,8 @@ impl ChatTemplate {
     ) -> Result<RenderedChat> {
         let mut rendered = self.render_once(messages, specials, options)?;
         if options.find_assistant && !self.marks_generation {
-            rendered.assistant = self.assistant_by_prefixes(messages, specials, options, &rendered)?;
+            rendered.assistant =
+                self.assistant_by_prefixes(messages, specials, options, &rendered)?;
         }
         Ok(rendered)
     }

@@ -143,7 +143,8 @@ fn the_language_is_that_of_hugging_face() {
 fn errors_name_template_line_and_what() {
     let error = ChatTemplate::compile("own.jinja", "a\n{% if %}").unwrap_err().to_string();
     assert!(error.contains("own.jinja") && error.contains("line 2"), "{error}");
-    let raised = ChatTemplate::compile("own.jinja", "\n\n{{ raise_exception('no tools here') }}").unwrap();
+    let raised =
+        ChatTemplate::compile("own.jinja", "\n\n{{ raise_exception('no tools here') }}").unwrap();
     let error = raised.render(&[], &specials(), &prompt()).unwrap_err().to_string();
     assert!(error.contains("own.jinja: line 3: no tools here"), "{error}");
     let vicuna = ChatTemplate::open("vicuna_v1.1").unwrap();

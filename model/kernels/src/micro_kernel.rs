@@ -119,6 +119,9 @@ pub(crate) unsafe trait MicroKernel: Copy + Send + Sync + 'static {
     /// Rows of `A` that the kernel takes.
     const ROWS: usize = MR;
 
+    /// Whether products are added to sums with one rounding, by the instruction for it.
+    const FUSED: bool = true;
+
     /// Whether packed rows of `A` lie in tiles of 16 rows by 16 steps.
     const ROWS_IN_TILES: bool = false;
 
@@ -293,16 +296,26 @@ pub(crate) trait KernelTask {
 
 /// Runs `task` with the best micro-kernel this CPU has for products of `E`.
 pub(crate) fn with_micro_kernel<E: Element>(task: impl KernelTask) {
-    let level = cpu_level();
     #[cfg(target_arch = "x86_64")]
-    match (level, E::IS_BF16) {
+    match (cpu_level(), E::IS_BF16) {
         (CpuLevel::Amx, true) => return task.run::<amx::Amx>(),
         (CpuLevel::Avx512Bf16, true) => return task.run::<x86::Avx512Bf16>(),
-        (CpuLevel::Avx512 | CpuLevel::Avx512Bf16 | CpuLevel::Amx, _) => {
+        _ => {}
+    }
+    with_f32_kernel(task);
+}
+
+/// Runs `task` with the best micro-kernel this CPU has whose units are single f32. It adds up in the
+/// order of the contraction, whatever the elements were.
+pub(crate) fn with_f32_kernel(task: impl KernelTask) {
+    let level = cpu_level();
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        CpuLevel::Avx512 | CpuLevel::Avx512Bf16 | CpuLevel::Amx => {
             return task.run::<x86::Avx512F32>();
         }
-        (CpuLevel::Avx2, _) => return task.run::<x86::Avx2F32>(),
-        (CpuLevel::Portable, _) => {}
+        CpuLevel::Avx2 => return task.run::<x86::Avx2F32>(),
+        CpuLevel::Portable => {}
     }
     let _ = level;
     task.run::<PortableF32>();
@@ -373,6 +386,7 @@ unsafe fn multiply_plain<const LAYOUT: u8>(
 unsafe impl MicroKernel for PortableF32 {
     type Unit = f32;
     const DEPTH: usize = 1;
+    const FUSED: bool = false;
     const STRIP: usize = SUB_COLUMNS;
 
     /// Always: 6 rows at a time fit the first-level cache whatever their distance.

@@ -26,6 +26,8 @@ use burn::backend::{
 };
 use burn::tensor::{DType, Device, Tensor};
 
+use altiplano_kernels::PagedRows;
+
 pub use altiplano_kernels::AdamWStep;
 
 /// Tokens whose logits exist at once in the fused head: 352 rows of a 32000-word vocabulary are
@@ -64,6 +66,23 @@ pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     let storage = x.clone().try_into_primitive::<Flex>().ok()?;
     let whole = storage.layout().num_elements() * size_of::<f32>() == storage.bytes().len();
     (storage.dtype() == DType::F32 && whole && storage.is_contiguous()).then_some(storage)
+}
+
+/// Attention of new tokens `q` (1, M, H, D), `k` and `v` (1, M, K, D) of several sequences on the CPU:
+/// writes keys and values to the pages in `cache`, of which each sequence names its own, and attends to
+/// them there: (o (1, M, H, D), lse (1, H, M)). The bytes of `cache` are of the type of `q`.
+pub(crate) fn paged_attention(
+    q: &Tensor<4>,
+    k: &Tensor<4>,
+    v: &Tensor<4>,
+    cache: (&mut [u8], &mut [u8]),
+    sequences: &[PagedRows<'_>],
+) -> (Tensor<4>, Tensor<3>) {
+    let on_cpu = |x: &Tensor<4>| {
+        x.clone().try_into_primitive::<Flex>().ok().expect("pages lie in memory of the CPU")
+    };
+    let (o, lse) = flex::paged_attention(on_cpu(q), on_cpu(k), on_cpu(v), cache, sequences);
+    (Tensor::from_primitive::<Flex>(o), Tensor::from_primitive::<Flex>(lse))
 }
 
 /// The ops of a LLaMA training step and of inference.

@@ -1,10 +1,12 @@
-//! The forward pass that continues a sequence: new tokens attend to the cached keys and values of
-//! those before them.
+//! The forward pass of inference: rows of several sequences share the matrix products, and each
+//! attends to the cached keys and values of its own sequence.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use crate::error::{ModelError, Result};
-use crate::infer::KvCache;
+use super::block_pool::BlockId;
+use super::model::{EngineModel, Pass};
+use super::paged_cache::PagedCache;
+use crate::error::Result;
 use crate::layer::{
     AttentionSaved, FeedForwardSaved, KeysValues, LayerContext, attention_half, feed_forward_half,
 };
@@ -14,30 +16,54 @@ use crate::ops::{
 };
 use crate::params::LayerWeights;
 
-impl Llama {
-    /// Appends `ids` to the sequence in `cache`; the f32 logits (V) of the token after the last.
-    ///
-    /// # Errors
-    /// [`ModelError::TokenId`] for an id outside the vocabulary, [`ModelError::PromptTooLong`] when
-    /// the cache is full.
-    pub fn forward_cached(&self, ids: &[i32], cache: &mut KvCache) -> Result<Vec<f32>> {
-        check_ids(ids, self.config.vocab_size)?;
-        let (start, time) = (cache.len(), ids.len());
-        if start + time > cache.capacity() || time == 0 {
-            return Err(ModelError::PromptTooLong { found: start + time, limit: cache.capacity() });
-        }
-        let rope = self.rope(start, time);
+impl EngineModel for Llama {
+    type Cache = PagedCache;
+    /// Output of the last layer, (1, rows, C).
+    type Hidden = Tensor<3>;
+
+    fn device(&self) -> &Device {
+        self.device()
+    }
+
+    fn context(&self) -> usize {
+        self.config.max_seq_len
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn new_cache(&self, blocks: usize, block_size: usize) -> Result<PagedCache> {
+        let dtype = self.weights.embed_tokens.dtype();
+        PagedCache::new(&self.config, dtype, self.device(), blocks, block_size)
+    }
+
+    fn copy_blocks(&self, cache: &mut PagedCache, copies: &[(BlockId, BlockId)]) {
+        cache.copy_blocks(copies);
+    }
+
+    fn forward(&self, pass: &Pass, cache: &mut PagedCache) -> Result<Tensor<3>> {
+        let ids: Vec<i32> = pass.ids.iter().map(|id| *id as i32).collect();
+        check_ids(&ids, self.config.vocab_size)?;
+        let rope = self.rope_at(&pass.positions);
         let context = self.context(&rope, None);
-        let mut x =
-            embedding_forward(&self.weights.embed_tokens, &int_matrix(ids, time, self.device()));
-        for (weights, mut keys_values) in self.weights.layers.iter().zip(cache.layers()) {
+        let ids = int_matrix(&ids, ids.len(), self.device());
+        let mut x = embedding_forward(&self.weights.embed_tokens, &ids);
+        for (weights, mut keys_values) in self.weights.layers.iter().zip(cache.layers(pass)) {
             x = layer_forward_cached(weights, x, &context, &mut keys_values);
         }
-        cache.advance(time);
-        let last = x.narrow(1, time - 1, 1);
-        let (last, _) = rms_norm_forward(&last, &self.weights.norm, self.config.norm_eps);
-        let logits = head_logits(&last, &self.weights.lm_head);
-        Ok(logits.into_data().iter::<f32>().collect())
+        Ok(x)
+    }
+
+    fn logits(&self, hidden: &Tensor<3>, rows: &[usize]) -> Vec<f32> {
+        let count = rows.len();
+        let rows: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+        let rows: Tensor<1, Int> =
+            Tensor::from_data(TensorData::new(rows, [count]), (self.device(), DType::I32));
+        let x = hidden.clone().select(1, rows);
+        let (x, _) = rms_norm_forward(&x, &self.weights.norm, self.config.norm_eps);
+        let logits = head_logits(&x, &self.weights.lm_head).into_data().convert::<f32>();
+        logits.try_into_vec().expect("converted to f32")
     }
 }
 

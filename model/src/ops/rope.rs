@@ -13,7 +13,7 @@
 //! The backward pass reads the table of angles and nothing of the forward pass.
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::fast;
 use crate::backend::TransformerOps;
@@ -55,6 +55,14 @@ impl RopeTable {
             cos: self.cos.clone().narrow(0, start, time),
             sin: self.sin.clone().narrow(0, start, time),
         }
+    }
+
+    /// The rows of these positions, for a pass over tokens of several sequences.
+    pub fn select(&self, positions: &[u32]) -> Self {
+        let ids: Vec<i32> = positions.iter().map(|position| *position as i32).collect();
+        let ids = TensorData::new(ids, [positions.len()]);
+        let ids: Tensor<1, Int> = Tensor::from_data(ids, (&self.cos.device(), DType::I32));
+        Self { cos: self.cos.clone().select(0, ids.clone()), sin: self.sin.clone().select(0, ids) }
     }
 }
 

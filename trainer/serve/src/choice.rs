@@ -2,7 +2,7 @@
 
 use altiplano_data::StreamDecoder;
 use altiplano_data::chat::StopStrings;
-use altiplano_model::infer::{ScoredToken, SequenceFinish as FinishReason, SequenceOutput};
+use altiplano_model::infer::{FinishReason, ScoredToken, SequenceOutput};
 use serde_json::{Value, json};
 
 use crate::sampling::Sampling;

@@ -118,8 +118,10 @@ impl AnswerForm {
 
     fn grammar(&self) -> TopLevelGrammar {
         match self {
-            Self::JsonObject => TopLevelGrammar::from_json_schema(json!({"type": "object"})),
-            Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
+            Self::JsonObject => {
+                TopLevelGrammar::from_json_schema(compact(&json!({"type": "object"})))
+            }
+            Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(compact(schema)),
             Self::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Self::Choice(texts) => {
                 // JSON's way to write a text is Lark's too.
@@ -130,6 +132,21 @@ impl AnswerForm {
         }
     }
 }
+
+/// A schema whose JSON has no white space between its parts, unless the schema says otherwise: a small
+/// model may write nothing else until its tokens are used up.
+fn compact(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Value::Object(keys) = &mut schema
+        && !keys.contains_key(GUIDANCE)
+    {
+        keys.insert(GUIDANCE.to_owned(), json!({"whitespace_flexible": false}));
+    }
+    schema
+}
+
+/// The key under which a schema says how llguidance writes JSON.
+const GUIDANCE: &str = "x-guidance";
 
 /// Compiles grammars over one vocabulary.
 pub struct Grammars {

@@ -242,10 +242,7 @@ impl Submitted {
     ///
     /// # Errors
     /// 400 when the engine never can answer, 500 when it broke down.
-    pub async fn next(
-        &mut self,
-        answers: &mut Answers<'_>,
-    ) -> ApiResult<Option<Vec<Update>>> {
+    pub async fn next(&mut self, answers: &mut Answers<'_>) -> ApiResult<Option<Vec<Update>>> {
         if answers.open == 0 {
             return Ok(None);
         }

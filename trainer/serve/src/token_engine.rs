@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
-use altiplano_model::infer::{Request, RequestId, SequenceOutput};
+use altiplano_model::infer::{
+    self, Engine, EngineEventKind, EngineModel, Request, RequestId, SequenceOutput,
+};
 
 /// How an engine is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,4 +87,54 @@ pub trait TokenEngine: Send {
 
     /// Forgets what it knows of earlier prompts, after weights have changed.
     fn reset_prefix_cache(&mut self);
+}
+
+impl<M: EngineModel> TokenEngine for Engine<M> {
+    fn add(&mut self, request: Request) -> Result<(), String> {
+        Self::add(self, request).map_err(|error| error.to_string())
+    }
+
+    fn abort(&mut self, request: RequestId) {
+        Self::abort(self, request);
+    }
+
+    fn step(&mut self) -> Result<Vec<SequenceOutput>, String> {
+        Self::step(self).map_err(|error| error.to_string())
+    }
+
+    fn has_requests(&self) -> bool {
+        Self::has_requests(self)
+    }
+
+    fn stats(&self) -> EngineStats {
+        let stats = Self::stats(self);
+        EngineStats {
+            running: stats.running,
+            waiting: stats.waiting,
+            used_blocks: stats.blocks_used,
+            total_blocks: stats.blocks_total,
+            block_size: self.options().block_size,
+            prefix_cache_queries: stats.prefix_queries,
+            prefix_cache_hits: stats.prefix_hits,
+            preemptions: stats.preemptions,
+            step_tokens: stats.step_tokens,
+        }
+    }
+
+    fn take_events(&mut self) -> Vec<EngineEvent> {
+        let event = |event: infer::EngineEvent| EngineEvent {
+            request: event.sequence.request,
+            kind: match event.kind {
+                EngineEventKind::Queued => EventKind::Queued,
+                EngineEventKind::Scheduled => EventKind::Scheduled,
+                EngineEventKind::Preempted => EventKind::Preempted,
+            },
+            at: event.at,
+        };
+        Self::take_events(self).into_iter().map(event).collect()
+    }
+
+    fn reset_prefix_cache(&mut self) {
+        Self::reset_prefix_cache(self);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use altiplano_data::Tokenizer;
 use altiplano_model::infer::{
-    Request, RequestId, ScoredToken, SequenceFinish as FinishReason, SequenceOutput, TokenLogprob,
+    FinishReason, Request, RequestId, ScoredToken, SequenceOutput, TokenLogprob,
 };
 
 use crate::token_engine::{EngineEvent, EngineStats, EventKind, TokenEngine};

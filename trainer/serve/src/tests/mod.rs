@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod chat_trial;
 mod fake_engine;
 mod faults;
 mod requests;

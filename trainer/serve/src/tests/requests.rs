@@ -282,7 +282,10 @@ fn errors_have_one_shape_and_name_the_field() {
     completion(json!({"prompt": "a", "max_tokens": 1000}), "maximum context length is 512");
     completion(json!({"prompt": "ab ".repeat(400)}), "maximum context length is 512");
     completion(json!({"prompt": "a", "response_format": {"type": "xml"}}), "[response_format]");
-    completion(json!({"prompt": "a", "structured_outputs": {"regex": "("}}), "[structured_outputs]");
+    completion(
+        json!({"prompt": "a", "structured_outputs": {"regex": "("}}),
+        "[structured_outputs]",
+    );
     completion(json!({"prompt": "a", "min_tokens": 20}), "[min_tokens]");
     let chat = |body: Value, words: &str| {
         let error = server.post("/v1/chat/completions", &body).error(400);
