@@ -77,6 +77,38 @@ fn generate_repeats_streams_and_stops() {
     assert_eq!(stopped["text"].as_str().unwrap(), &whole[..first]);
     assert_eq!(stopped["finish_reason"], "stop");
 
+    // Prompts together give what each gives alone, in their order; samples differ.
+    let file = checkpoint.join("prompts");
+    std::fs::write(&file, "The sea\n\nThe whale\n").unwrap();
+    let file = file.to_str().unwrap();
+    let many = |arguments: &[&str]| {
+        let common = ["generate", "--checkpoint", checkpoint.to_str().unwrap()];
+        run([&common[..], arguments, &["--max-tokens", "40", "--seed", "5"]].concat()).ok()
+    };
+    let lines = many(&["--prompts", file, "--n", "2", "--logprobs", "3", "--json"]);
+    let mut texts: Vec<serde_json::Value> =
+        lines.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let place = |text: &serde_json::Value| {
+        (text["prompt_index"].as_u64().unwrap(), text["index"].as_u64().unwrap())
+    };
+    texts.sort_by_key(place);
+    let places: Vec<_> = texts.iter().map(place).collect();
+    assert_eq!(places, [(0, 0), (0, 1), (1, 0), (1, 1)]);
+    assert_eq!(texts[2]["text"], text);
+    assert_ne!(texts[3]["text"], text);
+    let scored = texts[2]["logprobs"].as_array().unwrap();
+    assert_eq!(scored.len(), 40);
+    for (scored, id) in scored.iter().zip(texts[2]["token_ids"].as_array().unwrap()) {
+        assert_eq!((&scored["id"], scored["top"].as_array().unwrap().len()), (id, 3));
+        assert!(scored["logprob"].as_f64().unwrap() <= 0.0);
+    }
+    let printed = many(&["--prompts", file]).stdout;
+    let expected = format!("--- prompt 1, text 0\nThe whale{text}\n");
+    assert!(printed.starts_with("--- prompt 0, text 0\nThe sea"), "{printed}");
+    assert!(printed.ends_with(&expected), "{printed}");
+    std::fs::write(file, "The whale\n").unwrap();
+    assert_eq!(many(&["--prompt-file", file]).stdout, streamed.stdout);
+
     // The model that generates is the model that was validated.
     let documents = corpus().join("documents/books/validation-00000.parquet");
     let eval = |precision: &str| {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use altiplano_data::Batch;
-use altiplano_model::infer::{SamplingParams, generate};
+use altiplano_model::infer::{InferenceModel, SamplingParams, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, weights};
@@ -201,6 +201,7 @@ fn greedy(device: &Device) {
     };
     let (prompt, expected) = (ids("prompt"), ids("continuation"));
     let model = model(&golden.config, golden.master_weights.clone(), POLICIES[0]);
+    let model = InferenceModel::from_weights(model.config.clone(), &model.weights).unwrap();
     let prompt: Vec<u32> = prompt.iter().map(|id| *id as u32).collect();
     let sampling = SamplingParams {
         temperature: 0.0,

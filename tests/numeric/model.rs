@@ -1,8 +1,6 @@
 //! The whole model: policies, precisions, threads, cached decoding.
 
-use altiplano_model::infer::{
-    Engine, EngineOptions, Request, RequestId, SamplingParams, generate,
-};
+use altiplano_model::infer::{Engine, EngineOptions, Request, RequestId, SamplingParams, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision};
@@ -96,6 +94,7 @@ fn cached_decoding_is_the_full_forward(device: &Device) {
     let model = model(POLICIES[0], Precision::F32, device);
     let prompt: Vec<i32> = random_ids([1, 9], 211, 4, device).to_data().iter().collect();
     let ids: Vec<u32> = prompt.iter().map(|id| *id as u32).collect();
+    let inference = InferenceModel::from_weights(model.config.clone(), &model.weights).unwrap();
     let greedy = |max_tokens| SamplingParams {
         temperature: 0.0,
         max_tokens,
@@ -103,7 +102,7 @@ fn cached_decoding_is_the_full_forward(device: &Device) {
         ..SamplingParams::default()
     };
     let mut cached = Vec::new();
-    generate(&model, &ids, greedy(60), &[], |id| {
+    generate(&inference, &ids, greedy(60), &[], |id| {
         cached.push(id as i32);
         true
     })
@@ -125,7 +124,7 @@ fn cached_decoding_is_the_full_forward(device: &Device) {
     let logprobs = |tokens_of_a_pass: usize, prompts: u64| {
         let mut options = EngineOptions::new(model.config.max_seq_len, 3);
         options.max_num_batched_tokens = tokens_of_a_pass;
-        let mut engine = Engine::new(&model, options).unwrap();
+        let mut engine = Engine::new(&inference, options).unwrap();
         for n in 0..prompts {
             let prompt: Vec<u32> = ids.iter().map(|id| (id + 5 * n as u32) % 211).collect();
             engine.add(Request::new(RequestId(n), prompt, greedy(4))).unwrap();

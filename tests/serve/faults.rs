@@ -9,7 +9,7 @@ use crate::harness::{altiplano, run};
 
 /// A request that runs for as long as the context has room; many of them keep a server busy.
 fn long(stream: bool) -> String {
-    json!({"prompt": "The", "max_tokens": 61, "ignore_eos": true, "n": 16, "stream": stream})
+    json!({"prompt": "The", "max_tokens": 56, "ignore_eos": true, "n": 16, "stream": stream})
         .to_string()
 }
 

@@ -29,8 +29,9 @@
 //! | [`train_loop`] | a whole run: started, resumed, extended |
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
-//! | [`serving`] | a checkpoint opened for serving |
 //! | [`interop`] | models of other programs: export and import |
+//! | [`text_model`] | a model opened for generating text |
+//! | [`serving`] | a checkpoint opened for serving |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -55,9 +56,9 @@ pub mod metrics;
 
 pub mod outlier_window;
 
-pub mod tensorboard;
-
 pub mod change_log;
+
+pub mod tensorboard;
 
 pub mod plot;
 
@@ -85,9 +86,11 @@ pub mod batch_dump;
 
 pub mod trained_model;
 
-pub mod serving;
-
 pub mod interop;
+
+pub mod text_model;
+
+pub mod serving;
 
 pub mod eval_documents;
 

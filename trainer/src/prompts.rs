@@ -23,7 +23,10 @@ struct JsonPrompt {
 pub fn read_prompt(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     if path == Path::new(STDIN) {
-        std::io::stdin().lock().read_to_end(&mut bytes).map_err(TrainerError::io("standard input"))?;
+        std::io::stdin()
+            .lock()
+            .read_to_end(&mut bytes)
+            .map_err(TrainerError::io("standard input"))?;
     } else {
         bytes = std::fs::read(path).map_err(TrainerError::io(path))?;
     }

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use altiplano_data::chat::{ChatTemplate, SpecialTokens};
-use altiplano_model::Precision;
-use altiplano_model::infer::{Engine, EngineOptions, SchedulingPolicy, bytes_per_block};
+use altiplano_model::infer::{
+    Engine, EngineOptions, InferencePrecision, SchedulingPolicy, bytes_per_block,
+};
 use altiplano_serve::app::{App, AppOptions};
 use altiplano_serve::engine_thread;
 use altiplano_serve::served_model::{SamplingDefaults, ServedModel, now};
 use altiplano_serve::serving_metrics::ServingMetrics;
-use burn::tensor::DType;
 use serde_json::Value;
 
 use crate::checkpoint;
 use crate::error::{Result, TrainerError};
-use crate::trained_model::TrainedModel;
+use crate::text_model::TextModel;
 
 /// The share of free memory that the cache gets by default.
 const CACHE_SHARE: f64 = 0.5;
@@ -39,8 +39,8 @@ pub struct ServingOptions {
     pub checkpoint: PathBuf,
     /// Where it computes.
     pub device: String,
-    /// In which number format.
-    pub precision: Precision,
+    /// In which number format; that of the weights by default.
+    pub precision: Option<InferencePrecision>,
     /// Names of the model; of the checkpoint by default.
     pub names: Vec<String>,
     /// Tokens of prompt and answer; the model's context by default.
@@ -78,9 +78,9 @@ pub struct ServingOptions {
 /// # Errors
 /// Which file or option does not fit.
 pub fn open(options: ServingOptions) -> Result<Arc<App>> {
-    let TrainedModel { path, model, tokenizer } =
-        TrainedModel::open(&options.checkpoint, &options.device, options.precision)?;
-    let config = model.config.clone();
+    let TextModel { path, model, tokenizer, end_tokens } =
+        TextModel::open(&options.checkpoint, &options.device, options.precision)?;
+    let config = model.config().clone();
     let context = config.max_seq_len;
     let max_model_len = options.max_model_len.unwrap_or(context);
     if !(1..=context).contains(&max_model_len) {
@@ -89,13 +89,9 @@ pub fn open(options: ServingOptions) -> Result<Arc<App>> {
         return Err(TrainerError::Usage { message });
     }
     let generation = generation_config(&path, &options)?;
-    let eos_token_ids = eos_token_ids(&path, tokenizer.eos_id())?;
     let tokenizer_config = optional_json(&path, "tokenizer_config.json")?.unwrap_or_default();
     let template = chat_template(&path, &tokenizer_config, options.chat_template.as_deref())?;
-    let dtype = match options.precision {
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
-    };
+    let dtype = model.dtype();
     let num_blocks = match options.num_blocks {
         Some(blocks) => blocks,
         None => {
@@ -115,7 +111,7 @@ pub fn open(options: ServingOptions) -> Result<Arc<App>> {
     engine_options.enable_prefix_caching = options.enable_prefix_caching;
     engine_options.enable_chunked_prefill = options.enable_chunked_prefill;
     engine_options.policy = options.policy;
-    engine_options.eos_token_ids = eos_token_ids.clone();
+    engine_options.eos_token_ids = end_tokens.clone();
     engine_options.vocab_limit = Some(tokenizer.vocab_size());
     let engine = Engine::new(Arc::new(model), engine_options)?;
 
@@ -127,7 +123,7 @@ pub fn open(options: ServingOptions) -> Result<Arc<App>> {
         tokenizer_config,
         max_model_len,
         vocab_size: config.vocab_size,
-        eos_token_ids,
+        eos_token_ids: end_tokens,
         tokenizer,
         defaults: SamplingDefaults::of_generation_config(&generation),
         created: now(),
@@ -186,23 +182,6 @@ fn generation_config(dir: &Path, options: &ServingOptions) -> Result<Value> {
         }
     }
     Ok(config)
-}
-
-/// The ids that end a text: `generation_config.json`'s, else `config.json`'s, else the tokenizer's.
-fn eos_token_ids(dir: &Path, tokenizer: Option<u32>) -> Result<Vec<u32>> {
-    for name in ["generation_config.json", "config.json"] {
-        let Some(config) = optional_json(dir, name)? else { continue };
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match config.get("eos_token_id") {
-            Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
-            Some(value) => id(value).into_iter().collect(),
-            None => Vec::new(),
-        };
-        if !ids.is_empty() {
-            return Ok(ids);
-        }
-    }
-    Ok(tokenizer.into_iter().collect())
 }
 
 /// The template asked for, else `chat_template.jinja` of the model, else the one in its

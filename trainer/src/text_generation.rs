@@ -24,6 +24,8 @@ pub struct GenerationOptions {
     pub sampling: SamplingParams,
     /// Continuations of each prompt, at least 1.
     pub samples: usize,
+    /// Tokens that end a text.
+    pub end_tokens: Vec<u32>,
     /// A text ends before any of these.
     pub stop: Vec<String>,
 }
@@ -89,11 +91,15 @@ pub enum Generated<'a> {
 /// Continues `prompt` once, handing text to `on_text` as soon as it is certain. `on_text` says whether
 /// to go on.
 ///
+/// A token of `end_tokens` ends the text.
+///
 /// # Errors
 /// When the prompt does not fit into the context or cannot be encoded.
+#[expect(clippy::too_many_arguments, reason = "a model, its text, and a request")]
 pub fn generate_text(
     model: &impl EngineModel,
     tokenizer: &Tokenizer,
+    end_tokens: &[u32],
     prompt: &str,
     options: &GenerationOptions,
     mut on_text: impl FnMut(&str) -> bool,
@@ -199,7 +205,7 @@ fn engine_options(
     engine.num_blocks = at_a_time * whole.div_ceil(engine.block_size).max(1);
     engine.max_num_seqs = at_a_time;
     engine.max_num_batched_tokens = longest.clamp(engine.max_num_batched_tokens, PASS_TOKENS);
-    engine.eos_token_ids = tokenizer.eos_id().into_iter().collect();
+    engine.eos_token_ids.clone_from(&options.end_tokens);
     engine.vocab_limit = Some(tokenizer.vocab_size());
     engine
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use altiplano_data::loader::MixtureTable;
 use altiplano_data::{Batch, Loader, Tokenizer, ValidationSet};
 use altiplano_model::device;
-use altiplano_model::infer::SamplingParams;
+use altiplano_model::infer::{InferenceModel, SamplingParams};
 
 pub use start::{loader_options, open_loader, resume, train};
 
@@ -363,10 +363,12 @@ impl Run {
                 max_tokens: config.max_tokens,
                 ..SamplingParams::default()
             };
-            let options = GenerationOptions { sampling, ..GenerationOptions::default() };
+            let end_tokens = tokenizer.eos_id().into_iter().collect();
+            let options =
+                GenerationOptions { sampling, end_tokens, ..GenerationOptions::default() };
             let model = &self.trainer.model;
-            let generated =
-                generate_text(model, tokenizer, prompt, &options, |_| !interrupted())?;
+            let model = InferenceModel::from_weights(model.config.clone(), &model.weights)?;
+            let generated = generate_text(&model, tokenizer, prompt, &options, |_| !interrupted())?;
             progress.println(&format!("step {}: {prompt}{}", self.step, generated.text));
         }
         Ok(())

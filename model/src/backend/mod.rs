@@ -26,7 +26,7 @@ use burn::backend::{
 };
 use burn::tensor::{DType, Device, Tensor};
 
-use altiplano_kernels::PagedRows;
+use altiplano_kernels::{PagedRows, StoredWeight};
 
 pub use altiplano_kernels::AdamWStep;
 
@@ -83,6 +83,23 @@ pub(crate) fn paged_attention(
     };
     let (o, lse) = flex::paged_attention(on_cpu(q), on_cpu(k), on_cpu(v), cache, sequences);
     (Tensor::from_primitive::<Flex>(o), Tensor::from_primitive::<Flex>(lse))
+}
+
+/// `x` (…, in) · `weight` (`outputs`, in)ᵀ in `dtype`, f32 or bf16, on the CPU, with a weight that lies
+/// in memory as it is stored: (…, outputs). None where `x` is elsewhere.
+pub(crate) fn stored_linear(
+    x: &Tensor<3>,
+    weight: StoredWeight<'_>,
+    outputs: usize,
+    dtype: DType,
+) -> Option<Tensor<3>> {
+    let x = x.clone().try_into_primitive::<Flex>().ok()?;
+    Some(Tensor::from_primitive::<Flex>(flex::stored_linear(x, weight, outputs, dtype)))
+}
+
+/// Whether every element is finite; none where `x` is not on the CPU.
+pub(crate) fn is_finite(x: &Tensor<3>) -> Option<bool> {
+    x.clone().try_into_primitive::<Flex>().ok().map(flex::is_finite)
 }
 
 /// The ops of a LLaMA training step and of inference.

@@ -8,16 +8,14 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+use super::inference_model::InferenceModel;
 use super::model::{EngineModel, Pass, PassSequence};
 use super::options::EngineOptions;
-use super::request::{
-    FinishReason, Request, RequestId, ScoredToken, SequenceId, SequenceOutput,
-};
-use super::sampler::{Choice, Sampler, Vocabulary, not_finite, score};
+use super::request::{FinishReason, Request, RequestId, ScoredToken, SequenceId, SequenceOutput};
+use super::sampler::{Choice, NoChoice, Sampler, Vocabulary, score};
 use super::scheduler::{Scheduler, StepPlan, Turn};
 use crate::device::in_pool;
 use crate::error::{ModelError, Result};
-use crate::llama::Llama;
 
 /// Rows of prompts whose logits exist at once when they are scored.
 const SCORED_ROWS: usize = 64;
@@ -90,7 +88,7 @@ struct SequenceState {
 }
 
 /// A model and the requests it answers. Not a thread: it works when [`Engine::step`] is called.
-pub struct Engine<M: EngineModel = Arc<Llama>> {
+pub struct Engine<M: EngineModel = Arc<InferenceModel>> {
     model: M,
     options: EngineOptions,
     cache: M::Cache,
@@ -383,16 +381,14 @@ impl<M: EngineModel> Engine<M> {
         let rows: Vec<usize> = part.rows.clone().take(targets.len()).collect();
         for (rows, targets) in rows.chunks(SCORED_ROWS).zip(targets.chunks(SCORED_ROWS)) {
             let logits = model.logits(hidden, rows);
-            let scores: std::result::Result<Vec<ScoredToken>, String> = logits
+            let scores: Option<Vec<ScoredToken>> = logits
                 .par_chunks(vocab_size)
                 .zip(targets)
-                .map(|(logits, id)| {
-                    score(logits, limit, *id, count).ok_or_else(|| not_finite(logits))
-                })
+                .map(|(logits, id)| score(logits, limit, *id, count))
                 .collect();
             match scores {
-                Ok(scores) => scored.extend(scores),
-                Err(error) => state.error = Some(error),
+                Some(scores) => scored.extend(scores),
+                None => state.error = Some(model.why_not_finite(hidden)),
             }
         }
     }
@@ -444,6 +440,10 @@ impl<M: EngineModel> Engine<M> {
             })
             .collect();
         for (turn, state, choice) in chosen.into_iter().flatten() {
+            let choice = choice.map_err(|error| match error {
+                NoChoice::NotFinite => self.model.why_not_finite(hidden),
+                NoChoice::Refused(reason) => reason,
+            });
             outputs.extend(self.take_choice(turn, state, choice));
         }
     }
@@ -481,8 +481,7 @@ impl<M: EngineModel> Engine<M> {
     ) {
         let Some(sequence) = self.scheduler.running(turn) else { return };
         let (request, cached_tokens) = (sequence.id.request, sequence.cached_tokens.unwrap_or(0));
-        let reason =
-            if state.error.is_some() { FinishReason::Error } else { FinishReason::Length };
+        let reason = if state.error.is_some() { FinishReason::Error } else { FinishReason::Length };
         for index in 0..=state.to_fork {
             outputs.push(SequenceOutput {
                 cached_tokens,
@@ -550,4 +549,4 @@ impl<M: EngineModel> Engine<M> {
 }
 
 /// A sequence and what was chosen for it.
-type Chosen = (Turn, SequenceState, std::result::Result<Choice, String>);
+type Chosen = (Turn, SequenceState, std::result::Result<Choice, NoChoice>);

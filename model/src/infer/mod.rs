@@ -6,6 +6,8 @@
 //! |---|---|
 //! | `request` | what the engine is asked for and what it answers |
 //! | `options` | how an engine is set up |
+//! | `stored_matrix` | matrices in the format they are stored in |
+//! | `inference_model` | a model whose weights are only read |
 //! | `block_pool` | who holds which blocks of the cache, which are free, which prefixes they hold |
 //! | `model` | what the engine needs of a model |
 //! | `paged_cache` | keys and values of all layers in blocks |
@@ -18,6 +20,10 @@
 mod request;
 
 mod options;
+
+mod stored_matrix;
+
+mod inference_model;
 
 mod block_pool;
 
@@ -41,7 +47,9 @@ mod tests;
 
 pub use block_pool::BlockId;
 pub use engine::{Engine, EngineEvent, EngineEventKind, EngineStats};
+pub use forward::HiddenRows;
 pub use generate::generate;
+pub use inference_model::{InferenceLayer, InferenceMatrix, InferenceModel, InferencePrecision};
 pub use model::{EngineModel, Pass, PassSequence};
 pub use options::{EngineOptions, SchedulingPolicy};
 pub use paged_cache::{PagedCache, bytes_per_block};
@@ -49,3 +57,4 @@ pub use request::{
     FinishReason, Request, RequestId, SamplingParams, ScoredToken, SequenceId, SequenceOutput,
     TokenConstraint, TokenLogprob,
 };
+pub use stored_matrix::StoredMatrix;

@@ -36,7 +36,7 @@ pub trait EngineModel: Send + Sync {
     /// Keys and values of all blocks.
     type Cache: Send;
     /// What a pass leaves for each row, from which logits are made.
-    type Hidden: Send;
+    type Hidden: Send + Sync;
 
     /// Where it computes.
     fn device(&self) -> &Device;
@@ -65,6 +65,9 @@ pub trait EngineModel: Send + Sync {
 
     /// Logits of the tokens after some rows, a row after the other.
     fn logits(&self, hidden: &Self::Hidden, rows: &[usize]) -> Vec<f32>;
+
+    /// Why logits of this pass are no numbers, for whoever runs the model.
+    fn why_not_finite(&self, hidden: &Self::Hidden) -> String;
 }
 
 macro_rules! forward_to_target {
@@ -99,6 +102,10 @@ macro_rules! forward_to_target {
 
             fn logits(&self, hidden: &Self::Hidden, rows: &[usize]) -> Vec<f32> {
                 (**self).logits(hidden, rows)
+            }
+
+            fn why_not_finite(&self, hidden: &Self::Hidden) -> String {
+                (**self).why_not_finite(hidden)
             }
         }
     )*};

@@ -51,11 +51,7 @@ pub fn bytes_per_block(config: &LlamaConfig, dtype: DType, block_size: usize) ->
 }
 
 fn shape(config: &LlamaConfig) -> PagedShape {
-    PagedShape {
-        heads: config.n_heads,
-        kv_heads: config.kv_heads(),
-        head_dim: config.head_dim(),
-    }
+    PagedShape { heads: config.n_heads, kv_heads: config.kv_heads(), head_dim: config.head_dim() }
 }
 
 impl PagedCache {
@@ -135,12 +131,7 @@ impl PagedCache {
 }
 
 impl Pages {
-    fn new(
-        config: &LlamaConfig,
-        dtype: DType,
-        blocks: usize,
-        block_size: usize,
-    ) -> Result<Self> {
+    fn new(config: &LlamaConfig, dtype: DType, blocks: usize, block_size: usize) -> Result<Self> {
         let shape = shape(config);
         let page = [shape.key_page(), shape.value_page()].map(|page| page * dtype.size());
         let bytes = bytes_per_block(config, dtype, block_size) * blocks as u128;

@@ -35,6 +35,21 @@ pub struct Sampler {
     constraint: Option<Box<dyn TokenConstraint>>,
 }
 
+/// Why no token was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoChoice {
+    /// The logits are no numbers.
+    NotFinite,
+    /// A grammar cannot go on, or nothing is allowed.
+    Refused(String),
+}
+
+impl From<String> for NoChoice {
+    fn from(reason: String) -> Self {
+        Self::Refused(reason)
+    }
+}
+
 /// A token that was chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
@@ -91,14 +106,13 @@ impl Sampler {
     /// The next token for `logits`, of which nothing but meaningless numbers is left.
     ///
     /// # Errors
-    /// Why there is none: logits that are not finite, a grammar that cannot go on, or nothing that
-    /// is allowed.
+    /// Why there is none.
     pub fn choose(
         &mut self,
         logits: &mut [f32],
         vocabulary: Vocabulary<'_>,
-    ) -> Result<Choice, String> {
-        let Some(largest) = largest_finite(logits) else { return Err(not_finite(logits)) };
+    ) -> Result<Choice, NoChoice> {
+        let Some(largest) = largest_finite(logits) else { return Err(NoChoice::NotFinite) };
         let limit = vocabulary.limit.min(logits.len());
         let raw = self.params.logprobs.map(|_| logits.to_vec());
         let kept = &mut logits[..limit];
@@ -109,7 +123,7 @@ impl Sampler {
             largest
         };
         if !largest.is_finite() {
-            return Err("no token is allowed to follow".into());
+            return Err(NoChoice::Refused("no token is allowed to follow".into()));
         }
         let id = self.draw(&mut logits[..limit], largest);
         let logprobs = match (raw, self.params.logprobs) {
@@ -136,10 +150,8 @@ impl Sampler {
             changed = true;
         }
         if let Some(allowed) = &self.params.allowed_token_ids {
-            let values: Vec<(u32, f32)> = allowed
-                .iter()
-                .filter_map(|id| Some((*id, *logits.get(*id as usize)?)))
-                .collect();
+            let values: Vec<(u32, f32)> =
+                allowed.iter().filter_map(|id| Some((*id, *logits.get(*id as usize)?))).collect();
             logits.fill(f32::NEG_INFINITY);
             for (id, value) in values {
                 logits[id as usize] = value;
@@ -206,9 +218,8 @@ pub fn score(logits: &[f32], limit: usize, id: u32, count: usize) -> Option<Scor
     let total = log_sum_exp(logits, largest);
     let logprob = |logit: f32| (f64::from(logit) - total) as f32;
     let own = *logits.get(id as usize)?;
-    let before = |(other, logit): (usize, &f32)| {
-        *logit > own || (*logit == own && other < id as usize)
-    };
+    let before =
+        |(other, logit): (usize, &f32)| *logit > own || (*logit == own && other < id as usize);
     let rank = 1 + logits[..limit].iter().enumerate().filter(|x| before(*x)).count();
     let mut top = select_likeliest(&logits[..limit], count);
     top.sort_unstable_by(likeliest_first);
@@ -218,14 +229,6 @@ pub fn score(logits: &[f32], limit: usize, id: u32, count: usize) -> Option<Scor
         .map(|(n, (logit, id))| TokenLogprob { id, logprob: logprob(logit), rank: n + 1 })
         .collect();
     Some(ScoredToken { token: TokenLogprob { id, logprob: logprob(own), rank }, top })
-}
-
-/// What is wrong with logits that are not all finite.
-pub fn not_finite(logits: &[f32]) -> String {
-    match logits.iter().position(|x| !x.is_finite()) {
-        Some(id) => format!("the logit of token {id} is {}: the model is damaged", logits[id]),
-        None => "the model gave no logits".into(),
-    }
 }
 
 /// 64 random bits of this draw alone.

@@ -400,11 +400,7 @@ impl Scheduler {
 
 /// The blocks that hold the beginning of a waiting sequence. Its last token is never among them:
 /// the token after it follows from a pass over it.
-fn find_prefix(
-    sequence: &mut Sequence,
-    pool: &BlockPool,
-    options: &EngineOptions,
-) -> Vec<BlockId> {
+fn find_prefix(sequence: &mut Sequence, pool: &BlockPool, options: &EngineOptions) -> Vec<BlockId> {
     if !options.enable_prefix_caching || sequence.skip_cache || sequence.hashes.is_empty() {
         return Vec::new();
     }

@@ -45,7 +45,8 @@ impl Delta {
         self.text.push_str(&next.text);
         self.token_ids.extend(next.token_ids);
         self.logprobs.extend(next.logprobs);
-        self.finish = next.finish;
+        // The engine may not know yet that a stop string was found.
+        self.finish = next.finish.or(self.finish.take());
     }
 }
 

@@ -130,6 +130,7 @@ fn start(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Completion> {
     }
     let max_tokens = MaxTokens::Exactly(max_tokens);
     let submitted = submit(app, ids, sampling, max_tokens, permit, arrived)?;
+    let id = submitted.sampling.request_id.as_deref().unwrap_or(id);
     Ok(Completion { id: format!("cmpl-{id}"), echo, logprobs, prompt_logprobs, texts, submitted })
 }
 

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use altiplano_model::Precision;
-use altiplano_model::infer::SchedulingPolicy;
+use altiplano_model::infer::{InferencePrecision, SchedulingPolicy};
 use altiplano_serve::app::AppOptions;
 use clap::{ArgAction, Args};
 use serde_json::Value;
@@ -15,9 +14,9 @@ use crate::serving::{GenerationConfig, ServingOptions};
 /// Arguments under vLLM's names.
 #[derive(Debug, Args)]
 pub struct EngineArguments {
-    /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
-    /// directory with tokenizer.model.
-    #[arg(long, value_name = "DIR", alias = "model")]
+    /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
+    /// directory with tokenizer.model, or a GGUF file. Weights are mapped and used as they are stored.
+    #[arg(long, value_name = "PATH", alias = "model")]
     checkpoint: PathBuf,
     /// Names of the model in requests; the first one is in answers. Default: the name of the
     /// directory, and the path as it is given.
@@ -26,9 +25,9 @@ pub struct EngineArguments {
     /// Where the model computes: a name that `altiplano devices` lists as usable.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     device: String,
-    /// Number format: bf16 or f32.
-    #[arg(long, default_value = "f32", alias = "dtype")]
-    precision: Precision,
+    /// Number format: f32, bf16, q8_0 or q4_0; the last two on the CPU. Default: that of the weights.
+    #[arg(long, alias = "dtype")]
+    precision: Option<InferencePrecision>,
     /// Threads that compute. Default: all cores.
     #[arg(long)]
     pub threads: Option<usize>,

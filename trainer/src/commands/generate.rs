@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use altiplano_model::Precision;
-use altiplano_model::infer::SamplingParams;
+use altiplano_model::infer::{InferencePrecision, SamplingParams};
 use clap::{ArgGroup, Args};
 
 use super::output::{print, print_json};
@@ -12,16 +11,16 @@ use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::prompts::{read_prompt, read_prompts};
 use crate::text_generation::{Generated, GeneratedText, GenerationOptions, generate_texts};
-use crate::trained_model::TrainedModel;
+use crate::text_model::TextModel;
 
 /// Continue texts with a trained model.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 #[command(group = ArgGroup::new("texts").required(true).args(["prompt", "prompt_file", "prompts"]))]
 pub struct GenerateArgs {
-    /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
-    /// directory with tokenizer.model.
-    #[arg(long, value_name = "DIR")]
+    /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
+    /// directory with tokenizer.model, or a GGUF file. Weights are mapped and used as they are stored.
+    #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// The beginning of the text.
     #[arg(long, value_name = "TEXT")]
@@ -88,9 +87,9 @@ pub struct GenerateArgs {
     /// Where the model computes: a name that `altiplano devices` lists as usable.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     device: String,
-    /// Number format: bf16 or f32.
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
+    /// Number format: f32, bf16, q8_0 or q4_0; the last two on the CPU. Default: that of the weights.
+    #[arg(long)]
+    precision: Option<InferencePrecision>,
     /// Threads that compute. Default: all cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -104,7 +103,6 @@ const EXAMPLE: &str = "\
 Examples:
   altiplano generate --checkpoint runs/quickstart \\
       --prompt \"The people\" --max-tokens 64 --temperature 0.7
-  altiplano generate --checkpoint runs/quickstart --prompt-file input.txt --max-tokens 8 --n 2
   printf 'One\\nTwo\\n' | altiplano generate --checkpoint runs/quickstart \\
       --prompts - --max-tokens 8 --min-p 0.05 --logprobs 2 --json";
 
@@ -150,7 +148,7 @@ impl GenerateArgs {
         }
     }
 
-    fn options(&self) -> GenerationOptions {
+    fn options(&self, end_tokens: Vec<u32>) -> GenerationOptions {
         let sampling = SamplingParams {
             temperature: self.temperature,
             top_k: self.top_k,
@@ -167,7 +165,8 @@ impl GenerateArgs {
             logprobs: self.logprobs,
             ..SamplingParams::default()
         };
-        GenerationOptions { sampling, samples: self.n as usize, stop: self.stop.clone() }
+        let (samples, stop) = (self.n as usize, self.stop.clone());
+        GenerationOptions { sampling, samples, end_tokens, stop }
     }
 }
 
@@ -175,14 +174,14 @@ impl GenerateArgs {
 pub fn run(args: GenerateArgs) -> Result<()> {
     use_threads(args.threads)?;
     let prompts = args.prompts()?;
-    let TrainedModel { model, tokenizer, .. } =
-        TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
-    let known = model.config.vocab_size;
+    let TextModel { model, tokenizer, end_tokens, .. } =
+        TextModel::open(&args.checkpoint, &args.device, args.precision)?;
+    let known = model.config().vocab_size;
     if let Some((id, _)) = args.logit_bias.iter().find(|(id, _)| *id as usize >= known) {
         let message = format!("--logit-bias {id}: expected an id below {known}, the vocabulary");
         return Err(TrainerError::Usage { message });
     }
-    let options = args.options();
+    let options = args.options(end_tokens);
     let one = prompts.len() * options.samples == 1;
     let (waiting, printed) = (BTreeMap::new(), 0);
     let mut in_order = InOrder { prompts: &prompts, samples: options.samples, waiting, printed };

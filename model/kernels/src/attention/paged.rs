@@ -204,8 +204,7 @@ impl<E: Element> KernelTask for Paged<'_, E> {
             let mut own_lse = Scratch::new::<f32>(sequence.rows.len() * heads);
             let own_lse = own_lse.as_mut::<f32>();
             // SAFETY: `out` is not used elsewhere while this sequence is computed.
-            let own_out =
-                unsafe { std::slice::from_raw_parts_mut(out.at(own.start), own.len()) };
+            let own_out = unsafe { std::slice::from_raw_parts_mut(out.at(own.start), own.len()) };
             many_queries::<K, E>(own_out, own_lse, &q[own], cache, sequence, shape);
             for (h, own) in own_lse.chunks_exact(sequence.rows.len()).enumerate() {
                 for (m, x) in sequence.rows.clone().zip(own) {

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod chat_trial;
 mod fake_engine;
 mod faults;
 mod requests;

@@ -49,7 +49,11 @@ impl<E: Element> Cache<E> {
     }
 
     /// Writes and attends to these parts of sequences, which stand one after the other in the pass.
-    fn pass(&mut self, inputs: &[[Vec<E>; 3]], parts: &[(usize, Range<usize>)]) -> Vec<(Vec<E>, Vec<f32>)> {
+    fn pass(
+        &mut self,
+        inputs: &[[Vec<E>; 3]],
+        parts: &[(usize, Range<usize>)],
+    ) -> Vec<(Vec<E>, Vec<f32>)> {
         let PagedShape { heads, kv_heads, head_dim } = self.shape;
         let (mut q, mut k, mut v, mut rows) = (vec![], vec![], vec![], vec![]);
         let mut row = 0;
@@ -155,7 +159,8 @@ fn same_bits_in_any_parts<E: Element>() {
                     }
                     let outputs = cache.pass(&inputs, &parts);
                     for ((n, part), (o, lse)) in parts.into_iter().zip(outputs) {
-                        let name = format!("{part:?} of sequence {n}, {shape:?}, chunks of {chunk}");
+                        let name =
+                            format!("{part:?} of sequence {n}, {shape:?}, chunks of {chunk}");
                         let (want_o, want_lse) = &want[n];
                         let want_o = &want_o[part.start * row..part.end * row];
                         assert!(bits(&o) == bits(want_o), "{name}");
