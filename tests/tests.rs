@@ -24,6 +24,8 @@ mod reports;
 mod resume;
 mod run_changes;
 #[cfg(unix)]
+mod serve;
+#[cfg(unix)]
 mod signals;
 mod terminal;
 mod training;

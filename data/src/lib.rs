@@ -23,6 +23,7 @@
 //! | [`ngram`] | the n-gram language model |
 //! | [`classifier`] | the classifier of reference-like pages |
 //! | [`source`] | readers of raw text |
+//! | [`chat`] | conversations as text: templates, stop strings |
 //! | [`step`] | one document in, one document or a reason out |
 //! | [`dedup`] | what needs all documents in view |
 //! | [`pipeline`] | raw text to documents, with counters, holdout and manifests |
@@ -113,6 +114,8 @@ pub mod ngram;
 pub mod classifier;
 
 pub mod source;
+
+pub mod chat;
 
 pub mod step;
 

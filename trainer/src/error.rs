@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use altiplano_data::error::DataError;
 use altiplano_model::error::ModelError;
+use altiplano_serve::error::ServeError;
 
 /// Result of the trainer crate.
 pub type Result<T> = std::result::Result<T, TrainerError>;
@@ -164,6 +165,9 @@ pub enum TrainerError {
     /// From the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// From the server.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
 }
 
 impl TrainerError {
@@ -179,6 +183,7 @@ impl TrainerError {
             self,
             Self::Config { .. }
                 | Self::Usage { .. }
+                | Self::Serve(ServeError::Usage { .. })
                 | Self::Data(DataError::Config { .. })
                 | Self::Model(ModelError::Config { .. } | ModelError::Device { .. })
         )

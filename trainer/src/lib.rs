@@ -31,6 +31,7 @@
 //! | [`trained_model`] | a checkpoint opened for reading |
 //! | [`interop`] | models of other programs: export and import |
 //! | [`text_model`] | a model opened for generating text |
+//! | [`serving`] | a checkpoint opened for serving |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -88,6 +89,8 @@ pub mod trained_model;
 pub mod interop;
 
 pub mod text_model;
+
+pub mod serving;
 
 pub mod eval_documents;
 

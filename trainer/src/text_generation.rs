@@ -1,5 +1,6 @@
 //! Text from a model: prompts to ids, ids to text as they come, stop strings.
 
+use altiplano_data::chat::StopStrings;
 use altiplano_data::{StreamDecoder, Tokenizer};
 use altiplano_model::error::ModelError;
 use altiplano_model::infer::{
@@ -153,7 +154,7 @@ pub fn generate_texts<P: AsRef<str>>(
                 }
             }
             let reason = match output.finish_reason {
-                _ if sample.stops.stopped => {
+                _ if sample.stops.matched().is_some() => {
                     let request = output.request;
                     engine.abort_sequence(SequenceId { request, index });
                     "stop"
@@ -209,7 +210,7 @@ fn engine_options(
 struct Sample<'a> {
     tokenizer: &'a Tokenizer,
     decoder: Option<StreamDecoder<'a>>,
-    stops: StopStrings<'a>,
+    stops: StopStrings,
     text: String,
     token_ids: Vec<u32>,
     logprobs: Option<Vec<PieceLogprobs>>,
@@ -221,7 +222,7 @@ impl<'a> Sample<'a> {
         Self {
             tokenizer,
             decoder: Some(StreamDecoder::after_prompt(tokenizer)),
-            stops: StopStrings::new(&options.stop),
+            stops: StopStrings::new(&options.stop, false),
             text: String::new(),
             token_ids: Vec::new(),
             logprobs: options.sampling.logprobs.map(|_| Vec::new()),
@@ -252,15 +253,13 @@ impl<'a> Sample<'a> {
     ) -> (String, GeneratedText) {
         self.ended = true;
         let mut last = String::new();
-        if !self.stops.stopped {
+        if self.stops.matched().is_none() {
             let piece = self.decoder.take().map(StreamDecoder::finish).unwrap_or_default();
             last = self.stops.push(&piece);
-            if !self.stops.stopped {
-                last.push_str(&std::mem::take(&mut self.stops.held));
-            }
+            last.push_str(&self.stops.finish());
         }
         self.text.push_str(&last);
-        let finish_reason = if self.stops.stopped { "stop" } else { finish_reason };
+        let finish_reason = if self.stops.matched().is_some() { "stop" } else { finish_reason };
         let (text, token_ids) =
             (std::mem::take(&mut self.text), std::mem::take(&mut self.token_ids));
         let logprobs = self.logprobs.take();
@@ -275,79 +274,4 @@ fn piece_logprob(tokenizer: &Tokenizer, token: &TokenLogprob) -> PieceLogprob {
     let mut text = decoder.push(id);
     text.push_str(&decoder.finish());
     PieceLogprob { id, token: text, logprob, rank }
-}
-
-/// Looks for stop strings in text that comes in pieces, and holds back what may begin one.
-#[derive(Debug)]
-struct StopStrings<'a> {
-    stop: Vec<&'a str>,
-    held: String,
-    stopped: bool,
-}
-
-impl<'a> StopStrings<'a> {
-    fn new(stop: &'a [String]) -> Self {
-        let stop = stop.iter().map(String::as_str).filter(|stop| !stop.is_empty()).collect();
-        Self { stop, held: String::new(), stopped: false }
-    }
-
-    /// The text that is certain after `piece`.
-    fn push(&mut self, piece: &str) -> String {
-        self.held.push_str(piece);
-        if let Some(end) = self.stop.iter().filter_map(|stop| self.held.find(stop)).min() {
-            self.stopped = true;
-            self.held.truncate(end);
-            return std::mem::take(&mut self.held);
-        }
-        let certain = self.held.len() - self.longest_beginning();
-        self.held.drain(..certain).collect()
-    }
-
-    /// Bytes at the end of the held text that are the beginning of a stop string.
-    fn longest_beginning(&self) -> usize {
-        let begins = |stop: &str| {
-            (1..stop.len())
-                .rev()
-                .find(|length| {
-                    stop.is_char_boundary(*length) && self.held.ends_with(&stop[..*length])
-                })
-                .unwrap_or(0)
-        };
-        self.stop.iter().map(|stop| begins(stop)).max().unwrap_or(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pieces(stop: &[&str], pieces: &[&str]) -> (Vec<String>, bool, String) {
-        let stop: Vec<String> = stop.iter().map(ToString::to_string).collect();
-        let mut stops = StopStrings::new(&stop);
-        let mut out = Vec::new();
-        for piece in pieces {
-            if !stops.stopped {
-                out.push(stops.push(piece));
-            }
-        }
-        (out, stops.stopped, stops.held)
-    }
-
-    #[test]
-    fn a_stop_string_across_pieces_ends_the_text_before_it() {
-        let (out, stopped, _) = pieces(&["\n\nQ:"], &["yes", "\n", "\nQ", ": why"]);
-        assert_eq!((out.concat().as_str(), stopped), ("yes", true));
-    }
-
-    #[test]
-    fn what_only_looked_like_a_stop_string_comes_out() {
-        let (out, stopped, held) = pieces(&["abc"], &["xab", "abd", "ab"]);
-        assert_eq!((out.concat().as_str(), stopped, held.as_str()), ("xababd", false, "ab"));
-    }
-
-    #[test]
-    fn the_earliest_of_several_stop_strings_wins() {
-        let (out, stopped, _) = pieces(&["late", "é!", ""], &["caf", "é", "! too late"]);
-        assert_eq!((out.concat().as_str(), stopped), ("caf", true));
-    }
 }
