@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use altiplano_comm::CommError;
 use altiplano_data::error::DataError;
 use altiplano_model::error::ModelError;
 
@@ -150,6 +151,12 @@ pub enum TrainerError {
     },
 
     // Other crates
+    /// From the exchange between ranks.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// The same, found by every rank of a launch before the ranks have met: rank 0 prints it.
+    #[error(transparent)]
+    SaidByRankZero(CommError),
     /// From the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -171,9 +178,15 @@ impl TrainerError {
             self,
             Self::Config { .. }
                 | Self::Usage { .. }
+                | Self::SaidByRankZero(_)
                 | Self::Data(DataError::Config { .. })
                 | Self::Model(ModelError::Config { .. } | ModelError::Device { .. })
-        )
+        ) || matches!(self, Self::Comm(error) if error.is_usage())
+    }
+
+    /// Whether another process has told the user: all ranks of a launch find the same error.
+    pub fn is_said_elsewhere(&self) -> bool {
+        matches!(self, Self::SaidByRankZero(_))
     }
 
     /// Whether the reader of standard output went away, as `| head` does: not an error.

@@ -4,6 +4,7 @@
 //! line on standard output is one JSON object.
 
 mod bench;
+mod comm_check;
 mod data;
 mod devices;
 mod estimate;
@@ -61,6 +62,7 @@ enum Command {
     Import(import::ImportArgs),
     Estimate(estimate::EstimateArgs),
     Devices(devices::DevicesArgs),
+    CommCheck(comm_check::CommCheckArgs),
     /// Measure speed and memory of training, attention and generation.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -104,6 +106,7 @@ impl Cli {
             Command::Import(args) => import::run(args),
             Command::Estimate(args) => estimate::run(args),
             Command::Devices(args) => devices::run(args),
+            Command::CommCheck(args) => comm_check::run(args),
             Command::Bench(command) => bench::run(command),
         }?;
         Ok(Outcome::Done)
