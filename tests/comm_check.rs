@@ -60,7 +60,7 @@ fn ranks_as_processes_agree() {
     let Some(launcher) = named.chain(["mpirun".into()]).find(|launcher| {
         Command::new(launcher).arg("--version").output().is_ok_and(|output| output.status.success())
     }) else {
-        println!("skipped: comm-check under mpirun (not found; scripts/setup mpi installs it)");
+        eprintln!("skipped: comm-check under mpirun (not found; scripts/setup mpi installs it)");
         return;
     };
     let version = Command::new(&launcher).arg("--version").output().unwrap().stdout;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::element::{Element, Summand, ordered_sum};
 use crate::error::{CommError, Result};
 use crate::group::Rows;
+use crate::pieces::{IN_FLIGHT, staged_piece};
 use crate::world::World;
 
 /// One collective at one size.
@@ -18,6 +19,14 @@ pub struct Measurement {
     pub time: Duration,
     /// Bytes that every rank sends in one operation, per second.
     pub bytes_per_second: f64,
+}
+
+/// Most pieces of a buffer of so many bytes that a rank has under way at once, to all others of a
+/// group together.
+pub fn pieces_under_way(bytes: usize, ranks: usize) -> usize {
+    let others = ranks.saturating_sub(1);
+    let part = bytes / ranks.max(1);
+    others * part.div_ceil(staged_piece(ranks)).min(IN_FLIGHT)
 }
 
 /// Values that look random, and that every rank can tell of every other: no two ranks, and no two

@@ -19,7 +19,7 @@ use bytemuck::Zeroable;
 use crate::bell::{Bell, lock};
 use crate::call::{Call, Operation};
 use crate::collectives::Job;
-use crate::error::{CommError, Peer, Result, list};
+use crate::error::{CommError, Mismatch, Peer, Result, list};
 use crate::pieces::Wire;
 use crate::transport::{Channel, Failure, Request, Transport};
 
@@ -520,14 +520,14 @@ fn compare(
             let mut theirs = Call::zeroed();
             bytemuck::bytes_of_mut(&mut theirs).copy_from_slice(&comparison.others[member]);
             if theirs != submission.call {
-                return Err(Failure::Comm(CommError::Mismatch {
+                return Err(Failure::Comm(CommError::Mismatch(Box::new(Mismatch {
                     group: submission.members.name.clone(),
                     number: submission.call.number,
                     rank: shared.peer(shared.rank),
                     call: submission.call.describe(),
                     other: shared.peer(submission.members.ranks[member]),
                     other_call: theirs.describe(),
-                }));
+                }))));
             }
         }
     }

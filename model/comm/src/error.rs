@@ -36,6 +36,27 @@ pub(crate) fn list(peers: &[Peer]) -> String {
     named.join(", ") + &more
 }
 
+/// Two calls that should have been the same.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "ranks are out of step in operation {number} of the {group} group: {rank} called {call}, {other} \
+     called {other_call}"
+)]
+pub struct Mismatch {
+    /// Name of the group.
+    pub group: String,
+    /// Number of the operation in the group.
+    pub number: u64,
+    /// This rank.
+    pub rank: Peer,
+    /// Its call.
+    pub call: String,
+    /// The other rank.
+    pub other: Peer,
+    /// The other's call.
+    pub other_call: String,
+}
+
 /// Errors of this crate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -160,24 +181,8 @@ pub enum CommError {
         seconds: u64,
     },
     /// Two ranks called different operations.
-    #[error(
-        "ranks are out of step in operation {number} of the {group} group: {rank} called {call}, \
-         {other} called {other_call}"
-    )]
-    Mismatch {
-        /// Name of the group.
-        group: String,
-        /// Number of the operation in the group.
-        number: u64,
-        /// This rank.
-        rank: Peer,
-        /// Its call.
-        call: String,
-        /// The other rank.
-        other: Peer,
-        /// The other's call.
-        other_call: String,
-    },
+    #[error(transparent)]
+    Mismatch(Box<Mismatch>),
     /// A buffer does not fit the operation.
     #[error("{operation} over the {group} group: {reason}")]
     Argument {

@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(staged_piece(8), PIECE);
         for ranks in [2, 3, 9, 17, 100, 256, 512] {
             let piece = staged_piece(ranks);
-            assert!(piece % 16 == 0 && piece <= PIECE && piece >= LEAST_PIECE);
+            assert!(piece.is_multiple_of(16) && (LEAST_PIECE..=PIECE).contains(&piece));
             assert!(IN_FLIGHT * piece * (ranks - 1) <= STAGED.max(IN_FLIGHT * LEAST_PIECE * ranks));
         }
     }
