@@ -8,6 +8,7 @@ mod finite_differences;
 mod golden;
 mod kernels;
 mod model;
+mod op_checks;
 
 use std::collections::BTreeSet;
 use std::io::Write;

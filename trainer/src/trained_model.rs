@@ -1,4 +1,4 @@
-//! A checkpoint opened for reading: the model and its tokenizer.
+//! A checkpoint opened for computing losses: the model as tensors, and its tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -61,5 +61,5 @@ impl TrainedModel {
 }
 
 /// What is said where there is no `tokenizer.model`.
-const NO_TOKENIZER: &str = "no such file; text needs the SentencePiece model of the weights (a \
+pub(crate) const NO_TOKENIZER: &str = "no such file; text needs the SentencePiece model of the weights (a \
                             tokenizer.json alone is not read, and a run on random data has none)";

@@ -24,12 +24,12 @@
 //! | `bell` | wakes a thread that has nothing to do |
 //! | `transport` | what moves bytes between two ranks |
 //! | `local` | ranks that are threads of one process |
-//! | [`mpi`] | the launcher's environment, the libraries and their three ABIs |
 //! | `call` | what a rank asks for, to be compared between ranks |
 //! | `pieces` | a long buffer sent and received in pieces |
 //! | `collectives` | all-gather, reduce-scatter, all-reduce, broadcast as they go on |
 //! | `engine` | the thread that does all communication; its watch over time |
 //! | [`group`] | the operations as a program calls them |
+//! | [`mpi`] | the launcher's environment, the libraries and their three ABIs |
 //! | [`world`] | the start and the end of a run on several ranks |
 //! | [`check`] | tries and times every collective |
 
@@ -47,8 +47,6 @@ mod transport;
 
 mod local;
 
-pub mod mpi;
-
 mod call;
 
 mod pieces;
@@ -58,6 +56,8 @@ mod collectives;
 mod engine;
 
 pub mod group;
+
+pub mod mpi;
 
 pub mod world;
 

@@ -16,6 +16,7 @@
 #[cfg(feature = "cube")]
 pub mod cube;
 mod flex;
+mod op_table;
 #[cfg(feature = "tch")]
 mod tch;
 
@@ -25,6 +26,8 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use burn::tensor::{DType, Device, Tensor};
+
+use altiplano_kernels::StoredWeight;
 
 pub use altiplano_kernels::AdamWStep;
 
@@ -53,9 +56,9 @@ pub fn has_kernels(device: &Device, dtype: DType) -> bool {
 /// besides views of tensors, and no other thread works on the same tensors. A GPU then runs them one
 /// after the other without waiting for anything between.
 pub(crate) fn uninterrupted<R>(work: impl FnOnce() -> R) -> R {
-    #[cfg(feature = "cuda")]
-    return cube::cuda::uninterrupted(work);
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(feature = "cube")]
+    return cube::uninterrupted(work);
+    #[cfg(not(feature = "cube"))]
     work()
 }
 
@@ -64,6 +67,23 @@ pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     let storage = x.clone().try_into_primitive::<Flex>().ok()?;
     let whole = storage.layout().num_elements() * size_of::<f32>() == storage.bytes().len();
     (storage.dtype() == DType::F32 && whole && storage.is_contiguous()).then_some(storage)
+}
+
+/// `x` (…, in) · `weight` (`outputs`, in)ᵀ in `dtype`, f32 or bf16, on the CPU, with a weight that lies
+/// in memory as it is stored: (…, outputs). None where `x` is elsewhere.
+pub(crate) fn stored_linear(
+    x: &Tensor<3>,
+    weight: StoredWeight<'_>,
+    outputs: usize,
+    dtype: DType,
+) -> Option<Tensor<3>> {
+    let x = x.clone().try_into_primitive::<Flex>().ok()?;
+    Some(Tensor::from_primitive::<Flex>(flex::stored_linear(x, weight, outputs, dtype)))
+}
+
+/// Whether every element is finite; none where `x` is not on the CPU.
+pub(crate) fn is_finite(x: &Tensor<3>) -> Option<bool> {
+    x.clone().try_into_primitive::<Flex>().ok().map(flex::is_finite)
 }
 
 /// The ops of a LLaMA training step and of inference.
