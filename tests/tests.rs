@@ -6,6 +6,7 @@
 mod altered_files;
 mod bad_input;
 mod batches;
+mod comm_check;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
