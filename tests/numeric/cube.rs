@@ -2,6 +2,7 @@
 //! driver there is (Mesa's runs on the CPU).
 
 use altiplano_model::backend::AdamWStep;
+use altiplano_model::config::rope_frequencies;
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::ops::{self, IGNORED_TARGET, RopeTable};
 use altiplano_model::params::{Grads, Weights};
@@ -156,7 +157,8 @@ fn rms_norm(setting: &Setting) {
 fn rope(setting: &Setting) {
     for (b, t, h, d) in [(1, 1, 1, 8), (2, 17, 3, 16), (1, 65, 2, 6)] {
         agree(&format!("rope {b} {t} {h} {d}"), setting, |place| {
-            let table = RopeTable::new(t + 5, d, 10_000.0, DType::F32, place.0).positions(3, t);
+            let frequencies = rope_frequencies(d, 10_000.0);
+            let table = RopeTable::new(t + 5, &frequencies, DType::F32, place.0).positions(3, t);
             let x = tensor([b, t, h, d], 1, place);
             let kept = x.clone();
             let shared = ops::rope_forward(x, &table);

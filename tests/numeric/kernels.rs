@@ -1,5 +1,6 @@
 //! The fast implementation of each op against its reference in f64, in f32 and bf16.
 
+use altiplano_model::config::rope_frequencies;
 use altiplano_model::ops::{self, IGNORED_TARGET, RopeTable, reference};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -110,9 +111,11 @@ fn rms_norm(device: &Device) {
 fn rope(device: &Device) {
     for (dtype, tolerance) in supported(FORMATS, device) {
         for (b, t, h, d) in [(1, 1, 1, 2), (2, 17, 3, 16), (1, 65, 4, 48)] {
-            let table = RopeTable::new(t + 5, d, 10_000.0, DType::F32, device).positions(5, t);
-            let table64 =
-                RopeTable::new(t + 5, d, 10_000.0, DType::F64, &Device::flex()).positions(5, t);
+            let frequencies = rope_frequencies(d, 10_000.0);
+            let table = |dtype, device: &Device| {
+                RopeTable::new(t + 5, &frequencies, dtype, device).positions(5, t)
+            };
+            let (table, table64) = (table(DType::F32, device), table(DType::F64, &Device::flex()));
             let x = random([b, t, h, d], 1, dtype, device);
             let y = ops::rope_forward(x.clone(), &table);
             check("y", dtype, &y, &reference::rope::forward(&exact(&x), &table64), tolerance);

@@ -35,6 +35,17 @@ pub fn starting_weights(config: &TrainConfig, device: &Device) -> Result<(Weight
             model.rope_theta, config.model.rope_theta
         ));
     }
+    if model.rope_scaling != config.model.rope_scaling {
+        let text = |model: &LlamaConfig| match &model.rope_scaling {
+            Some(scaling) => serde_json::to_string(scaling).unwrap_or_default(),
+            None => "null".into(),
+        };
+        lines.push(format!(
+            "note: those were trained with rope_scaling {}, this run has {}",
+            text(&model),
+            text(&config.model)
+        ));
+    }
     // The weights of a directory from elsewhere may be in several files.
     Ok((weights::load(&dir, "", &config.model, device)?, lines))
 }
@@ -48,8 +59,10 @@ fn check_model(dir: &Path, found: &LlamaConfig, expected: &LlamaConfig) -> Resul
             ("n_layers", model.n_layers.to_string()),
             ("n_heads", model.n_heads.to_string()),
             ("n_kv_heads", model.kv_heads().to_string()),
+            ("head_dim", model.head_dim().to_string()),
             ("hidden_dim", model.ffn_dim().to_string()),
             ("vocab_size", model.vocab_size.to_string()),
+            ("tie_word_embeddings", model.tie_word_embeddings.to_string()),
             ("norm_eps", format!("{:e}", model.norm_eps)),
         ]
     };

@@ -36,7 +36,7 @@ impl Llama {
         cache.advance(time);
         let last = x.narrow(1, time - 1, 1);
         let (last, _) = rms_norm_forward(&last, &self.weights.norm, self.config.norm_eps);
-        let logits = head_logits(&last, &self.weights.lm_head);
+        let logits = head_logits(&last, self.weights.head());
         Ok(logits.into_data().iter::<f32>().collect())
     }
 }

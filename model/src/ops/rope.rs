@@ -2,7 +2,8 @@
 //! `docs/backward/rope.md`.
 //!
 //! ```text
-//! φ          = t θ^(−2i/D)                            position t, pair i of a head
+//! φ          = t f_i                                  position t, pair i of a head
+//! f_i        = θ^(−2i/D), or scaled (`config::RopeScaling`)
 //! y_i        = x_i cos φ − x_{i+D/2} sin φ
 //! y_{i+D/2}  = x_{i+D/2} cos φ + x_i sin φ
 //!
@@ -26,27 +27,28 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table of `positions` positions for heads of `head_dim`, in `dtype` (f32, or f64 for
-    /// gradient checks). The angles are computed in f64.
-    pub fn new(
-        positions: usize,
-        head_dim: usize,
-        theta: f64,
-        dtype: DType,
-        device: &Device,
-    ) -> Self {
-        let half = head_dim / 2;
+    /// The table of `positions` positions for heads whose pairs turn by `frequencies` (D/2) from one
+    /// position to the next, in `dtype` (f32, or f64 for gradient checks). The angles are computed
+    /// in f64.
+    pub fn new(positions: usize, frequencies: &[f64], dtype: DType, device: &Device) -> Self {
+        let half = frequencies.len();
         let table = |f: fn(f64) -> f64| {
-            let values: Vec<f64> = (0..positions * half)
-                .map(|n| {
-                    let (t, i) = (n / half, n % half);
-                    f(t as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64))
-                })
-                .collect();
+            let angles = |t: usize| frequencies.iter().map(move |frequency| t as f64 * frequency);
+            let values: Vec<f64> = (0..positions).flat_map(angles).map(f).collect();
             let data = TensorData::new(values, [positions, half]).convert_dtype(dtype);
             Tensor::from_data(data, (device, dtype))
         };
         Self { cos: table(f64::cos), sin: table(f64::sin) }
+    }
+
+    /// Number of positions.
+    pub fn len(&self) -> usize {
+        self.cos.dims()[0]
+    }
+
+    /// Whether there are no positions.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The rows of `time` positions from `start` on.

@@ -2,7 +2,7 @@
 //!
 //! `config.json` carries both spellings in use: `torch_dtype` and top-level `rope_theta` for
 //! transformers 4 and the servers that read the same keys, `dtype` and `rope_parameters` for
-//! transformers 5.
+//! transformers 5. Scaled rotary embeddings stand under `rope_scaling` and under `rope_parameters`.
 //!
 //! The tokenizer is there twice: as SentencePiece's model and as `tokenizer.json`, for readers that
 //! know only that. Both give the same ids for every text.
@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
-use altiplano_model::config::LlamaConfig;
+use altiplano_model::config::{LlamaConfig, RopeScaling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -111,6 +111,12 @@ pub fn write(
 const TRANSFORMERS_VERSION: &str = "4.46.0";
 
 fn config_json(model: &LlamaConfig, tokens: SpecialTokens) -> Value {
+    let scaling = json!(model.rope_scaling);
+    let mut rope_parameters = json!({ "rope_type": "default" });
+    if scaling.is_object() {
+        rope_parameters.clone_from(&scaling);
+    }
+    rope_parameters["rope_theta"] = json!(model.rope_theta);
     json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -130,13 +136,13 @@ fn config_json(model: &LlamaConfig, tokens: SpecialTokens) -> Value {
         "eos_token_id": tokens.eos,
         "pad_token_id": null,
         "pretraining_tp": 1,
-        "tie_word_embeddings": false,
+        "tie_word_embeddings": model.tie_word_embeddings,
         "attention_bias": false,
         "mlp_bias": false,
         "attention_dropout": 0.0,
         "rope_theta": model.rope_theta,
-        "rope_scaling": null,
-        "rope_parameters": { "rope_type": "default", "rope_theta": model.rope_theta },
+        "rope_scaling": scaling,
+        "rope_parameters": rope_parameters,
         "torch_dtype": "float32",
         "dtype": "float32",
         "transformers_version": TRANSFORMERS_VERSION,
@@ -172,18 +178,55 @@ struct HfConfig {
     #[serde(default)]
     mlp_bias: bool,
     rope_theta: Option<f64>,
-    rope_scaling: Option<Value>,
+    rope_scaling: Option<RopeParameters>,
     rope_parameters: Option<RopeParameters>,
+    partial_rotary_factor: Option<f64>,
 }
 
 fn default_hidden_act() -> String {
     "silu".into()
 }
 
+/// `rope_scaling` of transformers 4 or `rope_parameters` of transformers 5.
 #[derive(Deserialize)]
 struct RopeParameters {
     rope_type: Option<String>,
+    /// What older writers call it.
+    r#type: Option<String>,
     rope_theta: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<usize>,
+    partial_rotary_factor: Option<f64>,
+}
+
+impl RopeParameters {
+    /// The scaling they ask for. `key` is where they stand, for messages.
+    fn scaling(&self, path: &Path, key: &str) -> Result<Option<RopeScaling>> {
+        let missing = |name: &str| {
+            let reason = format!("{key}.{name}: missing; the other keys of {key} ask for it");
+            unfit(path, reason)
+        };
+        let number = |name: &str, value: Option<f64>| value.ok_or_else(|| missing(name));
+        let factor = || number("factor", self.factor);
+        match self.rope_type.as_deref().or(self.r#type.as_deref()) {
+            None | Some("default") => Ok(None),
+            Some("linear") => Ok(Some(RopeScaling::Linear { factor: factor()? })),
+            Some("llama3") => Ok(Some(RopeScaling::Llama3 {
+                factor: factor()?,
+                low_freq_factor: number("low_freq_factor", self.low_freq_factor)?,
+                high_freq_factor: number("high_freq_factor", self.high_freq_factor)?,
+                original_max_position_embeddings: self
+                    .original_max_position_embeddings
+                    .ok_or_else(|| missing("original_max_position_embeddings"))?,
+            })),
+            Some(other) => Err(unfit(
+                path,
+                format!("{key}.rope_type: found {other}, expected default, linear or llama3"),
+            )),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -206,17 +249,21 @@ pub fn read(dir: &Path) -> Result<(LlamaConfig, SpecialTokens)> {
         unfit(&path, format!("not the configuration of a LLaMA model: {error}"))
     })?;
     hf.check(&path)?;
-    let rope_theta = hf.rope_parameters.and_then(|rope| rope.rope_theta).or(hf.rope_theta);
+    let rope_scaling = hf.scaling(&path)?;
+    let rope_theta = hf.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
     let model = LlamaConfig {
         dim: hf.hidden_size,
         n_layers: hf.num_hidden_layers,
         n_heads: hf.num_attention_heads,
         n_kv_heads: hf.num_key_value_heads,
+        head_dim: hf.other_head_dim(),
         hidden_dim: Some(hf.intermediate_size),
         multiple_of: 256,
         vocab_size: hf.vocab_size,
         max_seq_len: hf.max_position_embeddings,
-        rope_theta: rope_theta.unwrap_or(10_000.0),
+        rope_theta: rope_theta.or(hf.rope_theta).unwrap_or(10_000.0),
+        tie_word_embeddings: hf.tie_word_embeddings,
+        rope_scaling,
         norm_eps: hf.rms_norm_eps,
         init_std: hf.initializer_range.unwrap_or(0.02),
     };
@@ -230,8 +277,8 @@ pub fn read(dir: &Path) -> Result<(LlamaConfig, SpecialTokens)> {
     Ok((model, SpecialTokens { bos, eos: eos.unwrap_or(default.eos) }))
 }
 
-fn unfit(path: &Path, reason: String) -> TrainerError {
-    TrainerError::RunFile { path: PathBuf::from(path), reason }
+fn unfit(path: &Path, reason: impl Into<String>) -> TrainerError {
+    TrainerError::RunFile { path: PathBuf::from(path), reason: reason.into() }
 }
 
 impl HfConfig {
@@ -247,27 +294,46 @@ impl HfConfig {
         if self.hidden_act != "silu" {
             return refuse("hidden_act", &self.hidden_act, "silu");
         }
-        for (key, given) in [
-            ("tie_word_embeddings", self.tie_word_embeddings),
-            ("attention_bias", self.attention_bias),
-            ("mlp_bias", self.mlp_bias),
-        ] {
+        for (key, given) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
             if given {
                 return refuse(key, "true", "false");
             }
         }
-        if let Some(head_dim) = self.head_dim
-            && head_dim.checked_mul(self.num_attention_heads) != Some(self.hidden_size)
-        {
-            return refuse("head_dim", &head_dim.to_string(), "hidden_size / num_attention_heads");
+        let of_rope = |rope: &Option<RopeParameters>| rope.as_ref()?.partial_rotary_factor;
+        for (key, factor) in [
+            ("partial_rotary_factor", self.partial_rotary_factor),
+            ("rope_scaling.partial_rotary_factor", of_rope(&self.rope_scaling)),
+            ("rope_parameters.partial_rotary_factor", of_rope(&self.rope_parameters)),
+        ] {
+            if let Some(factor) = factor.filter(|factor| *factor != 1.0) {
+                return refuse(key, &factor.to_string(), "1: all of a head is rotated");
+            }
         }
-        if let Some(scaling) = self.rope_scaling.as_ref().filter(|value| !value.is_null()) {
-            return refuse("rope_scaling", &scaling.to_string(), "null");
-        }
-        let rope_type = self.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref());
-        match rope_type {
-            None | Some("default") => Ok(()),
-            Some(other) => refuse("rope_parameters.rope_type", other, "default"),
+        Ok(())
+    }
+
+    /// The width of a head, where it is not what follows from the other sizes.
+    fn other_head_dim(&self) -> Option<usize> {
+        let follows = |head_dim: &usize| {
+            head_dim.checked_mul(self.num_attention_heads) == Some(self.hidden_size)
+        };
+        self.head_dim.filter(|head_dim| !follows(head_dim))
+    }
+
+    /// The scaling of the rotary embedding, under either key. transformers 5 reads `rope_scaling`
+    /// first and transformers 4 knows no other, so the two may not contradict each other.
+    fn scaling(&self, path: &Path) -> Result<Option<RopeScaling>> {
+        let of = |rope: &Option<RopeParameters>, key: &str| {
+            rope.as_ref().map(|rope| rope.scaling(path, key)).transpose()
+        };
+        let old = of(&self.rope_scaling, "rope_scaling")?;
+        let new = of(&self.rope_parameters, "rope_parameters")?;
+        match (old, new) {
+            (Some(old), Some(new)) if old != new => Err(unfit(
+                path,
+                "rope_scaling and rope_parameters: found two scalings, expected the same one",
+            )),
+            (old, new) => Ok(old.or(new).flatten()),
         }
     }
 }
@@ -290,6 +356,9 @@ mod tests {
             vocab_size: 32000,
             max_seq_len: 2048,
             rope_theta: 500_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.02,
         }
@@ -324,11 +393,20 @@ mod tests {
         for (key, value) in [
             ("model_type", json!("mistral")),
             ("hidden_act", json!("gelu")),
-            ("tie_word_embeddings", json!(true)),
             ("attention_bias", json!(true)),
-            ("head_dim", json!(64)),
-            ("rope_scaling", json!({"type": "linear", "factor": 2.0})),
+            ("mlp_bias", json!(true)),
+            ("head_dim", json!(63)),
+            ("head_dim", json!(0)),
+            ("partial_rotary_factor", json!(0.5)),
+            ("rope_scaling", json!({"type": "dynamic", "factor": 2.0})),
+            ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0})),
+            ("rope_scaling", json!({"rope_type": "longrope", "long_factor": [1.0]})),
+            ("rope_scaling", json!({"rope_type": "linear"})),
+            ("rope_scaling", json!({"rope_type": "linear", "factor": 0.0})),
+            // The other key says that there is none.
+            ("rope_scaling", json!({"rope_type": "linear", "factor": 2.0})),
             ("rope_parameters", json!({"rope_type": "llama3", "rope_theta": 1e4})),
+            ("rope_parameters", json!({"rope_type": "default", "partial_rotary_factor": 0.25})),
             ("hidden_size", json!(0)),
             ("hidden_size", json!("wide")),
         ] {
@@ -337,7 +415,45 @@ mod tests {
             fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
             let error = read(dir.path()).unwrap_err().to_string();
             assert!(error.contains("config.json"), "{key}: {error}");
+            let named = ["hidden_size", "head_dim"].contains(&key) || error.contains(key);
+            assert!(named, "{key}: {error}");
         }
+    }
+
+    /// Tied matrices, heads of another width and scaled frequencies come back, from the keys of
+    /// either version of transformers.
+    #[test]
+    fn other_kinds_of_llama_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let llama3 = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        for scaling in [RopeScaling::Linear { factor: 2.5 }, llama3] {
+            let model = LlamaConfig {
+                hidden_dim: Some(11008),
+                head_dim: Some(64),
+                tie_word_embeddings: true,
+                rope_scaling: Some(scaling),
+                ..model()
+            };
+            let whole = config_json(&model, SpecialTokens::default());
+            for without in ["rope_scaling", "rope_parameters", "neither"] {
+                let mut config = whole.clone();
+                config.as_object_mut().unwrap().remove(without);
+                fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
+                assert_eq!(read(dir.path()).unwrap().0, model, "without {without}");
+            }
+        }
+        // What older writers call it.
+        let mut config = config_json(&model(), SpecialTokens::default());
+        config["rope_scaling"] = json!({"type": "linear", "factor": 4});
+        config["rope_parameters"] = Value::Null;
+        fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
+        let read = read(dir.path()).unwrap().0;
+        assert_eq!(read.rope_scaling, Some(RopeScaling::Linear { factor: 4.0 }));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use altiplano_data::Tokenizer;
 use altiplano_data::progress::ProgressMode;
 use altiplano_model::quantize::StoredAs;
 use altiplano_model::weight_files::WeightFiles;
+use altiplano_model::{LlamaConfig, weights};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -66,10 +67,17 @@ impl StoredWeights for SafetensorsWeights {
 impl SafetensorsWeights {
     /// Every tensor of the files is a parameter of the model, or what older writers left in. The
     /// parameters are all there, so that the set of their names is no larger than the files.
-    fn refuse_unknown(&self, n_layers: usize) -> Result<()> {
+    fn refuse_unknown(&self, config: &LlamaConfig) -> Result<()> {
         let known: HashSet<String> =
-            Parameter::all(n_layers).map(|parameter| parameter.hugging_face()).collect();
-        let unknown = |name: &String| !known.contains(name) && !name.ends_with(".inv_freq");
+            Parameter::all(config).map(|parameter| parameter.hugging_face()).collect();
+        let head = Parameter::head().hugging_face();
+        if config.tie_word_embeddings {
+            weights::check_tied(&self.0, "")?;
+        }
+        let unknown = |name: &String| {
+            let copy_of_embedding = config.tie_word_embeddings && *name == head;
+            !known.contains(name) && !name.ends_with(".inv_freq") && !copy_of_embedding
+        };
         let Some(name) = self.0.names().into_iter().find(unknown) else { return Ok(()) };
         let path = self.0.tensor(&name).map_or(self.0.path(), |tensor| tensor.path);
         Err(tensor_error(path, &name, "a tensor of this name", "only the parameters of a LLaMA"))
@@ -97,10 +105,10 @@ pub fn open(path: &Path) -> Result<StoredModel> {
     };
     check_vocabulary(&dir.join(CONFIG_FILE), tokenizer.as_ref(), tokens, config.vocab_size)?;
     let weights = SafetensorsWeights(WeightFiles::open(dir)?);
-    for parameter in Parameter::all(config.n_layers) {
+    for parameter in Parameter::all(&config) {
         weights.rows(parameter, parameter.shape(&config), config.head_dim())?;
     }
-    weights.refuse_unknown(config.n_layers)?;
+    weights.refuse_unknown(&config)?;
     Ok(StoredModel {
         text: read_text_settings(dir)?,
         tokenizer,

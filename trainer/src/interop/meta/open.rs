@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
+use altiplano_model::LlamaConfig;
 
 use super::archive::{Archive, unfit};
 use super::params::Params;
@@ -113,9 +114,9 @@ impl MetaWeights {
 
     /// Every tensor is a parameter of the model, or a table. The parameters are all there, so that
     /// the set of their names is no larger than the files.
-    fn refuse_unknown(&self, n_layers: usize) -> Result<()> {
+    fn refuse_unknown(&self, config: &LlamaConfig) -> Result<()> {
         let known: HashSet<String> =
-            Parameter::all(n_layers).map(|parameter| parameter.meta()).collect();
+            Parameter::all(config).map(|parameter| parameter.meta()).collect();
         for archive in &self.0 {
             let unknown = |name: &&str| !known.contains(*name) && !name.ends_with(IGNORED_TENSORS);
             if let Some(name) = archive.names().find(unknown) {
@@ -151,10 +152,10 @@ pub fn open(dir: &Path, max_seq_len: usize) -> Result<StoredModel> {
         eos: id(Tokenizer::eos_id).unwrap_or(default.eos),
     };
     check_vocabulary(&dir.join(PARAMS_FILE), tokenizer.as_ref(), tokens, vocab_size)?;
-    for parameter in Parameter::all(config.n_layers) {
+    for parameter in Parameter::all(&config) {
         weights.rows(parameter, parameter.shape(&config), config.head_dim())?;
     }
-    weights.refuse_unknown(config.n_layers)?;
+    weights.refuse_unknown(&config)?;
     Ok(StoredModel {
         tokens,
         tokenizer,
