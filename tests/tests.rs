@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
 mod altered_files;
+mod awq;
 mod bad_input;
 mod batches;
 mod commands;
@@ -16,6 +17,7 @@ mod export_import;
 mod harness;
 mod interop;
 mod limits;
+mod llama_kinds;
 mod numeric;
 mod readme;
 mod reports;
@@ -24,4 +26,5 @@ mod run_changes;
 #[cfg(unix)]
 mod signals;
 mod terminal;
+mod tokenizer_json;
 mod training;

@@ -4,8 +4,9 @@
 //! transformers 4 and the servers that read the same keys, `dtype` and `rope_parameters` for
 //! transformers 5. Scaled rotary embeddings stand under `rope_scaling` and under `rope_parameters`.
 //!
-//! The tokenizer is there twice: as SentencePiece's model and as `tokenizer.json`, for readers that
-//! know only that. Both give the same ids for every text.
+//! A SentencePiece tokenizer is there twice: as its model and as `tokenizer.json`, for readers that
+//! know only that. Both give the same ids for every text. Tokenizers of other kinds are a
+//! `tokenizer.json` alone.
 
 use std::path::{Path, PathBuf};
 
@@ -14,11 +15,13 @@ use altiplano_model::config::{LlamaConfig, RopeScaling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{CheckpointFiles, read_file};
+use super::{CheckpointFiles, lists, read_file};
 use crate::error::{Result, TrainerError};
 
 /// SentencePiece model of the directory.
 pub const TOKENIZER_FILE: &str = "tokenizer.model";
+/// A tokenizer of another kind, where there is no SentencePiece model.
+pub const TOKENIZER_JSON_FILE: &str = "tokenizer.json";
 const CONFIG_FILE: &str = "config.json";
 
 /// Ids of the tokens that stand for no text. The default is SentencePiece's own, as in LLaMA.
@@ -41,8 +44,24 @@ pub fn is_model(dir: &Path) -> bool {
     dir.join(CONFIG_FILE).exists()
 }
 
-/// Writes `config.json`, `generation_config.json` and, with a tokenizer, the bytes of its model, the
-/// same as `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
+/// The tokenizer of a directory: its SentencePiece model, or else its `tokenizer.json`. None where
+/// there is neither.
+///
+/// # Errors
+/// As [`read_file`]; when the file is not a tokenizer.
+pub fn read_tokenizer(dir: &Path) -> Result<Option<Tokenizer>> {
+    for name in [TOKENIZER_FILE, TOKENIZER_JSON_FILE] {
+        let path = dir.join(name);
+        if path.exists() || lists(dir, name)? {
+            return Ok(Some(Tokenizer::from_bytes(&path, &read_file(dir, name)?)?));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes `config.json`, `generation_config.json` and, with a tokenizer, the bytes of its file, for a
+/// SentencePiece model the same as `tokenizer.json`, `tokenizer_config.json` and
+/// `special_tokens_map.json`.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -66,7 +85,9 @@ pub fn write(
     let Some(tokenizer) = tokenizer else {
         return Ok(());
     };
-    files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
+    if tokenizer.is_sentencepiece() {
+        files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
+    }
     let json = tokenizer.tokenizer_json();
     // transformers 5 makes merges and a normalizer of its own for LlamaTokenizer and then differs where
     // spaces lead or repeat; this class takes tokenizer.json as it is.
@@ -75,14 +96,17 @@ pub fn write(
         None => "LlamaTokenizer",
     };
     if let Some(json) = json {
-        files.write_bytes("tokenizer.json", json.as_bytes())?;
+        files.write_bytes(TOKENIZER_JSON_FILE, json.as_bytes())?;
     }
     let name = |id: Option<u32>| Some(tokenizer.piece(id?)?.text.as_str());
     let marks = [
         ("bos_token", name(tokenizer.bos_id())),
         ("eos_token", name(tokenizer.eos_id())),
-        ("unk_token", name(Some(tokenizer.unk_id()))),
+        ("unk_token", name(tokenizer.unk_id())),
     ];
+    if !tokenizer.is_sentencepiece() {
+        return write_names(files, model, &marks);
+    }
     let mut config = json!({
         "tokenizer_class": class,
         "add_bos_token": tokenizer.bos_id().is_some(),
@@ -105,6 +129,26 @@ pub fn write(
     }
     write_json(files, "tokenizer_config.json", &config)?;
     write_json(files, "special_tokens_map.json", &map)
+}
+
+/// The settings of a tokenizer that is a `tokenizer.json` alone, which has all but the names of its
+/// marks.
+fn write_names(
+    files: &mut CheckpointFiles,
+    model: &LlamaConfig,
+    marks: &[(&str, Option<&str>)],
+) -> Result<()> {
+    let mut config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": false,
+        "model_max_length": model.max_seq_len,
+    });
+    for (key, name) in marks {
+        if let Some(name) = name {
+            config[*key] = json!(name);
+        }
+    }
+    write_json(files, "tokenizer_config.json", &config)
 }
 
 /// The version whose keys are written.
@@ -181,6 +225,43 @@ struct HfConfig {
     rope_scaling: Option<RopeParameters>,
     rope_parameters: Option<RopeParameters>,
     partial_rotary_factor: Option<f64>,
+    quantization_config: Option<Quantization>,
+}
+
+/// How the matrices are packed.
+#[derive(Deserialize)]
+struct Quantization {
+    quant_method: Option<String>,
+    bits: Option<u64>,
+    group_size: Option<i64>,
+    zero_point: Option<bool>,
+    version: Option<String>,
+}
+
+impl Quantization {
+    /// The group of AWQ in the layout that is read.
+    fn awq_group(&self, path: &Path) -> Result<usize> {
+        let refuse = |key: &str, found: &dyn std::fmt::Debug, expected: &str| {
+            let key = format!("quantization_config.{key}");
+            Err(unfit(path, format!("{key}: found {found:?}, expected {expected}")))
+        };
+        if self.quant_method.as_deref() != Some("awq") {
+            return refuse("quant_method", &self.quant_method, "awq, or no quantization_config");
+        }
+        if self.bits != Some(4) {
+            return refuse("bits", &self.bits, "4");
+        }
+        if self.zero_point == Some(false) {
+            return refuse("zero_point", &self.zero_point, "true");
+        }
+        if !self.version.as_ref().is_none_or(|version| version.eq_ignore_ascii_case("gemm")) {
+            return refuse("version", &self.version, "gemm");
+        }
+        match self.group_size.and_then(|size| usize::try_from(size).ok()) {
+            Some(size) if size > 0 => Ok(size),
+            _ => refuse("group_size", &self.group_size, "a positive integer"),
+        }
+    }
 }
 
 fn default_hidden_act() -> String {
@@ -243,6 +324,23 @@ enum OneOrMore {
 /// As [`read_file`]; [`TrainerError::RunFile`] when it is missing, not LLaMA's, or asks for something that this
 /// program does not compute.
 pub fn read(dir: &Path) -> Result<(LlamaConfig, SpecialTokens)> {
+    let (model, tokens, awq_group) = read_packed(dir)?;
+    match awq_group {
+        None => Ok((model, tokens)),
+        Some(_) => Err(unfit(
+            &dir.join(CONFIG_FILE),
+            "quantization_config: the weights are packed by AWQ; `altiplano import --from hf` makes a \
+             directory of plain ones",
+        )),
+    }
+}
+
+/// As [`read`], also of a directory whose matrices are packed by AWQ, with the inputs that share a
+/// scale.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_packed(dir: &Path) -> Result<(LlamaConfig, SpecialTokens, Option<usize>)> {
     let path = dir.join(CONFIG_FILE);
     let json = read_file(dir, CONFIG_FILE)?;
     let hf: HfConfig = serde_json::from_slice(&json).map_err(|error| {
@@ -274,7 +372,8 @@ pub fn read(dir: &Path) -> Result<(LlamaConfig, SpecialTokens)> {
         OneOrMore::More(ids) => ids.first().copied(),
     });
     let bos = hf.bos_token_id.unwrap_or(default.bos);
-    Ok((model, SpecialTokens { bos, eos: eos.unwrap_or(default.eos) }))
+    let packing = hf.quantization_config.map(|packing| packing.awq_group(&path)).transpose()?;
+    Ok((model, SpecialTokens { bos, eos: eos.unwrap_or(default.eos) }, packing))
 }
 
 fn unfit(path: &Path, reason: impl Into<String>) -> TrainerError {

@@ -17,7 +17,7 @@ use crate::trained_model::TrainedModel;
 #[command(after_help = EXAMPLE)]
 pub struct GenerateArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
-    /// directory with tokenizer.model.
+    /// directory with tokenizer.model or tokenizer.json.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// The beginning of the text.

@@ -181,6 +181,11 @@ fn plain_tokenizer(model: &StoredModel) -> Result<&Tokenizer> {
         let reason = "missing: a GGUF file holds the tokenizer too";
         return Err(file_error(&dir.join(TOKENIZER_FILE), reason));
     };
+    if !tokenizer.is_sentencepiece() {
+        let reason = "is not a SentencePiece model, and a GGUF file is made of those alone; \
+                      --format hf takes it as it is";
+        return Err(file_error(tokenizer.path(), reason));
+    }
     if !tokenizer.is_plain_bpe() {
         let reason = "is not a BPE model that takes texts as they are, and GGUF has no other kind \
                       of SentencePiece model for LLaMA";

@@ -1,6 +1,5 @@
 //! `params.json`: what Meta's reference code builds the model from.
 
-use std::fs;
 use std::path::Path;
 
 use altiplano_model::LlamaConfig;
@@ -10,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::PARAMS_FILE;
+use crate::checkpoint;
 use crate::error::{Result, TrainerError};
 use crate::interop::stored_model::file_error;
 
@@ -56,7 +56,7 @@ impl Params {
     /// Reads the file of a directory.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(PARAMS_FILE);
-        let text = fs::read(&path).map_err(TrainerError::io(&path))?;
+        let text = checkpoint::read_bounded(&path)?;
         serde_json::from_slice(&text)
             .map_err(|error| file_error(&path, format!("not the parameters of a LLaMA: {error}")))
     }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use altiplano_data::Tokenizer;
 use altiplano_data::progress::ProgressMode;
 use altiplano_model::LlamaConfig;
 use altiplano_model::quantize::StoredAs;
@@ -61,8 +60,9 @@ pub fn write(model: &StoredModel, dir: &Path, options: MetaOptions) -> Result<Su
         archive::write(&output.temporary().join(file_name(n)), &tensors, &progress)?;
     }
     files.write_bytes(PARAMS_FILE, text.as_bytes())?;
-    if let Some(tokenizer) = model.tokenizer.as_ref().map(Tokenizer::model) {
-        files.write_bytes(TOKENIZER_FILE, tokenizer)?;
+    let tokenizer = model.tokenizer.as_ref().filter(|tokenizer| tokenizer.is_sentencepiece());
+    if let Some(tokenizer) = tokenizer {
+        files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
     } else {
         summary.notes.push(format!("no {TOKENIZER_FILE} was there to copy"));
     }
