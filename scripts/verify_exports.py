@@ -346,10 +346,11 @@ def check_kind(project, name, settings, checkpoint):
         back = project.folder / f"kind-{name}-gguf"
         project.run("import", "--from", "gguf", file, "--output", back)
         ours.append(back)
-    text = PROMPTS[1] + " " + " ".join(["and the people of the United States"] * 40)
+    text = PROMPTS[1] + " " + " ".join(["and the people of the United States"] * 8)
     document = project.folder / "document.txt"
     document.write_text(text)
-    ids = [begin, *tokenizer.encode(text, add_special_tokens=False).ids, end][: model.config.max_position_embeddings]
+    ids = [begin, *tokenizer.encode(text, add_special_tokens=False).ids, end]
+    assert len(ids) <= model.config.max_position_embeddings, "one window of the context"
     with torch.no_grad():
         logits = model(torch.tensor([ids[:-1]])).logits[0]
     expected = torch.nn.functional.cross_entropy(logits.double(), torch.tensor(ids[1:])).item()

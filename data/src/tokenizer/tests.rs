@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use proptest::prelude::*;
 
+use super::sentencepiece::PART_BYTES;
 use super::*;
 use crate::document::{Document, DocumentFile, DocumentWriter};
 use crate::progress::ProgressMode;

@@ -76,7 +76,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
     }
     use_threads(args.threads)?;
     let model = match args.from {
-        Format::Hf => hugging_face::open(&args.path)?,
+        Format::Hf => hugging_face::open_packed(&args.path)?,
         Format::Gguf => gguf::open(&args.path)?,
         Format::Meta => meta::open(&args.path, args.context.unwrap_or(DEFAULT_CONTEXT))?,
     };

@@ -74,8 +74,8 @@ pub fn write(
     let output = OutputDirectory::create(dir, options.overwrite)?;
     let mut files = CheckpointFiles::new(output.temporary());
     let mut summary = Summary::new("awq", dir, model);
-    let progress =
-        Progress::new(options.progress, "layers", Work::bytes(model.config.n_layers as u64));
+    let layers = Work::count(model.config.n_layers as u64, "layers");
+    let progress = Progress::new(options.progress, "search", layers);
     let entries = entries(model, options.group);
     files.write(MODEL_FILE, |out, path| {
         out.write_all(&header(&entries)).map_err(TrainerError::io(path))?;

@@ -161,6 +161,17 @@ fn stem(parameter: Parameter) -> String {
 /// of another shape.
 pub fn open(path: &Path) -> Result<StoredModel> {
     let dir = &checkpoint::find(path)?;
+    // Refuses packed weights.
+    hugging_face::read(dir)?;
+    open_packed(path)
+}
+
+/// As [`open`], also a directory whose matrices are packed by AWQ.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_packed(path: &Path) -> Result<StoredModel> {
+    let dir = &checkpoint::find(path)?;
     if checkpoint::is_checkpoint(dir) {
         checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
     }
