@@ -5,17 +5,19 @@
 //!
 //! Each direction is two halves, one for each line. The sum h is computed in the second half, in
 //! the same pass over memory as its norm. Training and generation share the forward halves; they
-//! differ in the keys and values that queries attend to (`KeysValues`).
+//! differ in the keys and values that queries attend to (`KeysValues`) and in the form of the matrices
+//! ([`LinearWeight`]).
 
 use burn::tensor::{Int, Tensor};
 
 use crate::config::LlamaConfig;
 use crate::ops::{
-    RopeTable, causal_attention_backward, causal_attention_forward, linear_backward,
-    linear_backward_add, linear_forward, linear_residual_forward, residual_rms_norm_backward,
+    LinearWeight, RopeTable, causal_attention_backward, causal_attention_forward, linear_backward,
+    linear_backward_add, linear_residual_forward, residual_rms_norm_backward,
     residual_rms_norm_forward, rms_norm_forward, rope_backward, rope_forward, swiglu_backward,
     swiglu_forward,
 };
+use crate::param_tree::LayerTree;
 use crate::params::{LayerGrads, LayerWeights};
 
 /// What all layers of a pass share.
@@ -140,35 +142,35 @@ pub(crate) fn forward_to_swiglu(
 }
 
 /// `x` (B, T, C): (O(attention(…)) (B, T, C), what backward reads).
-pub(crate) fn attention_half(
-    weights: &LayerWeights,
+pub(crate) fn attention_half<M: LinearWeight>(
+    weights: &LayerTree<Tensor<1>, M>,
     x: Tensor<3>,
     context: &LayerContext,
     keys_values: &mut impl KeysValues,
 ) -> (Tensor<3>, AttentionSaved) {
     let LayerContext { config, rope, first_visible } = *context;
     let (normed, rstd) = rms_norm_forward(&x, &weights.input_layernorm, config.norm_eps);
-    let q = split_heads(linear_forward(&normed, &weights.q_proj), config.n_heads);
-    let k = split_heads(linear_forward(&normed, &weights.k_proj), config.kv_heads());
-    let v = split_heads(linear_forward(&normed, &weights.v_proj), config.kv_heads());
+    let q = split_heads(weights.q_proj.forward(&normed), config.n_heads);
+    let k = split_heads(weights.k_proj.forward(&normed), config.kv_heads());
+    let v = split_heads(weights.v_proj.forward(&normed), config.kv_heads());
     let (q, k) = (rope_forward(q, rope), rope_forward(k, rope));
     let (o, lse) = keys_values.attend(&q, &k, &v, first_visible);
-    let branch = linear_forward(&merge_heads(o.clone()), &weights.o_proj);
+    let branch = weights.o_proj.forward(&merge_heads(o.clone()));
     (branch, AttentionSaved { x, rstd, normed, q, k, v, o, lse })
 }
 
 /// `x` and the attention's `branch` (B, T, C): h = x + branch and the feed-forward of its norm, up
 /// to the last projection.
-pub(crate) fn feed_forward_half(
-    weights: &LayerWeights,
+pub(crate) fn feed_forward_half<M: LinearWeight>(
+    weights: &LayerTree<Tensor<1>, M>,
     x: &Tensor<3>,
     branch: &Tensor<3>,
     context: &LayerContext,
 ) -> FeedForwardSaved {
     let (gain, eps) = (&weights.post_attention_layernorm, context.config.norm_eps);
     let (h, normed, rstd) = residual_rms_norm_forward(x, branch, gain, eps);
-    let gate = linear_forward(&normed, &weights.gate_proj);
-    let up = linear_forward(&normed, &weights.up_proj);
+    let gate = weights.gate_proj.forward(&normed);
+    let up = weights.up_proj.forward(&normed);
     let swiglu = swiglu_forward(&gate, &up);
     FeedForwardSaved { h, rstd, normed, gate, up, swiglu }
 }

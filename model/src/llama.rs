@@ -67,7 +67,7 @@ impl TokenBatch {
 }
 
 /// Every id is in `0..vocab_size`.
-pub(crate) fn check_ids(ids: &[i32], vocab_size: usize) -> Result<()> {
+fn check_ids(ids: &[i32], vocab_size: usize) -> Result<()> {
     match ids.iter().find(|id| **id < 0 || **id as usize >= vocab_size) {
         Some(id) => Err(ModelError::TokenId { id: i64::from(*id), vocab_size }),
         None => Ok(()),
@@ -75,7 +75,7 @@ pub(crate) fn check_ids(ids: &[i32], vocab_size: usize) -> Result<()> {
 }
 
 /// Rows of `time` integers on the device.
-pub(crate) fn int_matrix(values: &[i32], time: usize, device: &Device) -> Tensor<2, Int> {
+fn int_matrix(values: &[i32], time: usize, device: &Device) -> Tensor<2, Int> {
     let rows = values.len() / time;
     Tensor::from_data(TensorData::new(values.to_vec(), [rows, time]), (device, DType::I32))
 }
@@ -102,7 +102,7 @@ impl Llama {
     }
 
     /// Rotation of `time` positions from `start` on.
-    pub(crate) fn rope(&self, start: usize, time: usize) -> RopeTable {
+    fn rope(&self, start: usize, time: usize) -> RopeTable {
         let mut table = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
         let end = start + time;
         if end > table.len() {
@@ -179,7 +179,7 @@ impl Llama {
         rms_norm_forward(&x, &self.weights.norm, self.config.norm_eps).0
     }
 
-    pub(crate) fn context<'a>(
+    fn context<'a>(
         &'a self,
         rope: &'a RopeTable,
         first_visible: Option<&'a Tensor<2, Int>>,

@@ -49,7 +49,8 @@ pub(super) fn one(step: &str, options: &str, text: &str) -> Result<String, Strin
     }
 }
 
-/// Spec A.1.3: the line, its normal form, and the first 8 bytes of its SHA-1.
+/// CCNet's paragraph hashes: the line, its normal form, and the first 8 bytes of its SHA-1 in
+/// hexadecimal and as a little-endian number.
 const GOLDEN: [(&str, &str, &str, u64); 8] = [
     ("", "", "da39a3ee5e6b4b0d", 957977401221134810),
     ("_Hello", "_hello", "205a0b60fa951c0a", 728622142312897056),
@@ -143,6 +144,9 @@ fn other_fields_stay_and_every_dropped_line_is_told() {
 fn mistakes_of_usage_name_the_nearest() {
     apply_lines("min_lenght", "", b"").fails(2, &["min_lenght", "did you mean \"min_length\"?"]);
     apply_lines("cc_net_hash", "", b"").fails(2, &["did you mean \"ccnet_hash\"?"]);
+    // The name of a key before it was spelled as SPDX does.
+    apply_lines("github_filter", "licences: [mit]\n", b"")
+        .fails(2, &["options.yaml:1:1", "licences", "did you mean \"licenses\"?"]);
     apply_lines("zzz", "", b"").fails(2, &["zzz", "ccnet_normalize", "c4"]);
     // A step over all documents cannot run over one.
     apply_lines("dedup_lines", "", b"").fails(2, &["dedup_lines", "single documents"]);

@@ -29,6 +29,7 @@
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
 //! | [`interop`] | models of other programs: export and import |
+//! | [`text_model`] | a model opened for generating text |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -53,9 +54,9 @@ pub mod metrics;
 
 pub mod outlier_window;
 
-pub mod tensorboard;
-
 pub mod change_log;
+
+pub mod tensorboard;
 
 pub mod plot;
 
@@ -82,6 +83,8 @@ pub mod batch_dump;
 pub mod trained_model;
 
 pub mod interop;
+
+pub mod text_model;
 
 pub mod eval_documents;
 

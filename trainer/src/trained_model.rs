@@ -1,4 +1,4 @@
-//! A checkpoint opened for reading: the model and its tokenizer.
+//! A checkpoint opened for computing losses: the model as tensors, and its tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -56,5 +56,5 @@ impl TrainedModel {
 }
 
 /// What is said where there is no `tokenizer.model`.
-const NO_TOKENIZER: &str = "no such file and no tokenizer.json; text needs the tokenizer of the \
+pub(crate) const NO_TOKENIZER: &str = "no such file and no tokenizer.json; text needs the tokenizer of the \
                             weights (a run on random data has none)";

@@ -26,7 +26,9 @@ pub use head_cross_entropy::{
     IGNORED_TARGET, head_cross_entropy_backward, head_cross_entropy_forward,
 };
 pub use inference::{head_logits, kv_cache_write};
-pub use linear::{linear_backward, linear_backward_add, linear_forward, linear_residual_forward};
+pub use linear::{
+    LinearWeight, linear_backward, linear_backward_add, linear_forward, linear_residual_forward,
+};
 pub use residual::residual_forward;
 pub use rms_norm::{
     residual_rms_norm_backward, residual_rms_norm_forward, rms_norm_backward, rms_norm_forward,

@@ -31,14 +31,31 @@ impl RopeTable {
     /// position to the next, in `dtype` (f32, or f64 for gradient checks). The angles are computed
     /// in f64.
     pub fn new(positions: usize, frequencies: &[f64], dtype: DType, device: &Device) -> Self {
+        Self::at(0..positions, frequencies, dtype, device)
+    }
+
+    /// As [`RopeTable::new`], for any positions in any order: those of the rows of a pass.
+    pub fn at(
+        positions: impl IntoIterator<Item = usize>,
+        frequencies: &[f64],
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
         let half = frequencies.len();
-        let table = |f: fn(f64) -> f64| {
-            let angles = |t: usize| frequencies.iter().map(move |frequency| t as f64 * frequency);
-            let values: Vec<f64> = (0..positions).flat_map(angles).map(f).collect();
-            let data = TensorData::new(values, [positions, half]).convert_dtype(dtype);
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in positions {
+            for frequency in frequencies {
+                let angle = position as f64 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        let table = |values: Vec<f64>| {
+            let rows = values.len() / half;
+            let data = TensorData::new(values, [rows, half]).convert_dtype(dtype);
             Tensor::from_data(data, (device, dtype))
         };
-        Self { cos: table(f64::cos), sin: table(f64::sin) }
+        Self { cos: table(cos), sin: table(sin) }
     }
 
     /// Number of positions.

@@ -2,23 +2,22 @@
 
 use std::path::PathBuf;
 
-use altiplano_model::Precision;
-use altiplano_model::infer::{Sampler, SamplerConfig};
+use altiplano_model::infer::{InferencePrecision, Sampler, SamplerConfig};
 use clap::Args;
 
 use super::output::{print, print_json};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::text_generation::generate_text;
-use crate::trained_model::TrainedModel;
+use crate::text_model::TextModel;
 
 /// Continue a text with a trained model.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct GenerateArgs {
-    /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
-    /// directory with tokenizer.model or tokenizer.json.
-    #[arg(long, value_name = "DIR")]
+    /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
+    /// directory with its tokenizer, or a GGUF file. Weights are mapped and used as they are stored.
+    #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// The beginning of the text.
     #[arg(long, value_name = "TEXT")]
@@ -44,9 +43,9 @@ pub struct GenerateArgs {
     /// Where the model computes: a name that `altiplano devices` lists as usable.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     device: String,
-    /// Number format: bf16 or f32.
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
+    /// Number format: f32, bf16, q8_0 or q4_0; the last two on the CPU. Default: that of the weights.
+    #[arg(long)]
+    precision: Option<InferencePrecision>,
     /// Threads that compute. Default: all cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -70,8 +69,8 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         return invalid(format!("--top-p {}: must be from 0 to 1", args.top_p));
     }
     use_threads(args.threads)?;
-    let TrainedModel { model, tokenizer, .. } =
-        TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
+    let TextModel { model, tokenizer, end_tokens, .. } =
+        TextModel::open(&args.checkpoint, &args.device, args.precision)?;
     let mut sampler = Sampler::new(SamplerConfig {
         temperature: args.temperature,
         top_k: args.top_k,
@@ -85,6 +84,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let generated = generate_text(
         &model,
         &tokenizer,
+        &end_tokens,
         &args.prompt,
         args.max_tokens,
         &args.stop,
