@@ -64,7 +64,7 @@ pub struct Tokenizer {
 
 /// What turns texts into ids and back.
 enum Codec {
-    SentencePiece(SentencePiece),
+    SentencePiece(Box<SentencePiece>),
     HuggingFace(Box<HuggingFace>),
 }
 
@@ -130,7 +130,7 @@ impl Tokenizer {
             bos: codec.processor.bos_id(),
             eos: codec.processor.eos_id(),
             unk: Some(codec.processor.unk_id()),
-            codec: Codec::SentencePiece(codec),
+            codec: Codec::SentencePiece(Box::new(codec)),
             pieces: model.pieces,
             add_dummy_prefix: model.add_dummy_prefix,
             unknown_surface: model.unknown_surface,

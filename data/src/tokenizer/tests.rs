@@ -205,7 +205,7 @@ fn encoding_in_parts_changes_nothing() {
     let tokenizer = tokenizer();
     let long = (0..50).map(text).collect::<String>();
     assert!(long.len() > 2 * PART_BYTES, "{}", long.len());
-    let super::Codec::SentencePiece(codec) = &tokenizer.codec else { panic!("of another kind") };
+    let Codec::SentencePiece(codec) = &tokenizer.codec else { panic!("of another kind") };
     let whole = codec.processor.encode(&long).unwrap();
     let whole: Vec<u32> = whole.into_iter().map(|piece| piece.id).collect();
     assert!(codec.part_prefix.is_some());
