@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
 mod altered_files;
+mod awq;
 mod bad_input;
 mod batches;
 mod comm_check;
@@ -18,6 +19,7 @@ mod harness;
 mod inference;
 mod interop;
 mod limits;
+mod llama_kinds;
 mod module_order;
 mod numeric;
 mod readme;
@@ -29,4 +31,5 @@ mod serve;
 #[cfg(unix)]
 mod signals;
 mod terminal;
+mod tokenizer_json;
 mod training;

@@ -221,6 +221,9 @@ mod tests {
             vocab_size: 30,
             max_seq_len: 8,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.02,
         }

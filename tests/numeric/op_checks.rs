@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use altiplano_model::backend::AdamWStep;
+use altiplano_model::config::rope_frequencies;
 use altiplano_model::ops::{self, IGNORED_TARGET, RopeTable};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -251,7 +252,8 @@ pub fn rope(place: &Place, outputs: &mut Outputs) {
     {
         let what = |name: &str| format!("{name} {b} {t} {h} {d}");
         let dtype = place.computed_in(DType::F32);
-        let table = RopeTable::new(t + 5, d, 10_000.0, dtype, place.device).positions(5, t);
+        let table = RopeTable::new(t + 5, &rope_frequencies(d, 10_000.0), dtype, place.device)
+            .positions(5, t);
         let x = || place.active([b, t, h, d], 1);
         let held = x();
         let y = ops::rope_forward(held.clone(), &table);
