@@ -174,6 +174,42 @@ fn estimate_of_the_papers_largest_run() {
     run(["estimate", config.to_str().unwrap(), "--device-memory", "80GX"]).fails(2, &["80GX"]);
 }
 
+/// The same run out of its parts: what tensor ranks and copies exchange, and what computing hides of
+/// it; the published rate within a tenth.
+#[test]
+fn estimate_of_layouts() {
+    let config = repository("configs/train/llama_65b.yaml").display().to_string();
+    let mut arguments =
+        vec!["estimate", &config, "batch.micro_batch=4", "batch.grad_accum_steps=512"];
+    arguments.extend(["--ranks", "2048", "--tensor", "8", "--json"]);
+    let ran = run([&arguments[..], &["--layouts", "--scale", "1024..4096"]].concat()).ok();
+    let json = ran.json();
+    let rate = json["layout"]["seconds"]["tokens_per_second_per_rank"].as_f64().unwrap();
+    assert!((rate / 380.0 - 1.0).abs() < 0.1, "{rate}");
+    let layouts = json["layouts"].as_array().unwrap();
+    assert!(layouts.contains(&json["layout"]));
+    let best = layouts[0]["seconds"]["tokens_per_second_per_rank"].as_f64().unwrap();
+    assert!(best >= rate && best < 1.02 * rate, "{best} after {rate}");
+    assert_eq!(json["scale"].as_array().unwrap().len(), 3);
+    assert!(ran.stdout.contains("fits of 76.0 GB"), "{}", ran.stdout);
+    let small = repository("configs/train/quickstart.yaml").display().to_string();
+    let four = ["batch.micro_batch=1", "batch.grad_accum_steps=4", "--ranks", "4"];
+    let ran =
+        run([&["estimate", small.as_str()][..], &four, &["--simulate", "--json"]].concat()).ok();
+    let found = &ran.json()["simulation"];
+    assert_eq!((&found["ranks"], found["step_seconds"].as_array().unwrap().len()), (&4.into(), 10));
+    for (wrong, named) in [
+        (&["--ranks", "6", "--tensor", "4"][..], "divisor of --ranks (6)"),
+        (&["--ranks", "5", "--tensor", "5"], "model.n_heads"),
+        (&["--ranks", "4", "--hardware", "b100"], "a100-80gb, h100-80gb"),
+        (&["--ranks", "4", "--scale", "8"], "8..16384"),
+        (&["--ranks", "4", "--devices", "4"], "cannot be used with"),
+        (&["--layouts"], "--ranks"),
+    ] {
+        run([&["estimate", small.as_str()][..], wrong].concat()).fails(2, &[named]);
+    }
+}
+
 #[test]
 fn bench_prints_its_figures() {
     let small = SmallRun::new();

@@ -165,6 +165,7 @@ impl EveryCommand {
             (format!("import --from hf {checkpoint} --output imported --overwrite"), ""),
             (format!("estimate {estimated}"), ""),
             ("devices".to_owned(), ""),
+            ("comm-check --size 4kB".to_owned(), ""),
             (format!("bench train {config} --warmup 0"), ""),
             ("bench attention --heads 1 --seq-len 64 --repeats 1".to_owned(), ""),
             ("bench matmul".to_owned(), ""),

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::harness::repository;
 
 /// Crates with more than one module at the top.
-const CRATES: [&str; 5] = ["data", "model", "model/kernels", "trainer", "trainer/serve"];
+const CRATES: [&str; 6] =
+    ["data", "model", "model/comm", "model/kernels", "trainer", "trainer/serve"];
 
 /// The modules in the table at the top of a `lib.rs`: in the first cell of each row, between
 /// backticks.

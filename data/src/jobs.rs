@@ -3,7 +3,7 @@
 use crate::atomic_file::{remove_abandoned, remove_unfinished};
 use crate::config::DataConfig;
 use crate::document::{Split, list_documents};
-use crate::error::Result;
+use crate::error::{DataError, Result};
 use crate::lock::lock;
 use crate::pipeline::{self, RunOptions, RunReport};
 use crate::progress::ProgressMode;
@@ -37,6 +37,13 @@ impl DataConfig {
     pub fn train_tokenizer(&self, progress: ProgressMode) -> Result<TrainReport> {
         self.validate()?;
         let model = self.tokenizer_model();
+        if tokenizer::is_json(&model) {
+            return Err(DataError::config(
+                "tokenizer.model",
+                model.display(),
+                "a SentencePiece model to write; a tokenizer.json is used as it is, by `tokenize`",
+            ));
+        }
         // A model elsewhere needs the documents only.
         let lock = model.starts_with(&self.output).then(|| lock(&self.output)).transpose()?;
         match (&lock, model.parent()) {

@@ -17,7 +17,7 @@
 //! | [`progress`] | progress of a job on the terminal |
 //! | [`document`] | the record every source ends in, as Parquet |
 //! | [`text`] | character sets, lines, white space, HTML, TeX |
-//! | [`tokenizer`] | SentencePiece: training, encoding, decoding |
+//! | [`tokenizer`] | SentencePiece: training, encoding, decoding; `tokenizer.json` of other kinds |
 //! | [`fasttext_model`] | fastText models: reading, scoring, training |
 //! | [`language`] | which language a text is in |
 //! | [`ngram`] | the n-gram language model |

@@ -1,7 +1,9 @@
 //! The whole model: policies, precisions, threads, cached decoding.
 
+use altiplano_model::backend::AdamWStep;
 use altiplano_model::infer::{Engine, EngineOptions, Request, RequestId, SamplingParams, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
+use altiplano_model::param_ops::{AdamWState, adamw_step};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision};
 use burn::tensor::{DType, Device, TensorData};
@@ -13,6 +15,8 @@ super::device_test!(
     bf16_is_near_f32,
     accumulation_is_the_whole_batch,
     cached_decoding_is_the_full_forward,
+    tied_is_untied_with_equal_matrices,
+    tied_training_steps_the_matrix_once,
 );
 
 fn config() -> LlamaConfig {
@@ -143,5 +147,70 @@ fn cached_decoding_is_the_full_forward(device: &Device) {
     assert_eq!(whole.len(), 12);
     for (tokens_of_a_pass, prompts) in [(4, 1), (64, 3), (5, 3)] {
         assert!(relative_error(&logprobs(tokens_of_a_pass, prompts), &whole) < 1e-5);
+    }
+}
+
+/// A model whose output head is its embedding, and one that has the same matrix twice: the losses are
+/// the same bits, and the gradient of the one matrix is the sum of the two.
+fn tied_is_untied_with_equal_matrices(device: &Device) {
+    for precision in precisions(device) {
+        let tied_config = LlamaConfig { tie_word_embeddings: true, ..config() };
+        let tied = Weights::init(&tied_config, 3, DType::F32, device);
+        let untied = Weights { lm_head: Some(tied.embed_tokens.clone()), ..tied.clone() };
+        let matrix = config().vocab_size * config().dim;
+        assert_eq!(tied_config.parameter_count() + matrix, config().parameter_count());
+        assert_eq!(tied.iter().len() + 1, untied.iter().len());
+
+        let batch = batch(2, 70, device);
+        let step_of = |config: LlamaConfig, weights: &Weights| {
+            let weights = weights.compute_copy(precision);
+            step(&Llama::new(config, weights, POLICIES[1]).unwrap(), &batch)
+        };
+        let (losses, mut grads) = step_of(tied_config.clone(), &tied);
+        let (expected_losses, mut expected) = step_of(config(), &untied);
+        assert_eq!(losses, expected_losses);
+        let head: Vec<f64> = expected.pop().unwrap().iter().collect();
+        let embedding: Vec<f64> = expected.remove(0).iter().collect();
+        let sum: Vec<f64> = embedding.iter().zip(&head).map(|(x, y)| x + y).collect();
+        let error = relative_error(&grads.remove(0).iter().collect::<Vec<_>>(), &sum);
+        assert!(error < 1e-6, "{precision:?}: {error:e}");
+        assert_eq!(grads, expected);
+    }
+}
+
+/// AdamW moves the one matrix by the sum of both gradients, once, and embedding and head are the
+/// same values after it.
+fn tied_training_steps_the_matrix_once(device: &Device) {
+    let config = LlamaConfig { tie_word_embeddings: true, ..config() };
+    for precision in precisions(device) {
+        let master_weights = Weights::init(&config, 3, DType::F32, device);
+        let mut llama =
+            Llama::new(config.clone(), master_weights.compute_copy(precision), POLICIES[1])
+                .unwrap();
+        let zeros = || Grads::zeros(&config, DType::F32, device);
+        let mut state = AdamWState { master_weights, m: zeros(), v: zeros() };
+        let before = values(&state.master_weights.embed_tokens);
+        let mut grads = zeros();
+        llama.loss_and_gradients(&batch(2, 70, device), 1.0 / 140.0, &mut grads);
+        let hyper = AdamWStep {
+            lr: 0.5,
+            beta1: 0.0,
+            beta2: 0.0,
+            eps: 0.0,
+            weight_decay: 0.0,
+            step: 1,
+            grad_scale: 1.0,
+        };
+        adamw_step(&mut state, &mut llama.weights, &grads, &hyper);
+        // Without memory a step is lr in the direction of the gradient's sign.
+        let after = values(&state.master_weights.embed_tokens);
+        for ((x, y), grad) in before.iter().zip(&after).zip(values(&grads.embed_tokens)) {
+            if grad.abs() > 1e-12 {
+                assert!((x - 0.5 * grad.signum() - y).abs() < 1e-5, "{x} {y} {grad}");
+            }
+        }
+        assert!(state.master_weights.lm_head.is_none() && llama.weights.lm_head.is_none());
+        let changed = values(&llama.losses(&batch(2, 70, device)));
+        assert!(changed.iter().all(|loss| loss.is_finite()));
     }
 }

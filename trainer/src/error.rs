@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use altiplano_comm::CommError;
 use altiplano_data::error::DataError;
 use altiplano_model::error::ModelError;
 use altiplano_serve::error::ServeError;
@@ -159,6 +160,12 @@ pub enum TrainerError {
     },
 
     // Other crates
+    /// From the exchange between ranks.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// The same, found by every rank of a launch before the ranks have met: rank 0 prints it.
+    #[error(transparent)]
+    SaidByRankZero(CommError),
     /// From the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -184,9 +191,15 @@ impl TrainerError {
             Self::Config { .. }
                 | Self::Usage { .. }
                 | Self::Serve(ServeError::Usage { .. })
+                | Self::SaidByRankZero(_)
                 | Self::Data(DataError::Config { .. })
                 | Self::Model(ModelError::Config { .. } | ModelError::Device { .. })
-        )
+        ) || matches!(self, Self::Comm(error) if error.is_usage())
+    }
+
+    /// Whether another process has told the user: all ranks of a launch find the same error.
+    pub fn is_said_elsewhere(&self) -> bool {
+        matches!(self, Self::SaidByRankZero(_))
     }
 
     /// Whether the reader of standard output went away, as `| head` does: not an error.

@@ -91,15 +91,11 @@ pub enum Generated<'a> {
 /// Continues `prompt` once, handing text to `on_text` as soon as it is certain. `on_text` says whether
 /// to go on.
 ///
-/// A token of `end_tokens` ends the text.
-///
 /// # Errors
 /// When the prompt does not fit into the context or cannot be encoded.
-#[expect(clippy::too_many_arguments, reason = "a model, its text, and a request")]
 pub fn generate_text(
     model: &impl EngineModel,
     tokenizer: &Tokenizer,
-    end_tokens: &[u32],
     prompt: &str,
     options: &GenerationOptions,
     mut on_text: impl FnMut(&str) -> bool,

@@ -16,6 +16,7 @@
 #[cfg(feature = "cube")]
 pub mod cube;
 mod flex;
+mod op_table;
 #[cfg(feature = "tch")]
 mod tch;
 
@@ -55,9 +56,9 @@ pub fn has_kernels(device: &Device, dtype: DType) -> bool {
 /// besides views of tensors, and no other thread works on the same tensors. A GPU then runs them one
 /// after the other without waiting for anything between.
 pub(crate) fn uninterrupted<R>(work: impl FnOnce() -> R) -> R {
-    #[cfg(feature = "cuda")]
-    return cube::cuda::uninterrupted(work);
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(feature = "cube")]
+    return cube::uninterrupted(work);
+    #[cfg(not(feature = "cube"))]
     work()
 }
 

@@ -154,8 +154,9 @@ impl InferenceModel {
                 reason: format!("precision {precision} is computed by the device cpu alone"),
             });
         }
-        let head = weights.iter().len() - 1;
-        let params = ParamTree::of_model(config.n_layers);
+        // The embedding where it is the output head too.
+        let head = if weights.lm_head.is_none() { 0 } else { weights.iter().len() - 1 };
+        let params = ParamTree::of_model(&config);
         let weights = params.zip(weights).try_map(
             &mut (),
             |(), (_, vector)| Ok::<_, ModelError>(vector),
@@ -264,13 +265,8 @@ impl InferenceModel {
 
     /// Rotation of the rows of a pass, each by its position in its own sequence.
     pub fn rope_rows(&self, positions: impl IntoIterator<Item = usize>) -> RopeTable {
-        RopeTable::at(
-            positions,
-            self.config.head_dim(),
-            self.config.rope_theta,
-            self.weights.norm.dtype(),
-            &self.device,
-        )
+        let dtype = self.weights.norm.dtype();
+        RopeTable::at(positions, &self.config.rope_frequencies(), dtype, &self.device)
     }
 
     /// Layer `n` of a pass whose rows are `x` (1, rows, C); their queries attend as `keys_values` says.
@@ -293,7 +289,7 @@ impl InferenceModel {
     /// row, f32. Where they are no numbers, [`InferenceModel::not_finite`] says why.
     pub fn logits(&self, x: &Tensor<3>) -> Vec<f32> {
         let (x, _) = rms_norm_forward(x, &self.weights.norm, self.config.norm_eps);
-        let logits = match &self.weights.lm_head {
+        let logits = match self.weights.head() {
             InferenceMatrix::Tensor(matrix) => head_logits(&x, matrix),
             InferenceMatrix::Stored(matrix) => matrix.product(&x, DType::F32),
         };
@@ -346,6 +342,9 @@ mod tests {
             vocab_size: 50,
             max_seq_len: 32,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.2,
         }

@@ -19,7 +19,7 @@ use crate::text_model::TextModel;
 #[command(group = ArgGroup::new("texts").required(true).args(["prompt", "prompt_file", "prompts"]))]
 pub struct GenerateArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
-    /// directory with tokenizer.model, or a GGUF file. Weights are mapped and used as they are stored.
+    /// directory with its tokenizer, or a GGUF file. Weights are mapped and used as they are stored.
     #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// The beginning of the text.

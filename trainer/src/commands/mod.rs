@@ -5,6 +5,7 @@
 
 mod batch;
 mod bench;
+mod comm_check;
 mod data;
 mod devices;
 mod engine_arguments;
@@ -70,6 +71,7 @@ enum Command {
     Import(import::ImportArgs),
     Estimate(estimate::EstimateArgs),
     Devices(devices::DevicesArgs),
+    CommCheck(comm_check::CommCheckArgs),
     /// Measure speed and memory of training, attention and generation.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -116,6 +118,7 @@ impl Cli {
             Command::Import(args) => import::run(args),
             Command::Estimate(args) => estimate::run(args),
             Command::Devices(args) => devices::run(args),
+            Command::CommCheck(args) => comm_check::run(args),
             Command::Bench(command) => bench::run(command),
         }?;
         Ok(Outcome::Done)

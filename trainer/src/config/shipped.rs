@@ -176,24 +176,36 @@ fn said_default(comment: &str) -> Option<&str> {
 fn documented_defaults(text: &str) -> Vec<DocumentedDefault> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
-    let mut comment = String::new();
+    let (mut comment, mut column) = (String::new(), 0);
+    let indent = |line: &str| line.len() - line.trim_start().len();
     for (number, line) in lines.iter().enumerate() {
         if let Some(text) = line.trim_start().strip_prefix('#') {
+            column = indent(line);
             comment = comment + text + "\n";
+            // A key that is commented out has the comment so far.
+            let key = text.split_once(": ").map_or("", |(key, _)| key.trim());
+            if !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+                comment.clear();
+            }
             continue;
         }
-        let comment = std::mem::take(&mut comment);
+        let mut comment = std::mem::take(&mut comment);
+        // A comment to the right of the key is one on what is above.
+        if column != indent(line) + if line.trim_start().starts_with("- ") { 2 } else { 0 } {
+            comment.clear();
+        }
         let (Some(default), Some((key, value))) = (said_default(&comment), line.split_once(": "))
         else {
             continue;
         };
         // A step with one option in braces loses the option, any other line goes whole.
         let braces = value.strip_prefix('{').and_then(|inner| inner.strip_suffix('}'));
-        if braces.is_some_and(|inner| inner.contains([',', '{'])) || key.contains('"') {
+        if braces.is_some_and(|inner| inner.is_empty() || inner.contains([',', '{']))
+            || key.contains('"')
+        {
             continue;
         }
         let kept = braces.map(|_| format!("{key}: {{}}"));
-        let indent = |line: &str| line.len() - line.trim_start().len();
         let more =
             lines[number + 1..].iter().take_while(|next| indent(next) > indent(line)).count();
         let more = if braces.is_some() { 0 } else { more };
@@ -262,6 +274,8 @@ fn check_defaults<T: serde::Serialize + serde::de::DeserializeOwned>(path: &Path
             (Some(found), said) => {
                 assert_eq!(Some(found), serde_yaml::from_str(said).ok().as_ref(), "{place}");
             }
+            // What is left out of `c4` is the preset's, which the step fills in.
+            (None, _) if key.contains(&Value::from("c4")) => {}
             (None, said) => panic!("{place}: the default is nothing, the comment says {said}"),
         }
     }

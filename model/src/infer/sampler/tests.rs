@@ -216,3 +216,29 @@ fn logits_that_are_no_numbers_give_no_token() {
         assert_eq!(choice, Err(NoChoice::NotFinite));
     }
 }
+
+/// Microseconds of a choice from 32000 logits. A step of a 110M model takes about 10 milliseconds.
+#[test]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "the measurement's result")]
+fn measure_a_choice() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for (name, spread) in [("flat", 0.5), ("steep", 12.0)] {
+        let logits: Vec<f32> = (0..32_000)
+            .map(|_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum::<f32>() * spread)
+            .collect();
+        let all = [(0.0, 0, 1.0), (1.0, 0, 1.0), (1.0, 40, 1.0), (1.0, 0, 0.9), (1.0, 40, 0.9)];
+        for (temperature, top_k, top_p) in all {
+            let mut sampler = sampler(params(temperature, top_k, top_p, 0.0));
+            let mut copies = vec![logits.clone(); 200];
+            let started = std::time::Instant::now();
+            for copy in &mut copies {
+                sampler.choose(copy, VOCABULARY).unwrap();
+            }
+            let microseconds = started.elapsed().as_secs_f64() * 1e6 / 200.0;
+            println!(
+                "{name}, temperature {temperature}, top-k {top_k}, top-p {top_p}: {microseconds:.0} us"
+            );
+        }
+    }
+}
