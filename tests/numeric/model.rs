@@ -1,7 +1,9 @@
 //! The whole model: policies, precisions, threads, cached decoding.
 
 use altiplano_model::backend::AdamWStep;
-use altiplano_model::infer::{Engine, EngineOptions, Request, RequestId, SamplingParams, generate};
+use altiplano_model::infer::{
+    Engine, EngineOptions, InferenceModel, Request, RequestId, SamplingParams, generate,
+};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::param_ops::{AdamWState, adamw_step};
 use altiplano_model::params::{Grads, Weights};
