@@ -148,12 +148,7 @@ mod tests {
         #[derive(Debug)]
         struct NoWeights;
         impl StoredWeights for NoWeights {
-            fn rows(
-                &self,
-                _: Parameter,
-                _: Shape,
-                _: usize,
-            ) -> Result<Rows<'_>> {
+            fn rows(&self, _: Parameter, _: Shape, _: usize) -> Result<Rows<'_>> {
                 Err(ModelError::TokenId { id: 0, vocab_size: 0 }.into())
             }
         }
