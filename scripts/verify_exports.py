@@ -290,6 +290,121 @@ def check_mistralrs(project, name, directory):
         says(f"{name}: mistral.rs loads {kind}: the first {same} of {len(ours)} characters are ours")
 
 
+# Shapes of published models, made small, with random weights of transformers' own.
+KINDS = {
+    "llama_2": dict(num_attention_heads=8, num_key_value_heads=2, rms_norm_eps=1e-5),
+    "llama_3": dict(num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=1024,
+                    rope_parameters=dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0,
+                                         high_freq_factor=4.0, original_max_position_embeddings=128)),
+    "tinyllama": dict(num_attention_heads=16, num_key_value_heads=2, intermediate_size=352),
+    "smollm": dict(hidden_size=144, num_attention_heads=9, num_key_value_heads=3, intermediate_size=384,
+                   tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=100000.0)),
+    "wide_heads": dict(num_attention_heads=4, num_key_value_heads=4, head_dim=64, tie_word_embeddings=True,
+                       rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0)),
+}  # fmt: skip
+
+
+def make_kind(project, name, settings, checkpoint):
+    """A directory as transformers saves it, with our tokenizer or, for LLaMA 3, a byte-level one."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    source = checkpoint
+    vocabulary = 512
+    if name in ("llama_3", "smollm"):
+        source = ROOT / "tests/golden/byte_level_bpe"
+        vocabulary = 416
+    config = LlamaConfig(**{
+        "vocab_size": vocabulary, "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 3,
+        "max_position_embeddings": 512, "initializer_range": 0.2, **settings,
+    })  # fmt: skip
+    torch.manual_seed(7)
+    directory = project.folder / f"kind-{name}"
+    LlamaForCausalLM(config).save_pretrained(directory, max_shard_size="300KB")
+    for file in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):
+        if (source / file).exists():
+            (directory / file).write_bytes((source / file).read_bytes())
+    return directory
+
+
+def check_kind(project, name, settings, checkpoint):
+    """Imported, and through GGUF where there is a SentencePiece model: the greedy ids and the
+    log-probabilities of a text are transformers'."""
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    directory = make_kind(project, name, settings, checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    name_of = lambda mark: mark["content"] if isinstance(mark, dict) else mark
+    begin, end = (tokenizer.token_to_id(name_of(config[key])) for key in ("bos_token", "eos_token"))
+    imported = project.folder / f"kind-{name}-imported"
+    project.run("import", "--from", "hf", directory, "--output", imported)
+    ours = [directory, imported]
+    if (directory / "tokenizer.model").exists():
+        file = project.export(directory, f"kind-{name}.gguf", "--format", "gguf", "--type", "f32")
+        back = project.folder / f"kind-{name}-gguf"
+        project.run("import", "--from", "gguf", file, "--output", back)
+        ours.append(back)
+    text = PROMPTS[1] + " " + " ".join(["and the people of the United States"] * 8)
+    document = project.folder / "document.txt"
+    document.write_text(text)
+    ids = [begin, *tokenizer.encode(text, add_special_tokens=False).ids, end]
+    assert len(ids) <= model.config.max_position_embeddings, "one window of the context"
+    with torch.no_grad():
+        logits = model(torch.tensor([ids[:-1]])).logits[0]
+    expected = torch.nn.functional.cross_entropy(logits.double(), torch.tensor(ids[1:])).item()
+    for prompt in PROMPTS:
+        prompt_ids = [begin, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+        with torch.no_grad():
+            made = model.generate(torch.tensor([prompt_ids]), max_new_tokens=TOKENS, do_sample=False,
+                                  eos_token_id=end, pad_token_id=0)[0, len(prompt_ids):].tolist()
+        for checkpoint in ours:
+            found = project.greedy(checkpoint, prompt)["token_ids"]
+            assert made[: len(found)] == found, (checkpoint, prompt, made, found)
+    worst = 0
+    for checkpoint in ours:
+        found = project.run("eval", "--checkpoint", checkpoint, "--documents", document, "--json")
+        found = json.loads(found.splitlines()[-1])
+        assert found["tokens"] == len(ids) - 1, (found["tokens"], len(ids))
+        worst = max(worst, abs(found["loss"] - expected))
+    assert worst < 1e-4, (name, worst)
+    says(f"{name}: transformers' greedy ids from {len(ours)} directories; nats per token differ by {worst:.1e}")
+
+
+def check_awq(project, name, checkpoint):
+    """A directory in 4 bits: its tensors are those that numpy unpacks, and mistral.rs loads it."""
+    directory = project.export(
+        checkpoint, f"{name}-awq", "--format", "awq", "--group-size", 32, "--calibration", project.folder,
+        "--calibration-sequences", 16,
+    )
+    tensors = load_file(directory / "model.safetensors")
+    back = project.folder / f"{name}-awq-back"
+    project.run("import", "--from", "hf", directory, "--output", back)
+    plain = load_file(back / "model.safetensors")
+    order = [0, 4, 1, 5, 2, 6, 3, 7]
+    unpack = lambda words: np.stack([words.view(np.uint32) >> (4 * place) & 15 for place in order], -1).reshape(
+        len(words), -1)
+    checked = 0
+    for key in [key for key in tensors if key.endswith(".qweight")]:
+        stem = key.removesuffix(".qweight")
+        values, zeros = unpack(tensors[key]), unpack(tensors[f"{stem}.qzeros"])
+        scales = tensors[f"{stem}.scales"].astype(np.float32)
+        wide = lambda x: np.repeat(x, 32, axis=0)
+        weight = (values.astype(np.float32) - wide(zeros).astype(np.float32)) * wide(scales)
+        assert np.array_equal(weight.T, plain[f"{stem}.weight"]), stem
+        checked += 1
+    says(f"{name}: numpy unpacks {checked} matrices of AWQ as we do")
+    if mistralrs is None:
+        return
+    runner = mistralrs.Runner(which=mistralrs.Which.Plain(model_id=str(directory)))
+    request = mistralrs.CompletionRequest(model="default", prompt=PROMPTS[0], max_tokens=TOKENS, temperature=0.0)
+    theirs = runner.send_completion_request(request).choices[0].text
+    ours = project.greedy(back, PROMPTS[0])["text"]
+    same = len(os.path.commonprefix([ours, theirs]))
+    says(f"{name}: mistral.rs loads AWQ: the first {same} of {len(ours)} characters are ours")
+
+
 def main():
     project = Project(*sys.argv[1:])
     project.make_text()
@@ -300,6 +415,10 @@ def main():
         check_meta(project, name, shape, checkpoint)
         check_transformers_gguf(project, name, checkpoint, directory)
         check_mistralrs(project, name, directory)
+        if name == "heads_64":
+            check_awq(project, name, checkpoint)
+            for kind, settings in KINDS.items() if torch else ():
+                check_kind(project, kind, settings, checkpoint)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,21 @@ fn prompts_and_options_of_generate() {
     generate(&["--prompt", &long]).fails(1, &["tokens", "64"]);
     generate(&["--prompt", "a", "--top-p", "1.5"]).fails(2, &["--top-p"]);
     generate(&["--prompt", "a", "--temperature", "-1"]).fails(2, &["--temperature"]);
+    generate(&["--prompt", "a", "--min-p", "-0.1"]).fails(2, &["--min-p", "-0.1", "0 to 1"]);
+    generate(&["--prompt", "a", "--repetition-penalty", "0"])
+        .fails(2, &["--repetition-penalty", "above 0"]);
+    generate(&["--prompt", "a", "--presence-penalty", "nan"])
+        .fails(2, &["--presence-penalty", "nan"]);
+    generate(&["--prompt", "a", "--logit-bias", "5"]).fails(2, &["--logit-bias", "13=-2.5"]);
+    generate(&["--prompt", "a", "--logit-bias", "99999=1"])
+        .fails(2, &["--logit-bias", "99999", "expected an id below"]);
+    generate(&["--prompt", "a", "--n", "0"]).fails(2, &["--n", "0", "1"]);
+    generate(&["--prompt", "a", "--logprobs", "2"]).fails(2, &["--json"]);
+    generate(&["--prompt", "a", "--prompts", "-"]).fails(2, &["--prompt", "--prompts"]);
+    generate(&["--prompt-file", "/nonexistent"]).fails(1, &["/nonexistent"]);
+    let prompts = run.dir.path().join("prompts.jsonl");
+    std::fs::write(&prompts, "{\"prompt\": \"a\"}\n{\"text\": 1}\n").unwrap();
+    generate(&["--prompts", prompts.to_str().unwrap()]).fails(1, &["prompts.jsonl:2", "`prompt`"]);
     generate(&[]).fails(2, &["--prompt"]);
     crate::harness::run(["generate", "--checkpoint", "/nonexistent", "--prompt", "a"])
         .fails(1, &["/nonexistent"]);

@@ -77,6 +77,38 @@ fn generate_repeats_streams_and_stops() {
     assert_eq!(stopped["text"].as_str().unwrap(), &whole[..first]);
     assert_eq!(stopped["finish_reason"], "stop");
 
+    // Prompts together give what each gives alone, in their order; samples differ.
+    let file = checkpoint.join("prompts");
+    std::fs::write(&file, "The sea\n\nThe whale\n").unwrap();
+    let file = file.to_str().unwrap();
+    let many = |arguments: &[&str]| {
+        let common = ["generate", "--checkpoint", checkpoint.to_str().unwrap()];
+        run([&common[..], arguments, &["--max-tokens", "40", "--seed", "5"]].concat()).ok()
+    };
+    let lines = many(&["--prompts", file, "--n", "2", "--logprobs", "3", "--json"]);
+    let mut texts: Vec<serde_json::Value> =
+        lines.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let place = |text: &serde_json::Value| {
+        (text["prompt_index"].as_u64().unwrap(), text["index"].as_u64().unwrap())
+    };
+    texts.sort_by_key(place);
+    let places: Vec<_> = texts.iter().map(place).collect();
+    assert_eq!(places, [(0, 0), (0, 1), (1, 0), (1, 1)]);
+    assert_eq!(texts[2]["text"], text);
+    assert_ne!(texts[3]["text"], text);
+    let scored = texts[2]["logprobs"].as_array().unwrap();
+    assert_eq!(scored.len(), 40);
+    for (scored, id) in scored.iter().zip(texts[2]["token_ids"].as_array().unwrap()) {
+        assert_eq!((&scored["id"], scored["top"].as_array().unwrap().len()), (id, 3));
+        assert!(scored["logprob"].as_f64().unwrap() <= 0.0);
+    }
+    let printed = many(&["--prompts", file]).stdout;
+    let expected = format!("--- prompt 1, text 0\nThe whale{text}\n");
+    assert!(printed.starts_with("--- prompt 0, text 0\nThe sea"), "{printed}");
+    assert!(printed.ends_with(&expected), "{printed}");
+    std::fs::write(file, "The whale\n").unwrap();
+    assert_eq!(many(&["--prompt-file", file]).stdout, streamed.stdout);
+
     // The model that generates is the model that was validated.
     let documents = corpus().join("documents/books/validation-00000.parquet");
     let eval = |precision: &str| {
@@ -140,6 +172,42 @@ fn estimate_of_the_papers_largest_run() {
     let text = run(arguments).ok().stdout;
     assert!(text.contains("380") && text.contains("21"), "{text}");
     run(["estimate", config.to_str().unwrap(), "--device-memory", "80GX"]).fails(2, &["80GX"]);
+}
+
+/// The same run out of its parts: what tensor ranks and copies exchange, and what computing hides of
+/// it; the published rate within a tenth.
+#[test]
+fn estimate_of_layouts() {
+    let config = repository("configs/train/llama_65b.yaml").display().to_string();
+    let mut arguments =
+        vec!["estimate", &config, "batch.micro_batch=4", "batch.grad_accum_steps=512"];
+    arguments.extend(["--ranks", "2048", "--tensor", "8", "--json"]);
+    let ran = run([&arguments[..], &["--layouts", "--scale", "1024..4096"]].concat()).ok();
+    let json = ran.json();
+    let rate = json["layout"]["seconds"]["tokens_per_second_per_rank"].as_f64().unwrap();
+    assert!((rate / 380.0 - 1.0).abs() < 0.1, "{rate}");
+    let layouts = json["layouts"].as_array().unwrap();
+    assert!(layouts.contains(&json["layout"]));
+    let best = layouts[0]["seconds"]["tokens_per_second_per_rank"].as_f64().unwrap();
+    assert!(best >= rate && best < 1.02 * rate, "{best} after {rate}");
+    assert_eq!(json["scale"].as_array().unwrap().len(), 3);
+    assert!(ran.stdout.contains("fits of 76.0 GB"), "{}", ran.stdout);
+    let small = repository("configs/train/quickstart.yaml").display().to_string();
+    let four = ["batch.micro_batch=1", "batch.grad_accum_steps=4", "--ranks", "4"];
+    let ran =
+        run([&["estimate", small.as_str()][..], &four, &["--simulate", "--json"]].concat()).ok();
+    let found = &ran.json()["simulation"];
+    assert_eq!((&found["ranks"], found["step_seconds"].as_array().unwrap().len()), (&4.into(), 10));
+    for (wrong, named) in [
+        (&["--ranks", "6", "--tensor", "4"][..], "divisor of --ranks (6)"),
+        (&["--ranks", "5", "--tensor", "5"], "model.n_heads"),
+        (&["--ranks", "4", "--hardware", "b100"], "a100-80gb, h100-80gb"),
+        (&["--ranks", "4", "--scale", "8"], "8..16384"),
+        (&["--ranks", "4", "--devices", "4"], "cannot be used with"),
+        (&["--layouts"], "--ranks"),
+    ] {
+        run([&["estimate", small.as_str()][..], wrong].concat()).fails(2, &[named]);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use altiplano_model::backend::cube::cuda::probe;
+use altiplano_model::backend::cube::nvidia::probe;
 use serde_json::Value;
 use tempfile::TempDir;
 

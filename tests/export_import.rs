@@ -292,7 +292,7 @@ fn hugging_face_directories_that_do_not_fit() {
         ("model_type", "gpt2".into()),
         ("attention_bias", true.into()),
         ("mlp_bias", true.into()),
-        ("rope_scaling", serde_json::json!({ "rope_type": "linear", "factor": 2.0 })),
+        ("rope_scaling", serde_json::json!({ "rope_type": "yarn", "factor": 2.0 })),
     ] {
         fails(&config(key, value), &["config.json", key]);
     }
@@ -367,20 +367,16 @@ fn gguf_files_that_do_not_fit() {
         ("llama.block_count", 2, 1, &["blk.1.", "only the parameters"]),
         ("llama.feed_forward_length", 48, 64, &["blk.0.ffn_gate.weight", "[32, 48]", "[32, 64]"]),
         ("llama.attention.head_count_kv", 2, 3, &["n_kv_heads", "3"]),
-        ("llama.attention.key_length", 8, 16, &["llama.attention.key_length", "16"]),
+        ("llama.attention.key_length", 8, 16, &["llama.attention.value_length", "8", "16"]),
+        ("llama.attention.key_length", 8, 7, &["head_dim", "7", "even"]),
         ("llama.vocab_size", 400, 401, &["llama.vocab_size", "401", "400"]),
         ("tokenizer.ggml.eos_token_id", 2, 400, &["tokenizer.ggml.eos_token_id", "400"]),
     ] {
         fails(&number(key, from), &number(key, to), words);
     }
     fails(b"blk.1.ffn_up.weight", b"blk.9.ffn_up.weight", &["blk.1.ffn_up.weight", "no such"]);
-    // A key that means scaled rotary embeddings, or experts, where another was.
-    for (from, to) in [
-        ("llama.feed_forward_length", "llama.rope.scaling.factor"),
-        ("general.size_label", "llama.expert_count"),
-    ] {
-        fails(from.as_bytes(), to.as_bytes(), &[to]);
-    }
+    // A key that means experts, where another was.
+    fails(b"general.size_label", b"llama.expert_count", &["llama.expert_count"]);
 }
 
 #[test]
@@ -451,7 +447,8 @@ fn meta_directories_that_do_not_fit() {
             fs::write(path, params.to_string()).unwrap();
         }
     };
-    fails(&params("use_scaled_rope", true.into()), &["params.json", "use_scaled_rope"]);
+    fails(&params("use_scaled_rope", "yes".into()), &["params.json", "yes"]);
+    fails(&params("rope_scaling_factor", "8".into()), &["params.json", "\"8\""]);
     fails(&params("dim", 64.into()), &["consolidated.00.pth", "tok_embeddings", "[400, 32]"]);
     fails(&params("n_heads", "four".into()), &["params.json"]);
     fails(&params("vocab_size", 300.into()), &["300"]);

@@ -1,6 +1,7 @@
 //! README, CONTRIBUTING and docs say what is true: every command in them runs, every file they
 //! name is there.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::data::{gzip, warc_record};
 use crate::every_command::{self, help_of};
-use crate::harness::{ARPA, altiplano, copy_dir, repository, temporary};
+use crate::harness::{ARPA, Running, altiplano, copy_dir, repository, temporary};
 
 fn pages() -> Vec<(String, String)> {
     let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(String::from).to_vec();
@@ -89,15 +90,42 @@ impl Shell {
         self.dir.path().join(name)
     }
 
+    fn bash(&self, command: &str) -> std::process::Command {
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-o", "pipefail", "-c", command]);
+        bash.current_dir(self.dir.path());
+        bash.env("PATH", &self.path).env("XDG_CACHE_HOME", temporary("cache"));
+        bash
+    }
+
+    /// Runs a command that serves on a free port, does `requests` there, and ends it by SIGTERM.
+    fn serve(&self, command: &str, requests: &[String]) {
+        let port = command.split_whitespace().skip_while(|word| *word != "--port").nth(1).unwrap();
+        let free = command.replace(&format!("--port {port}"), "--port 0");
+        let mut process = Running::start(&mut self.bash(&format!("exec {free}")));
+        let address = RefCell::new(String::new());
+        process.wait_until(|said| {
+            let line = said.lines().find(|line| line.contains("ing ") && line.ends_with('/'));
+            let found = line.and_then(|line| line.rsplit("http://").next());
+            *address.borrow_mut() = found.unwrap_or_default().trim_end_matches('/').to_owned();
+            found.is_some()
+        });
+        let has_curl = std::process::Command::new("curl").arg("--version").output().is_ok();
+        for request in requests {
+            if !has_curl {
+                eprintln!("skipped: {request}: there is no curl");
+                continue;
+            }
+            let own = request.replace(&format!("127.0.0.1:{port}"), &address.borrow());
+            self.run(&own.replace("curl ", "curl --fail --silent --show-error "));
+        }
+        process.signal("TERM");
+        process.finish().ok();
+    }
+
     /// Runs a command that has to succeed.
     fn run(&self, command: &str) {
-        let output = std::process::Command::new("bash")
-            .args(["-o", "pipefail", "-c", command])
-            .current_dir(self.dir.path())
-            .env("PATH", &self.path)
-            .env("XDG_CACHE_HOME", temporary("cache"))
-            .output()
-            .unwrap();
+        let output = self.bash(command).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{command}\n{stderr}");
     }
@@ -146,7 +174,14 @@ fn commands_of_the_readme_and_of_every_help_run() {
             assert!(repository(script).exists(), "{command}: no such script");
             continue;
         }
-        if command.starts_with("altiplano") {
+        if is_server(command) {
+            // The requests that follow it on the page.
+            let rest = commands.iter().skip_while(|other| *other != command).skip(1);
+            let requests: Vec<String> =
+                rest.take_while(|line| line.starts_with("curl ")).cloned().collect();
+            shell.serve(command, &requests);
+            ran.insert(spaces(command));
+        } else if command.starts_with("altiplano") {
             shell.run(command);
             ran.insert(spaces(command));
         }
@@ -168,7 +203,10 @@ fn commands_of_the_readme_and_of_every_help_run() {
         left = later;
         for example in now as Vec<String> {
             if ran.insert(spaces(&example)) {
-                shell.run(&cheaper(&example));
+                match is_server(&example) {
+                    true => shell.serve(&example, &[]),
+                    false => shell.run(&cheaper(&example)),
+                }
             }
         }
     };
@@ -176,6 +214,9 @@ fn commands_of_the_readme_and_of_every_help_run() {
     run_those("configs/train/quickstart.yaml");
     let checkpoints = shell.path("runs/quickstart/checkpoints");
     copy_dir(&checkpoints.join("step_00000020"), &checkpoints.join("step_00001000"));
+    let request =
+        "{\"custom_id\": \"a\", \"url\": \"/v1/completions\", \"body\": {\"prompt\": \"a\"}}\n";
+    fs::write(shell.path("in.jsonl"), request).unwrap();
     run_those("runs/quickstart");
     prepare_large_run(&shell);
     for model in ["train-lid", "train-lm", "train-classifier"] {
@@ -194,6 +235,12 @@ fn commands_of_the_readme_and_of_every_help_run() {
         shell.run(&format!("altiplano data run {config} --rank {rank} --world-size 4"));
     }
     run_those("");
+}
+
+/// Whether a command works until a signal ends it.
+fn is_server(command: &str) -> bool {
+    let words: Vec<String> = command.split_whitespace().skip(1).map(str::to_owned).collect();
+    command.starts_with("altiplano") && every_command::serves(&words)
 }
 
 /// The example with less to do where that is much: what it shows is still done.

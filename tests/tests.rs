@@ -4,8 +4,10 @@
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
 mod altered_files;
+mod awq;
 mod bad_input;
 mod batches;
+mod comm_check;
 mod commands;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -17,12 +19,17 @@ mod harness;
 mod inference;
 mod interop;
 mod limits;
+mod llama_kinds;
+mod module_order;
 mod numeric;
 mod readme;
 mod reports;
 mod resume;
 mod run_changes;
 #[cfg(unix)]
+mod serve;
+#[cfg(unix)]
 mod signals;
 mod terminal;
+mod tokenizer_json;
 mod training;

@@ -24,7 +24,9 @@ fn main() -> ExitCode {
         Ok(Err(error)) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             let status = if error.is_usage() { 2 } else { 1 };
-            print_error(error);
+            if !error.is_said_elsewhere() {
+                print_error(error);
+            }
             ExitCode::from(status)
         }
         Err(_) => ExitCode::FAILURE,

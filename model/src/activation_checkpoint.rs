@@ -80,15 +80,19 @@ pub fn saved_bytes_per_layer(
     batch: usize,
     time: usize,
 ) -> usize {
-    let (c, f) = (config.dim, config.ffn_dim());
+    let (c, f, hd) = (config.dim, config.ffn_dim(), config.attention_dim());
     let kv = 2 * config.kv_heads() * config.head_dim();
     let lse = 4 * config.n_heads;
     let rstd = 4;
     let per_token = match policy {
-        // x, rms_norm(x), q, o, h, rms_norm(h); k, v; gate, up, swiglu
-        ActivationCheckpointing::None => precision.bytes() * (6 * c + kv + 3 * f) + lse + 2 * rstd,
-        // x, q, o, h; k, v; gate, up
-        ActivationCheckpointing::Selective => precision.bytes() * (4 * c + kv + 2 * f) + lse,
+        // x, rms_norm(x), h, rms_norm(h); q, o; k, v; gate, up, swiglu
+        ActivationCheckpointing::None => {
+            precision.bytes() * (4 * c + 2 * hd + kv + 3 * f) + lse + 2 * rstd
+        }
+        // x, h, q, o; k, v; gate, up
+        ActivationCheckpointing::Selective => {
+            precision.bytes() * (2 * c + 2 * hd + kv + 2 * f) + lse
+        }
         ActivationCheckpointing::Full => precision.bytes() * c,
     };
     batch * time * per_token
@@ -119,12 +123,15 @@ mod tests {
             vocab_size: 50,
             max_seq_len: 80,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.02,
         };
         let (device, batch, time) = (Device::flex(), 3, 80);
         let master_weights = Weights::init(&config, 1, DType::F32, &device);
-        let rope = RopeTable::new(time, 16, 10_000.0, DType::F32, &device);
+        let rope = RopeTable::new(time, &config.rope_frequencies(), DType::F32, &device);
         let context = LayerContext { config: &config, rope: &rope, first_visible: None };
         for precision in [Precision::F32, Precision::Bf16] {
             let weights = master_weights.compute_copy(precision);

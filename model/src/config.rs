@@ -20,6 +20,9 @@ pub struct LlamaConfig {
     /// Number of key and value heads, `K`; `n_heads` when absent (no grouping, as in LLaMA 1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_kv_heads: Option<usize>,
+    /// Width of one head, `D`; `dim / n_heads` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     /// Width of the feed-forward, `F`; when absent 2/3 · 4 · dim rounded up to `multiple_of`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_dim: Option<usize>,
@@ -30,15 +33,102 @@ pub struct LlamaConfig {
     pub vocab_size: usize,
     /// Longest sequence the model is trained on and serves, in tokens.
     pub max_seq_len: usize,
+    /// Whether the output head is the token embedding: one matrix with two uses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tie_word_embeddings: bool,
     /// Base of the rotary frequencies.
     #[serde(default = "default_rope_theta")]
     pub rope_theta: f64,
+    /// What the rotary frequencies are scaled by, for contexts longer than a model first knew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     /// ε of RMSNorm.
     #[serde(default = "default_norm_eps")]
     pub norm_eps: f64,
     /// Standard deviation of the normal distribution the matrices start from.
     #[serde(default = "default_init_std")]
     pub init_std: f64,
+}
+
+/// How the rotary frequencies are scaled, by transformers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rope_type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RopeScaling {
+    /// Every frequency is divided by `factor`: positions are `factor` times as close (arXiv
+    /// 2306.15595).
+    Linear {
+        /// How many times longer the context becomes.
+        factor: f64,
+    },
+    /// LLaMA 3.1's: frequencies that turn less than `low_freq_factor` times in the original context
+    /// are divided by `factor`, those that turn more than `high_freq_factor` times stay, and those
+    /// between go from one to the other.
+    Llama3 {
+        /// What low frequencies are divided by.
+        factor: f64,
+        /// Turns up to which a frequency is low.
+        low_freq_factor: f64,
+        /// Turns from which a frequency stays.
+        high_freq_factor: f64,
+        /// Tokens of the context the model was first trained on.
+        original_max_position_embeddings: usize,
+    },
+}
+
+impl RopeScaling {
+    /// What a frequency, in radians a token, is divided by.
+    pub fn divisor(&self, frequency: f64) -> f64 {
+        match *self {
+            Self::Linear { factor } => factor,
+            Self::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: context,
+            } => {
+                let turns = context as f64 * frequency / std::f64::consts::TAU;
+                if turns > high {
+                    1.0
+                } else if turns < low {
+                    factor
+                } else {
+                    let smooth = (turns - low) / (high - low);
+                    1.0 / ((1.0 - smooth) / factor + smooth)
+                }
+            }
+        }
+    }
+
+    /// The first field that does not fit: name, what was found, what is expected.
+    fn misfit(&self) -> Option<(&'static str, String, String)> {
+        let positive = |field, value: f64| {
+            let fits = value.is_finite() && value > 0.0;
+            (!fits).then(|| (field, value.to_string(), "a positive number".to_string()))
+        };
+        match *self {
+            Self::Linear { factor } => positive("rope_scaling.factor", factor),
+            Self::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: context,
+            } => positive("rope_scaling.factor", factor)
+                .or_else(|| positive("rope_scaling.low_freq_factor", low))
+                .or_else(|| positive("rope_scaling.high_freq_factor", high))
+                .or_else(|| {
+                    (high <= low).then(|| {
+                        let expected = format!("more than low_freq_factor ({low})");
+                        ("rope_scaling.high_freq_factor", high.to_string(), expected)
+                    })
+                })
+                .or_else(|| {
+                    (context == 0).then(|| {
+                        let field = "rope_scaling.original_max_position_embeddings";
+                        (field, "0".to_string(), "a positive integer".to_string())
+                    })
+                }),
+        }
+    }
 }
 
 fn default_multiple_of() -> usize {
@@ -65,7 +155,21 @@ impl LlamaConfig {
 
     /// Width of one head, `D`.
     pub fn head_dim(&self) -> usize {
-        self.dim / self.n_heads
+        self.head_dim.unwrap_or(self.dim / self.n_heads)
+    }
+
+    /// Width of the queries of all heads, H·D: the input of the attention's output projection.
+    pub fn attention_dim(&self) -> usize {
+        self.n_heads * self.head_dim()
+    }
+
+    /// Angle in radians that each pair of a head turns by from one position to the next, (D/2).
+    pub fn rope_frequencies(&self) -> Vec<f64> {
+        let mut frequencies = rope_frequencies(self.head_dim(), self.rope_theta);
+        if let Some(scaling) = self.rope_scaling {
+            frequencies.iter_mut().for_each(|f| *f /= scaling.divisor(*f));
+        }
+        frequencies
     }
 
     /// Width of the feed-forward, `F`: LLaMA's 2/3 · 4d rounded up to `multiple_of`.
@@ -100,19 +204,30 @@ impl LlamaConfig {
                 return fail(field, value.to_string(), "at most 16777216");
             }
         }
-        if !self.dim.is_multiple_of(self.n_heads) {
-            return fail(
-                "dim",
-                self.dim.to_string(),
-                &format!("a multiple of n_heads ({})", self.n_heads),
-            );
-        }
-        if !self.head_dim().is_multiple_of(2) {
-            return fail(
-                "dim",
-                self.dim.to_string(),
-                "an even head width dim / n_heads (RoPE rotates pairs)",
-            );
+        match self.head_dim {
+            None if !self.dim.is_multiple_of(self.n_heads) => {
+                return fail(
+                    "dim",
+                    self.dim.to_string(),
+                    &format!("a multiple of n_heads ({})", self.n_heads),
+                );
+            }
+            None if !self.head_dim().is_multiple_of(2) => {
+                return fail(
+                    "dim",
+                    self.dim.to_string(),
+                    "an even head width dim / n_heads (RoPE rotates pairs)",
+                );
+            }
+            Some(head_dim) if head_dim == 0 || !head_dim.is_multiple_of(2) => {
+                let expected = "a positive even number (RoPE rotates pairs)";
+                return fail("head_dim", head_dim.to_string(), expected);
+            }
+            Some(head_dim) if head_dim.checked_mul(self.n_heads).is_none_or(|n| n > 1 << 24) => {
+                let expected = format!("at most 16777216 / n_heads ({})", self.n_heads);
+                return fail("head_dim", head_dim.to_string(), &expected);
+            }
+            _ => {}
         }
         if !self.n_heads.is_multiple_of(self.kv_heads()) {
             return fail(
@@ -126,11 +241,20 @@ impl LlamaConfig {
                 return fail(field, value.to_string(), "a positive number");
             }
         }
+        if let Some((field, found, expected)) = self.rope_scaling.and_then(|s| s.misfit()) {
+            return fail(field, found, &expected);
+        }
         if !(self.init_std.is_finite() && self.init_std >= 0.0) {
             return fail("init_std", self.init_std.to_string(), "zero or a positive number");
         }
         Ok(())
     }
+}
+
+/// θ^(−2i/D) of the D/2 pairs of a head.
+pub fn rope_frequencies(head_dim: usize, theta: f64) -> Vec<f64> {
+    let frequency = |i: usize| theta.powf(-2.0 * i as f64 / head_dim as f64);
+    (0..head_dim / 2).map(frequency).collect()
 }
 
 /// Number format of weights and activations in matrix products.

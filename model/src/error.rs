@@ -70,6 +70,53 @@ pub enum ModelError {
         /// Tokens of the context.
         limit: usize,
     },
+    /// An option of the engine does not fit.
+    #[error("engine option {option}: found {found}, expected {expected}")]
+    EngineOption {
+        /// Field of [`crate::infer::EngineOptions`].
+        option: &'static str,
+        /// The value given.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// A field of a request does not fit.
+    #[error("request: {field}: found {found}, expected {expected}")]
+    Request {
+        /// Field of [`crate::infer::Request`] or its sampling parameters.
+        field: &'static str,
+        /// The value given.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// A request could not run even alone.
+    #[error(
+        "the request needs room for {tokens} tokens, {blocks} blocks of the cache, and the whole \
+         cache has {limit}: shorten the prompt, ask for fewer tokens or give the cache more memory"
+    )]
+    CacheTooSmall {
+        /// Tokens of prompt and answer whose keys and values are kept.
+        tokens: usize,
+        /// Blocks that hold them.
+        blocks: usize,
+        /// Blocks of the cache.
+        limit: usize,
+    },
+    /// The memory of the cache of keys and values cannot be had.
+    #[error("the cache of keys and values needs {bytes} bytes: {reason}; use fewer blocks")]
+    CacheMemory {
+        /// Bytes asked for.
+        bytes: u128,
+        /// The operating system's answer.
+        reason: String,
+    },
+    /// No token can be chosen.
+    #[error("no token can be chosen: {reason}")]
+    Generation {
+        /// What stands against it.
+        reason: String,
+    },
     /// A forward pass gives what is no number.
     #[error("{place}: {found}")]
     NotFinite {

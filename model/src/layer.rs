@@ -46,7 +46,7 @@ pub(crate) trait KeysValues {
 }
 
 /// The keys and values of the pass itself and no others: training.
-struct OwnKeysValues;
+pub(crate) struct OwnKeysValues;
 
 impl KeysValues for OwnKeysValues {
     fn attend(

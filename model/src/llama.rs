@@ -1,5 +1,7 @@
 //! The whole model: token ids to losses, and the gradients of all parameters.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::activation_checkpoint::{restore, save};
@@ -22,7 +24,9 @@ pub struct Llama {
     pub weights: Weights,
     /// What a layer saves between forward and backward.
     pub activation_checkpointing: ActivationCheckpointing,
-    rope: RopeTable,
+    /// Grows with the positions asked for: a context of a million tokens costs nothing until it is
+    /// used.
+    rope: Mutex<RopeTable>,
     device: Device,
 }
 
@@ -88,14 +92,8 @@ impl Llama {
     ) -> Result<Self> {
         config.validate()?;
         let device = weights.norm.device();
-        let rope = RopeTable::new(
-            config.max_seq_len,
-            config.head_dim(),
-            config.rope_theta,
-            weights.norm.dtype(),
-            &device,
-        );
-        Ok(Self { config, weights, activation_checkpointing, rope, device })
+        let rope = RopeTable::new(1, &config.rope_frequencies(), weights.norm.dtype(), &device);
+        Ok(Self { config, weights, activation_checkpointing, rope: Mutex::new(rope), device })
     }
 
     /// The device the weights are on.
@@ -105,7 +103,14 @@ impl Llama {
 
     /// Rotation of `time` positions from `start` on.
     fn rope(&self, start: usize, time: usize) -> RopeTable {
-        self.rope.positions(start, time)
+        let mut table = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = start + time;
+        if end > table.len() {
+            let frequencies = self.config.rope_frequencies();
+            let dtype = self.weights.norm.dtype();
+            *table = RopeTable::new(end.next_power_of_two(), &frequencies, dtype, &self.device);
+        }
+        table.positions(start, time)
     }
 
     /// Losses (B, T) in nats of every target, and the gradients of `scale` · Σ losses, added to
@@ -133,10 +138,10 @@ impl Llama {
             let (normed, rstd) = rms_norm_forward(&x, &weights.norm, self.config.norm_eps);
             let (losses, dnormed) = head_cross_entropy_backward(
                 &normed,
-                &weights.lm_head,
+                weights.head(),
                 &batch.targets,
                 scale,
-                &mut grads.lm_head,
+                grads.head_mut(),
             );
             drop(normed);
             let mut dx = rms_norm_backward(&dnormed, &x, &weights.norm, &rstd, &mut grads.norm);
@@ -154,12 +159,12 @@ impl Llama {
     /// Losses (B, T) in nats of every target, 0 where it is ignored.
     pub fn losses(&self, batch: &TokenBatch) -> Tensor<2> {
         let hidden = self.hidden(batch);
-        head_cross_entropy_forward(&hidden, &self.weights.lm_head, &batch.targets)
+        head_cross_entropy_forward(&hidden, self.weights.head(), &batch.targets)
     }
 
     /// Logits (B, T, V) of every position. For tests and short texts: they all exist at once.
     pub fn logits(&self, batch: &TokenBatch) -> Tensor<3> {
-        linear_forward(&self.hidden(batch), &self.weights.lm_head)
+        linear_forward(&self.hidden(batch), self.weights.head())
     }
 
     /// Output of the last norm, (B, T, C).

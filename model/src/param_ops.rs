@@ -129,13 +129,13 @@ mod cuda {
 
     use super::{AdamWState, AdamWTensors, adamw_tensors, release_shared_master, step_of};
     use crate::backend::AdamWStep;
-    use crate::backend::cube::cuda::optimizer;
+    use crate::backend::cube::adamw::cuda as all_at_once;
     use crate::param_tree::with_leaf;
     use crate::params::{Grads, TensorTree, Weights};
 
     pub(super) fn runs_on_device_of(tree: &TensorTree) -> bool {
         let norm = tree.norm.clone().try_into_primitive::<Cube>();
-        norm.is_ok_and(|norm| optimizer::runs_on(&norm))
+        norm.is_ok_and(|norm| all_at_once::runs_on(&norm))
     }
 
     /// All parameters are on the device of the norm that [`runs_on_device_of`] looked at.
@@ -144,9 +144,9 @@ mod cuda {
     }
 
     impl<const D: usize> AdamWTensors<'_, D> {
-        fn take(self, weight_decay: f32) -> optimizer::AdamWTensors {
+        fn take(self, weight_decay: f32) -> all_at_once::AdamWTensors {
             let shared = release_shared_master(self.weight);
-            optimizer::AdamWTensors {
+            all_at_once::AdamWTensors {
                 param: primitive(self.master_weight.extract()),
                 m: primitive(self.m.extract()),
                 v: primitive(self.v.extract()),
@@ -156,7 +156,7 @@ mod cuda {
             }
         }
 
-        fn put(self, updated: optimizer::AdamWTensors) {
+        fn put(self, updated: all_at_once::AdamWTensors) {
             *self.master_weight = Tensor::from_primitive::<Cube>(updated.param);
             *self.m = Tensor::from_primitive::<Cube>(updated.m);
             *self.v = Tensor::from_primitive::<Cube>(updated.v);
@@ -177,7 +177,7 @@ mod cuda {
             let weight_decay = step_of(param, hyper).weight_decay;
             with_leaf!(tensors, tensors => tensors.take(weight_decay))
         });
-        let updated = optimizer::adamw(taken.collect(), hyper);
+        let updated = all_at_once::adamw(taken.collect(), hyper);
         let places = adamw_tensors(state, weights, grads);
         for ((_, tensors), updated) in places.into_iter().zip(updated) {
             with_leaf!(tensors, tensors => tensors.put(updated));
@@ -187,14 +187,14 @@ mod cuda {
     pub(super) fn sums_of_squares(tree: &TensorTree) -> Vec<f64> {
         let tensors = tree.iter().map(|(_, x)| with_leaf!(x, x => primitive(x.clone())));
         let sums =
-            Tensor::<2>::from_primitive::<Cube>(optimizer::sums_of_squares(tensors.collect()));
+            Tensor::<2>::from_primitive::<Cube>(all_at_once::sums_of_squares(tensors.collect()));
         let values: Vec<f64> = sums.into_data().iter::<f64>().collect();
         values.chunks(2).map(|sum| sum[0] + sum[1]).collect()
     }
 
     pub(super) fn fill_zero(tree: &mut TensorTree) {
         let taken = tree.iter_mut().map(|(_, x)| with_leaf!(x, x => primitive(x.extract())));
-        let zeroed = optimizer::zero(taken.collect());
+        let zeroed = all_at_once::zero(taken.collect());
         for ((_, x), zeroed) in tree.iter_mut().zip(zeroed) {
             with_leaf!(x, x => *x = Tensor::from_primitive::<Cube>(zeroed));
         }
@@ -221,6 +221,9 @@ mod tests {
             vocab_size: 30,
             max_seq_len: 8,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.02,
         }

@@ -44,8 +44,8 @@ pub struct ParamTree<V, M> {
     pub layers: Vec<LayerTree<V, M>>,
     /// Gain of the last norm, (C).
     pub norm: V,
-    /// Output head, (V, C), not tied to the embedding.
-    pub lm_head: M,
+    /// Output head, (V, C); none where it is the token embedding (tied).
+    pub lm_head: Option<M>,
 }
 
 /// The value of one parameter of a tree.
@@ -132,7 +132,7 @@ impl Row {
             C => config.dim,
             F => config.ffn_dim(),
             V => config.vocab_size,
-            HD => config.n_heads * config.head_dim(),
+            HD => config.attention_dim(),
             KD => config.kv_heads() * config.head_dim(),
         };
         self.shape.iter().map(length).collect()
@@ -189,7 +189,7 @@ impl fmt::Display for Param {
 }
 
 impl LlamaConfig {
-    /// Number of trained parameters.
+    /// Number of trained parameters. A matrix with two uses counts once.
     pub fn parameter_count(&self) -> usize {
         self.count(|_| true)
     }
@@ -201,10 +201,12 @@ impl LlamaConfig {
 
     /// Floating-point operations of one forward and backward pass per token at context `seq_len`:
     /// 6 per weight that takes part in a matrix product, plus causal attention
-    /// (forward 2 · 2 · T/2 · C, backward twice that).
+    /// (forward 2 · 2 · T/2 · H·D, backward twice that). The embedding is looked up; one that is tied
+    /// takes part as the output head.
     pub fn train_flops_per_token(&self, seq_len: usize) -> f64 {
-        let weights = self.parameter_count() - self.vocab_size * self.dim;
-        let attention = 6 * self.n_layers * self.dim * seq_len;
+        let looked_up = if self.tie_word_embeddings { 0 } else { self.vocab_size * self.dim };
+        let weights = self.parameter_count() - looked_up;
+        let attention = 6 * self.n_layers * self.attention_dim() * seq_len;
         (6 * weights + attention) as f64
     }
 
@@ -213,8 +215,9 @@ impl LlamaConfig {
         let elements = |row: Row| if counts(&row) { row.count(self) } else { 0 };
         let mut layer = 0;
         TABLE.layer.map_each(|row| layer += elements(row));
-        let outside = [TABLE.embed_tokens, TABLE.norm, TABLE.lm_head].map(elements);
-        self.n_layers * layer + outside.iter().sum::<usize>()
+        let head = if self.tie_word_embeddings { 0 } else { elements(TABLE.lm_head) };
+        let outside = [TABLE.embed_tokens, TABLE.norm].map(elements);
+        self.n_layers * layer + outside.iter().sum::<usize>() + head
     }
 }
 
@@ -298,8 +301,13 @@ impl<T> LayerTree<T, T> {
 }
 
 impl ParamTree<Param, Param> {
-    /// The parameters of a model of `n_layers` layers.
-    pub fn of_model(n_layers: usize) -> Self {
+    /// The parameters of a model.
+    pub fn of_model(config: &LlamaConfig) -> Self {
+        Self::of_size(config.n_layers, config.tie_word_embeddings)
+    }
+
+    /// The parameters of a model of `n_layers` layers, without an output head if it is `tied`.
+    fn of_size(n_layers: usize, tied: bool) -> Self {
         let mut count = 0;
         let mut next = |row: Row, layer: Option<usize>| {
             let index = count;
@@ -310,19 +318,30 @@ impl ParamTree<Param, Param> {
         let layers =
             (0..n_layers).map(|n| TABLE.layer.map_each(|row| next(row, Some(n)))).collect();
         let norm = next(TABLE.norm, None);
-        let lm_head = next(TABLE.lm_head, None);
+        let lm_head = (!tied).then(|| next(TABLE.lm_head, None));
         Self { embed_tokens, layers, norm, lm_head }
     }
 }
 
 impl<V, M> ParamTree<V, M> {
+    /// The value of the matrix that gives the logits: of the output head, or of the token embedding
+    /// where they are tied.
+    pub fn head(&self) -> &M {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+
+    /// As [`ParamTree::head`], to be changed.
+    pub fn head_mut(&mut self) -> &mut M {
+        self.lm_head.as_mut().unwrap_or(&mut self.embed_tokens)
+    }
+
     /// A tree of references to the values, as [`array::each_ref`] is an array of them.
     pub fn each_ref(&self) -> ParamTree<&V, &M> {
         ParamTree {
             embed_tokens: &self.embed_tokens,
             layers: self.layers.iter().map(LayerTree::each_ref).collect(),
             norm: &self.norm,
-            lm_head: &self.lm_head,
+            lm_head: self.lm_head.as_ref(),
         }
     }
 
@@ -332,22 +351,23 @@ impl<V, M> ParamTree<V, M> {
             embed_tokens: &mut self.embed_tokens,
             layers: self.layers.iter_mut().map(LayerTree::each_mut).collect(),
             norm: &mut self.norm,
-            lm_head: &mut self.lm_head,
+            lm_head: self.lm_head.as_mut(),
         }
     }
 
     /// Both values of every parameter.
     ///
     /// # Panics
-    /// When the trees are of models with different numbers of layers.
+    /// When the trees are of models with different numbers of layers, or only one is tied.
     pub fn zip<W, N>(self, other: ParamTree<W, N>) -> ParamTree<(V, W), (M, N)> {
         assert_eq!(self.layers.len(), other.layers.len(), "trees of different models");
+        assert_eq!(self.lm_head.is_some(), other.lm_head.is_some(), "trees of different models");
         let layers = self.layers.into_iter().zip(other.layers);
         ParamTree {
             embed_tokens: (self.embed_tokens, other.embed_tokens),
             layers: layers.map(|(x, y)| x.zip(y)).collect(),
             norm: (self.norm, other.norm),
-            lm_head: (self.lm_head, other.lm_head),
+            lm_head: self.lm_head.zip(other.lm_head),
         }
     }
 
@@ -368,7 +388,7 @@ impl<V, M> ParamTree<V, M> {
             embed_tokens,
             layers: layers.collect::<Result<_, E>>()?,
             norm: vector(state, self.norm)?,
-            lm_head: matrix(state, self.lm_head)?,
+            lm_head: self.lm_head.map(|x| matrix(state, x)).transpose()?,
         })
     }
 
@@ -399,7 +419,7 @@ impl<V, M> IntoIterator for ParamTree<V, M> {
 
     fn into_iter(self) -> Self::IntoIter {
         let mut leaves = Vec::with_capacity(3 + 9 * self.layers.len());
-        let params = ParamTree::of_model(self.layers.len());
+        let params = ParamTree::of_size(self.layers.len(), self.lm_head.is_none());
         let Ok(_) = params.zip(self).try_map(
             &mut leaves,
             |leaves, (param, x)| {

@@ -38,7 +38,7 @@ impl TensorTree {
         config: &LlamaConfig,
         mut make: impl FnMut(Param) -> Result<Tensor<1>, E>,
     ) -> Result<Self, E> {
-        ParamTree::of_model(config.n_layers).try_map(
+        ParamTree::of_model(config).try_map(
             &mut make,
             |make, param| make(param),
             |make, param| Ok(make(param)?.reshape(Shape::from(param.shape(config)))),
@@ -108,6 +108,9 @@ mod tests {
             vocab_size: 30,
             max_seq_len: 8,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.02,
         }

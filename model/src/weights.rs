@@ -17,7 +17,7 @@ use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
 use crate::param_tree::{Leaf, with_leaf};
 use crate::params::TensorTree;
-use crate::weight_files::WeightFiles;
+use crate::weight_files::{StoredTensor, WeightFiles};
 
 /// Multiple of bytes that the header's length is filled up to, as the format asks for.
 const HEADER_ALIGNMENT: usize = 8;
@@ -109,8 +109,33 @@ pub fn load(
             });
         }
     }
+    if config.tie_word_embeddings {
+        check_tied(&files, prefix)?;
+    }
     TensorTree::build(config, |param| {
         read_tensor(&files, &format!("{prefix}{param}"), &param.shape(config), device)
+    })
+}
+
+/// A file that has an output head beside a tied embedding has the same one: programs differ in
+/// which of two they use.
+///
+/// # Errors
+/// [`ModelError::WeightTensor`] when they differ.
+pub fn check_tied(files: &WeightFiles, prefix: &str) -> Result<()> {
+    let name = format!("{prefix}lm_head.weight");
+    let Some(head) = files.tensor(&name) else { return Ok(()) };
+    let embedding = files.tensor(&format!("{prefix}model.embed_tokens.weight"));
+    let same =
+        |other: &StoredTensor| other.dtype == head.dtype && other.bytes[..] == head.bytes[..];
+    if embedding.as_ref().is_some_and(same) {
+        return Ok(());
+    }
+    Err(ModelError::WeightTensor {
+        path: head.path.to_path_buf(),
+        tensor: name,
+        found: "other values than the embedding's".into(),
+        expected: "none, or the same: config.json says tie_word_embeddings true".into(),
     })
 }
 
@@ -170,6 +195,9 @@ mod tests {
             vocab_size: 30,
             max_seq_len: 8,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.02,
         }

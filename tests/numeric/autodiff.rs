@@ -1,5 +1,6 @@
 //! Hand-written backward passes against burn's autodiff of the reference forward, in f64.
 
+use altiplano_model::config::rope_frequencies;
 use altiplano_model::ops::{RopeTable, reference};
 use burn::tensor::{DType, Device, Tensor};
 
@@ -52,9 +53,10 @@ fn rms_norm() {
 fn rope() {
     let (x, _) = leaf([2, 5, 3, 8], 1);
     let dy = random([2, 5, 3, 8], 2, F64, &Device::flex());
-    let tracked = RopeTable::new(5, 8, 10_000.0, F64, &Device::flex().autodiff());
+    let frequencies = rope_frequencies(8, 10_000.0);
+    let tracked = RopeTable::new(5, &frequencies, F64, &Device::flex().autodiff());
     let (dx,) = gradients!(reference::rope::forward(&x, &tracked), dy; x);
-    let table = RopeTable::new(5, 8, 10_000.0, F64, &Device::flex());
+    let table = RopeTable::new(5, &frequencies, F64, &Device::flex());
     assert_close("dx", &reference::rope::backward(&dy, &table), &dx, 1e-12);
 }
 
@@ -110,5 +112,35 @@ fn head_cross_entropy() {
     let (_, dx_ours) =
         reference::head_cross_entropy::backward(&x_plain, &w_plain, &targets, 0.3, &mut dw_ours);
     assert_close("dx", &dx_ours, &dx, 1e-12);
+    assert_close("dw", &dw_ours, &dw, 1e-12);
+}
+
+/// One matrix that is embedding and output head: autodiff adds the gradients of both uses, as ours
+/// accumulate.
+#[test]
+fn tied_embedding_and_head() {
+    let (w, w_plain) = leaf([11, 7], 1);
+    let (norm, norm_plain) = leaf([7], 2);
+    let (device, tracked_device) = (Device::flex(), Device::flex().autodiff());
+    let ids = |seed, device: &Device| random_ids([2, 5], 11, seed, device);
+    let scale = Tensor::<2>::ones([2, 5], (&device, F64)) * 0.3;
+    let embedded = reference::embedding::forward(&w, &ids(3, &tracked_device));
+    let normed = reference::rms_norm::forward(&embedded, &norm, 1e-3).0;
+    let losses = reference::head_cross_entropy::forward(&normed, &w, &ids(4, &tracked_device));
+    let (dw,) = gradients!(losses, scale; w);
+
+    let mut dw_ours = w_plain.zeros_like();
+    let x = reference::embedding::forward(&w_plain, &ids(3, &device));
+    let (normed, rstd) = reference::rms_norm::forward(&x, &norm_plain, 1e-3);
+    let (_, dnormed) = reference::head_cross_entropy::backward(
+        &normed,
+        &w_plain,
+        &ids(4, &device),
+        0.3,
+        &mut dw_ours,
+    );
+    let mut dnorm = norm_plain.zeros_like();
+    let dx = reference::rms_norm::backward(&dnormed, &x, &norm_plain, &rstd, &mut dnorm);
+    reference::embedding::backward(&dx, &ids(3, &device), &mut dw_ours);
     assert_close("dw", &dw_ours, &dw, 1e-12);
 }

@@ -2,6 +2,7 @@
 //! every input and every parameter.
 
 use altiplano_model::activation_checkpoint::{restore, save};
+use altiplano_model::config::RopeScaling;
 use altiplano_model::layer::{LayerContext, layer_backward, layer_forward};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::ops::RopeTable;
@@ -40,19 +41,41 @@ fn weights(config: &LlamaConfig) -> Weights {
     weights
 }
 
+/// Heads that are wider than dim / n_heads, one matrix as embedding and output head, and scaled
+/// rotary frequencies.
+fn tied_config() -> LlamaConfig {
+    let scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 16,
+    };
+    LlamaConfig {
+        head_dim: Some(6),
+        tie_word_embeddings: true,
+        rope_scaling: Some(scaling),
+        ..tiny_config()
+    }
+}
+
 #[test]
 fn layer() {
-    let (config, device) = (tiny_config(), Device::flex());
-    let weights = weights(&config).layers.remove(1);
+    check_layer(&tiny_config());
+    check_layer(&tied_config());
+}
+
+fn check_layer(config: &LlamaConfig) {
+    let device = Device::flex();
+    let weights = weights(config).layers.remove(1);
     for time in [1, 7, 19] {
-        let rope = RopeTable::new(time, config.head_dim(), config.rope_theta, F64, &device);
-        let context = LayerContext { config: &config, rope: &rope, first_visible: None };
+        let rope = RopeTable::new(time, &config.rope_frequencies(), F64, &device);
+        let context = LayerContext { config, rope: &rope, first_visible: None };
         let x = random([2, time, config.dim], 1, F64, &device);
         let dy = random([2, time, config.dim], 2, F64, &device);
         let loss = |x: Tensor<3>| dot(&layer_forward(&weights, x, &context).0, &dy);
 
         for policy in super::POLICIES {
-            let mut grads = Grads::zeros(&config, F64, &device).layers.remove(0);
+            let mut grads = Grads::zeros(config, F64, &device).layers.remove(0);
             let saved = layer_forward(&weights, x.clone(), &context).1;
             let saved = restore(save(policy, saved), &weights, &context);
             let dx = layer_backward(dy.clone(), &weights, saved, &mut grads, &context);
@@ -65,11 +88,20 @@ fn layer() {
     }
 }
 
-/// Every parameter of a whole model, element by element for the small ones and along random
-/// directions for the others, with ignored targets and packed documents.
 #[test]
 fn model() {
-    let (config, device) = (tiny_config(), Device::flex());
+    check_model(&tiny_config());
+}
+
+#[test]
+fn tied_model() {
+    check_model(&tied_config());
+}
+
+/// Every parameter of a whole model, element by element for the small ones and along random
+/// directions for the others, with ignored targets and packed documents.
+fn check_model(config: &LlamaConfig) {
+    let device = Device::flex();
     let (batch, time) = (2, 11);
     let mut targets: Vec<i32> =
         random_ids([batch, time], 53, 2, &device).to_data().iter::<i32>().collect();
@@ -88,8 +120,8 @@ fn model() {
     let model = |weights: Weights| {
         Llama::new(config.clone(), weights, ActivationCheckpointing::Selective).unwrap()
     };
-    let mut grads = Grads::zeros(&config, F64, &device);
-    let weights = weights(&config);
+    let mut grads = Grads::zeros(config, F64, &device);
+    let weights = weights(config);
     model(weights.clone()).loss_and_gradients(&tokens, scale, &mut grads);
 
     for (param, grad) in grads.iter() {

@@ -8,6 +8,7 @@ mod finite_differences;
 mod golden;
 mod kernels;
 mod model;
+mod op_checks;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -139,6 +140,9 @@ pub fn tiny_config() -> LlamaConfig {
         vocab_size: 53,
         max_seq_len: 32,
         rope_theta: 10_000.0,
+        head_dim: None,
+        tie_word_embeddings: false,
+        rope_scaling: None,
         norm_eps: 1e-6,
         init_std: 0.15,
     }

@@ -1,9 +1,9 @@
 //! The whole model: policies, precisions, threads, cached decoding.
 
-use altiplano_model::infer::{
-    Choosable, InferenceModel, KvCache, Sampler, SamplerConfig, generate,
-};
+use altiplano_model::backend::AdamWStep;
+use altiplano_model::infer::{Engine, EngineOptions, Request, RequestId, SamplingParams, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
+use altiplano_model::param_ops::{AdamWState, adamw_step};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision};
 use burn::tensor::{DType, Device, TensorData};
@@ -15,6 +15,8 @@ super::device_test!(
     bf16_is_near_f32,
     accumulation_is_the_whole_batch,
     cached_decoding_is_the_full_forward,
+    tied_is_untied_with_equal_matrices,
+    tied_training_steps_the_matrix_once,
 );
 
 fn config() -> LlamaConfig {
@@ -95,12 +97,16 @@ fn accumulation_is_the_whole_batch(device: &Device) {
 fn cached_decoding_is_the_full_forward(device: &Device) {
     let model = model(POLICIES[0], Precision::F32, device);
     let prompt: Vec<i32> = random_ids([1, 9], 211, 4, device).to_data().iter().collect();
-    let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..Default::default() });
-    let mut cached = Vec::new();
-    let inference = InferenceModel::from_weights(model.config.clone(), &model.weights).unwrap();
     let ids: Vec<u32> = prompt.iter().map(|id| *id as u32).collect();
-    let choosable = Choosable { vocab_size: usize::MAX, end_tokens: &[] };
-    generate(&inference, &ids, 60, choosable, &mut sampler, |id| {
+    let inference = InferenceModel::from_weights(model.config.clone(), &model.weights).unwrap();
+    let greedy = |max_tokens| SamplingParams {
+        temperature: 0.0,
+        max_tokens,
+        logprobs: Some(3),
+        ..SamplingParams::default()
+    };
+    let mut cached = Vec::new();
+    generate(&inference, &ids, greedy(60), &[], |id| {
         cached.push(id as i32);
         true
     })
@@ -118,14 +124,93 @@ fn cached_decoding_is_the_full_forward(device: &Device) {
     }
     assert_eq!(cached.len(), 60);
 
-    // Chunked prefill gives the logits of one prefill.
-    let mut whole = KvCache::new(&inference, 9);
-    let mut chunked = KvCache::new(&inference, 9);
-    let logits = inference.forward_cached(&ids, &mut whole).unwrap();
-    inference.forward_cached(&ids[..4], &mut chunked).unwrap();
-    let last = inference.forward_cached(&ids[4..], &mut chunked).unwrap();
-    let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
-    assert!(relative_error(&wide(&last), &wide(&logits)) < 1e-5);
-    let full = inference.forward_cached(&[1], &mut whole).unwrap_err().to_string();
-    assert!(full.contains("10 tokens") && full.contains('9'), "{full}");
+    // A prompt in chunks, and beside others, gives the probabilities of one pass.
+    let logprobs = |tokens_of_a_pass: usize, prompts: u64| {
+        let mut options = EngineOptions::new(model.config.max_seq_len, 3);
+        options.max_num_batched_tokens = tokens_of_a_pass;
+        let mut engine = Engine::new(&inference, options).unwrap();
+        for n in 0..prompts {
+            let prompt: Vec<u32> = ids.iter().map(|id| (id + 5 * n as u32) % 211).collect();
+            engine.add(Request::new(RequestId(n), prompt, greedy(4))).unwrap();
+        }
+        let mut logprobs = Vec::new();
+        while engine.has_requests() {
+            let outputs = engine.step().unwrap();
+            engine.check_invariants().unwrap();
+            let first = outputs.into_iter().filter(|output| output.request == RequestId(0));
+            let top = first.filter_map(|output| output.logprobs).flat_map(|scored| scored.top);
+            logprobs.extend(top.map(|token| f64::from(token.logprob)));
+        }
+        logprobs
+    };
+    let whole = logprobs(9, 1);
+    assert_eq!(whole.len(), 12);
+    for (tokens_of_a_pass, prompts) in [(4, 1), (64, 3), (5, 3)] {
+        assert!(relative_error(&logprobs(tokens_of_a_pass, prompts), &whole) < 1e-5);
+    }
+}
+
+/// A model whose output head is its embedding, and one that has the same matrix twice: the losses are
+/// the same bits, and the gradient of the one matrix is the sum of the two.
+fn tied_is_untied_with_equal_matrices(device: &Device) {
+    for precision in precisions(device) {
+        let tied_config = LlamaConfig { tie_word_embeddings: true, ..config() };
+        let tied = Weights::init(&tied_config, 3, DType::F32, device);
+        let untied = Weights { lm_head: Some(tied.embed_tokens.clone()), ..tied.clone() };
+        let matrix = config().vocab_size * config().dim;
+        assert_eq!(tied_config.parameter_count() + matrix, config().parameter_count());
+        assert_eq!(tied.iter().len() + 1, untied.iter().len());
+
+        let batch = batch(2, 70, device);
+        let step_of = |config: LlamaConfig, weights: &Weights| {
+            let weights = weights.compute_copy(precision);
+            step(&Llama::new(config, weights, POLICIES[1]).unwrap(), &batch)
+        };
+        let (losses, mut grads) = step_of(tied_config.clone(), &tied);
+        let (expected_losses, mut expected) = step_of(config(), &untied);
+        assert_eq!(losses, expected_losses);
+        let head: Vec<f64> = expected.pop().unwrap().iter().collect();
+        let embedding: Vec<f64> = expected.remove(0).iter().collect();
+        let sum: Vec<f64> = embedding.iter().zip(&head).map(|(x, y)| x + y).collect();
+        let error = relative_error(&grads.remove(0).iter().collect::<Vec<_>>(), &sum);
+        assert!(error < 1e-6, "{precision:?}: {error:e}");
+        assert_eq!(grads, expected);
+    }
+}
+
+/// AdamW moves the one matrix by the sum of both gradients, once, and embedding and head are the
+/// same values after it.
+fn tied_training_steps_the_matrix_once(device: &Device) {
+    let config = LlamaConfig { tie_word_embeddings: true, ..config() };
+    for precision in precisions(device) {
+        let master_weights = Weights::init(&config, 3, DType::F32, device);
+        let mut llama =
+            Llama::new(config.clone(), master_weights.compute_copy(precision), POLICIES[1])
+                .unwrap();
+        let zeros = || Grads::zeros(&config, DType::F32, device);
+        let mut state = AdamWState { master_weights, m: zeros(), v: zeros() };
+        let before = values(&state.master_weights.embed_tokens);
+        let mut grads = zeros();
+        llama.loss_and_gradients(&batch(2, 70, device), 1.0 / 140.0, &mut grads);
+        let hyper = AdamWStep {
+            lr: 0.5,
+            beta1: 0.0,
+            beta2: 0.0,
+            eps: 0.0,
+            weight_decay: 0.0,
+            step: 1,
+            grad_scale: 1.0,
+        };
+        adamw_step(&mut state, &mut llama.weights, &grads, &hyper);
+        // Without memory a step is lr in the direction of the gradient's sign.
+        let after = values(&state.master_weights.embed_tokens);
+        for ((x, y), grad) in before.iter().zip(&after).zip(values(&grads.embed_tokens)) {
+            if grad.abs() > 1e-12 {
+                assert!((x - 0.5 * grad.signum() - y).abs() < 1e-5, "{x} {y} {grad}");
+            }
+        }
+        assert!(state.master_weights.lm_head.is_none() && llama.weights.lm_head.is_none());
+        let changed = values(&llama.losses(&batch(2, 70, device)));
+        assert!(changed.iter().all(|loss| loss.is_finite()));
+    }
 }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use altiplano_comm::CommError;
 use altiplano_data::error::DataError;
 use altiplano_model::error::ModelError;
+use altiplano_serve::error::ServeError;
 
 /// Result of the trainer crate.
 pub type Result<T> = std::result::Result<T, TrainerError>;
@@ -57,6 +59,14 @@ pub enum TrainerError {
         /// The file.
         path: PathBuf,
         /// What differs and what to do.
+        reason: String,
+    },
+    /// A file of prompts is not what it should be.
+    #[error("{place}: {reason}")]
+    PromptFile {
+        /// The file, and the line where it is one.
+        place: String,
+        /// What was found and what was expected.
         reason: String,
     },
     /// A new run would write over one that is there.
@@ -150,12 +160,21 @@ pub enum TrainerError {
     },
 
     // Other crates
+    /// From the exchange between ranks.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// The same, found by every rank of a launch before the ranks have met: rank 0 prints it.
+    #[error(transparent)]
+    SaidByRankZero(CommError),
     /// From the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
     /// From the model crate.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// From the server.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
 }
 
 impl TrainerError {
@@ -171,9 +190,16 @@ impl TrainerError {
             self,
             Self::Config { .. }
                 | Self::Usage { .. }
+                | Self::Serve(ServeError::Usage { .. })
+                | Self::SaidByRankZero(_)
                 | Self::Data(DataError::Config { .. })
                 | Self::Model(ModelError::Config { .. } | ModelError::Device { .. })
-        )
+        ) || matches!(self, Self::Comm(error) if error.is_usage())
+    }
+
+    /// Whether another process has told the user: all ranks of a launch find the same error.
+    pub fn is_said_elsewhere(&self) -> bool {
+        matches!(self, Self::SaidByRankZero(_))
     }
 
     /// Whether the reader of standard output went away, as `| head` does: not an error.

@@ -24,12 +24,14 @@
 //! | [`grad_clip`] | the global norm of the gradient |
 //! | [`train_step`] | one optimizer step |
 //! | [`validation`] | loss on held-out documents during training |
-//! | [`text_generation`] | prompt to text, stop strings |
+//! | [`text_generation`] | prompts to texts, stop strings |
+//! | [`prompts`] | prompts from files |
 //! | [`train_loop`] | a whole run: started, resumed, extended |
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
 //! | [`interop`] | models of other programs: export and import |
 //! | [`text_model`] | a model opened for generating text |
+//! | [`serving`] | a checkpoint opened for serving |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -54,9 +56,9 @@ pub mod metrics;
 
 pub mod outlier_window;
 
-pub mod tensorboard;
-
 pub mod change_log;
+
+pub mod tensorboard;
 
 pub mod plot;
 
@@ -76,6 +78,8 @@ pub mod validation;
 
 pub mod text_generation;
 
+pub mod prompts;
+
 pub mod train_loop;
 
 pub mod batch_dump;
@@ -85,6 +89,8 @@ pub mod trained_model;
 pub mod interop;
 
 pub mod text_model;
+
+pub mod serving;
 
 pub mod eval_documents;
 

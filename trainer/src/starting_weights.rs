@@ -35,6 +35,17 @@ pub fn starting_weights(config: &TrainConfig, device: &Device) -> Result<(Weight
             model.rope_theta, config.model.rope_theta
         ));
     }
+    if model.rope_scaling != config.model.rope_scaling {
+        let text = |model: &LlamaConfig| match &model.rope_scaling {
+            Some(scaling) => serde_json::to_string(scaling).unwrap_or_default(),
+            None => "null".into(),
+        };
+        lines.push(format!(
+            "note: those were trained with rope_scaling {}, this run has {}",
+            text(&model),
+            text(&config.model)
+        ));
+    }
     // The weights of a directory from elsewhere may be in several files.
     Ok((weights::load(&dir, "", &config.model, device)?, lines))
 }
@@ -48,8 +59,10 @@ fn check_model(dir: &Path, found: &LlamaConfig, expected: &LlamaConfig) -> Resul
             ("n_layers", model.n_layers.to_string()),
             ("n_heads", model.n_heads.to_string()),
             ("n_kv_heads", model.kv_heads().to_string()),
+            ("head_dim", model.head_dim().to_string()),
             ("hidden_dim", model.ffn_dim().to_string()),
             ("vocab_size", model.vocab_size.to_string()),
+            ("tie_word_embeddings", model.tie_word_embeddings.to_string()),
             ("norm_eps", format!("{:e}", model.norm_eps)),
         ]
     };
@@ -73,9 +86,15 @@ fn check_model(dir: &Path, found: &LlamaConfig, expected: &LlamaConfig) -> Resul
 
 /// Refuses weights whose token ids are those of another tokenizer.
 fn check_tokenizer(dir: &Path, tokenizer: Option<&Path>) -> Result<()> {
-    let theirs = dir.join(hugging_face::TOKENIZER_FILE);
-    let Some(ours) = tokenizer.filter(|_| theirs.is_file()) else { return Ok(()) };
-    if Tokenizer::open(&theirs)?.fingerprint() == Tokenizer::open(ours)?.fingerprint() {
+    let Some(ours) = tokenizer else { return Ok(()) };
+    let Some(theirs) = hugging_face::read_tokenizer(dir)? else { return Ok(()) };
+    let ours_fingerprint = Tokenizer::open(ours)?.fingerprint().to_owned();
+    // A model that is there in both forms may have been tokenized with either.
+    let json = dir.join(hugging_face::TOKENIZER_JSON_FILE);
+    let same_json = json.is_file()
+        && altiplano_data::tokenizer::is_json(ours)
+        && Tokenizer::open(&json)?.fingerprint() == ours_fingerprint;
+    if theirs.fingerprint() == ours_fingerprint || same_json {
         return Ok(());
     }
     Err(TrainerError::Config {
@@ -83,7 +102,7 @@ fn check_tokenizer(dir: &Path, tokenizer: Option<&Path>) -> Result<()> {
         message: format!(
             "its {} is another one than {}, so its weights do not know the run's token ids: \
              tokenize with the one of the weights and give it as `tokenizer`",
-            hugging_face::TOKENIZER_FILE,
+            theirs.path().file_name().unwrap_or_default().display(),
             ours.display()
         ),
     })

@@ -30,7 +30,7 @@ pub struct TextModel {
 
 impl TextModel {
     /// Opens a checkpoint of ours, whose checksums are verified, the newest one of a run, any Hugging
-    /// Face directory of a LLaMA with `tokenizer.model`, or a GGUF file. The weights stay in the format
+    /// Face directory of a LLaMA with its tokenizer, or a GGUF file. The weights stay in the format
     /// they have, and in their files, unless `precision` asks for another.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ fn inference_model(
         Some(parameter) => stored.rows(parameter),
         None => unreachable!("both lists of parameters are those of one configuration"),
     };
-    let weights = ParamTree::of_model(stored.config.n_layers).try_map(
+    let weights = ParamTree::of_model(&stored.config).try_map(
         &mut next,
         |next, _| Ok::<_, TrainerError>(vector(next()?.to_vector(), &device)),
         |next, _| next()?.to_matrix(),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use altiplano_data::loader::MixtureTable;
 use altiplano_data::{Batch, Loader, Tokenizer, ValidationSet};
 use altiplano_model::device;
-use altiplano_model::infer::{InferenceModel, Sampler, SamplerConfig};
+use altiplano_model::infer::{InferenceModel, SamplingParams};
 
 pub use start::{loader_options, open_loader, resume, train};
 
@@ -24,7 +24,7 @@ use crate::progress::TrainProgress;
 use crate::schedule::Schedule;
 use crate::signals::{self, Signal};
 use crate::tensorboard::EventFile;
-use crate::text_generation::generate_text;
+use crate::text_generation::{GenerationOptions, generate_text};
 use crate::train_step::Trainer;
 use crate::validation::{summary, validate};
 
@@ -356,24 +356,19 @@ impl Run {
             if interrupted() {
                 break;
             }
-            let mut sampler = Sampler::new(SamplerConfig {
+            let sampling = SamplingParams {
                 temperature: config.temperature as f32,
+                top_p: 0.95,
                 seed: self.config.seed,
-                ..SamplerConfig::default()
-            });
+                max_tokens: config.max_tokens,
+                ..SamplingParams::default()
+            };
+            let end_tokens = tokenizer.eos_id().into_iter().collect();
+            let options =
+                GenerationOptions { sampling, end_tokens, ..GenerationOptions::default() };
             let model = &self.trainer.model;
             let model = InferenceModel::from_weights(model.config.clone(), &model.weights)?;
-            let end_tokens: Vec<u32> = tokenizer.eos_id().into_iter().collect();
-            let generated = generate_text(
-                &model,
-                tokenizer,
-                &end_tokens,
-                prompt,
-                config.max_tokens,
-                &[],
-                &mut sampler,
-                |_| !interrupted(),
-            )?;
+            let generated = generate_text(&model, tokenizer, prompt, &options, |_| !interrupted())?;
             progress.println(&format!("step {}: {prompt}{}", self.step, generated.text));
         }
         Ok(())

@@ -22,29 +22,24 @@ pub struct TrainedModel {
 
 impl TrainedModel {
     /// Opens a checkpoint of ours, whose checksums are verified, the newest one of a run, or any
-    /// Hugging Face directory of a LLaMA with `tokenizer.model`.
+    /// Hugging Face directory of a LLaMA with `tokenizer.model` or `tokenizer.json`.
     ///
     /// # Errors
     /// Which file is missing, damaged or does not fit the others.
     pub fn open(path: &Path, device: &str, precision: Precision) -> Result<Self> {
         let dir = checkpoint::find(path)?;
-        let tokenizer_path = dir.join(hugging_face::TOKENIZER_FILE);
-        if !tokenizer_path.exists() {
-            return Err(TrainerError::RunFile {
-                path: tokenizer_path,
-                reason: NO_TOKENIZER.into(),
-            });
-        }
         if checkpoint::is_checkpoint(&dir) {
             checkpoint::verify_files(&dir, &[checkpoint::MODEL_FILE])?;
         }
         let device = device::select(device)?;
         let (config, _) = hugging_face::read(&dir)?;
-        let bytes = checkpoint::read_file(&dir, hugging_face::TOKENIZER_FILE)?;
-        let tokenizer = Tokenizer::from_bytes(&tokenizer_path, &bytes)?;
+        let Some(tokenizer) = hugging_face::read_tokenizer(&dir)? else {
+            let path = dir.join(hugging_face::TOKENIZER_FILE);
+            return Err(TrainerError::RunFile { path, reason: NO_TOKENIZER.into() });
+        };
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(TrainerError::RunFile {
-                path: tokenizer_path,
+                path: tokenizer.path().to_path_buf(),
                 reason: format!(
                     "has {} pieces, the model knows {} tokens: they do not belong together",
                     tokenizer.vocab_size(),
@@ -61,5 +56,5 @@ impl TrainedModel {
 }
 
 /// What is said where there is no `tokenizer.model`.
-pub(crate) const NO_TOKENIZER: &str = "no such file; text needs the SentencePiece model of the weights (a \
-                            tokenizer.json alone is not read, and a run on random data has none)";
+pub(crate) const NO_TOKENIZER: &str = "no such file and no tokenizer.json; text needs the tokenizer of the \
+                            weights (a run on random data has none)";

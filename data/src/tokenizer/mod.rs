@@ -2,6 +2,9 @@
 //! `sentencepiece` crate, and encoding word by word with an encoder that gives SentencePiece's
 //! ids. Models that cannot be encoded word by word are encoded by the `sentencepiece` crate.
 //!
+//! Tokenizers of other kinds are read from a `tokenizer.json` and used in the same way
+//! (`hugging_face`).
+//!
 //! A tokenizer made here is LLaMA's kind: digits one by one, bytes for characters outside the
 //! vocabulary, no normalization, a space put before the text. A line feed is the byte piece
 //! `<0x0A>`. Decoding gives back the encoded text exactly, with one exception that SentencePiece
@@ -9,8 +12,10 @@
 
 mod bpe;
 mod description;
+mod hugging_face;
 pub(crate) mod model_proto;
 pub(crate) mod sample;
+mod sentencepiece;
 mod stream;
 mod tokenizer_json;
 pub(crate) mod train;
@@ -23,20 +28,19 @@ pub use train::{TokenizerConfig, TrainReport, train};
 
 use std::path::{Path, PathBuf};
 
-use sentencepiece::SentencePieceProcessor;
-
-use self::bpe::BpeEncoder;
 use self::description::Description;
+use self::hugging_face::{HuggingFace, Spelling};
+use self::sentencepiece::SentencePiece;
 use crate::error::{DataError, Result};
 
-/// Texts longer than this are encoded in parts, to bound memory. SentencePiece needs some hundred
-/// bytes per character.
-const PART_BYTES: usize = 256 << 10;
+pub(crate) use self::sentencepiece::UNREADABLE;
 
-/// Why a model whose file reads well is refused.
-pub(crate) const UNREADABLE: &str = "SentencePiece cannot use it; train or fetch it again";
+/// Whether a file of this name is read by the `tokenizers` crate: it ends in `.json`.
+pub fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
+}
 
-/// The error of an operation that SentencePiece refuses.
+/// The error of an operation that a tokenizer refuses.
 pub(crate) fn codec(operation: &'static str, reason: &str) -> DataError {
     DataError::Codec { operation, reason: reason.to_owned() }
 }
@@ -46,9 +50,7 @@ pub(crate) const SPACE: &str = "\u{2581}";
 
 /// A tokenizer. Cheap to share between threads by reference.
 pub struct Tokenizer {
-    processor: SentencePieceProcessor,
-    /// Encodes word by word, if the model allows it.
-    encoder: Option<BpeEncoder>,
+    codec: Codec,
     pieces: Vec<Piece>,
     add_dummy_prefix: bool,
     unknown_surface: String,
@@ -57,9 +59,13 @@ pub struct Tokenizer {
     model: Vec<u8>,
     bos: Option<u32>,
     eos: Option<u32>,
-    unk: u32,
-    /// The id of the lone space, when texts may be encoded in parts.
-    part_prefix: Option<u32>,
+    unk: Option<u32>,
+}
+
+/// What turns texts into ids and back.
+enum Codec {
+    SentencePiece(Box<SentencePiece>),
+    HuggingFace(Box<HuggingFace>),
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -73,21 +79,23 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a SentencePiece `.model` file. One that was trained here must be as it was written.
+    /// Reads a SentencePiece `.model` file, or a `tokenizer.json` (any name that ends in `.json`),
+    /// whose marks are named by `tokenizer_config.json` and `config.json` beside it. A model that was
+    /// trained here must be as it was written.
     ///
     /// # Errors
     /// [`DataError::NotMade`] when there is none, [`DataError::Io`] when it cannot be read,
     /// [`DataError::Altered`] when it is not as it was written, [`DataError::Tokenizer`] when it is no
-    /// model.
+    /// model, is larger than any or is not a plain file.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => DataError::NotMade {
+        if !path.exists() {
+            return Err(DataError::NotMade {
                 path: path.to_owned(),
-                expected: "a SentencePiece model",
+                expected: "a SentencePiece model or a tokenizer.json",
                 command: "tokenizer train CONFIG",
-            },
-            _ => DataError::io(path)(error),
-        })?;
+            });
+        }
+        let bytes = hugging_face::read_file(path)?;
         Description::check(path, &bytes)?;
         Self::from_bytes(path, &bytes)
     }
@@ -98,44 +106,37 @@ impl Tokenizer {
     /// # Errors
     /// [`DataError::Tokenizer`] when it is no model.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let fingerprint = blake3::hash(bytes).to_hex().to_string();
+        if is_json(path) {
+            let loaded = hugging_face::load(path, bytes)?;
+            let add_dummy_prefix = loaded.codec.spelling == Spelling::Spaces { drops_first: true };
+            return Ok(Self {
+                codec: Codec::HuggingFace(Box::new(loaded.codec)),
+                pieces: loaded.pieces,
+                add_dummy_prefix,
+                unknown_surface: String::new(),
+                fingerprint,
+                path: path.to_owned(),
+                model: bytes.to_owned(),
+                bos: loaded.bos,
+                eos: loaded.eos,
+                unk: loaded.unk,
+            });
+        }
         train::quiet();
         let model = model_proto::read(path, bytes)?;
-        let fail = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
-        let processor = SentencePieceProcessor::from_serialized_proto(bytes)
-            .map_err(|_| fail(UNREADABLE.to_owned()))?;
-        if processor.len() != model.pieces.len() {
-            return Err(fail(format!(
-                "SentencePiece sees {} pieces, the file has {}",
-                processor.len(),
-                model.pieces.len()
-            )));
-        }
-        // A merge never crosses a line feed when no piece has one, and a part that begins with a
-        // line feed begins with the dummy prefix as a piece of its own. So a text may be cut
-        // before line feeds.
-        let feedless = !model.pieces.iter().any(|piece| piece.text.contains('\n'));
-        let lone_space = model.pieces.iter().position(|piece| piece.text == SPACE);
-        let part_prefix = lone_space
-            .filter(|_| feedless && model.identity && model.add_dummy_prefix)
-            .map(|id| id as u32);
-        let encoder = BpeEncoder::new(&model)
-            .inspect_err(|reason| {
-                tracing::debug!(path = %path.display(), reason, "SentencePiece itself encodes");
-            })
-            .ok();
+        let codec = SentencePiece::new(path, bytes, &model)?;
         Ok(Self {
-            encoder,
-            bos: processor.bos_id(),
-            eos: processor.eos_id(),
-            unk: processor.unk_id(),
-            processor,
+            bos: codec.processor.bos_id(),
+            eos: codec.processor.eos_id(),
+            unk: Some(codec.processor.unk_id()),
+            codec: Codec::SentencePiece(Box::new(codec)),
             pieces: model.pieces,
             add_dummy_prefix: model.add_dummy_prefix,
             unknown_surface: model.unknown_surface,
-            fingerprint: blake3::hash(bytes).to_hex().to_string(),
+            fingerprint,
             path: path.to_owned(),
             model: bytes.to_owned(),
-            part_prefix,
         })
     }
 
@@ -149,13 +150,19 @@ impl Tokenizer {
         &self.model
     }
 
+    /// Whether it is a SentencePiece model, and not a `tokenizer.json`.
+    pub fn is_sentencepiece(&self) -> bool {
+        matches!(self.codec, Codec::SentencePiece(_))
+    }
+
     /// Whether it merges pairs by their score and takes texts as they are, but for spaces: what
     /// other programs compute from pieces and scores alone.
     pub fn is_plain_bpe(&self) -> bool {
-        model_proto::read(&self.path, &self.model).is_ok_and(|model| {
-            let bpe = model.model_type == model_proto::ModelType::Bpe;
-            bpe && model.identity && model.escape_whitespaces && !model.whitespace_as_suffix
-        })
+        self.is_sentencepiece()
+            && model_proto::read(&self.path, &self.model).is_ok_and(|model| {
+                let bpe = model.model_type == model_proto::ModelType::Bpe;
+                bpe && model.identity && model.escape_whitespaces && !model.whitespace_as_suffix
+            })
     }
 
     /// Whether a space is put before a text.
@@ -163,9 +170,12 @@ impl Tokenizer {
         self.add_dummy_prefix
     }
 
-    /// The `tokenizer.json` with which Hugging Face's `tokenizers` gives the ids of this tokenizer for
+    /// The `tokenizer.json` it was read from, or the one with which Hugging Face's `tokenizers` gives the ids of this tokenizer for
     /// every text. None for a model that cannot be written that way; all that this program trains can.
     pub fn tokenizer_json(&self) -> Option<String> {
+        if !self.is_sentencepiece() {
+            return String::from_utf8(self.model.clone()).ok();
+        }
         let model = model_proto::read(&self.path, &self.model).ok()?;
         tokenizer_json::tokenizer_json(&model, self.bos)
             .inspect_err(|reason| {
@@ -189,8 +199,8 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Id of what no piece covers. With byte fallback no text gives it.
-    pub fn unk_id(&self) -> u32 {
+    /// Id of what no piece covers, if there is one. With byte fallback no text gives it.
+    pub fn unk_id(&self) -> Option<u32> {
         self.unk
     }
 
@@ -204,49 +214,59 @@ impl Tokenizer {
         self.pieces.get(id as usize)
     }
 
+    /// The bytes that an id adds to a text: a space for `▁`, the byte of a byte piece; empty for
+    /// marks. A space that stands before a whole text is not dropped. None for an id outside the
+    /// vocabulary.
+    pub fn piece_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let piece = self.piece(id)?;
+        Some(match piece.kind {
+            PieceType::Control | PieceType::Unused => Vec::new(),
+            PieceType::Byte(byte) => vec![byte],
+            PieceType::Unknown => self.unknown_surface.as_bytes().to_vec(),
+            _ => match self.spelling() {
+                Spelling::ByteLevel => hugging_face::bytes_of(&piece.text),
+                Spelling::Spaces { .. } => piece.text.replace(SPACE, " ").into_bytes(),
+                Spelling::Other => piece.text.as_bytes().to_vec(),
+            },
+        })
+    }
+
+    fn spelling(&self) -> Spelling {
+        match &self.codec {
+            Codec::SentencePiece(_) => Spelling::Spaces { drops_first: self.add_dummy_prefix },
+            Codec::HuggingFace(codec) => codec.spelling,
+        }
+    }
+
     /// The ids of `text`, without marks. Text that looks like a mark, `<s>` for example, is text.
     ///
     /// # Errors
-    /// [`DataError::Codec`] when SentencePiece fails.
+    /// [`DataError::Codec`] when SentencePiece or the `tokenizers` crate fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3);
-        match &self.encoder {
-            Some(encoder) => encoder.encode(text, &mut ids),
-            None => self.encode_with_sentencepiece(text, &mut ids)?,
+        match &self.codec {
+            Codec::SentencePiece(codec) => codec.encode(text, &mut ids)?,
+            Codec::HuggingFace(codec) => codec.encode(text, &mut ids)?,
         }
         Ok(ids)
     }
 
-    /// As [`Tokenizer::encode`], but always by the `sentencepiece` crate: what ours is compared
-    /// with.
+    /// As [`Tokenizer::encode`], but always by the crate of its kind: what ours is compared with.
     ///
     /// # Errors
     /// [`DataError::Codec`] when SentencePiece fails.
     pub fn encode_by_sentencepiece(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3);
-        self.encode_with_sentencepiece(text, &mut ids)?;
+        match &self.codec {
+            Codec::SentencePiece(codec) => codec.encode_by_crate(text, &mut ids)?,
+            Codec::HuggingFace(codec) => codec.encode(text, &mut ids)?,
+        }
         Ok(ids)
     }
 
     /// Whether texts are encoded word by word, not by the `sentencepiece` crate.
     pub fn encodes_by_words(&self) -> bool {
-        self.encoder.is_some()
-    }
-
-    fn encode_with_sentencepiece(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        let mut rest = text;
-        if let Some(prefix) = self.part_prefix {
-            while rest.len() > PART_BYTES {
-                let Some(cut) = cut_before_line_feed(rest, PART_BYTES) else {
-                    break;
-                };
-                self.encode_part(&rest[..cut], ids, prefix)?;
-                rest = &rest[cut..];
-            }
-            self.encode_part(rest, ids, prefix)
-        } else {
-            self.encode_whole(rest, ids)
-        }
+        matches!(&self.codec, Codec::SentencePiece(codec) if codec.encoder.is_some())
     }
 
     /// The ids of `text` with the marks asked for. A mark the tokenizer lacks is left out.
@@ -278,51 +298,17 @@ impl Tokenizer {
         if ids.is_empty() {
             return Ok(String::new());
         }
-        self.processor
-            .decode_piece_ids(ids)
-            .map_err(|_| codec("decode", "SentencePiece cannot join these ids"))
-    }
-
-    fn encode_part(&self, part: &str, ids: &mut Vec<u32>, prefix: u32) -> Result<()> {
-        let first = ids.len();
-        self.encode_whole(part, ids)?;
-        // Only the first part keeps the dummy prefix.
-        match ids.get(first) {
-            Some(id) if first > 0 && *id == prefix => {
-                ids.remove(first);
-                Ok(())
+        match &self.codec {
+            Codec::SentencePiece(codec) => codec.decode(ids),
+            Codec::HuggingFace(codec) if codec.spelling == Spelling::Other => codec.decode(ids),
+            // Joined as the stream joins them.
+            Codec::HuggingFace(_) => {
+                let mut decoder = StreamDecoder::new(self);
+                let text: String = ids.iter().map(|id| decoder.push(*id)).collect();
+                Ok(text + &decoder.finish())
             }
-            Some(id) if first > 0 => Err(DataError::Codec {
-                operation: "encode",
-                reason: format!("a part of a long text begins with piece {id}, not a space"),
-            }),
-            _ => Ok(()),
         }
     }
-
-    fn encode_whole(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        let pieces = self
-            .processor
-            .encode(text)
-            .map_err(|_| codec("encode", "SentencePiece cannot cut this text"))?;
-        ids.extend(pieces.into_iter().map(|piece| piece.id));
-        Ok(())
-    }
-}
-
-/// The last place up to `bound` where a line feed begins, but not at 0. Falls back to the first
-/// one after the bound.
-fn cut_before_line_feed(text: &str, bound: usize) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let bound = bound.min(bytes.len());
-    let before = (1..bound).rev().find(|&at| bytes[at] == b'\n');
-    before.or_else(|| {
-        let after = bytes[bound..].iter().position(|&byte| byte == b'\n')?;
-        Some(bound + after)
-    })
 }
 
 #[cfg(test)]

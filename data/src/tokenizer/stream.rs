@@ -1,6 +1,7 @@
 //! Decoding one id at a time, for streaming to a terminal: no broken UTF-8 is ever emitted.
 
-use super::{PieceType, SPACE, Tokenizer};
+use super::hugging_face::{Spelling, Window, bytes_of};
+use super::{Codec, PieceType, SPACE, Tokenizer};
 
 /// Longest UTF-8 sequence in bytes.
 const LONGEST: usize = 4;
@@ -14,12 +15,14 @@ pub struct StreamDecoder<'a> {
     pending: Vec<u8>,
     /// No text yet, so that a leading space is the dummy prefix.
     at_start: bool,
+    /// The last ids, where only the crate knows how pieces are joined.
+    window: Window,
 }
 
 impl<'a> StreamDecoder<'a> {
     /// A decoder at the beginning of a text: the dummy prefix is dropped.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, pending: Vec::new(), at_start: true }
+        Self { tokenizer, pending: Vec::new(), at_start: true, window: Window::default() }
     }
 
     /// A decoder behind the ids of a prompt: a leading space is text.
@@ -34,6 +37,19 @@ impl<'a> StreamDecoder<'a> {
             return String::new();
         };
         let mut out = String::new();
+        if let Codec::HuggingFace(codec) = &self.tokenizer.codec {
+            match codec.spelling {
+                Spelling::Other => return self.window.push(codec, id),
+                Spelling::ByteLevel => {
+                    if piece.kind != PieceType::Control {
+                        self.pending.extend(bytes_of(&piece.text));
+                        self.drain_lossy(&mut out, false);
+                    }
+                    return out;
+                }
+                Spelling::Spaces { .. } => {}
+            }
+        }
         if let PieceType::Byte(byte) = piece.kind {
             self.pending.push(byte);
             self.drain(&mut out, false);
@@ -62,8 +78,39 @@ impl<'a> StreamDecoder<'a> {
     /// The end: what is left of an unfinished character becomes U+FFFD.
     pub fn finish(mut self) -> String {
         let mut out = String::new();
+        if let Codec::HuggingFace(codec) = &self.tokenizer.codec {
+            match codec.spelling {
+                Spelling::Other => return self.window.finish(codec),
+                Spelling::ByteLevel => {
+                    self.drain_lossy(&mut out, true);
+                    return out;
+                }
+                Spelling::Spaces { .. } => {}
+            }
+        }
         self.drain(&mut out, true);
         out
+    }
+
+    /// Moves whole characters out of the pending bytes, as [`String::from_utf8_lossy`] would write
+    /// them; with `all`, an unfinished one too.
+    fn drain_lossy(&mut self, out: &mut String, all: bool) {
+        let mut done = 0;
+        for chunk in self.pending.utf8_chunks() {
+            out.push_str(chunk.valid());
+            done += chunk.valid().len();
+            let invalid = chunk.invalid();
+            let at_end = done + invalid.len() == self.pending.len();
+            let unfinished = |error: std::str::Utf8Error| error.error_len().is_none();
+            if at_end && !all && std::str::from_utf8(invalid).is_err_and(unfinished) {
+                break;
+            }
+            if !invalid.is_empty() {
+                out.push(char::REPLACEMENT_CHARACTER);
+                done += invalid.len();
+            }
+        }
+        self.pending.drain(..done);
     }
 
     /// Moves whole characters out of the pending bytes. A byte that cannot begin or continue one

@@ -37,7 +37,7 @@ pub(super) fn tokenizer_json(model: &Model, bos: Option<u32>) -> Result<String, 
         return Err("it has two pieces of the same text");
     }
     let unknown = model.pieces.iter().find(|piece| piece.kind == PieceType::Unknown);
-    let file = TokenizerJson {
+    let mut file = TokenizerJson {
         version: "1.0",
         truncation: None,
         padding: None,
@@ -59,6 +59,10 @@ pub(super) fn tokenizer_json(model: &Model, bos: Option<u32>) -> Result<String, 
             vocab,
         },
     };
+    // The order of keys is the same whatever order JSON objects have in memory.
+    file.normalizer.sort_all_objects();
+    file.decoder.sort_all_objects();
+    file.post_processor.iter_mut().for_each(Value::sort_all_objects);
     let text = serde_json::to_string_pretty(&file);
     text.map(|text| text + "\n").map_err(|_| "it cannot be written as JSON")
 }

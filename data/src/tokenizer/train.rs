@@ -24,7 +24,8 @@ const LARGEST_VOCABULARY: usize = 1 << 20;
 #[serde(deny_unknown_fields)]
 pub struct TokenizerConfig {
     /// Where the model file goes (path, relative to the configuration; default
-    /// `<output>/tokenizer.model`).
+    /// `<output>/tokenizer.model`). A `tokenizer.json` of another program is not trained but used by
+    /// `tokenize`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// Entries of the vocabulary, marks and bytes included (integer, 300 to 1048576, default

@@ -27,10 +27,13 @@
 mod backward;
 mod few_queries;
 mod forward;
+mod paged;
 
 use crate::element::Element;
 use crate::micro_kernel::with_micro_kernel;
 use crate::simd::{LANES, sum_lanes};
+
+pub use paged::{PAGE, PagedRows, PagedShape, paged_attention_forward, paged_keys_values_write};
 
 /// Shapes of causal attention: `q` (B, Tq, H, D), `k` and `v` (B, Tk, K, D).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

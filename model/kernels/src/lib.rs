@@ -26,6 +26,7 @@
 //! | [`linear`] | the linear layer |
 //! | [`stored_linear`] | the linear layer of inference: weights in the format they are stored in |
 //! | [`attention`], [`cross_entropy`] | the other ops made of matrix products |
+//! | [`logits`] | the passes over a vocabulary that choose a token |
 //! | [`adamw`], [`fill`], [`reduce`] | the optimizer's: update, zeroing, sum of squares |
 //!
 //! The derivations of the backward passes are in `docs/backward`, a page for each op; a module here
@@ -79,6 +80,8 @@ pub mod attention;
 
 pub mod cross_entropy;
 
+pub mod logits;
+
 pub mod adamw;
 
 pub mod fill;
@@ -86,7 +89,10 @@ pub mod fill;
 pub mod reduce;
 
 pub use adamw::{AdamWFactors, AdamWStep, adamw_step};
-pub use attention::{AttentionShape, causal_attention_backward, causal_attention_forward};
+pub use attention::{
+    AttentionShape, PAGE, PagedRows, PagedShape, causal_attention_backward,
+    causal_attention_forward, paged_attention_forward, paged_keys_values_write,
+};
 pub use cross_entropy::{head_cross_entropy_backward, head_cross_entropy_forward};
 pub use element::Element;
 pub use embedding::{embedding_backward, embedding_forward};
@@ -95,6 +101,7 @@ pub use linear::{
     LinearShape, head_logits, linear_backward_input, linear_backward_input_add,
     linear_backward_weight, linear_forward, linear_forward_add,
 };
+pub use logits::{largest_finite, log_sum_exp, softmax_weights};
 pub use reduce::sum_of_squares;
 pub use residual::{residual_add, residual_forward};
 pub use rms_norm::{

@@ -16,6 +16,7 @@
 #[cfg(feature = "cube")]
 pub mod cube;
 mod flex;
+mod op_table;
 #[cfg(feature = "tch")]
 mod tch;
 
@@ -26,7 +27,7 @@ use burn::backend::{
 };
 use burn::tensor::{DType, Device, Tensor};
 
-use altiplano_kernels::StoredWeight;
+use altiplano_kernels::{PagedRows, StoredWeight};
 
 pub use altiplano_kernels::AdamWStep;
 
@@ -55,9 +56,9 @@ pub fn has_kernels(device: &Device, dtype: DType) -> bool {
 /// besides views of tensors, and no other thread works on the same tensors. A GPU then runs them one
 /// after the other without waiting for anything between.
 pub(crate) fn uninterrupted<R>(work: impl FnOnce() -> R) -> R {
-    #[cfg(feature = "cuda")]
-    return cube::cuda::uninterrupted(work);
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(feature = "cube")]
+    return cube::uninterrupted(work);
+    #[cfg(not(feature = "cube"))]
     work()
 }
 
@@ -66,6 +67,23 @@ pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     let storage = x.clone().try_into_primitive::<Flex>().ok()?;
     let whole = storage.layout().num_elements() * size_of::<f32>() == storage.bytes().len();
     (storage.dtype() == DType::F32 && whole && storage.is_contiguous()).then_some(storage)
+}
+
+/// Attention of new tokens `q` (1, M, H, D), `k` and `v` (1, M, K, D) of several sequences on the CPU:
+/// writes keys and values to the pages in `cache`, of which each sequence names its own, and attends to
+/// them there: (o (1, M, H, D), lse (1, H, M)). The bytes of `cache` are of the type of `q`.
+pub(crate) fn paged_attention(
+    q: &Tensor<4>,
+    k: &Tensor<4>,
+    v: &Tensor<4>,
+    cache: (&mut [u8], &mut [u8]),
+    sequences: &[PagedRows<'_>],
+) -> (Tensor<4>, Tensor<3>) {
+    let on_cpu = |x: &Tensor<4>| {
+        x.clone().try_into_primitive::<Flex>().ok().expect("pages lie in memory of the CPU")
+    };
+    let (o, lse) = flex::paged_attention(on_cpu(q), on_cpu(k), on_cpu(v), cache, sequences);
+    (Tensor::from_primitive::<Flex>(o), Tensor::from_primitive::<Flex>(lse))
 }
 
 /// `x` (…, in) · `weight` (`outputs`, in)ᵀ in `dtype`, f32 or bf16, on the CPU, with a weight that lies

@@ -37,25 +37,25 @@ pub(super) fn gpu_name(_index: Option<&str>) -> Option<String> {
 /// Why it is not usable and what to do.
 #[cfg(feature = "cuda")]
 pub(super) fn select(name: &str, _index: Option<&str>) -> Result<Device> {
-    crate::backend::cube::cuda::select(name)
+    crate::backend::cube::nvidia::select(name)
 }
 
 /// The driver's name for the GPU of the number in `index`, the first one without.
 #[cfg(feature = "cuda")]
 pub(super) fn gpu_name(index: Option<&str>) -> Option<String> {
     let index: usize = index.map_or(Some(0), |index| index.parse().ok())?;
-    crate::backend::cube::cuda::probe().gpus.into_iter().nth(index).map(|gpu| gpu.name)
+    crate::backend::cube::nvidia::probe().gpus.into_iter().nth(index).map(|gpu| gpu.name)
 }
 
 /// Every GPU, or what is missing.
 #[cfg(feature = "cuda")]
 pub(super) fn status() -> Vec<DeviceStatus> {
-    let found = crate::backend::cube::cuda::probe();
+    let found = crate::backend::cube::nvidia::probe();
     let missing: Vec<String> = found.fatal().map(ToString::to_string).collect();
     if !missing.is_empty() {
         return vec![DeviceStatus::unusable("cuda", missing.join("; "))];
     }
-    let of_gpu = |gpu: &crate::backend::cube::cuda::Gpu| {
+    let of_gpu = |gpu: &crate::backend::cube::nvidia::ReportedGpu| {
         let (major, minor) = gpu.capability;
         let gigabytes = gpu.memory_bytes as f64 / 1e9;
         let detail = format!("{}, sm_{major}{minor}, {gigabytes:.0} GB", gpu.name);

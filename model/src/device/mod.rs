@@ -111,6 +111,12 @@ pub fn is_cpu(device: &Device) -> bool {
     }
 }
 
+/// Whether `device` is the CPU through the embedded backend, whose tensors lie in this process'
+/// memory.
+pub(crate) fn is_flex(device: &Device) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+}
+
 /// The CPU: its instructions and threads.
 pub fn cpu() -> DeviceStatus {
     let level = match cpu_level() {

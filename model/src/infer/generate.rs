@@ -1,59 +1,46 @@
-//! Continuing a prompt token by token. Ids only: text and stop strings are the caller's.
+//! Continuing one prompt token by token.
 
+use super::engine::Engine;
+use super::model::EngineModel;
+use super::options::EngineOptions;
+use super::request::{FinishReason, Request, RequestId, SamplingParams};
 use crate::error::{ModelError, Result};
-use crate::infer::{InferenceModel, KvCache, Sampler};
 
-/// Why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// The model chose the end-of-sequence token, or the caller asked to stop.
-    Stop,
-    /// `max_tokens` were generated or the context is full.
-    Length,
-}
-
-/// Which ids a generation may choose.
-#[derive(Debug, Clone, Copy)]
-pub struct Choosable<'a> {
-    /// Ids of the tokenizer: those of a padded vocabulary beyond them are never chosen.
-    pub vocab_size: usize,
-    /// Ids that end the text.
-    pub end_tokens: &'a [u32],
-}
-
-/// Continues `prompt`, handing every new id but the end tokens to `on_token`, which answers whether to
-/// go on.
+/// Continues `prompt` until one of `eos_token_ids`, `max_tokens` of `sampling`, the end of the context,
+/// or until `on_token` returns false. End tokens are not handed to `on_token`, and texts that it ends
+/// end as those of the model's own do.
 ///
 /// # Errors
-/// [`ModelError::PromptTooLong`] when the prompt leaves no room for one token,
-/// [`ModelError::TokenId`] for an id outside the vocabulary, [`ModelError::NotFinite`] when logits are
-/// no numbers.
+/// When the request does not fit the model, as [`Engine::add`] says, and
+/// [`ModelError::Generation`] when no token can be chosen.
 pub fn generate(
-    model: &InferenceModel,
+    model: &impl EngineModel,
     prompt: &[u32],
-    max_tokens: usize,
-    choosable: Choosable<'_>,
-    sampler: &mut Sampler,
+    sampling: SamplingParams,
+    eos_token_ids: &[u32],
     mut on_token: impl FnMut(u32) -> bool,
 ) -> Result<FinishReason> {
-    let limit = model.config().max_seq_len;
-    if prompt.len() >= limit {
-        return Err(ModelError::PromptTooLong { found: prompt.len(), limit });
-    }
-    let new_tokens = max_tokens.min(limit - prompt.len());
-    let mut cache = KvCache::new(model, prompt.len() + new_tokens);
-    if new_tokens == 0 {
-        return Ok(FinishReason::Length);
-    }
-    let mut logits = model.forward_cached(prompt, &mut cache)?;
-    for remaining in (0..new_tokens).rev() {
-        let known = choosable.vocab_size.clamp(1, logits.len());
-        let id = sampler.sample(&logits[..known]) as u32;
-        if choosable.end_tokens.contains(&id) || !on_token(id) {
-            return Ok(FinishReason::Stop);
-        }
-        if remaining > 0 {
-            logits = model.forward_cached(&[id], &mut cache)?;
+    let mut options = EngineOptions::new(model.context(), 1);
+    options.eos_token_ids = eos_token_ids.to_vec();
+    options.max_num_batched_tokens = prompt.len().max(1);
+    options.enable_prefix_caching = false;
+    let mut engine = Engine::new(model, options)?;
+    engine.add(Request::new(RequestId(0), prompt, sampling))?;
+    while engine.has_requests() {
+        for output in engine.step()? {
+            if let Some(error) = output.error {
+                return Err(ModelError::Generation { reason: error });
+            }
+            let reason = output.finish_reason;
+            if matches!(reason, Some(FinishReason::Stop | FinishReason::StopToken(_))) {
+                return Ok(FinishReason::Stop);
+            }
+            if output.token.is_some_and(|id| !on_token(id)) {
+                return Ok(FinishReason::Stop);
+            }
+            if let Some(reason) = reason {
+                return Ok(reason);
+            }
         }
     }
     Ok(FinishReason::Length)

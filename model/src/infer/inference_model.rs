@@ -154,8 +154,9 @@ impl InferenceModel {
                 reason: format!("precision {precision} is computed by the device cpu alone"),
             });
         }
-        let head = weights.iter().len() - 1;
-        let params = ParamTree::of_model(config.n_layers);
+        // The embedding where it is the output head too.
+        let head = if weights.lm_head.is_none() { 0 } else { weights.iter().len() - 1 };
+        let params = ParamTree::of_model(&config);
         let weights = params.zip(weights).try_map(
             &mut (),
             |(), (_, vector)| Ok::<_, ModelError>(vector),
@@ -264,60 +265,40 @@ impl InferenceModel {
 
     /// Rotation of the rows of a pass, each by its position in its own sequence.
     pub fn rope_rows(&self, positions: impl IntoIterator<Item = usize>) -> RopeTable {
-        RopeTable::at(
-            positions,
-            self.config.head_dim(),
-            self.config.rope_theta,
-            self.weights.norm.dtype(),
-            &self.device,
-        )
+        let dtype = self.weights.norm.dtype();
+        RopeTable::at(positions, &self.config.rope_frequencies(), dtype, &self.device)
     }
 
     /// Layer `n` of a pass whose rows are `x` (1, rows, C); their queries attend as `keys_values` says.
-    ///
-    /// # Errors
-    /// [`ModelError::NotFinite`] when a row becomes what is no number (on the CPU; elsewhere
-    /// [`InferenceModel::logits`] sees it).
     pub(crate) fn layer_forward(
         &self,
         n: usize,
         x: Tensor<3>,
         rope: &RopeTable,
         keys_values: &mut impl KeysValues,
-    ) -> Result<Tensor<3>> {
+    ) -> Tensor<3> {
         let weights = &self.weights.layers[n];
         let context = LayerContext { config: &self.config, rope, first_visible: None };
         let (branch, AttentionSaved { x, .. }) = attention_half(weights, x, &context, keys_values);
         let FeedForwardSaved { h, swiglu, .. } = feed_forward_half(weights, &x, &branch, &context);
         // In two steps, which for a few rows is the faster way.
-        let y = residual_forward(h, &weights.down_proj.forward(&swiglu));
-        match backend::is_finite(&y) {
-            Some(false) => Err(self.not_finite(Some(n))),
-            _ => Ok(y),
-        }
+        residual_forward(h, &weights.down_proj.forward(&swiglu))
     }
 
     /// Logits of the tokens after the rows `x` (1, rows, C) of a pass through all layers, row after
-    /// row, f32.
-    ///
-    /// # Errors
-    /// [`ModelError::NotFinite`] when one is no number.
-    pub fn logits(&self, x: &Tensor<3>) -> Result<Vec<f32>> {
+    /// row, f32. Where they are no numbers, [`InferenceModel::not_finite`] says why.
+    pub fn logits(&self, x: &Tensor<3>) -> Vec<f32> {
         let (x, _) = rms_norm_forward(x, &self.weights.norm, self.config.norm_eps);
-        let logits = match &self.weights.lm_head {
+        let logits = match self.weights.head() {
             InferenceMatrix::Tensor(matrix) => head_logits(&x, matrix),
             InferenceMatrix::Stored(matrix) => matrix.product(&x, DType::F32),
         };
-        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-        if logits.iter().all(|logit| logit.is_finite()) {
-            return Ok(logits);
-        }
-        Err(self.not_finite(None))
+        logits.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
     }
 
     /// Where a pass went wrong that gave what is no number in layer `layer`, or in the head: the first
     /// parameter up to there that holds such values, or else the place itself.
-    fn not_finite(&self, layer: Option<usize>) -> ModelError {
+    pub fn not_finite(&self, layer: Option<usize>) -> ModelError {
         let bad = self.weights.iter().find(|(_, leaf)| match leaf {
             Leaf::Vector(vector) => !finite_vector(vector),
             Leaf::Matrix(matrix) => !matrix.is_finite(),
@@ -347,7 +328,7 @@ mod tests {
     use altiplano_kernels::RowOrder;
 
     use super::*;
-    use crate::infer::KvCache;
+    use crate::infer::{EngineModel, Pass, PassSequence};
     use crate::mapped_file::MappedFile;
 
     fn config() -> LlamaConfig {
@@ -361,6 +342,9 @@ mod tests {
             vocab_size: 50,
             max_seq_len: 32,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.2,
         }
@@ -374,8 +358,19 @@ mod tests {
         InferenceModel::in_memory(config(), &weights(), precision).unwrap()
     }
 
+    /// The logits after five tokens, and what is wrong with them if they are no numbers.
+    fn pass(model: &InferenceModel) -> (Vec<f32>, String) {
+        let pass = Pass {
+            ids: vec![3, 1, 4, 1, 5],
+            positions: vec![0, 1, 2, 3, 4],
+            sequences: vec![PassSequence { rows: 0..5, start: 0, blocks: vec![0] }],
+        };
+        let hidden = model.forward(&pass, &mut model.new_cache(1, 16).unwrap()).unwrap();
+        (EngineModel::logits(model, &hidden, &[4]), model.why_not_finite(&hidden))
+    }
+
     fn logits(model: &InferenceModel) -> Vec<f32> {
-        model.forward_cached(&[3, 1, 4, 1, 5], &mut KvCache::new(model, 5)).unwrap()
+        pass(model).0
     }
 
     /// Root of the mean squared difference over the root of the mean square.
@@ -430,9 +425,9 @@ mod tests {
             let rope = model.rope_rows(positions.iter().copied());
             let mut x = model.embed(ids).unwrap();
             for n in 0..model.layers().len() {
-                x = model.layer_forward(n, x, &rope, &mut Itself).unwrap();
+                x = model.layer_forward(n, x, &rope, &mut Itself);
             }
-            model.logits(&x).unwrap()
+            model.logits(&x)
         };
         let ids: Vec<u32> = (0..40).map(|n| n * 7 % 50).collect();
         let positions: Vec<usize> = (0..40).map(|n| n * 5 % 32).collect();
@@ -485,8 +480,8 @@ mod tests {
             let patch = Tensor::<2>::full([1, 1], bad, &Device::flex());
             *up = up.clone().slice_assign([5..6, 7..8], patch);
             let model = InferenceModel::in_memory(config(), &weights, None).unwrap();
-            let error = model.forward_cached(&[1, 2], &mut KvCache::new(&model, 2)).unwrap_err();
-            let error = error.to_string();
+            let (logits, error) = pass(&model);
+            assert!(!logits.iter().all(|logit| logit.is_finite()));
             assert!(error.contains("model.layers.1.mlp.up_proj.weight"), "{error}");
             let error =
                 InferenceModel::in_memory(config(), &weights, Some(InferencePrecision::Q8_0));
@@ -497,8 +492,9 @@ mod tests {
         let mut weights = weights();
         weights.layers[0].down_proj = weights.layers[0].down_proj.clone() * 3e38;
         let model = InferenceModel::in_memory(config(), &weights, None).unwrap();
-        let error = model.forward_cached(&[1, 2], &mut KvCache::new(&model, 2)).unwrap_err();
-        assert!(error.to_string().contains("model.layers.0"), "{error}");
+        let (logits, error) = pass(&model);
+        assert!(!logits.iter().all(|logit| logit.is_finite()));
+        assert!(error.contains("model.layers.0"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::error::{ModelError, Result};
+
 /// How the next token is chosen. Applied in this order, as vLLM does: `allowed_token_ids`,
 /// `logit_bias`, `min_tokens`, penalties, temperature, min-p, top-k, top-p, draw.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,18 +71,71 @@ impl Default for SamplingParams {
     }
 }
 
+impl SamplingParams {
+    /// Refuses values that mean nothing for a model of `vocab_size` ids.
+    ///
+    /// # Errors
+    /// [`ModelError::Request`] with the field, what was found and what would do.
+    pub fn validate(&self, vocab_size: usize) -> Result<()> {
+        let in_range = |field, value: f32, fits: bool, expected: &str| match fits {
+            true => Ok(()),
+            false => {
+                let (found, expected) = (value.to_string(), expected.to_string());
+                Err(ModelError::Request { field, found, expected })
+            }
+        };
+        let share = |x: f32| (0.0..=1.0).contains(&x);
+        let Self { temperature, top_p, min_p, .. } = *self;
+        let finite = temperature.is_finite() && temperature >= 0.0;
+        in_range("temperature", temperature, finite, "a number from 0 on")?;
+        in_range("top_p", top_p, share(top_p), "a number from 0 to 1")?;
+        in_range("min_p", min_p, share(min_p), "a number from 0 to 1")?;
+        let repetition = self.repetition_penalty;
+        let fits = repetition.is_finite() && repetition > 0.0;
+        in_range("repetition_penalty", repetition, fits, "a number above 0")?;
+        for (field, value) in [
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+        ] {
+            in_range(field, value, value.is_finite(), "a number")?;
+        }
+        let known = |field, id: u32| match (id as usize) < vocab_size {
+            true => Ok(()),
+            false => {
+                let expected = format!("an id below {vocab_size}, the size of the vocabulary");
+                Err(ModelError::Request { field, found: format!("id {id}"), expected })
+            }
+        };
+        for (id, bias) in &self.logit_bias {
+            known("logit_bias", *id)?;
+            in_range("logit_bias", *bias, bias.is_finite(), "a number")?;
+        }
+        for id in self.allowed_token_ids.iter().flatten() {
+            known("allowed_token_ids", *id)?;
+        }
+        if self.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ModelError::Request {
+                field: "allowed_token_ids",
+                found: "no ids".into(),
+                expected: "at least one".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// What a grammar lets follow the tokens chosen so far.
 pub trait TokenConstraint: Send {
     /// Sets the logits (V) of the tokens that may not follow to −∞.
     ///
     /// # Errors
     /// Why the grammar cannot go on; the sequence ends with [`FinishReason::Error`].
-    fn mask(&mut self, logits: &mut [f32]) -> Result<(), String>;
+    fn mask(&mut self, logits: &mut [f32]) -> std::result::Result<(), String>;
     /// Moves on by the token that was chosen.
     ///
     /// # Errors
     /// As of `mask`.
-    fn accept(&mut self, id: u32) -> Result<(), String>;
+    fn accept(&mut self, id: u32) -> std::result::Result<(), String>;
     /// A constraint in the same state, for another sequence of the request.
     fn fork(&self) -> Box<dyn TokenConstraint>;
 }
@@ -88,6 +143,15 @@ pub trait TokenConstraint: Send {
 /// Which request: chosen by the caller, one at a time in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
+
+/// Which sequence of which request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId {
+    /// Of which request.
+    pub request: RequestId,
+    /// Which of its `n` sequences.
+    pub index: usize,
+}
 
 /// A prompt to be continued, once or several times.
 pub struct Request {
@@ -105,6 +169,14 @@ pub struct Request {
     pub cache_salt: Option<String>,
     /// A grammar that all sequences follow.
     pub constraint: Option<Box<dyn TokenConstraint>>,
+}
+
+impl Request {
+    /// One sequence that follows no grammar, with no priority and no salt.
+    pub fn new(id: RequestId, prompt: impl Into<Arc<[u32]>>, sampling: SamplingParams) -> Self {
+        let prompt = prompt.into();
+        Self { id, prompt, sampling, n: 1, priority: 0, cache_salt: None, constraint: None }
+    }
 }
 
 /// Why a sequence ended.
@@ -162,4 +234,20 @@ pub struct SequenceOutput {
     pub finish_reason: Option<FinishReason>,
     /// What failed, with [`FinishReason::Error`].
     pub error: Option<String>,
+}
+
+impl SequenceOutput {
+    /// An output that brings nothing.
+    pub(super) fn new(id: SequenceId) -> Self {
+        Self {
+            request: id.request,
+            index: id.index,
+            prompt_logprobs: None,
+            cached_tokens: 0,
+            token: None,
+            logprobs: None,
+            finish_reason: None,
+            error: None,
+        }
+    }
 }

@@ -2,7 +2,8 @@
 //! `docs/backward/rope.md`.
 //!
 //! ```text
-//! φ          = t θ^(−2i/D)                            position t, pair i of a head
+//! φ          = t f_i                                  position t, pair i of a head
+//! f_i        = θ^(−2i/D), or scaled (`config::RopeScaling`)
 //! y_i        = x_i cos φ − x_{i+D/2} sin φ
 //! y_{i+D/2}  = x_{i+D/2} cos φ + x_i sin φ
 //!
@@ -26,32 +27,24 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table of `positions` positions for heads of `head_dim`, in `dtype` (f32, or f64 for
-    /// gradient checks). The angles are computed in f64.
-    pub fn new(
-        positions: usize,
-        head_dim: usize,
-        theta: f64,
-        dtype: DType,
-        device: &Device,
-    ) -> Self {
-        Self::at(0..positions, head_dim, theta, dtype, device)
+    /// The table of `positions` positions for heads whose pairs turn by `frequencies` (D/2) from one
+    /// position to the next, in `dtype` (f32, or f64 for gradient checks). The angles are computed
+    /// in f64.
+    pub fn new(positions: usize, frequencies: &[f64], dtype: DType, device: &Device) -> Self {
+        Self::at(0..positions, frequencies, dtype, device)
     }
 
     /// As [`RopeTable::new`], for any positions in any order: those of the rows of a pass.
     pub fn at(
         positions: impl IntoIterator<Item = usize>,
-        head_dim: usize,
-        theta: f64,
+        frequencies: &[f64],
         dtype: DType,
         device: &Device,
     ) -> Self {
-        let half = head_dim / 2;
-        let frequencies: Vec<f64> =
-            (0..half).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
+        let half = frequencies.len();
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in positions {
-            for frequency in &frequencies {
+            for frequency in frequencies {
                 let angle = position as f64 * frequency;
                 cos.push(angle.cos());
                 sin.push(angle.sin());
@@ -63,6 +56,16 @@ impl RopeTable {
             Tensor::from_data(data, (device, dtype))
         };
         Self { cos: table(cos), sin: table(sin) }
+    }
+
+    /// Number of positions.
+    pub fn len(&self) -> usize {
+        self.cos.dims()[0]
+    }
+
+    /// Whether there are no positions.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The rows of `time` positions from `start` on.

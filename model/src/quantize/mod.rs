@@ -10,9 +10,12 @@
 //! | `q4_k` | 4.5 | 8 groups of 32 elements | `d · s · q − d_min · m`, with `s` and `m` of the group |
 //! | `q6_k` | 6.5625 | 16 groups of 16 elements | `d · s · (q − 32)`, with `s` of the group |
 //!
+//! [`awq`] packs matrices by columns, four bits an element.
+//!
 //! `d` and `d_min` are f16, everything is little-endian. A row has whole blocks: [`StoredAs::row_bytes`]
 //! says whether it can.
 
+pub mod awq;
 mod k_blocks;
 mod small_blocks;
 

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use altiplano_model::device::in_pool;
-use altiplano_model::infer::{InferenceModel, InferencePrecision, KvCache, Sampler, SamplerConfig};
+use altiplano_model::infer::{
+    Engine, EngineOptions, InferenceModel, InferencePrecision, Request, RequestId, SamplingParams,
+};
 use serde::Serialize;
 
 use super::median;
@@ -28,7 +30,7 @@ pub struct GenerateBenchOptions {
 /// Speed and memory of generation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GenerateBench {
-    /// Tokens of the prompt over the time of its pass.
+    /// Tokens of the prompt over the time to the first token.
     pub prefill_tokens_per_second: f64,
     /// Tokens after the first over their time.
     pub decode_tokens_per_second: f64,
@@ -79,27 +81,32 @@ fn measure(model: &InferenceModel, options: &GenerateBenchOptions) -> Result<Gen
     // Any ids do: the time does not depend on them.
     let vocabulary = model.config().vocab_size;
     let prompt: Vec<u32> = (0..prompt_tokens).map(|n| (n * 7919 % vocabulary) as u32).collect();
-    let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..SamplerConfig::default() });
-    let (mut prefill, mut first_token, mut decode) = (Vec::new(), Vec::new(), Vec::new());
+    let sampling = SamplingParams {
+        temperature: 0.0,
+        max_tokens: new_tokens,
+        ignore_eos: true,
+        ..SamplingParams::default()
+    };
+    let (mut first_token, mut decode) = (Vec::new(), Vec::new());
     for repeat in 0..=repeats {
         let started = Instant::now();
-        let mut cache = KvCache::new(model, prompt_tokens + new_tokens);
-        let mut logits = model.forward_cached(&prompt, &mut cache)?;
-        let prefill_seconds = started.elapsed().as_secs_f64();
-        let mut id = sampler.sample(&logits) as u32;
+        let mut engine_options = EngineOptions::new(context, 1);
+        engine_options.max_num_batched_tokens = prompt_tokens;
+        let mut engine = Engine::new(model, engine_options)?;
+        engine.add(Request::new(RequestId(0), prompt.clone(), sampling.clone()))?;
+        // The whole prompt, and the first token.
+        engine.step()?;
         let first_seconds = started.elapsed().as_secs_f64();
-        for _ in 1..new_tokens {
-            logits = model.forward_cached(&[id], &mut cache)?;
-            id = sampler.sample(&logits) as u32;
+        while engine.has_requests() {
+            engine.step()?;
         }
         if repeat > 0 {
-            prefill.push(prefill_seconds);
             first_token.push(first_seconds);
             decode.push(started.elapsed().as_secs_f64() - first_seconds);
         }
     }
     Ok(GenerateBench {
-        prefill_tokens_per_second: prompt_tokens as f64 / median(&prefill),
+        prefill_tokens_per_second: prompt_tokens as f64 / median(&first_token),
         decode_tokens_per_second: (new_tokens - 1) as f64 / median(&decode),
         seconds_to_first_token: median(&first_token),
         peak_memory_bytes: peak_memory_bytes(),

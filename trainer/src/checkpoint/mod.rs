@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use choice::{Choice, before, best_of, choose, set_aside};
 pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name};
 pub use save::{CheckpointFiles, save};
-pub use verify::{is_checkpoint, read_file, read_state, verify, verify_files};
+pub use verify::{is_checkpoint, lists, read_bounded, read_file, read_state, verify, verify_files};
 
 use crate::metrics::StepMetrics;
 use crate::outlier_window::OutlierWindow;

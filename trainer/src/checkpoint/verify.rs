@@ -36,6 +36,8 @@ impl StateFile {
     }
 }
 
+/// Most bytes of a file that is read whole: configurations, tokenizers and their settings.
+const MOST_FILE_BYTES: u64 = 200 << 20;
 const USE_ANOTHER: &str = "use another checkpoint of the run";
 
 fn differs(path: impl Into<PathBuf>, reason: impl Into<String>) -> TrainerError {
@@ -93,9 +95,35 @@ pub fn verify_files(dir: &Path, names: &[&str]) -> Result<TrainState> {
 pub fn read_file(dir: &Path, name: &str) -> Result<Vec<u8>> {
     let path = dir.join(name);
     if !is_checkpoint(dir) {
-        return fs::read(&path).map_err(TrainerError::io(path));
+        return read_bounded(&path);
     }
     read_state_file(dir)?.digest(dir, name)?.read(&path, USE_ANOTHER).map_err(of_checkpoint)
+}
+
+/// Whether `name` is a file of the checkpoint `dir`, there or not; of no other directory.
+///
+/// # Errors
+/// As [`verify()`], for `DONE` and `state.json`.
+pub fn lists(dir: &Path, name: &str) -> Result<bool> {
+    Ok(is_checkpoint(dir) && read_state_file(dir)?.files.contains_key(name))
+}
+
+/// The bytes of a plain file that is not larger than any that is read whole: a file from elsewhere may
+/// be a device, a pipe nobody writes to, or have any size.
+///
+/// # Errors
+/// [`TrainerError::Io`] when it cannot be read, [`TrainerError::RunFile`] when it is none of these.
+pub fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(TrainerError::io(path))?;
+    let fail = |reason: String| Err(TrainerError::RunFile { path: path.to_path_buf(), reason });
+    if !metadata.is_file() {
+        return fail("is not a plain file but a directory, a pipe or a device".into());
+    }
+    if metadata.len() > MOST_FILE_BYTES {
+        let found = metadata.len();
+        return fail(format!("has {found} bytes, expected at most {MOST_FILE_BYTES}"));
+    }
+    fs::read(path).map_err(TrainerError::io(path))
 }
 
 /// The state of a finished checkpoint, without reading the tensors.

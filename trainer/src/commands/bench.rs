@@ -147,7 +147,7 @@ that of the kernels used where cuBLASLt is missing.";
 #[command(after_help = GENERATE_EXAMPLE)]
 pub(super) struct GenerateArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
-    /// directory with tokenizer.model.
+    /// directory with tokenizer.model or tokenizer.json.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// Tokens of the prompt.

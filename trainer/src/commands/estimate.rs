@@ -1,5 +1,7 @@
 //! `altiplano estimate`.
 
+mod layouts;
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -32,6 +34,8 @@ pub struct EstimateArgs {
     /// Share of that peak spent on 6N FLOPs per token, from 0 to 1; 0.476 is what LLaMA 65B reached.
     #[arg(long, value_name = "X", default_value_t = 0.476, value_parser = share)]
     mfu: f64,
+    #[command(flatten)]
+    layout: layouts::LayoutArgs,
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
@@ -41,7 +45,12 @@ const EXAMPLE: &str = "\
 Examples:
   altiplano estimate configs/train/quickstart.yaml batch.micro_batch=16
   altiplano estimate configs/train/llama_65b.yaml --devices 2048 --device-memory 80GB
+  altiplano estimate configs/train/llama_65b.yaml --ranks 2048 --layouts
+  altiplano estimate configs/train/llama_65b.yaml batch.micro_batch=4 batch.grad_accum_steps=512 \
+    --ranks 256 --tensor 8 --scale 8..16384 --simulate
 
+With --ranks the time comes out of the rates of the hardware and what the ranks exchange, and a
+step has micro_batch x grad_accum_steps sequences over all ranks. Without it:
 The time is 6N · tokens / (mfu · peak · devices) for N parameters; attention adds operations
 (6 · layers · dim · seq_len per token) that this share of the peak does not count.";
 
@@ -49,6 +58,9 @@ The time is 6N · tokens / (mfu · peak · devices) for N parameters; attention 
 pub fn run(args: EstimateArgs) -> Result<()> {
     let config: TrainConfig = load(&args.config, &args.overrides)?;
     use_threads(config.threads)?;
+    if let Some(ranks) = args.layout.ranks {
+        return layouts::run(&config, ranks, &args.layout, args.json);
+    }
     let hardware = Hardware {
         devices: args.devices,
         device_memory_bytes: args.device_memory,

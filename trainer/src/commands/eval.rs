@@ -20,7 +20,7 @@ use crate::trained_model::TrainedModel;
 #[command(after_help = EXAMPLE)]
 pub struct EvalArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
-    /// directory with tokenizer.model.
+    /// directory with tokenizer.model or tokenizer.json.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// Data directories, of which the held-out documents are scored, or files that are scored whole:

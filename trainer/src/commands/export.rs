@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use altiplano_data::ProgressMode;
+use altiplano_data::document::Split;
 use altiplano_model::quantize::StoredAs;
 use clap::{Args, ValueEnum};
 
@@ -10,12 +11,14 @@ use super::estimate;
 use super::output::{print_json, print_line};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
+use crate::eval_documents::read_documents;
 use crate::interop::Summary;
+use crate::interop::awq::{self, AwqOptions};
 use crate::interop::gguf::{self, FileType, GgufOptions};
 use crate::interop::hugging_face::{self, HuggingFaceOptions};
 use crate::interop::meta::{self, MetaOptions};
 
-/// Write a model for other programs: Hugging Face, llama.cpp (GGUF) or Meta's layout.
+/// Write a model for other programs: Hugging Face, llama.cpp (GGUF), Meta's layout or AWQ.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct ExportArgs {
@@ -38,6 +41,16 @@ pub struct ExportArgs {
     /// Files of the model-parallel group, for meta. Default: 1.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=100))]
     shards: Option<u8>,
+    /// Text that the weights are fitted to, for awq: files of text, JSON lines or Parquet, or data
+    /// directories, whose training documents are read.
+    #[arg(long, value_name = "PATH")]
+    calibration: Vec<PathBuf>,
+    /// Most calibration sequences of 512 tokens, for awq. Default: 128.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    calibration_sequences: Option<u16>,
+    /// Inputs that share a scale, for awq: 32, 64 or 128. Default: 128.
+    #[arg(long, value_name = "N", value_parser = group_size)]
+    group_size: Option<usize>,
     /// Name of the model, for gguf. Default: its size.
     #[arg(long)]
     name: Option<String>,
@@ -59,17 +72,31 @@ const EXAMPLE: &str = "\
 Examples:
   altiplano export --checkpoint runs/quickstart --format hf --dtype bf16 --output exported
   altiplano export --checkpoint runs/quickstart --format gguf --type q8_0 --output model.gguf
-  altiplano export --checkpoint runs/quickstart --format meta --dtype f16 --output meta";
+  altiplano export --checkpoint runs/quickstart --format meta --dtype f16 --output meta
+  altiplano export --checkpoint runs/quickstart --format awq --group-size 32 \
+    --calibration runs/quickstart/data --calibration-sequences 8 --output awq";
 
 /// A family of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+enum Format {
     /// A Hugging Face directory: safetensors, config.json, the tokenizer.
     Hf,
     /// A file of llama.cpp, with the tokenizer in it.
     Gguf,
     /// Meta's consolidated.NN.pth with params.json.
     Meta,
+    /// A Hugging Face directory whose matrices are in 4 bits, fitted to --calibration.
+    Awq,
+}
+
+/// What readers of AWQ know.
+fn group_size(text: &str) -> std::result::Result<usize, String> {
+    match text {
+        "32" => Ok(32),
+        "64" => Ok(64),
+        "128" => Ok(128),
+        _ => Err(format!("{text:?} is not a group size; expected 32, 64 or 128")),
+    }
 }
 
 /// f32, bf16 or f16.
@@ -106,6 +133,13 @@ pub fn run(args: ExportArgs) -> Result<()> {
             let options = MetaOptions { stored, shards, overwrite, progress };
             meta::write(&model, &args.output, options)?
         }
+        Format::Awq => {
+            let group = args.group_size.unwrap_or(awq::DEFAULT_GROUP);
+            let sequences = args.calibration_sequences.map_or(awq::DEFAULT_SEQUENCES, usize::from);
+            let texts = read_documents(&args.calibration, Some(Split::Train))?;
+            let options = AwqOptions { group, sequences, overwrite, progress };
+            awq::write(&model, &texts.documents, &args.output, options)?
+        }
     };
     print_summary(&summary, args.json)
 }
@@ -120,6 +154,9 @@ impl ExportArgs {
             ("--max-shard-size", self.max_shard_size.is_some(), &[Format::Hf]),
             ("--shards", self.shards.is_some(), &[Format::Meta]),
             ("--name", self.name.is_some(), &[Format::Gguf]),
+            ("--calibration", !self.calibration.is_empty(), &[Format::Awq]),
+            ("--calibration-sequences", self.calibration_sequences.is_some(), &[Format::Awq]),
+            ("--group-size", self.group_size.is_some(), &[Format::Awq]),
         ] {
             if given && !formats.contains(&self.format) {
                 let names: Vec<String> =
@@ -128,6 +165,10 @@ impl ExportArgs {
                     format!("{option}: an option of --format {} alone", names.join(" and "));
                 return Err(TrainerError::Usage { message });
             }
+        }
+        if self.format == Format::Awq && self.calibration.is_empty() {
+            let message = "--format awq needs --calibration PATH: the weights are fitted to text";
+            return Err(TrainerError::Usage { message: message.into() });
         }
         Ok(())
     }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use altiplano_data::ProgressMode;
 use altiplano_model::quantize::StoredAs;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::estimate;
-use super::export::{Format, number_format, print_summary};
+use super::export::{number_format, print_summary};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::interop::hugging_face::HuggingFaceOptions;
@@ -54,6 +54,17 @@ Examples:
   altiplano import --from meta meta --context 512 --dtype bf16 --output from-meta
   altiplano generate --checkpoint imported --prompt \"The people\"";
 
+/// A family of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A Hugging Face directory: safetensors, plain or packed by AWQ, and config.json.
+    Hf,
+    /// A file of llama.cpp.
+    Gguf,
+    /// Meta's consolidated.NN.pth with params.json.
+    Meta,
+}
+
 /// Context of the first LLaMA.
 const DEFAULT_CONTEXT: usize = 2048;
 
@@ -65,7 +76,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
     }
     use_threads(args.threads)?;
     let model = match args.from {
-        Format::Hf => hugging_face::open(&args.path)?,
+        Format::Hf => hugging_face::open_packed(&args.path)?,
         Format::Gguf => gguf::open(&args.path)?,
         Format::Meta => meta::open(&args.path, args.context.unwrap_or(DEFAULT_CONTEXT))?,
     };

@@ -3,15 +3,20 @@
 //! Results go to standard output, progress and log lines to standard error. With `--json` the last
 //! line on standard output is one JSON object.
 
+mod batch;
 mod bench;
+mod comm_check;
 mod data;
 mod devices;
+mod engine_arguments;
 mod estimate;
 mod eval;
 mod export;
 mod generate;
 mod import;
 mod output;
+mod route;
+mod serve;
 mod threads;
 mod tokenize;
 mod tokenizer;
@@ -25,7 +30,7 @@ use crate::config::{DataConfig, nearest};
 use crate::error::{Result, TrainerError};
 use crate::signals::Signal;
 
-/// Pretrains LLaMA models: raw text to documents, tokenizer, token shards, training, generation.
+/// Pretrains LLaMA models: raw text to documents, tokenizer, token shards, training, generation, serving.
 #[derive(Debug, Parser)]
 #[command(name = "altiplano", version, max_term_width = 100, after_help = EXAMPLE)]
 pub struct Cli {
@@ -57,10 +62,16 @@ enum Command {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
+    Serve(Box<serve::ServeArgs>),
+    Route(route::RouteArgs),
+    /// Answer files of requests without a server.
+    #[command(subcommand)]
+    Batch(Box<batch::BatchCommand>),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Estimate(estimate::EstimateArgs),
     Devices(devices::DevicesArgs),
+    CommCheck(comm_check::CommCheckArgs),
     /// Measure speed and memory of training, attention and generation.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -100,10 +111,14 @@ impl Cli {
             Command::Tokenize(args) => tokenize::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Generate(args) => generate::run(args),
+            Command::Serve(args) => serve::run(*args),
+            Command::Route(args) => route::run(args),
+            Command::Batch(command) => batch::run(*command),
             Command::Export(args) => export::run(args),
             Command::Import(args) => import::run(args),
             Command::Estimate(args) => estimate::run(args),
             Command::Devices(args) => devices::run(args),
+            Command::CommCheck(args) => comm_check::run(args),
             Command::Bench(command) => bench::run(command),
         }?;
         Ok(Outcome::Done)

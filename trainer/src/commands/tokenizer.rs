@@ -40,7 +40,7 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = ENCODE_EXAMPLE)]
 pub(super) struct EncodeArgs {
-    /// The SentencePiece model.
+    /// The SentencePiece model, or a tokenizer.json.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
     /// The text; standard input when it is missing.
@@ -59,7 +59,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = DECODE_EXAMPLE)]
 pub(super) struct DecodeArgs {
-    /// The SentencePiece model.
+    /// The SentencePiece model, or a tokenizer.json.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
     /// The ids; standard input, separated by white space, when there are none.

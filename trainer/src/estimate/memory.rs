@@ -98,7 +98,8 @@ impl MemoryParts {
         let parameters = model.parameter_count() as u64;
         let (c, layers) = (shape.channels, model.n_layers as u64);
         let embedding = model.vocab_size as u64 * c;
-        let layer = (parameters - 2 * embedding - c) / layers;
+        let matrices = if model.tie_word_embeddings { 1 } else { 2 };
+        let layer = (parameters - matrices * embedding - c) / layers;
         let copy_bytes = match config.precision {
             Precision::F32 => 0,
             Precision::Bf16 => 2,

@@ -1,15 +1,28 @@
 //! What a configuration costs before it runs: parameters, memory by part, operations, days.
+//!
+//! On equal devices that share all state, by the share of the peak that a published run reached
+//! ([`estimate`]); on ranks in a [`Layout`], by the rates of the hardware ([`StepTime`]).
 
+mod layout;
+mod measure;
 mod memory;
+mod search;
+mod simulate;
 mod throughput;
+mod time;
 
 use altiplano_model::config::{ActivationCheckpointing, Precision};
 use serde::Serialize;
 
 use crate::config::TrainConfig;
 
+pub use layout::{Layout, RankMemory, Shard, sequences_per_step};
+pub use measure::measured_profile;
 pub use memory::{MemoryByPolicy, MemoryParts};
+pub use search::{Candidate, ScaleRow, layouts, scale};
+pub use simulate::{Simulation, Spread, simulate};
 pub use throughput::{FlopsPerToken, LLAMA_65B, PaperFigures, days, six_n_mfu, tokens_per_second};
+pub use time::{Profile, StepTime};
 
 /// The devices a run is to be spread over. The default is one A100 of 80 GB at the share of its
 /// peak that the paper's 65B model reached.

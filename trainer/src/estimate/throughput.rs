@@ -3,7 +3,7 @@
 //! A weight of a matrix product costs one multiplication and one addition per token forward and
 //! twice that backward: 6N operations per token for N parameters (Kaplan et al. 2020). Causal
 //! attention adds 2 · 2 · T/2 · C per layer forward, three times that with the backward pass:
-//! 6 · L · C · T. The share of the peak that is usually quoted (6N-MFU) leaves attention out:
+//! 6 · L · H·D · T. The share of the peak that is usually quoted (6N-MFU) leaves attention out:
 //!
 //! ```text
 //! mfu = 6N · tokens/s / peak      tokens/s = mfu · peak / 6N
@@ -19,7 +19,7 @@ use super::Hardware;
 pub struct FlopsPerToken {
     /// 6N.
     pub six_n: f64,
-    /// 6 · L · C · T, the causal half of attention.
+    /// 6 · L · H·D · T, the causal half of attention.
     pub attention: f64,
     /// Their sum.
     pub total: f64,
@@ -29,7 +29,8 @@ impl FlopsPerToken {
     /// Of `model` at context `seq_len`.
     pub fn new(model: &LlamaConfig, seq_len: usize) -> Self {
         let six_n = 6.0 * model.parameter_count() as f64;
-        let attention = 6.0 * model.n_layers as f64 * model.dim as f64 * seq_len as f64;
+        let width = (model.n_layers * model.attention_dim()) as f64;
+        let attention = 6.0 * width * seq_len as f64;
         Self { six_n, attention, total: six_n + attention }
     }
 }

@@ -1,30 +1,30 @@
 //! Hugging Face model directories: opened as a source, and written by an export or an import.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::Tokenizer;
 use altiplano_data::progress::ProgressMode;
 use altiplano_model::quantize::StoredAs;
+use altiplano_model::quantize::awq::PACKED;
 use altiplano_model::weight_files::WeightFiles;
+use altiplano_model::{LlamaConfig, weights};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::output::OutputDirectory;
 use super::parameter::{Parameter, Shape};
-use super::rows::{Heads, Piece, RotaryLayout, Rows};
+use super::rows::{Heads, Packed, Piece, RotaryLayout, Rows};
 use super::safetensors_file::Plan;
 use super::stored_model::{
     StoredModel, StoredWeights, Summary, TextSettings, check_vocabulary, file_error, progress,
     tensor_error,
 };
+use crate::checkpoint::hugging_face::TOKENIZER_JSON_FILE;
 use crate::checkpoint::{self, CheckpointFiles, hugging_face};
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 
 const CONFIG_FILE: &str = "config.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
-const TOKENIZER_JSON_FILE: &str = "tokenizer.json";
 const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What a copy of a directory has too.
 const COPIED_FILES: [&str; 2] = ["generation_config.json", CHAT_TEMPLATE_FILE];
@@ -36,14 +36,27 @@ const KEPT_KEYS: [&str; 4] = ["bos_token_id", "eos_token_id", "pad_token_id", "i
 
 /// The safetensors files of a directory.
 #[derive(Debug)]
-struct SafetensorsWeights(WeightFiles);
+struct SafetensorsWeights {
+    files: WeightFiles,
+    /// Inputs that share a scale, where the matrices of the layers are packed by AWQ.
+    awq_group: Option<usize>,
+}
+
+/// What a packed matrix is stored as.
+const PACKED_NAMES: [&str; 3] = ["qweight", "qzeros", "scales"];
 
 impl StoredWeights for SafetensorsWeights {
     fn rows(&self, parameter: Parameter, shape: Shape, head_dim: usize) -> Result<Rows<'_>> {
         let name = parameter.hugging_face();
+        if let Some(group) = self.awq_group
+            && parameter.layer().is_some()
+            && !shape.is_vector
+        {
+            return self.packed_rows(parameter, shape, head_dim, group);
+        }
         let expected = || format!("{:?} of F32, F16 or BF16", shape.dimensions());
-        let Some(tensor) = self.0.tensor(&name) else {
-            return Err(tensor_error(self.0.path(), &name, "no such tensor", expected()));
+        let Some(tensor) = self.files.tensor(&name) else {
+            return Err(tensor_error(self.files.path(), &name, "no such tensor", expected()));
         };
         let found = || format!("{:?} of {:?}", tensor.shape, tensor.dtype);
         let stored = match tensor.dtype {
@@ -59,21 +72,85 @@ impl StoredWeights for SafetensorsWeights {
         let (rows, columns) = (0..shape.rows, 0..shape.columns);
         let piece = Piece { bytes: tensor.bytes, stored, rows, columns };
         let heads = parameter.is_rotary().then_some(heads);
-        Ok(Rows { name, shape, heads, pieces: vec![piece] })
+        Ok(Rows { name, shape, heads, pieces: vec![piece], packed: None })
     }
 }
 
 impl SafetensorsWeights {
+    /// A matrix that is packed by AWQ.
+    fn packed_rows(
+        &self,
+        parameter: Parameter,
+        shape: Shape,
+        head_dim: usize,
+        group: usize,
+    ) -> Result<Rows<'_>> {
+        let (inputs, outputs) = (shape.columns, shape.rows);
+        let stem = stem(parameter);
+        let part = |name: &str, dtype: Dtype, dimensions: [usize; 2]| {
+            let name = format!("{stem}.{name}");
+            let expected = || format!("{dimensions:?} of {dtype:?}");
+            let Some(tensor) = self.files.tensor(&name) else {
+                return Err(tensor_error(self.files.path(), &name, "no such tensor", expected()));
+            };
+            if tensor.dtype != dtype || tensor.shape != dimensions {
+                let found = format!("{:?} of {:?}", tensor.shape, tensor.dtype);
+                return Err(tensor_error(tensor.path, &name, found, expected()));
+            }
+            Ok(tensor.bytes)
+        };
+        if !inputs.is_multiple_of(group) || !outputs.is_multiple_of(PACKED) {
+            let found = format!("a matrix of {outputs} rows of {inputs}");
+            let expected = format!("rows of whole groups of {group}, a multiple of {PACKED} rows");
+            return Err(tensor_error(self.files.path(), &stem, found, expected));
+        }
+        let [qweight, qzeros, scales] = PACKED_NAMES;
+        let packed = Packed {
+            qweight: part(qweight, Dtype::I32, [inputs, outputs / PACKED])?,
+            qzeros: part(qzeros, Dtype::I32, [inputs / group, outputs / PACKED])?,
+            scales: part(scales, Dtype::F16, [inputs / group, outputs])?,
+            group,
+        };
+        let heads = Heads { layout: RotaryLayout::Halves, head_dim };
+        let heads = parameter.is_rotary().then_some(heads);
+        Ok(Rows { name: stem, shape, heads, pieces: Vec::new(), packed: Some(packed) })
+    }
+
+    /// Names of the tensors of a parameter.
+    fn names(&self, parameter: Parameter) -> Vec<String> {
+        let packed = parameter.layer().is_some() && !parameter.is_vector();
+        match self.awq_group {
+            Some(_) if packed => {
+                let stem = stem(parameter);
+                PACKED_NAMES.iter().map(|name| format!("{stem}.{name}")).collect()
+            }
+            _ => vec![parameter.hugging_face()],
+        }
+    }
+
     /// Every tensor of the files is a parameter of the model, or what older writers left in. The
     /// parameters are all there, so that the set of their names is no larger than the files.
-    fn refuse_unknown(&self, n_layers: usize) -> Result<()> {
+    fn refuse_unknown(&self, config: &LlamaConfig) -> Result<()> {
         let known: HashSet<String> =
-            Parameter::all(n_layers).map(|parameter| parameter.hugging_face()).collect();
-        let unknown = |name: &String| !known.contains(name) && !name.ends_with(".inv_freq");
-        let Some(name) = self.0.names().into_iter().find(unknown) else { return Ok(()) };
-        let path = self.0.tensor(&name).map_or(self.0.path(), |tensor| tensor.path);
+            Parameter::all(config).flat_map(|parameter| self.names(parameter)).collect();
+        let head = Parameter::head().hugging_face();
+        if config.tie_word_embeddings {
+            weights::check_tied(&self.files, "")?;
+        }
+        let unknown = |name: &String| {
+            let copy_of_embedding = config.tie_word_embeddings && *name == head;
+            !known.contains(name) && !name.ends_with(".inv_freq") && !copy_of_embedding
+        };
+        let Some(name) = self.files.names().into_iter().find(unknown) else { return Ok(()) };
+        let path = self.files.tensor(&name).map_or(self.files.path(), |tensor| tensor.path);
         Err(tensor_error(path, &name, "a tensor of this name", "only the parameters of a LLaMA"))
     }
+}
+
+/// The name of a parameter without `.weight`.
+fn stem(parameter: Parameter) -> String {
+    let name = parameter.hugging_face();
+    name.strip_suffix(".weight").unwrap_or(&name).to_owned()
 }
 
 /// Opens a checkpoint of a run, whose checksums are verified, the newest one of a run, or any Hugging
@@ -84,23 +161,28 @@ impl SafetensorsWeights {
 /// of another shape.
 pub fn open(path: &Path) -> Result<StoredModel> {
     let dir = &checkpoint::find(path)?;
+    // Refuses packed weights.
+    hugging_face::read(dir)?;
+    open_packed(path)
+}
+
+/// As [`open`], also a directory whose matrices are packed by AWQ.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_packed(path: &Path) -> Result<StoredModel> {
+    let dir = &checkpoint::find(path)?;
     if checkpoint::is_checkpoint(dir) {
         checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
     }
-    let (config, tokens) = hugging_face::read(dir)?;
-    let tokenizer_path = dir.join(hugging_face::TOKENIZER_FILE);
-    let tokenizer = if tokenizer_path.exists() {
-        let bytes = checkpoint::read_file(dir, hugging_face::TOKENIZER_FILE)?;
-        Some(Tokenizer::from_bytes(&tokenizer_path, &bytes)?)
-    } else {
-        None
-    };
+    let (config, tokens, awq_group) = hugging_face::read_packed(dir)?;
+    let tokenizer = hugging_face::read_tokenizer(dir)?;
     check_vocabulary(&dir.join(CONFIG_FILE), tokenizer.as_ref(), tokens, config.vocab_size)?;
-    let weights = SafetensorsWeights(WeightFiles::open(dir)?);
-    for parameter in Parameter::all(config.n_layers) {
+    let weights = SafetensorsWeights { files: WeightFiles::open(dir)?, awq_group };
+    for parameter in Parameter::all(&config) {
         weights.rows(parameter, parameter.shape(&config), config.head_dim())?;
     }
-    weights.refuse_unknown(config.n_layers)?;
+    weights.refuse_unknown(&config)?;
     Ok(StoredModel {
         text: read_text_settings(dir)?,
         tokenizer,
@@ -118,7 +200,7 @@ fn read_text_settings(dir: &Path) -> Result<TextSettings> {
         if !path.exists() {
             return Ok(None);
         }
-        let text = fs::read(&path).map_err(TrainerError::io(&path))?;
+        let text = checkpoint::read_bounded(&path)?;
         let json = serde_json::from_slice(&text)
             .map_err(|error| file_error(&path, format!("is not JSON: {error}")))?;
         Ok(Some(json))
@@ -134,7 +216,9 @@ fn read_text_settings(dir: &Path) -> Result<TextSettings> {
     }
     let template = dir.join(CHAT_TEMPLATE_FILE);
     if template.exists() {
-        let text = fs::read_to_string(&template).map_err(TrainerError::io(&template))?;
+        let bytes = checkpoint::read_bounded(&template)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| file_error(&template, format!("is not UTF-8: {error}")))?;
         settings.chat_template = Some(text);
     }
     let config = read(CONFIG_FILE)?.unwrap_or_default();
@@ -166,12 +250,13 @@ pub fn write(model: &StoredModel, dir: &Path, options: HuggingFaceOptions) -> Re
     let mut files = CheckpointFiles::new(output.temporary());
     let progress = progress(options.progress, "weights", plan.bytes());
     plan.write(model, &mut files, &progress)?;
-    write_settings(model, output.temporary(), &mut files, options.stored)?;
+    write_settings(model, output.temporary(), &mut files, options.stored, &[])?;
     let mut summary = Summary::new("hf", dir, model);
     (0..plan.tensors()).for_each(|_| summary.tensor(options.stored));
     if model.tokenizer.is_none() {
         summary.notes.push(format!(
-            "no {} was there: the model can be trained on, not prompted with text",
+            "no {} and no {TOKENIZER_JSON_FILE} was there: the model can be trained on, not prompted \
+             with text",
             hugging_face::TOKENIZER_FILE
         ));
     }
@@ -182,11 +267,13 @@ pub fn write(model: &StoredModel, dir: &Path, options: HuggingFaceOptions) -> Re
 }
 
 /// Everything but the weights: as this program writes it, then what the source has of its own.
-fn write_settings(
+/// `config.json` has the keys of `more` too.
+pub(super) fn write_settings(
     model: &StoredModel,
     written: &Path,
     files: &mut CheckpointFiles,
     stored: StoredAs,
+    more: &[(&str, Value)],
 ) -> Result<()> {
     hugging_face::write(files, &model.config, model.tokens, model.tokenizer.as_ref())?;
     let mut config = read_object(&written.join(CONFIG_FILE))?;
@@ -213,6 +300,9 @@ fn write_settings(
         }
         copy(dir, files, &COPIED_FILES)?;
     }
+    for (key, value) in more {
+        config[*key] = value.clone();
+    }
     files.write_bytes(CONFIG_FILE, format!("{config:#}\n").as_bytes())?;
     match kept {
         Some(dir) => copy(dir, files, &TOKENIZER_FILES),
@@ -220,10 +310,16 @@ fn write_settings(
     }
 }
 
-/// Copies those of the files that are there.
+/// Copies those of the files that are there. Those of JSON have to be JSON: programs that read the
+/// copy would stop at them.
 fn copy(dir: &Path, files: &mut CheckpointFiles, names: &[&str]) -> Result<()> {
     for name in names.iter().filter(|name| dir.join(name).exists()) {
-        files.write_bytes(name, &checkpoint::read_file(dir, name)?)?;
+        let bytes = checkpoint::read_file(dir, name)?;
+        if name.ends_with(".json") {
+            serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+                .map_err(|error| file_error(&dir.join(name), format!("is not JSON: {error}")))?;
+        }
+        files.write_bytes(name, &bytes)?;
     }
     Ok(())
 }
@@ -252,7 +348,7 @@ fn write_text_settings(
 }
 
 fn read_object(path: &Path) -> Result<Value> {
-    let text = fs::read(path).map_err(TrainerError::io(path))?;
+    let text = checkpoint::read_bounded(path)?;
     match serde_json::from_slice(&text) {
         Ok(object @ Value::Object(_)) => Ok(object),
         Ok(_) => Err(file_error(path, "expected a JSON object")),

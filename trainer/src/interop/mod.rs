@@ -8,6 +8,7 @@
 //! | `output` | a directory that appears whole or not at all |
 //! | `safetensors_file` | safetensors, one file or shards |
 //! | [`hugging_face`] | Hugging Face directories |
+//! | [`awq`] | Hugging Face directories in 4 bits, calibrated |
 //! | [`gguf`] | the files of llama.cpp |
 //! | [`meta`] | Meta's `consolidated.NN.pth` |
 //!
@@ -21,6 +22,7 @@ mod rows;
 mod safetensors_file;
 mod stored_model;
 
+pub mod awq;
 pub mod gguf;
 pub mod hugging_face;
 pub mod meta;

@@ -104,14 +104,16 @@ static LAYER: [Row; 9] = [
 ];
 
 impl Parameter {
-    /// The parameters of a model of so many layers, in the order of the checkpoint.
-    pub fn all(n_layers: usize) -> impl Iterator<Item = Self> {
+    /// The parameters of a model, in the order of the checkpoint: no output head where it is the
+    /// token embedding.
+    pub fn all(config: &LlamaConfig) -> impl Iterator<Item = Self> + use<> {
         let of_layer = |n: usize| LAYER.iter().map(move |row| Self { row, layer: Some(n) });
         let alone = |row| std::iter::once(Self { row, layer: None });
+        let head = (!config.tie_word_embeddings).then_some(Self::head());
         alone(&EMBEDDING)
-            .chain((0..n_layers).flat_map(of_layer))
+            .chain((0..config.n_layers).flat_map(of_layer))
             .chain(alone(&NORM))
-            .chain(alone(&HEAD))
+            .chain(head)
     }
 
     /// The token embedding.
@@ -161,9 +163,9 @@ impl Parameter {
         self.row.split
     }
 
-    /// Whether it is the output head.
-    pub fn is_head(&self) -> bool {
-        self.row == &HEAD
+    /// Whether it gives the logits: the output head, or the embedding that is also one.
+    pub fn is_head(&self, config: &LlamaConfig) -> bool {
+        self.row == &HEAD || (config.tie_word_embeddings && self.row == &EMBEDDING)
     }
 
     /// Whether it is the projection to values, or the one out of the feed-forward.
@@ -174,7 +176,7 @@ impl Parameter {
     /// Shape in a model of this configuration.
     pub fn shape(&self, config: &LlamaConfig) -> Shape {
         let (c, f, v) = (config.dim, config.ffn_dim(), config.vocab_size);
-        let (hd, kd) = (config.n_heads * config.head_dim(), config.kv_heads() * config.head_dim());
+        let (hd, kd) = (config.attention_dim(), config.kv_heads() * config.head_dim());
         let (rows, columns) = match self.row.size {
             Size::C => (1, c),
             Size::VC => (v, c),
@@ -216,16 +218,22 @@ mod tests {
             vocab_size: 30,
             max_seq_len: 8,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.02,
         };
-        let ours: Vec<_> = Parameter::all(config.n_layers)
-            .map(|parameter| (parameter.hugging_face(), parameter.shape(&config).dimensions()))
-            .collect();
-        let model: Vec<_> = ParamTree::of_model(config.n_layers)
-            .into_iter()
-            .map(|(param, _)| (param.to_string(), param.shape(&config)))
-            .collect();
-        assert_eq!(ours, model);
+        let tied = LlamaConfig { tie_word_embeddings: true, head_dim: Some(10), ..config.clone() };
+        for config in [config, tied] {
+            let ours: Vec<_> = Parameter::all(&config)
+                .map(|parameter| (parameter.hugging_face(), parameter.shape(&config).dimensions()))
+                .collect();
+            let model: Vec<_> = ParamTree::of_model(&config)
+                .into_iter()
+                .map(|(param, _)| (param.to_string(), param.shape(&config)))
+                .collect();
+            assert_eq!(ours, model);
+        }
     }
 }

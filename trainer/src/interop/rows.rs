@@ -10,6 +10,7 @@ use altiplano_model::RowOrder;
 use altiplano_model::error::ModelError;
 use altiplano_model::infer::StoredMatrix;
 use altiplano_model::mapped_file::MappedBytes;
+use altiplano_model::quantize::awq::PackedBytes;
 use altiplano_model::quantize::{OutOfRange, StoredAs};
 use rayon::prelude::*;
 
@@ -75,6 +76,21 @@ pub struct Rows<'a> {
     pub heads: Option<Heads>,
     /// Where it lies: all of it, without overlap.
     pub pieces: Vec<Piece<'a>>,
+    /// Where it lies packed, which is all of it too.
+    pub packed: Option<Packed<'a>>,
+}
+
+/// A parameter in AWQ's layout.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    /// Four bits an element, by inputs.
+    pub qweight: MappedBytes<'a>,
+    /// Four bits for the elements of a group.
+    pub qzeros: MappedBytes<'a>,
+    /// A scale for the elements of a group.
+    pub scales: MappedBytes<'a>,
+    /// Inputs of a group.
+    pub group: usize,
 }
 
 /// Part of a parameter that goes into one file, and how.
@@ -145,6 +161,11 @@ impl Rows<'_> {
     /// Reads the row that stands at `row` in `layout` into `out`, which has a place for every column.
     fn read(&self, row: usize, layout: RotaryLayout, out: &mut [f32]) {
         let row = self.stored_row(row, layout);
+        if let Some(Packed { qweight, qzeros, scales, group }) = &self.packed {
+            let (inputs, outputs) = (self.shape.columns, self.shape.rows);
+            let stored = PackedBytes { inputs, outputs, group: *group, qweight, qzeros, scales };
+            return stored.read_row(row, out);
+        }
         for piece in self.pieces.iter().filter(|piece| piece.rows.contains(&row)) {
             let Some(length) = piece.stored.row_bytes(piece.columns.len()) else { continue };
             let begin = (row - piece.rows.start) * length;
@@ -287,6 +308,7 @@ mod tests {
             shape: Shape { rows: 8, columns: 4, is_vector: false },
             heads: Some(Heads { layout: RotaryLayout::Pairs, head_dim: 4 }),
             pieces: pieces.collect(),
+            packed: None,
         };
         let write = |part: Part| {
             let progress = Progress::new(ProgressMode::Hidden, "x", Work::bytes(0));

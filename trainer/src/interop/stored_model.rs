@@ -61,15 +61,17 @@ pub trait StoredWeights: std::fmt::Debug {
 impl StoredModel {
     /// All parameters, in the order of the checkpoint.
     pub fn parameters(&self) -> impl Iterator<Item = Parameter> + use<> {
-        Parameter::all(self.config.n_layers)
+        Parameter::all(&self.config)
     }
 
-    /// A parameter, where it lies.
+    /// A parameter, where it lies. The output head of a tied model is its embedding.
     ///
     /// # Errors
     /// As [`StoredWeights::rows`].
     pub fn rows(&self, parameter: Parameter) -> Result<Rows<'_>> {
         let shape = parameter.shape(&self.config);
+        let tied = self.config.tie_word_embeddings && parameter == Parameter::head();
+        let parameter = if tied { Parameter::embedding() } else { parameter };
         self.weights.rows(parameter, shape, self.config.head_dim())
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Forward<'a, E> {
 }
 
 /// Queries of one task: each block of keys is loaded once for all of them.
-const QUERIES: usize = SCORES;
+pub(super) const QUERIES: usize = SCORES;
 
 impl<E: Element> KernelTask for Forward<'_, E> {
     fn run<K: MicroKernel>(self) {
@@ -100,19 +100,21 @@ impl<E: Element> KernelTask for Forward<'_, E> {
 
 /// Units of the packed operands of one kv head.
 #[derive(Clone, Copy)]
-struct Sizes {
+pub(super) struct Sizes {
     /// A panel of 32 keys, contraction over channels.
-    k_panel: usize,
-    k: usize,
+    pub k_panel: usize,
+    /// All keys.
+    pub k: usize,
     /// A panel of 32 channels, contraction over keys, padded to whole score blocks.
-    v_panel: usize,
-    head: usize,
+    pub v_panel: usize,
+    /// Keys and values.
+    pub head: usize,
     /// Head dim padded to panels of 32.
-    width: usize,
+    pub width: usize,
 }
 
 impl Sizes {
-    fn new<K: MicroKernel>(shape: AttentionShape) -> Self {
+    pub(super) fn new<K: MicroKernel>(shape: AttentionShape) -> Self {
         let keys = shape.keys.next_multiple_of(SCORES);
         let width = shape.head_dim.next_multiple_of(NR);
         let k_panel = K::steps(shape.head_dim) * NR;
@@ -123,16 +125,17 @@ impl Sizes {
 }
 
 /// A block of queries of one head.
-struct QueryBlock<'a, K: MicroKernel, E> {
-    q: &'a [E],
-    /// Packed keys and values of the kv head.
-    k: &'a [K::Unit],
-    v: &'a [K::Unit],
-    visibility: Visibility<'a>,
-    sizes: Sizes,
-    b: usize,
-    h: usize,
-    rows: std::ops::Range<usize>,
+pub(super) struct QueryBlock<'a, K: MicroKernel, E> {
+    pub q: &'a [E],
+    /// Packed keys of the kv head.
+    pub k: &'a [K::Unit],
+    /// Packed values of the kv head.
+    pub v: &'a [K::Unit],
+    pub visibility: Visibility<'a>,
+    pub sizes: Sizes,
+    pub b: usize,
+    pub h: usize,
+    pub rows: std::ops::Range<usize>,
 }
 
 /// Running maximum and sum of each row; the sum in lanes, added up once at the end.
@@ -146,7 +149,7 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
     ///
     /// The block's rows of `out` and `lse` must be no one else's.
     #[inline(always)]
-    unsafe fn run(&self, out: SharedPointer<E>, lse: SharedPointer<f32>) {
+    pub(super) unsafe fn run(&self, out: SharedPointer<E>, lse: SharedPointer<f32>) {
         let shape = self.visibility.shape;
         let AttentionShape { queries, heads, head_dim, .. } = shape;
         let Sizes { k_panel, v_panel, width, .. } = self.sizes;
@@ -275,7 +278,7 @@ impl<K: MicroKernel, E: Element> QueryBlock<'_, K, E> {
 ///
 /// `scores.len() / K::DEPTH` units must be writable at `p`.
 #[inline(always)]
-unsafe fn softmax_row<K: MicroKernel>(
+pub(super) unsafe fn softmax_row<K: MicroKernel>(
     p: *mut K::Unit,
     scores: &[f32],
     max: &mut f32,

@@ -3,8 +3,9 @@
 //! The intrinsics are not stable in Rust, so the instructions are written as inline assembly. The
 //! compiler never uses tiles by itself, so what one instruction leaves in them is there for the next.
 
+use super::contract::{MOST_ROWS, MicroKernel, NR, RUN, SCORES, TILE, layout};
 use super::x86::{Avx512Bf16, fetch};
-use super::{Element, MOST_ROWS, MicroKernel, NR, RUN, SCORES, TILE, layout};
+use crate::element::Element;
 use crate::transpose::transpose_16;
 use std::arch::asm;
 

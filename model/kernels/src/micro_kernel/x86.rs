@@ -1,6 +1,8 @@
 //! The micro-kernels of AVX2 and AVX-512.
 
-use super::{Element, MR, MicroKernel, NR, RUN, SUB_COLUMNS, layout, multiply_plain};
+use super::contract::{MR, MicroKernel, NR, RUN, layout};
+use super::portable::{SUB_COLUMNS, multiply_plain};
+use crate::element::Element;
 use crate::transpose::{transpose_16, transpose_to_f32};
 use std::arch::x86_64::*;
 

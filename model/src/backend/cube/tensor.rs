@@ -4,10 +4,13 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::CubeCount;
 use cubecl::ir::{ElemType, FloatKind, VectorSize};
+use cubecl::zspace::Strides;
+use cubecl::zspace::metadata::Metadata;
+use cubecl::{CubeCount, CubeDim};
 
-use super::kernels::reduction::THREADS;
+use super::nvidia::before_other_work;
+use super::reduction::THREADS;
 
 /// Cubes along one axis of the grid that every runtime allows (WebGPU's limit, and CUDA's for the
 /// second axis).
@@ -74,6 +77,22 @@ pub(super) fn new_like(x: &CubeTensor) -> CubeTensor {
     new(x, &dims(x), x.dtype)
 }
 
+/// Rows `first..first + count` of `x`, all leading dimensions taken together, as a view: what is
+/// written to it is written to `x`. The rows have to start where memory of their own might, at a
+/// multiple of the alignment of tensors.
+pub(super) fn row_range(x: &CubeTensor, first: usize, count: usize) -> CubeTensor {
+    let (rows, width) = rows_and_width(x);
+    let bytes = |rows: usize| (rows * width * x.dtype.size()) as u64;
+    let handle = x.handle.clone();
+    CubeTensor::new(
+        x.client.clone(),
+        handle.offset_start(bytes(first)).offset_end(bytes(rows - first - count)),
+        Metadata::new(Shape::from(vec![count, width]), Strides::from(vec![width, 1])),
+        x.device.clone(),
+        x.dtype,
+    )
+}
+
 /// The element type of a kernel for activations of `dtype`.
 pub(super) fn element(dtype: DType) -> ElemType {
     match dtype {
@@ -93,13 +112,8 @@ pub(super) fn vector(width: usize, dtype: DType) -> VectorSize {
     size
 }
 
-/// Comes before every command for the runtime: kernels of ours on a stream of their own end there.
-pub(super) fn before_other_work() {
-    #[cfg(feature = "cuda")]
-    super::cuda::before_other_work();
-}
-
-/// The grid of at least `cubes` cubes; kernels stop at their own count.
+/// The grid of at least `cubes` cubes, for a kernel that stops at its own count and is launched next:
+/// the runtime waits for the work of the second stream first.
 pub(super) fn cubes(cubes: usize) -> CubeCount {
     before_other_work();
     let rows = cubes.div_ceil(LONGEST_AXIS).max(1);
@@ -109,6 +123,11 @@ pub(super) fn cubes(cubes: usize) -> CubeCount {
 /// The grid of at least `units` threads in cubes of [`THREADS`].
 pub(super) fn units(units: usize) -> CubeCount {
     cubes(units.div_ceil(THREADS))
+}
+
+/// A cube of [`THREADS`].
+pub(super) fn threads() -> CubeDim {
+    CubeDim::new_1d(THREADS as u32)
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ use cubecl_runtime::storage::{
     ComputeStorage, ManagedResource, StorageHandle, StorageId, StorageUtilization,
 };
 
-use super::cuda::compile::{includes_for_tests, machine_code, nvrtc_for_tests};
+use super::nvidia::{includes_for_tests, machine_code, nvrtc_for_tests};
 use super::*;
 
 /// The device of the test, a number no other service has.
@@ -275,73 +275,182 @@ impl ServerStorage for Transpiler {
     }
 }
 
-/// Runs every op once in `dtype` on tensors of `client`.
-fn run_all_ops(client: &Client, dtype: DType) {
-    let tensor = |dims: &[usize], dtype: DType| {
-        let device = CubeDevice::Cuda(CudaDevice::default());
-        let shape = Shape::from(dims.to_vec());
-        empty_device_contiguous_dtype(client.clone(), device, shape, dtype)
-    };
-    let f32_tensor = |dims: &[usize]| tensor(dims, DType::F32);
-    let active = |dims: &[usize]| tensor(dims, dtype);
-    let ids = || tensor(&[2, 96], DType::I32);
-    let (c, v, f) = (192, 320, 512);
-    let x = || active(&[2, 96, c]);
+/// Inputs of the ops on the transpiler: a batch of two rows of 96 tokens.
+struct Inputs<'a> {
+    client: &'a Client,
+    /// The type of activations and of matrix weights.
+    dtype: DType,
+}
 
-    Cube::embedding_forward(active(&[v, c]), ids());
-    Cube::embedding_backward(f32_tensor(&[v, c]), x(), ids());
-    Cube::linear_forward(x(), active(&[f, c]));
-    Cube::linear_backward_input(x(), active(&[c, f]));
-    Cube::linear_backward_weight(f32_tensor(&[c, f]), x(), active(&[2, 96, f]));
-    Cube::rms_norm_forward(x(), f32_tensor(&[c]), 1e-5);
-    let rstd = f32_tensor(&[2, 96]);
-    Cube::rms_norm_backward(x(), x(), f32_tensor(&[c]), rstd, f32_tensor(&[c]));
-    Cube::residual_forward(x(), x());
-    let shared = x();
-    let kept = shared.clone();
-    Cube::residual_forward(shared, x());
-    drop(kept);
-    for head_dim in [48, 128] {
-        let heads = |count: usize| active(&[2, 96, count, head_dim]);
-        let table = || f32_tensor(&[96, head_dim / 2]);
-        Cube::rope_forward(heads(4), table(), table());
-        let shared = heads(4);
-        let kept = shared.clone();
-        Cube::rope_backward(shared, table(), table());
-        drop(kept);
-        for bound in [tensor(&[0, 0], DType::I32), ids()] {
-            let (o, lse) =
-                Cube::causal_attention_forward(heads(4), heads(2), heads(2), bound.clone());
-            Cube::causal_attention_backward(heads(4), heads(4), heads(2), heads(2), o, lse, bound);
-        }
+// Channels, words and feed-forward width.
+const C: usize = 192;
+const V: usize = 320;
+const F: usize = 512;
+
+impl Inputs<'_> {
+    fn tensor(&self, dims: &[usize], dtype: DType) -> X {
+        let device = CubeDevice::Cuda(CudaDevice::default());
+        empty_device_contiguous_dtype(
+            self.client.clone(),
+            device,
+            Shape::from(dims.to_vec()),
+            dtype,
+        )
     }
-    Cube::swiglu_forward(x(), x());
-    Cube::swiglu_backward(x(), x(), x());
-    Cube::head_cross_entropy_forward(x(), active(&[v, c]), ids());
-    Cube::head_cross_entropy_backward(x(), active(&[v, c]), ids(), 1.0, f32_tensor(&[v, c]));
-    let hyper = AdamWStep {
-        lr: 1e-3,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        step: 1,
-        grad_scale: 1.0,
-    };
-    let w = || f32_tensor(&[v, c]);
-    Cube::adamw_step(w(), w(), w(), w(), hyper);
-    Cube::adamw_step_with_copy(w(), w(), w(), w(), tensor(&[v, c], DType::BF16), hyper);
-    Cube::sum_of_squares(w());
-    Cube::fill_zero(w());
-    Cube::head_logits(x(), active(&[v, c]));
-    Cube::kv_cache_write(active(&[64, 2, 48]), active(&[5, 2, 48]), 7);
+
+    fn active(&self, dims: &[usize]) -> X {
+        self.tensor(dims, self.dtype)
+    }
+
+    fn f32(&self, dims: &[usize]) -> X {
+        self.tensor(dims, DType::F32)
+    }
+
+    /// An activation of C channels.
+    fn x(&self) -> X {
+        self.active(&[2, 96, C])
+    }
+
+    /// Ids, targets, or the first keys that queries see.
+    fn ids(&self) -> X {
+        self.tensor(&[2, 96], DType::I32)
+    }
+
+    /// A gain of a norm, or its gradient.
+    fn gain(&self) -> X {
+        self.f32(&[C])
+    }
+
+    fn rstd(&self) -> X {
+        self.f32(&[2, 96])
+    }
+
+    /// A matrix of the head in f32: a master weight, a moment or a gradient.
+    fn master(&self) -> X {
+        self.f32(&[V, C])
+    }
+
+    /// Calls `op` with an activation that it may overwrite, then with one that another holds.
+    fn alone_and_shared(&self, x: impl Fn() -> X, op: impl Fn(X)) {
+        op(x());
+        let shared = x();
+        let kept = shared.clone();
+        op(shared);
+        drop(kept);
+    }
+}
+
+const HYPER: AdamWStep = AdamWStep {
+    lr: 1e-3,
+    beta1: 0.9,
+    beta2: 0.95,
+    eps: 1e-8,
+    weight_decay: 0.1,
+    step: 1,
+    grad_scale: 1.0,
+};
+
+/// Launches the op called `name`.
+fn launch(name: &str, of: &Inputs<'_>) {
+    match name {
+        "embedding_forward" => drop(Cube::embedding_forward(of.active(&[V, C]), of.ids())),
+        "embedding_backward" => drop(Cube::embedding_backward(of.master(), of.x(), of.ids())),
+        "linear_forward" => drop(Cube::linear_forward(of.x(), of.active(&[F, C]))),
+        "linear_residual_forward" => of.alone_and_shared(
+            || of.active(&[2, 96, F]),
+            |stream| drop(Cube::linear_residual_forward(stream, of.x(), of.active(&[F, C]))),
+        ),
+        "linear_backward_input" => drop(Cube::linear_backward_input(of.x(), of.active(&[C, F]))),
+        "linear_backward_input_add" => of.alone_and_shared(
+            || of.active(&[2, 96, F]),
+            |dx| drop(Cube::linear_backward_input_add(dx, of.x(), of.active(&[C, F]))),
+        ),
+        "linear_backward_weight" => {
+            Cube::linear_backward_weight(of.f32(&[C, F]), of.x(), of.active(&[2, 96, F]));
+        }
+        "rms_norm_forward" => drop(Cube::rms_norm_forward(of.x(), of.gain(), 1e-5)),
+        "rms_norm_backward" => {
+            Cube::rms_norm_backward(of.x(), of.x(), of.gain(), of.rstd(), of.gain());
+        }
+        "residual_rms_norm_forward" => of.alone_and_shared(
+            || of.x(),
+            |x| drop(Cube::residual_rms_norm_forward(x, of.x(), of.gain(), 1e-5)),
+        ),
+        "residual_rms_norm_backward" => of.alone_and_shared(
+            || of.x(),
+            |stream| {
+                let (dy, x, rstd) = (of.x(), of.x(), of.rstd());
+                Cube::residual_rms_norm_backward(stream, dy, x, of.gain(), rstd, of.gain());
+            },
+        ),
+        "residual_forward" => {
+            of.alone_and_shared(|| of.x(), |x| drop(Cube::residual_forward(x, of.x())));
+        }
+        "rope_forward" | "rope_backward" => {
+            let rotate: fn(X, X, X) -> X = match name {
+                "rope_forward" => Cube::rope_forward,
+                _ => Cube::rope_backward,
+            };
+            for head_dim in [48, 128] {
+                let table = || of.f32(&[96, head_dim / 2]);
+                let heads = || of.active(&[2, 96, 4, head_dim]);
+                of.alone_and_shared(heads, |x| drop(rotate(x, table(), table())));
+            }
+        }
+        "swiglu_forward" => drop(Cube::swiglu_forward(of.x(), of.x())),
+        "swiglu_backward" => drop(Cube::swiglu_backward(of.x(), of.x(), of.x())),
+        "causal_attention_forward" | "causal_attention_backward" => {
+            for head_dim in [48, 128] {
+                let heads = |count: usize| of.active(&[2, 96, count, head_dim]);
+                let [q, dout, o] = [(); 3].map(|()| heads(4));
+                let [k, v] = [(); 2].map(|()| heads(2));
+                let lse = of.f32(&[2, 4, 96]);
+                for bound in [of.tensor(&[0, 0], DType::I32), of.ids()] {
+                    let [q, k, v] = [&q, &k, &v].map(Clone::clone);
+                    if name == "causal_attention_forward" {
+                        Cube::causal_attention_forward(q, k, v, bound);
+                    } else {
+                        let [dout, o, lse] = [&dout, &o, &lse].map(Clone::clone);
+                        Cube::causal_attention_backward(dout, q, k, v, o, lse, bound);
+                    }
+                }
+            }
+        }
+        "head_cross_entropy_forward" => {
+            Cube::head_cross_entropy_forward(of.x(), of.active(&[V, C]), of.ids());
+        }
+        "head_cross_entropy_backward" => {
+            let weight = of.active(&[V, C]);
+            Cube::head_cross_entropy_backward(of.x(), weight, of.ids(), 1.0, of.master());
+        }
+        "head_logits" => drop(Cube::head_logits(of.x(), of.active(&[V, C]))),
+        "adamw_step" => {
+            Cube::adamw_step(of.master(), of.master(), of.master(), of.master(), HYPER);
+        }
+        "adamw_step_with_copy" => {
+            let [param, m, v, grad] = [(); 4].map(|()| of.master());
+            Cube::adamw_step_with_copy(param, m, v, grad, of.tensor(&[V, C], DType::BF16), HYPER);
+        }
+        "sum_of_squares" => drop(Cube::sum_of_squares(of.master())),
+        "fill_zero" => drop(Cube::fill_zero(of.master())),
+        "kv_cache_write" => {
+            Cube::kv_cache_write(of.active(&[64, 2, 48]), of.active(&[5, 2, 48]), 7);
+        }
+        other => panic!("how {other} is launched is missing here"),
+    }
+}
+
+macro_rules! names {
+    ($($check:ident: $($op:ident)+;)+) => { [$($(stringify!($op)),+),+] };
 }
 
 #[test]
 fn every_kernel_compiles_for_nvidia_gpus() {
     let client = Client::load::<Transpiler>(DEVICE);
     for dtype in [DType::F32, DType::BF16] {
-        run_all_ops(&client, dtype);
+        for op in crate::op_table!(names) {
+            launch(op, &Inputs { client: &client, dtype });
+        }
     }
     let (sources, refused) = DeviceHandle::<Transpiler>::new(DEVICE)
         .submit_blocking(|server| (server.sources.clone(), server.refused.clone()))

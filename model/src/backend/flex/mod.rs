@@ -5,7 +5,8 @@
 mod buffer_pool;
 
 use altiplano_kernels::{
-    self as kernels, AdamWStep, AttentionShape, LinearShape, RopeShape, StoredWeight,
+    self as kernels, AdamWStep, AttentionShape, LinearShape, PagedRows, PagedShape, RopeShape,
+    StoredWeight,
 };
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -115,6 +116,32 @@ fn attention_shape(q: &FlexTensor, k: &FlexTensor) -> AttentionShape {
 fn bound(first_visible: &FlexTensor) -> Option<&[i32]> {
     let bound: &[i32] = slice(first_visible);
     (!bound.is_empty()).then_some(bound)
+}
+
+/// See [`super::paged_attention`].
+pub(super) fn paged_attention(
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    cache: (&mut [u8], &mut [u8]),
+    sequences: &[PagedRows<'_>],
+) -> (FlexTensor, FlexTensor) {
+    let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
+    let AttentionShape { queries, heads, kv_heads, head_dim, .. } = attention_shape(&q, &k);
+    let shape = PagedShape { heads, kv_heads, head_dim };
+    let mut o = new_like(&q);
+    let mut lse = new(&[1, heads, queries], DType::F32);
+    let op = "paged_attention";
+    with_element!(q.dtype(), E => {
+        let keys: &mut [E] = bytemuck::cast_slice_mut(cache.0);
+        let values: &mut [E] = bytemuck::cast_slice_mut(cache.1);
+        let (k, v) = (slice::<E>(&k), slice::<E>(&v));
+        kernels::paged_keys_values_write((&mut *keys, &mut *values), k, v, sequences, shape);
+        kernels::paged_attention_forward(
+            slice_mut::<E>(&mut o, op), slice_mut(&mut lse, op), slice(&q),
+            (keys, values), sequences, shape);
+    });
+    (o, lse)
 }
 
 /// See [`super::stored_linear`].

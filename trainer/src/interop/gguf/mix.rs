@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use altiplano_model::LlamaConfig;
 use altiplano_model::quantize::StoredAs;
 
 use crate::interop::parameter::{Parameter, Shape};
@@ -86,24 +87,22 @@ impl FileType {
         }
     }
 
-    /// How a parameter of a model of `n_layers` is stored, and whether that is larger than it should
+    /// How a parameter of a model is stored, and whether that is larger than it should
     /// be because its rows are not whole blocks.
     pub(super) fn stored_as(
         self,
         parameter: Parameter,
         shape: Shape,
-        n_layers: usize,
+        config: &LlamaConfig,
     ) -> (StoredAs, bool) {
         if shape.is_vector {
             return (StoredAs::F32, false);
         }
         let wanted = match self {
-            Self::Q4_0 | Self::Q4KM if parameter.is_head() => StoredAs::Q6K,
+            Self::Q4_0 | Self::Q4KM if parameter.is_head(config) => StoredAs::Q6K,
             Self::Q4KM if parameter.is_value_or_down() => {
-                match parameter.layer().is_some_and(|layer| deserves_more_bits(layer, n_layers)) {
-                    true => StoredAs::Q6K,
-                    false => StoredAs::Q4K,
-                }
+                let more = |layer| deserves_more_bits(layer, config.n_layers);
+                if parameter.layer().is_some_and(more) { StoredAs::Q6K } else { StoredAs::Q4K }
             }
             _ => self.usual(),
         };

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `container` | the file as bytes: keys, values, places of tensors |
 //! | `vocabulary` | the tokenizer as keys and values |
+//! | `rope_scaling` | scaled rotary embeddings as keys, values and a tensor |
 //! | `open` | a file as a model |
 //! | `mix` | which tensor is quantized how |
 //! | `write` | a model as a file |
@@ -14,6 +15,7 @@
 mod container;
 mod mix;
 mod open;
+mod rope_scaling;
 mod vocabulary;
 mod write;
 
@@ -68,6 +70,12 @@ mod key {
     pub const ROPE_SCALING_TYPE: &str = "llama.rope.scaling.type";
     pub const ROPE_SCALING_FACTOR: &str = "llama.rope.scaling.factor";
     pub const ROPE_SCALE_LINEAR: &str = "llama.rope.scale_linear";
+    /// Read and written by this program alone: the tensor of factors does not say what it follows
+    /// from.
+    pub const LLAMA3_FACTOR: &str = "altiplano.rope_scaling.factor";
+    pub const LLAMA3_LOW: &str = "altiplano.rope_scaling.low_freq_factor";
+    pub const LLAMA3_HIGH: &str = "altiplano.rope_scaling.high_freq_factor";
+    pub const LLAMA3_CONTEXT: &str = "altiplano.rope_scaling.original_max_position_embeddings";
     pub const EXPERT_COUNT: &str = "llama.expert_count";
 
     pub const TOKENIZER_MODEL: &str = "tokenizer.ggml.model";

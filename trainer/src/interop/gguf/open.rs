@@ -7,16 +7,13 @@ use altiplano_model::LlamaConfig;
 use altiplano_model::mapped_file::MappedFile;
 
 use super::container::{Contents, TensorPlace, Value, parse};
-use super::{key, vocabulary};
+use super::{key, rope_scaling, vocabulary};
 use crate::error::{Result, TrainerError};
 use crate::interop::parameter::{Parameter, Shape};
 use crate::interop::rows::{Heads, Piece, RotaryLayout, Rows};
 use crate::interop::stored_model::{
     StoredModel, StoredWeights, check_vocabulary, file_error, tensor_error,
 };
-
-/// What every LLaMA without scaled rotary embeddings has none of.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// A file and what its header says.
 #[derive(Debug)]
@@ -51,7 +48,7 @@ impl Header {
         file_error(self.path(), format!("{key}: found {found}, expected {expected}"))
     }
 
-    fn optional(&self, key: &str) -> Option<&Value> {
+    pub(super) fn optional(&self, key: &str) -> Option<&Value> {
         self.contents.metadata.get(key)
     }
 
@@ -81,7 +78,7 @@ impl Header {
         }
     }
 
-    fn size(&self, key: &str) -> Result<usize> {
+    pub(super) fn size(&self, key: &str) -> Result<usize> {
         let size = self.optional_u32(key)?;
         size.map(|size| size as usize).ok_or_else(|| self.unfit(key, "no such key", "an integer"))
     }
@@ -96,7 +93,7 @@ impl Header {
 
     /// A number that was written in 32 bits is taken as the shortest decimal that means it: 1e-6
     /// stays 1e-6.
-    fn float(&self, key: &str) -> Result<Option<f64>> {
+    pub(super) fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.optional(key) {
             None => Ok(None),
             Some(Value::Float32(value)) => {
@@ -120,41 +117,48 @@ impl Header {
             let reason = "is one of several files; join them first (llama-gguf-split --merge)";
             return Err(file_error(self.path(), reason));
         }
-        expect(key::ROPE_SCALING_TYPE, self.optional_text(key::ROPE_SCALING_TYPE)?, "none".into())?;
-        for key in [key::ROPE_SCALING_FACTOR, key::ROPE_SCALE_LINEAR] {
-            let scales = self.float(key)?.filter(|factor| *factor != 0.0 && *factor != 1.0);
-            expect(key, scales.map(|factor| factor.to_string()), "no scaling".into())?;
-        }
         expect(key::EXPERT_COUNT, number(key::EXPERT_COUNT)?, "0".into())?;
         expect(key::VOCAB_SIZE, number(key::VOCAB_SIZE)?, vocab_size.to_string())?;
         let n_heads = self.size(key::HEAD_COUNT)?;
         let epsilon = self.float(key::RMS_EPSILON)?;
-        let config = LlamaConfig {
-            dim: self.size(key::EMBEDDING_LENGTH)?,
+        let dim = self.size(key::EMBEDDING_LENGTH)?;
+        let follows = |head_dim: &usize| head_dim.checked_mul(n_heads) == Some(dim);
+        let head_dim = self.optional_u32(key::KEY_LENGTH)?.map(|n| n as usize);
+        let mut config = LlamaConfig {
+            dim,
             n_layers: self.size(key::BLOCK_COUNT)?,
             n_heads,
             n_kv_heads: Some(
                 self.optional_u32(key::HEAD_COUNT_KV)?.map_or(n_heads, |n| n as usize),
             ),
+            head_dim: head_dim.filter(|head_dim| !follows(head_dim)),
             hidden_dim: Some(self.size(key::FEED_FORWARD_LENGTH)?),
             multiple_of: 256,
             vocab_size,
             max_seq_len: self.size(key::CONTEXT_LENGTH)?,
             rope_theta: self.float(key::ROPE_BASE)?.unwrap_or(10_000.0),
+            tie_word_embeddings: !self.has_tensor(&Parameter::head().gguf()),
+            rope_scaling: None,
             norm_eps: epsilon
                 .ok_or_else(|| self.unfit(key::RMS_EPSILON, "no such key", "a number"))?,
             init_std: 0.02,
         };
         config.validate().map_err(|error| file_error(self.path(), error.to_string()))?;
         let head_dim = config.head_dim().to_string();
-        for key in [key::KEY_LENGTH, key::VALUE_LENGTH, key::ROPE_DIMENSIONS] {
+        for key in [key::VALUE_LENGTH, key::ROPE_DIMENSIONS] {
             expect(key, number(key)?, head_dim.clone())?;
         }
+        config.rope_scaling = rope_scaling::read(self, &config)?;
+        config.validate().map_err(|error| file_error(self.path(), error.to_string()))?;
         Ok(config)
     }
 
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        self.contents.tensors.contains_key(name)
+    }
+
     /// The tensor of this name has this shape, and is wherever it is.
-    fn tensor(&self, name: &str, shape: Shape) -> Result<&TensorPlace> {
+    pub(super) fn tensor(&self, name: &str, shape: Shape) -> Result<&TensorPlace> {
         // Files have the fastest dimension first.
         let mut expected = shape.dimensions();
         expected.reverse();
@@ -175,14 +179,11 @@ impl Header {
 
     /// Every tensor of the file is a parameter of the model. The parameters are all there, so that
     /// the set of their names is no larger than the file.
-    fn refuse_unknown(&self, n_layers: usize) -> Result<()> {
-        if self.contents.tensors.contains_key(ROPE_FACTORS) {
-            let found = "a table of factors of the rotary embedding";
-            return Err(tensor_error(self.path(), ROPE_FACTORS, found, "no rope scaling"));
-        }
+    fn refuse_unknown(&self, config: &LlamaConfig) -> Result<()> {
         let known: HashSet<String> =
-            Parameter::all(n_layers).map(|parameter| parameter.gguf()).collect();
-        match self.contents.tensors.keys().find(|name| !known.contains(*name)) {
+            Parameter::all(config).map(|parameter| parameter.gguf()).collect();
+        let unknown = |name: &&String| !known.contains(*name) && *name != rope_scaling::TENSOR;
+        match self.contents.tensors.keys().find(unknown) {
             None => Ok(()),
             Some(name) => {
                 let expected = "only the parameters of a LLaMA without biases";
@@ -203,7 +204,7 @@ impl StoredWeights for Header {
         let (rows, columns) = (0..shape.rows, 0..shape.columns);
         let piece = Piece { bytes, stored: place.stored, rows, columns };
         let heads = parameter.is_rotary().then_some(heads);
-        Ok(Rows { name, shape, heads, pieces: vec![piece] })
+        Ok(Rows { name, shape, heads, pieces: vec![piece], packed: None })
     }
 }
 
@@ -221,14 +222,10 @@ pub fn open(path: &Path) -> Result<StoredModel> {
     let vocabulary = vocabulary::read(&header)?;
     let config = header.config(vocabulary.size)?;
     check_vocabulary(path, Some(&vocabulary.tokenizer), vocabulary.tokens, config.vocab_size)?;
-    for parameter in Parameter::all(config.n_layers) {
-        if parameter.is_head() && !header.contents.tensors.contains_key(&parameter.gguf()) {
-            let expected = "an output head of its own: tied embeddings are not read";
-            return Err(tensor_error(path, &parameter.gguf(), "no such tensor", expected));
-        }
+    for parameter in Parameter::all(&config) {
         header.tensor(&parameter.gguf(), parameter.shape(&config))?;
     }
-    header.refuse_unknown(config.n_layers)?;
+    header.refuse_unknown(&config)?;
     Ok(StoredModel {
         tokens: vocabulary.tokens,
         tokenizer: Some(vocabulary.tokenizer),

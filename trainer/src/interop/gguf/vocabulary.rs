@@ -57,8 +57,8 @@ pub(super) fn write(
     keys.u32(key::BOS, tokens.bos);
     keys.u32(key::EOS, tokens.eos);
     // What llama.cpp takes for granted is left to it.
-    if tokenizer.unk_id() != 0 {
-        keys.u32(key::UNKNOWN, tokenizer.unk_id());
+    if let Some(unknown) = tokenizer.unk_id().filter(|id| *id != 0) {
+        keys.u32(key::UNKNOWN, unknown);
     }
     if let Some(padding) = text.padding {
         keys.u32(key::PADDING, padding);

@@ -10,7 +10,7 @@ use altiplano_model::LlamaConfig;
 use altiplano_model::quantize::StoredAs;
 
 use super::container::value_type;
-use super::{ALIGNMENT, FileType, MAGIC, TENSOR_TYPES, VERSION, key, vocabulary};
+use super::{ALIGNMENT, FileType, MAGIC, TENSOR_TYPES, VERSION, key, rope_scaling, vocabulary};
 use crate::checkpoint::hugging_face::TOKENIZER_FILE;
 use crate::error::{Result, TrainerError};
 use crate::interop::output::parent_of;
@@ -40,12 +40,12 @@ impl Keys {
         self.bytes.extend(value.to_le_bytes());
     }
 
-    fn size(&mut self, key: &str, value: usize) {
+    pub(super) fn size(&mut self, key: &str, value: usize) {
         // Sizes of a valid configuration are below 2²⁵.
         self.u32(key, value as u32);
     }
 
-    fn f32(&mut self, key: &str, value: f64) {
+    pub(super) fn f32(&mut self, key: &str, value: f64) {
         self.begin(key, value_type::F32);
         self.bytes.extend((value as f32).to_le_bytes());
     }
@@ -135,6 +135,7 @@ pub fn write(model: &StoredModel, path: &Path, options: GgufOptions) -> Result<S
     let mut keys = Keys::default();
     write_general(&mut keys, &model.config, options);
     write_shape(&mut keys, &model.config);
+    rope_scaling::write(&mut keys, &model.config);
     vocabulary::write(&mut keys, tokenizer, model.tokens, &model.text, model.config.vocab_size);
 
     let tensors = plan(model, options.file_type)?;
@@ -143,16 +144,21 @@ pub fn write(model: &StoredModel, path: &Path, options: GgufOptions) -> Result<S
     let mut summary = Summary::new("gguf", path, model);
     remove_abandoned(parent_of(path))?;
     let mut file = AtomicFile::create(path)?;
-    let head = header(&keys, &tensors, &model.config);
+    let head = header(&keys, &tensors);
     let mut length = head.len();
     file.write_all(&head).map_err(TrainerError::io(path))?;
     for tensor in &tensors {
-        model.rows(tensor.parameter)?.write(&tensor.part, &mut file, path, &progress)?;
+        match &tensor.content {
+            Content::Values(bytes) => file.write_all(bytes).map_err(TrainerError::io(path))?,
+            Content::Parameter(parameter, part) => {
+                model.rows(*parameter)?.write(part, &mut file, path, &progress)?;
+            }
+        }
         let end = tensor.bytes.next_multiple_of(ALIGNMENT);
         let padding = [0; ALIGNMENT];
         file.write_all(&padding[..end - tensor.bytes]).map_err(TrainerError::io(path))?;
         length += end;
-        summary.tensor(tensor.part.stored);
+        summary.tensor(tensor.stored());
     }
     file.commit()?;
     progress.finish(&format!("{} tensors", tensors.len()));
@@ -175,6 +181,11 @@ fn plain_tokenizer(model: &StoredModel) -> Result<&Tokenizer> {
         let reason = "missing: a GGUF file holds the tokenizer too";
         return Err(file_error(&dir.join(TOKENIZER_FILE), reason));
     };
+    if !tokenizer.is_sentencepiece() {
+        let reason = "is not a SentencePiece model, and a GGUF file is made of those alone; \
+                      --format hf takes it as it is";
+        return Err(file_error(tokenizer.path(), reason));
+    }
     if !tokenizer.is_plain_bpe() {
         let reason = "is not a BPE model that takes texts as they are, and GGUF has no other kind \
                       of SentencePiece model for LLaMA";
@@ -185,25 +196,59 @@ fn plain_tokenizer(model: &StoredModel) -> Result<&Tokenizer> {
 
 /// A tensor of the file.
 struct Tensor {
-    parameter: Parameter,
-    part: Part,
+    name: String,
+    /// Slowest first.
+    dimensions: Vec<usize>,
+    content: Content,
     bytes: usize,
     /// Whether its rows are not whole blocks of the format it should have.
     fell_back: bool,
 }
 
+/// What a tensor holds.
+enum Content {
+    /// A parameter of the model.
+    Parameter(Parameter, Part),
+    /// Numbers in f32.
+    Values(Vec<u8>),
+}
+
+impl Tensor {
+    fn stored(&self) -> StoredAs {
+        match &self.content {
+            Content::Parameter(_, part) => part.stored,
+            Content::Values(_) => StoredAs::F32,
+        }
+    }
+}
+
 fn plan(model: &StoredModel, file_type: FileType) -> Result<Vec<Tensor>> {
-    let n_layers = model.config.n_layers;
     let tensor = |parameter: Parameter| {
         let shape = parameter.shape(&model.config);
-        let (stored, fell_back) = file_type.stored_as(parameter, shape, n_layers);
+        let (stored, fell_back) = file_type.stored_as(parameter, shape, &model.config);
         let part = Part::whole(shape, RotaryLayout::Pairs, stored);
         match part.bytes() {
-            Some(bytes) => Ok(Tensor { parameter, part, bytes, fell_back }),
+            Some(bytes) => Ok(Tensor {
+                name: parameter.gguf(),
+                dimensions: shape.dimensions(),
+                content: Content::Parameter(parameter, part),
+                bytes,
+                fell_back,
+            }),
             None => Err(file_error(Path::new(&parameter.gguf()), "is too large to write")),
         }
     };
-    model.parameters().map(tensor).collect()
+    let factors = rope_scaling::factors(&model.config).map(|factors| {
+        let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+        Ok(Tensor {
+            name: rope_scaling::TENSOR.into(),
+            dimensions: vec![factors.len()],
+            bytes: bytes.len(),
+            content: Content::Values(bytes),
+            fell_back: false,
+        })
+    });
+    model.parameters().map(tensor).chain(factors).collect()
 }
 
 fn write_general(keys: &mut Keys, config: &LlamaConfig, options: GgufOptions) {
@@ -246,23 +291,22 @@ fn size_label(parameters: usize) -> String {
 }
 
 /// All before the first tensor, filled up to the alignment.
-fn header(keys: &Keys, tensors: &[Tensor], config: &LlamaConfig) -> Vec<u8> {
+fn header(keys: &Keys, tensors: &[Tensor]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(VERSION.to_le_bytes());
     bytes.extend((tensors.len() as u64).to_le_bytes());
     bytes.extend(keys.count.to_le_bytes());
     bytes.extend(&keys.bytes);
     let mut offset = 0u64;
-    for Tensor { parameter, part, bytes: length, .. } in tensors {
-        push_text(&mut bytes, &parameter.gguf());
-        let dimensions = parameter.shape(config).dimensions();
-        bytes.extend((dimensions.len() as u32).to_le_bytes());
-        for dimension in dimensions.iter().rev() {
+    for tensor in tensors {
+        push_text(&mut bytes, &tensor.name);
+        bytes.extend((tensor.dimensions.len() as u32).to_le_bytes());
+        for dimension in tensor.dimensions.iter().rev() {
             bytes.extend((*dimension as u64).to_le_bytes());
         }
-        bytes.extend(type_number(part.stored).to_le_bytes());
+        bytes.extend(type_number(tensor.stored()).to_le_bytes());
         bytes.extend(offset.to_le_bytes());
-        offset += length.next_multiple_of(ALIGNMENT) as u64;
+        offset += tensor.bytes.next_multiple_of(ALIGNMENT) as u64;
     }
     bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
     bytes

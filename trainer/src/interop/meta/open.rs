@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
+use altiplano_model::LlamaConfig;
 
 use super::archive::{Archive, unfit};
 use super::params::Params;
@@ -29,8 +30,13 @@ impl StoredWeights for MetaWeights {
     fn rows(&self, parameter: Parameter, shape: Shape, head_dim: usize) -> Result<Rows<'_>> {
         let name = parameter.meta();
         let heads = Heads { layout: RotaryLayout::Pairs, head_dim };
-        let mut rows =
-            Rows { name, shape, heads: parameter.is_rotary().then_some(heads), pieces: Vec::new() };
+        let mut rows = Rows {
+            name,
+            shape,
+            heads: parameter.is_rotary().then_some(heads),
+            pieces: Vec::new(),
+            packed: None,
+        };
         let split = self.split(parameter, shape)?;
         let count = self.0.len();
         for (n, archive) in self.0.iter().enumerate() {
@@ -113,9 +119,9 @@ impl MetaWeights {
 
     /// Every tensor is a parameter of the model, or a table. The parameters are all there, so that
     /// the set of their names is no larger than the files.
-    fn refuse_unknown(&self, n_layers: usize) -> Result<()> {
+    fn refuse_unknown(&self, config: &LlamaConfig) -> Result<()> {
         let known: HashSet<String> =
-            Parameter::all(n_layers).map(|parameter| parameter.meta()).collect();
+            Parameter::all(config).map(|parameter| parameter.meta()).collect();
         for archive in &self.0 {
             let unknown = |name: &&str| !known.contains(*name) && !name.ends_with(IGNORED_TENSORS);
             if let Some(name) = archive.names().find(unknown) {
@@ -151,10 +157,10 @@ pub fn open(dir: &Path, max_seq_len: usize) -> Result<StoredModel> {
         eos: id(Tokenizer::eos_id).unwrap_or(default.eos),
     };
     check_vocabulary(&dir.join(PARAMS_FILE), tokenizer.as_ref(), tokens, vocab_size)?;
-    for parameter in Parameter::all(config.n_layers) {
+    for parameter in Parameter::all(&config) {
         weights.rows(parameter, parameter.shape(&config), config.head_dim())?;
     }
-    weights.refuse_unknown(config.n_layers)?;
+    weights.refuse_unknown(&config)?;
     Ok(StoredModel {
         tokens,
         tokenizer,

@@ -1,21 +1,32 @@
 //! `params.json`: what Meta's reference code builds the model from.
 
-use std::fs;
 use std::path::Path;
 
 use altiplano_model::LlamaConfig;
+use altiplano_model::config::RopeScaling;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::PARAMS_FILE;
+use crate::checkpoint;
 use crate::error::{Result, TrainerError};
 use crate::interop::stored_model::file_error;
 
 /// ε of RMSNorm where the file has none: the reference code's own default.
 const DEFAULT_EPSILON: f64 = 1e-5;
 
-/// The keys that are read. The width of the feed-forward follows from the tensors.
+/// Constants of LLaMA 3's scaled rotary embedding: those the reference code has, and the defaults of
+/// those `params.json` may have.
+const LOW_FREQ_FACTOR: f64 = 1.0;
+const HIGH_FREQ_FACTOR: f64 = 4.0;
+const ORIGINAL_CONTEXT: usize = 8192;
+const SCALE_FACTOR: f64 = 8.0;
+
+/// The keys that are known. The width of the feed-forward follows from the tensors. A key that is
+/// not known may change what the weights mean, so it is an error.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Params {
     pub dim: usize,
     pub n_layers: usize,
@@ -27,21 +38,36 @@ pub(super) struct Params {
     pub rope_theta: Option<f64>,
     #[serde(default)]
     pub use_scaled_rope: bool,
+    pub rope_scaling_factor: Option<f64>,
+    pub rope_high_freq_factor: Option<f64>,
+    /// What the width of the feed-forward is computed from: the tensors say it.
+    #[serde(default, rename = "multiple_of")]
+    pub _multiple_of: IgnoredAny,
+    #[serde(default, rename = "ffn_dim_multiplier")]
+    pub _ffn_dim_multiplier: IgnoredAny,
+    /// Sizes of the reference code's buffers.
+    #[serde(default, rename = "max_batch_size")]
+    pub _max_batch_size: IgnoredAny,
+    #[serde(default, rename = "max_seq_len")]
+    pub _max_seq_len: IgnoredAny,
 }
 
 impl Params {
     /// Reads the file of a directory.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(PARAMS_FILE);
-        let text = fs::read(&path).map_err(TrainerError::io(&path))?;
-        let params: Self = serde_json::from_slice(&text).map_err(|error| {
-            file_error(&path, format!("not the parameters of a LLaMA: {error}"))
-        })?;
-        if params.use_scaled_rope {
-            let reason = "use_scaled_rope: found true, expected false: rope scaling is not read";
-            return Err(file_error(&path, reason));
-        }
-        Ok(params)
+        let text = checkpoint::read_bounded(&path)?;
+        serde_json::from_slice(&text)
+            .map_err(|error| file_error(&path, format!("not the parameters of a LLaMA: {error}")))
+    }
+
+    fn rope_scaling(&self) -> Option<RopeScaling> {
+        self.use_scaled_rope.then(|| RopeScaling::Llama3 {
+            factor: self.rope_scaling_factor.unwrap_or(SCALE_FACTOR),
+            low_freq_factor: LOW_FREQ_FACTOR,
+            high_freq_factor: self.rope_high_freq_factor.unwrap_or(HIGH_FREQ_FACTOR),
+            original_max_position_embeddings: ORIGINAL_CONTEXT,
+        })
     }
 
     /// The configuration, with what the file does not say.
@@ -62,6 +88,9 @@ impl Params {
             vocab_size,
             max_seq_len,
             rope_theta: self.rope_theta.unwrap_or(10_000.0),
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: self.rope_scaling(),
             norm_eps: self.norm_eps.unwrap_or(DEFAULT_EPSILON),
             init_std: 0.02,
         };
@@ -73,7 +102,21 @@ impl Params {
 
 /// The file's content for a configuration. Keys that the first reference code does not know are
 /// written only where they are needed.
-pub(super) fn to_json(config: &LlamaConfig) -> Value {
+///
+/// # Errors
+/// [`TrainerError::Usage`] when the layout has no words for the model.
+pub(super) fn to_json(config: &LlamaConfig) -> Result<Value> {
+    let refuse = |what: &str| {
+        let message = format!("--format meta: {what}; hf and gguf can hold it");
+        Err(TrainerError::Usage { message })
+    };
+    if config.attention_dim() != config.dim {
+        let (heads, width) = (config.n_heads, config.head_dim());
+        return refuse(&format!(
+            "params.json has no head_dim, and {heads} heads of {width} are not dim, {}",
+            config.dim
+        ));
+    }
     let mut params = Map::new();
     params.insert("dim".into(), json!(config.dim));
     let (multiple_of, multiplier) = feed_forward_rule(config);
@@ -90,8 +133,34 @@ pub(super) fn to_json(config: &LlamaConfig) -> Value {
     if config.rope_theta != 10_000.0 {
         params.insert("rope_theta".into(), json!(config.rope_theta));
     }
+    match config.rope_scaling {
+        None => {}
+        Some(RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: LOW_FREQ_FACTOR,
+            high_freq_factor,
+            original_max_position_embeddings: ORIGINAL_CONTEXT,
+        }) => {
+            params.insert("use_scaled_rope".into(), json!(true));
+            if factor != SCALE_FACTOR {
+                params.insert("rope_scaling_factor".into(), json!(factor));
+            }
+            if high_freq_factor != HIGH_FREQ_FACTOR {
+                params.insert("rope_high_freq_factor".into(), json!(high_freq_factor));
+            }
+        }
+        Some(RopeScaling::Linear { .. }) => {
+            return refuse("the reference code has no linear scaling of the rotary embedding");
+        }
+        Some(RopeScaling::Llama3 { .. }) => {
+            return refuse(
+                "the reference code has llama3 scaling for an original context of 8192 and a \
+                 low_freq_factor of 1 alone",
+            );
+        }
+    }
     params.insert("vocab_size".into(), json!(config.vocab_size));
-    Value::Object(params)
+    Ok(Value::Object(params))
 }
 
 /// `multiple_of` and, if need be, `ffn_dim_multiplier`, from which the reference code computes the
@@ -132,6 +201,9 @@ mod tests {
             vocab_size: 10,
             max_seq_len: 10,
             rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
             norm_eps: 1e-6,
             init_std: 0.02,
         };

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use altiplano_data::Tokenizer;
 use altiplano_data::progress::ProgressMode;
 use altiplano_model::LlamaConfig;
 use altiplano_model::quantize::StoredAs;
@@ -37,28 +36,33 @@ pub struct MetaOptions {
 /// be written or replaced, or a value does not fit the format.
 pub fn write(model: &StoredModel, dir: &Path, options: MetaOptions) -> Result<Summary> {
     check_shards(&model.config, options.shards)?;
+    let text = format!("{}\n", params::to_json(&model.config)?);
     let output = OutputDirectory::create(dir, options.overwrite)?;
     let mut files = CheckpointFiles::new(output.temporary());
     let mut summary = Summary::new("meta", dir, model);
-    let total: usize = model
-        .parameters()
+    // The reference code has an output head always: of a tied model it is the embedding once more.
+    let untied = LlamaConfig { tie_word_embeddings: false, ..model.config.clone() };
+    if model.config.tie_word_embeddings {
+        summary.notes.push("the embedding is written twice: Meta's layout has no tied ones".into());
+    }
+    let total: usize = Parameter::all(&untied)
         .flat_map(|parameter| (0..options.shards).map(move |n| (parameter, n)))
         .filter_map(|(parameter, n)| part(parameter, &model.config, n, options).bytes())
         .sum();
     let progress = progress(options.progress, "weights", total);
     for n in 0..options.shards {
         let mut tensors = Vec::new();
-        for parameter in model.parameters() {
+        for parameter in Parameter::all(&untied) {
             let part = part(parameter, &model.config, n, options);
             summary.tensor(part.stored);
             tensors.push(NewTensor { name: parameter.meta(), rows: model.rows(parameter)?, part });
         }
         archive::write(&output.temporary().join(file_name(n)), &tensors, &progress)?;
     }
-    let text = format!("{}\n", params::to_json(&model.config));
     files.write_bytes(PARAMS_FILE, text.as_bytes())?;
-    if let Some(tokenizer) = model.tokenizer.as_ref().map(Tokenizer::model) {
-        files.write_bytes(TOKENIZER_FILE, tokenizer)?;
+    let tokenizer = model.tokenizer.as_ref().filter(|tokenizer| tokenizer.is_sentencepiece());
+    if let Some(tokenizer) = tokenizer {
+        files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
     } else {
         summary.notes.push(format!("no {TOKENIZER_FILE} was there to copy"));
     }

@@ -1,0 +1,220 @@
+//! `altiplano serve` and `route` as processes on loopback, and a client on a plain socket.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Finished, Running, SmallRun, altiplano, copy_dir, temporary};
+
+/// A small trained model, made once: 400 pieces, a context of 64 tokens.
+pub fn checkpoint() -> &'static PathBuf {
+    static CHECKPOINT: OnceLock<PathBuf> = OnceLock::new();
+    CHECKPOINT.get_or_init(|| {
+        let dir = temporary("served");
+        let _ = fs::remove_dir_all(&dir);
+        let run = SmallRun::new();
+        run.train(&["steps=20", "checkpoint.every=0", "validate.every=0"]).ok();
+        copy_dir(&run.checkpoint("small", 20), &dir);
+        let template = "{{ bos_token }}{% for message in messages %}{{ message.content }} \
+                        {% endfor %}";
+        fs::write(temporary("served.jinja"), template).unwrap();
+        dir
+    })
+}
+
+/// A process that serves.
+pub struct Server {
+    process: Option<Running>,
+    pub address: String,
+}
+
+impl Server {
+    /// `altiplano serve` on a free port with further arguments.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut command = altiplano();
+        command.arg("serve").arg("--checkpoint").arg(checkpoint());
+        command.args(["--port", "0", "--threads", "1", "--num-gpu-blocks-override", "64"]);
+        command.arg("--chat-template").arg(temporary("served.jinja"));
+        Self::wait(Running::start(command.args(arguments)), "serving ")
+    }
+
+    /// `altiplano route` on a free port.
+    pub fn route(arguments: &[&str]) -> Self {
+        let mut command = altiplano();
+        Self::wait(
+            Running::start(command.args(["route", "--port", "0"]).args(arguments)),
+            "routing ",
+        )
+    }
+
+    fn wait(mut process: Running, begins: &str) -> Self {
+        let address = RefCell::new(String::new());
+        process.wait_until(|said| {
+            let line = said.lines().find(|line| line.starts_with(begins) && line.ends_with('/'));
+            let found = line.and_then(|line| line.rsplit("http://").next());
+            found.is_some_and(|found| {
+                *address.borrow_mut() = found.trim_end_matches('/').to_owned();
+                true
+            })
+        });
+        Self { process: Some(process), address: address.into_inner() }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn signal(&self, name: &str) {
+        self.process.as_ref().unwrap().signal(name);
+    }
+
+    /// Waits for the end of the process.
+    pub fn finish(mut self) -> Finished {
+        self.process.take().unwrap().finish()
+    }
+
+    /// Ends it by SIGTERM, which has to end in status 0.
+    pub fn stop(self) {
+        self.signal("TERM");
+        self.finish().ok();
+    }
+
+    /// Sends a request and does not read the answer.
+    pub fn open(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\
+             {headers}\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::read(self.open("POST", path, "", &body.to_string()))
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        Answer::read(self.open("GET", path, "", ""))
+    }
+
+    pub fn complete(&self, body: &Value) -> Value {
+        self.post("/v1/completions", body).ok()
+    }
+
+    /// The ids of a text, without marks.
+    pub fn ids(&self, text: &str) -> Value {
+        let body = json!({"prompt": text, "add_special_tokens": false});
+        self.post("/tokenize", &body).ok()["tokens"].clone()
+    }
+
+    /// The value of a metric of the server's model.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let start = format!("vllm:{name}{{");
+        let line = text.lines().find(|line| line.starts_with(&start));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    pub fn wait_until(&self, what: &str, reached: impl Fn(&Self) -> bool) {
+        for _ in 0..2000 {
+            if reached(self) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("waited for twenty seconds for {what}");
+    }
+}
+
+impl Drop for Server {
+    /// A test that failed leaves no process behind.
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.signal("KILL");
+            process.finish();
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn read(stream: TcpStream) -> Self {
+        let mut reader = BufReader::new(stream);
+        let mut headers = String::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            if line.trim().is_empty() {
+                break;
+            }
+            headers.push_str(&line.to_ascii_lowercase());
+        }
+        let mut body = Vec::new();
+        if headers.contains("transfer-encoding: chunked") {
+            loop {
+                let mut size = String::new();
+                reader.read_line(&mut size).unwrap();
+                let size = usize::from_str_radix(size.trim(), 16).unwrap();
+                let mut chunk = vec![0; size + 2];
+                reader.read_exact(&mut chunk).unwrap();
+                if size == 0 {
+                    break;
+                }
+                body.extend_from_slice(&chunk[..size]);
+            }
+        } else {
+            reader.read_to_end(&mut body).unwrap();
+        }
+        let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, headers, body: String::from_utf8(body).unwrap() }
+    }
+
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.body);
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// The answer is good, whole or a stream.
+    #[track_caller]
+    pub fn is_good(&self) {
+        assert_eq!(self.status, 200, "{}", self.body);
+    }
+
+    /// The message of an error in OpenAI's shape.
+    #[track_caller]
+    pub fn error(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{}", self.body);
+        let value: Value = serde_json::from_str(&self.body).unwrap();
+        value["error"]["message"].as_str().unwrap().to_owned()
+    }
+
+    /// The objects of a stream, which ends with `[DONE]`.
+    #[track_caller]
+    pub fn events(&self) -> Vec<Value> {
+        let mut data: Vec<&str> =
+            self.body.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
+        assert_eq!(data.pop(), Some("[DONE]"), "{}", self.body);
+        data.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    }
+}

@@ -1,0 +1,263 @@
+//! Offline batches: OpenAI batch lines in a file, answers in another.
+//!
+//! An answer is appended as a whole line when it is there, under an `id` made of the number of its input
+//! line. So a batch that was killed goes on: lines that have an answer are skipped, a line that was cut
+//! short is removed and answered again, and none is lost or repeated. A request without a seed gets one
+//! that follows from its line, so an answer does not depend on interruptions.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::app::App;
+use crate::error::{ApiError, Result, ServeError};
+use crate::{chat_completions, completions};
+
+/// Longest line in bytes.
+const LONGEST_LINE: usize = 64 << 20;
+/// Before a request that was turned away is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a batch did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchReport {
+    /// Lines answered now.
+    pub answered: usize,
+    /// Of these, answers that are errors.
+    pub failed: usize,
+    /// Lines that had been answered before.
+    pub skipped: usize,
+}
+
+/// How far a batch is.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchProgress {
+    /// Bytes of the input that are done.
+    pub bytes: u64,
+    /// Lines that are done.
+    pub lines: u64,
+}
+
+/// A line of the input.
+struct Line {
+    number: usize,
+    text: String,
+    bytes: u64,
+}
+
+/// The name of the answer to a line.
+fn answer_id(number: usize) -> String {
+    format!("batch_req_{number}")
+}
+
+/// Answers every line of `input` that has no answer in `output` yet, `concurrency` at a time.
+///
+/// # Errors
+/// When a file cannot be read or written, when the output is another's or of another input, when the
+/// engine breaks down.
+pub async fn run(
+    app: &Arc<App>,
+    input: &Path,
+    output: &Path,
+    concurrency: usize,
+    progress: impl Fn(BatchProgress),
+) -> Result<BatchReport> {
+    let mut lines = Lines::open(input)?;
+    let (mut out, answered) = open_output(output)?;
+    let mut report = BatchReport::default();
+    let mut done = BatchProgress { bytes: 0, lines: 0 };
+    let mut open: JoinSet<(u64, Value, bool)> = JoinSet::new();
+    let mut at_end = false;
+    loop {
+        while !at_end && open.len() < concurrency.max(1) {
+            let Some(line) = lines.next()? else {
+                at_end = true;
+                break;
+            };
+            if line.text.trim().is_empty() || answered.contains(&answer_id(line.number)) {
+                report.skipped += usize::from(!line.text.trim().is_empty());
+                done.bytes += line.bytes;
+                done.lines += 1;
+                progress(done);
+                continue;
+            }
+            let app = Arc::clone(app);
+            open.spawn(async move {
+                let (value, failed) = answer(&app, &line).await;
+                (line.bytes, value, failed)
+            });
+        }
+        let Some(finished) = open.join_next().await else { break };
+        if let Some(reason) = app.engine.ended() {
+            return Err(ServeError::EngineEnded { reason });
+        }
+        let (bytes, value, failed) = finished.map_err(|error| ServeError::file(input, error))?;
+        // One write: after a kill a line is there or is the last one and cut short.
+        let line = format!("{value}\n");
+        out.write_all(line.as_bytes()).map_err(|error| ServeError::file(output, error))?;
+        report.answered += 1;
+        report.failed += usize::from(failed);
+        done.bytes += bytes;
+        done.lines += 1;
+        progress(done);
+    }
+    out.sync_all().map_err(|error| ServeError::file(output, error))?;
+    Ok(report)
+}
+
+/// The answer to a line, and whether it is an error.
+async fn answer(app: &Arc<App>, line: &Line) -> (Value, bool) {
+    let id = answer_id(line.number);
+    let request = match read_request(line) {
+        Ok(request) => request,
+        Err((custom_id, message)) => {
+            let error = json!({"code": "invalid_request", "message": message});
+            return (
+                json!({"id": id, "custom_id": custom_id, "response": null, "error": error}),
+                true,
+            );
+        }
+    };
+    let request_id = app.new_id();
+    let answered = loop {
+        let body = request.body.clone();
+        let answered = match request.chat {
+            true => chat_completions::answer_whole(app, body, &request_id).await,
+            false => completions::answer_whole(app, body, &request_id).await,
+        };
+        match answered {
+            Err(error) if error.status == 429 => tokio::time::sleep(PAUSE).await,
+            answered => break answered,
+        }
+    };
+    let (status, body) = match &answered {
+        Ok(body) => (200, body.clone()),
+        Err(error) => (error.status.as_u16(), ApiError::to_json(error)),
+    };
+    let response = json!({"status_code": status, "request_id": request_id, "body": body});
+    (
+        json!({"id": id, "custom_id": request.custom_id, "response": response, "error": null}),
+        answered.is_err(),
+    )
+}
+
+struct BatchRequest {
+    custom_id: Value,
+    chat: bool,
+    body: Value,
+}
+
+/// Reads a line; on failure its `custom_id` as far as there is one, and what is wrong.
+fn read_request(line: &Line) -> std::result::Result<BatchRequest, (Value, String)> {
+    let number = line.number;
+    let request: Value = serde_json::from_str(&line.text)
+        .map_err(|error| (Value::Null, format!("line {number} is not JSON: {error}")))?;
+    let custom_id = request.get("custom_id").cloned().unwrap_or_default();
+    let wrong = |what: String| Err((custom_id.clone(), format!("line {number}: {what}")));
+    match request.get("method").and_then(Value::as_str) {
+        None | Some("POST") => {}
+        Some(other) => return wrong(format!("method: found {other:?}, expected POST")),
+    }
+    let chat = match request.get("url").and_then(Value::as_str) {
+        Some("/v1/chat/completions") => true,
+        Some("/v1/completions") => false,
+        other => {
+            let found = other.unwrap_or("none");
+            return wrong(format!(
+                "url: found {found:?}, expected /v1/completions or /v1/chat/completions"
+            ));
+        }
+    };
+    let Some(Value::Object(mut body)) = request.get("body").cloned() else {
+        return wrong("body: expected an object".into());
+    };
+    if body.get("seed").is_none_or(Value::is_null) {
+        // 53 bits, which every JSON reader keeps.
+        let hash = blake3::hash(&(number as u64).to_le_bytes());
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&hash.as_bytes()[..8]);
+        body.insert("seed".to_owned(), json!(u64::from_le_bytes(bytes) >> 11));
+    }
+    Ok(BatchRequest { custom_id, chat, body: Value::Object(body) })
+}
+
+/// Opens the output for appending, for this process alone; the names of the answers in it.
+fn open_output(path: &Path) -> Result<(File, HashSet<String>)> {
+    let failed = |error: std::io::Error| ServeError::file(path, error);
+    let mut file =
+        OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+    file.try_lock().map_err(|error| {
+        let reason = format!("another process is writing it ({error}); wait until it ends, or choose another --output");
+        ServeError::file(path, reason)
+    })?;
+    let mut answered = HashSet::new();
+    let mut whole = 0;
+    let mut reader = BufReader::new(&file);
+    loop {
+        let mut line = Vec::new();
+        let read = reader
+            .by_ref()
+            .take(LONGEST_LINE as u64)
+            .read_until(b'\n', &mut line)
+            .map_err(failed)?;
+        if read == 0 || line.last() != Some(&b'\n') {
+            break;
+        }
+        let value: Option<Value> = serde_json::from_slice(&line).ok();
+        let id = value.as_ref().and_then(|value| value.get("id")?.as_str().map(str::to_owned));
+        match id {
+            Some(id) => drop(answered.insert(id)),
+            None => {
+                let reason = format!(
+                    "line {} is not an answer of a batch; choose another --output",
+                    answered.len() + 1
+                );
+                return Err(ServeError::file(path, reason));
+            }
+        }
+        whole += read as u64;
+    }
+    // What a kill cut short is answered again.
+    file.set_len(whole).map_err(failed)?;
+    file.seek(SeekFrom::End(0)).map_err(failed)?;
+    Ok((file, answered))
+}
+
+/// The lines of the input, read one by one.
+struct Lines<'a> {
+    path: &'a Path,
+    reader: BufReader<File>,
+    number: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        let file = File::open(path).map_err(|error| ServeError::file(path, error))?;
+        Ok(Self { path, reader: BufReader::new(file), number: 0 })
+    }
+
+    fn next(&mut self) -> Result<Option<Line>> {
+        let mut bytes = Vec::new();
+        let most = LONGEST_LINE as u64 + 1;
+        let read = (&mut self.reader)
+            .take(most)
+            .read_until(b'\n', &mut bytes)
+            .map_err(|error| ServeError::file(self.path, error))?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        if read as u64 == most {
+            let reason = format!("line {} has more than {LONGEST_LINE} bytes", self.number);
+            return Err(ServeError::file(self.path, reason));
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Some(Line { number: self.number, text, bytes: read as u64 }))
+    }
+}

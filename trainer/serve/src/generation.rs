@@ -1,0 +1,333 @@
+//! A request at work: its prompts go to the engine, and what comes back becomes answers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use altiplano_model::infer::{Request, RequestId, ScoredToken, TokenConstraint};
+use serde_json::{Value, json};
+
+use crate::admission::Permit;
+use crate::app::{App, OpenRequest};
+use crate::choice::{Choice, Delta};
+use crate::constraint::{BadWords, Both};
+use crate::engine_thread::{AbortGuard, Aborter, Deliveries, Delivery};
+use crate::error::{ApiError, ApiResult};
+use crate::sampling::{KeptSide, Sampling};
+
+/// Tokens of prompts and answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of all prompts.
+    pub prompt_tokens: usize,
+    /// Of all answers.
+    pub completion_tokens: usize,
+    /// Of the prompts, those that were not computed again.
+    pub cached_tokens: usize,
+}
+
+impl Usage {
+    /// OpenAI's object.
+    pub fn to_json(self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        })
+    }
+}
+
+/// A request that the engine has.
+#[derive(Debug)]
+pub struct Submitted {
+    /// The server.
+    pub app: Arc<App>,
+    /// The prompts.
+    pub prompts: Vec<Arc<[u32]>>,
+    /// How they go on.
+    pub sampling: Sampling,
+    deliveries: Deliveries,
+    aborter: Aborter,
+    guard: Option<AbortGuard>,
+    _permit: Permit,
+    arrived: Instant,
+    _open: OpenRequest,
+}
+
+/// How many tokens of an answer there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxTokens {
+    /// As many as the context has room for.
+    Context,
+    /// So many.
+    Exactly(usize),
+}
+
+/// Cuts prompts as `truncate_prompt_tokens` says, checks their lengths and hands them to the engine.
+///
+/// # Errors
+/// 400 when a prompt is empty or does not fit, or a grammar is none; 500 when the engine has ended.
+pub fn submit(
+    app: &Arc<App>,
+    mut prompts: Vec<Vec<u32>>,
+    sampling: Sampling,
+    max_tokens: MaxTokens,
+    mut permit: Permit,
+    arrived: Instant,
+) -> ApiResult<Submitted> {
+    let model = &app.model;
+    if let Some((most, kept)) = sampling.truncate {
+        for prompt in &mut prompts {
+            match kept {
+                KeptSide::Left => prompt.truncate(most),
+                KeptSide::Right => drop(prompt.drain(..prompt.len().saturating_sub(most))),
+            }
+        }
+    }
+    let context = model.max_model_len;
+    let mut constraint = match &sampling.form {
+        Some(form) => Some(app.grammars.compile(model, form)?),
+        None => None,
+    };
+    if !sampling.bad_words.is_empty() {
+        let words: Box<dyn TokenConstraint> = Box::new(BadWords::new(bad_words(app, &sampling)?));
+        constraint = Some(match constraint {
+            Some(grammar) => Box::new(Both(grammar, words)),
+            None => words,
+        });
+    }
+    let mut requests = Vec::with_capacity(prompts.len());
+    let mut shared = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        if prompt.is_empty() {
+            return Err(ApiError::field("prompt", "a list of no tokens; give at least one"));
+        }
+        let room = context.saturating_sub(prompt.len());
+        let wanted = match max_tokens {
+            MaxTokens::Context => room.min(model.defaults.max_tokens.unwrap_or(room)),
+            MaxTokens::Exactly(wanted) => wanted,
+        };
+        // A prompt that fills the context can be scored but not continued.
+        let continued = max_tokens == MaxTokens::Context || wanted > 0;
+        if prompt.len() > context || wanted > room || (continued && room == 0) {
+            return Err(too_long(context, prompt.len(), wanted));
+        }
+        let mut params = sampling.params.clone();
+        params.max_tokens = wanted;
+        if params.min_tokens > wanted {
+            let message =
+                format!("found {}, which is above max_tokens, {wanted}", params.min_tokens);
+            return Err(ApiError::field("min_tokens", message));
+        }
+        let prompt: Arc<[u32]> = prompt.into();
+        shared.push(Arc::clone(&prompt));
+        requests.push(Request {
+            id: RequestId(0),
+            prompt,
+            sampling: params,
+            n: sampling.best_of,
+            priority: sampling.priority,
+            cache_salt: sampling.cache_salt.clone(),
+            constraint: constraint.as_ref().map(|constraint| constraint.fork()),
+        });
+    }
+    permit.set_tokens(shared.iter().map(|prompt| prompt.len()).sum());
+    let metrics = &app.metrics;
+    for request in &requests {
+        metrics.prompt_tokens.add(request.prompt.len() as u64);
+        metrics.request_prompt_tokens.observe(request.prompt.len() as f64);
+        metrics.request_max_tokens.observe(request.sampling.max_tokens as f64);
+        metrics.request_n.observe(sampling.n as f64);
+    }
+    let (deliveries, guard) = app.engine.submit(requests)?;
+    Ok(Submitted {
+        app: Arc::clone(app),
+        prompts: shared,
+        sampling,
+        deliveries,
+        aborter: guard.aborter(),
+        guard: Some(guard),
+        _permit: permit,
+        arrived,
+        _open: app.open_request(),
+    })
+}
+
+fn too_long(context: usize, prompt: usize, max_tokens: usize) -> ApiError {
+    ApiError::field(
+        "prompt",
+        format!(
+            "This model's maximum context length is {context} tokens. However, you requested {} tokens \
+             ({prompt} in the prompt, {max_tokens} in the completion). Shorten the prompt or lower \
+             max_tokens, or set truncate_prompt_tokens.",
+            prompt + max_tokens
+        ),
+    )
+}
+
+/// The ids of bad words, at the beginning of a text and inside it.
+fn bad_words(app: &App, sampling: &Sampling) -> ApiResult<Vec<Vec<u32>>> {
+    let mut words = Vec::new();
+    for word in &sampling.bad_words {
+        let ids = app.model.tokenizer.encode(word)?;
+        if let Some((first, rest)) = ids.split_first() {
+            // The tokenizer puts a space before a text; where the word goes on from others there is none.
+            let text = app.model.token_text(*first);
+            let bare = text.strip_prefix(' ').filter(|bare| !bare.is_empty());
+            let same = (0..app.model.tokenizer.vocab_size() as u32)
+                .find(|id| bare.is_some_and(|bare| app.model.token_text(*id) == bare));
+            if let Some(same) = same {
+                words.push([&[same], rest].concat());
+            }
+        }
+        words.push(ids);
+    }
+    Ok(words)
+}
+
+/// What came for one answer.
+#[derive(Debug)]
+pub struct Update {
+    /// Which: prompt × n + number.
+    pub choice: usize,
+    /// What.
+    pub delta: Delta,
+}
+
+/// The answers of a request, in the making.
+#[derive(Debug)]
+pub struct Answers<'a> {
+    /// `best_of` for every prompt.
+    pub choices: Vec<Choice<'a>>,
+    /// Probabilities of the tokens of each prompt but the first, where they were asked for.
+    pub prompt_logprobs: Vec<Option<Vec<ScoredToken>>>,
+    cached: Vec<usize>,
+    /// When the first and the last token of each answer came.
+    times: Vec<Option<(Instant, Instant)>>,
+    open: usize,
+}
+
+impl<'a> Answers<'a> {
+    /// Nothing yet.
+    pub fn new(app: &'a App, submitted: &Submitted) -> Self {
+        let (prompts, each) = (submitted.prompts.len(), submitted.sampling.best_of);
+        let choices = (0..prompts * each).map(|_| Choice::new(&app.model, &submitted.sampling));
+        Self {
+            choices: choices.collect(),
+            prompt_logprobs: vec![None; prompts],
+            cached: vec![0; prompts],
+            times: vec![None; prompts * each],
+            open: prompts * each,
+        }
+    }
+
+    /// Tokens so far.
+    pub fn usage(&self, submitted: &Submitted) -> Usage {
+        Usage {
+            prompt_tokens: submitted.prompts.iter().map(|prompt| prompt.len()).sum(),
+            completion_tokens: self.choices.iter().map(|choice| choice.tokens).sum(),
+            cached_tokens: self.cached.iter().sum(),
+        }
+    }
+}
+
+impl Submitted {
+    /// The guard that ends the request when it is dropped: for the body of a stream, which is dropped
+    /// when its reader goes away.
+    pub fn take_guard(&mut self) -> Option<AbortGuard> {
+        self.guard.take()
+    }
+
+    /// Waits for what comes next; None when every answer has ended.
+    ///
+    /// # Errors
+    /// 400 when the engine never can answer, 500 when it broke down.
+    pub async fn next(&mut self, answers: &mut Answers<'_>) -> ApiResult<Option<Vec<Update>>> {
+        if answers.open == 0 {
+            return Ok(None);
+        }
+        match self.deliveries.recv().await {
+            Some(Delivery::Output { prompt, output }) => {
+                if let Some(scored) = output.prompt_logprobs.clone() {
+                    answers.prompt_logprobs[prompt] = Some(scored);
+                }
+                if output.cached_tokens > 0 && answers.cached[prompt] == 0 {
+                    answers.cached[prompt] = output.cached_tokens;
+                    self.app.metrics.prompt_tokens_cached.add(output.cached_tokens as u64);
+                }
+                let each = self.sampling.best_of;
+                let choice = prompt * each + output.index;
+                if output.index >= each || choice >= answers.choices.len() {
+                    return Err(ApiError::internal(
+                        "the engine answered with a sequence nobody asked for",
+                    ));
+                }
+                if let Some(error) = &output.error {
+                    tracing::warn!(error, "a sequence ended by an error");
+                    if self.sampling.form.is_none() {
+                        self.app.metrics.corrupted.add(1);
+                    }
+                }
+                self.time(answers, choice, output.token.is_some());
+                let delta = answers.choices[choice].push(output);
+                if delta.finish.is_some() {
+                    self.ended(answers, choice, &delta);
+                    let of_prompt = &answers.choices[prompt * each..(prompt + 1) * each];
+                    if of_prompt.iter().all(|choice| choice.finished) {
+                        // A stop string ends an answer without the engine's knowing.
+                        self.aborter.abort(prompt);
+                    }
+                }
+                Ok(Some(vec![Update { choice, delta }]))
+            }
+            Some(Delivery::Aborted) => {
+                let mut updates = Vec::new();
+                for choice in 0..answers.choices.len() {
+                    let delta = answers.choices[choice].abort();
+                    if delta.finish.is_some() {
+                        self.ended(answers, choice, &delta);
+                        updates.push(Update { choice, delta });
+                    }
+                }
+                Ok(Some(updates))
+            }
+            Some(Delivery::Refused(reason)) => Err(ApiError::invalid(reason)),
+            Some(Delivery::Failed(_)) | None => Err(self.app.engine.failure()),
+        }
+    }
+
+    /// Measures the times between tokens.
+    fn time(&self, answers: &mut Answers<'_>, choice: usize, has_token: bool) {
+        if !has_token || answers.choices[choice].finished {
+            return;
+        }
+        let (now, metrics) = (Instant::now(), &self.app.metrics);
+        metrics.generation_tokens.add(1);
+        let first = match answers.times[choice] {
+            None => {
+                metrics.first_token.observe((now - self.arrived).as_secs_f64());
+                now
+            }
+            Some((first, last)) => {
+                metrics.between_tokens.observe((now - last).as_secs_f64());
+                first
+            }
+        };
+        answers.times[choice] = Some((first, now));
+    }
+
+    /// Counts an answer that has ended.
+    fn ended(&self, answers: &mut Answers<'_>, choice: usize, delta: &Delta) {
+        answers.open = answers.open.saturating_sub(1);
+        let metrics = &self.app.metrics;
+        let tokens = answers.choices[choice].tokens;
+        metrics.request_generation_tokens.observe(tokens as f64);
+        metrics.end_to_end.observe(self.arrived.elapsed().as_secs_f64());
+        if let Some((first, last)) = answers.times[choice].filter(|_| tokens > 1) {
+            metrics.time_per_token.observe((last - first).as_secs_f64() / (tokens - 1) as f64);
+        }
+        if let Some(finish) = &delta.finish {
+            metrics.finished.with(&[finish.reason]).add(1);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The server through HTTP on loopback, with an engine that says a fixed text.
+
+#![allow(clippy::unwrap_used)]
+
+mod fake_engine;
+mod faults;
+mod requests;
+mod server;
