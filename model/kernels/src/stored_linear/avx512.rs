@@ -292,6 +292,7 @@ unsafe fn step<W: Blocks>(row: *const u8, start: usize, inputs: usize) -> (__m51
 /// # Safety
 ///
 /// The rows of `x` are rounded to 8 bits and have `inputs` elements.
+#[expect(clippy::needless_range_loop, reason = "n names the row of the weight too")]
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi2,f16c"
