@@ -153,15 +153,53 @@ unsafe trait DotKernel {
     /// # Safety
     ///
     /// Rows of `x` are as [`Activations`] has them for this kernel, rows of the weight as its format
-    /// says, all of `inputs` elements. Bytes `ahead` behind those of the weight are read next: the
-    /// kernel may prefetch them, wherever they are.
+    /// says, all of `inputs` elements. As many bytes from `next` on are read next, unless it is null:
+    /// the kernel may prefetch them, wherever they are.
     unsafe fn dot<const R: usize>(
         x: [*const u8; R],
         w: [*const u8; WEIGHT_ROWS],
         inputs: usize,
-        ahead: usize,
+        next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R];
+
+    /// Bytes of rows of the weight that are unpacked once for many rows of `x`; 0 where that is of no
+    /// use.
+    fn unpacked_bytes(_inputs: usize) -> usize {
+        0
+    }
+
+    /// Unpacks rows of the weight, of `inputs` elements, for [`Self::dot_unpacked`].
+    ///
+    /// # Safety
+    ///
+    /// `to` has [`Self::unpacked_bytes`] bytes; the rest as of [`Self::dot`].
+    unsafe fn unpack(_to: *mut u8, _w: [*const u8; WEIGHT_ROWS], _inputs: usize) {}
+
+    /// The sums of [`Self::dot`], to the bit, from unpacked rows of the weight.
+    ///
+    /// # Safety
+    ///
+    /// [`Self::unpack`] wrote `unpacked`; the rest as of [`Self::dot`].
+    unsafe fn dot_unpacked<const R: usize>(
+        _x: [*const u8; R],
+        _unpacked: *const u8,
+        _inputs: usize,
+    ) -> [[f32; WEIGHT_ROWS]; R] {
+        unreachable!("a kernel that unpacks has sums of what it unpacked")
+    }
 }
+
+/// Rows of the weight that a tile is multiplied by.
+#[derive(Clone, Copy)]
+enum Panel {
+    /// As they are stored, and what is read after them.
+    Stored([*const u8; WEIGHT_ROWS], *const u8),
+    /// As the kernel unpacked them.
+    Unpacked(*const u8),
+}
+
+/// Rows of `x` from which on rows of the weight are unpacked first.
+const UNPACK_FROM: usize = 8;
 
 /// `y` (M, outputs) `=` `x` (M, inputs) times `weight` (outputs, inputs) transposed.
 ///
@@ -384,20 +422,33 @@ impl<E: Element, O: Element> Product<'_, E, O> {
                 None => stored(n).as_ptr(),
             };
         }
+        let unpacked_bytes = K::unpacked_bytes(inputs);
+        let mut unpacked = (unpacked_bytes > 0 && rows.len() >= UNPACK_FROM)
+            .then(|| Scratch::new::<u8>(unpacked_bytes));
+        let mut panel = Panel::Stored(w, w[0].wrapping_add(WEIGHT_ROWS * self.row_bytes));
+        if let Some(unpacked) = &mut unpacked {
+            let to = unpacked.as_mut::<u8>().as_mut_ptr();
+            // SAFETY: K runs on this CPU; room for what is unpacked.
+            unsafe { K::unpack(to, w, inputs) };
+            panel = Panel::Unpacked(to);
+        }
         let tiles = rows.len().div_ceil(K::X_ROWS.min(MOST_X_ROWS));
         let mut row = rows.start;
         for tile in 0..tiles {
             // Tiles of about the same height.
             let count = (rows.end - row).div_ceil(tiles - tile);
             match count {
-                1 => self.multiply_tile::<K, 1>(x, row, w, first),
-                2 => self.multiply_tile::<K, 2>(x, row, w, first),
-                3 => self.multiply_tile::<K, 3>(x, row, w, first),
-                4 => self.multiply_tile::<K, 4>(x, row, w, first),
-                5 => self.multiply_tile::<K, 5>(x, row, w, first),
-                _ => self.multiply_tile::<K, MOST_X_ROWS>(x, row, w, first),
+                1 => self.multiply_tile::<K, 1>(x, row, panel, first),
+                2 => self.multiply_tile::<K, 2>(x, row, panel, first),
+                3 => self.multiply_tile::<K, 3>(x, row, panel, first),
+                4 => self.multiply_tile::<K, 4>(x, row, panel, first),
+                5 => self.multiply_tile::<K, 5>(x, row, panel, first),
+                _ => self.multiply_tile::<K, MOST_X_ROWS>(x, row, panel, first),
             }
             row += count;
+            if let Panel::Stored(_, next) = &mut panel {
+                *next = std::ptr::null();
+            }
         }
     }
 
@@ -406,18 +457,31 @@ impl<E: Element, O: Element> Product<'_, E, O> {
         &self,
         x: &Activations<'_>,
         row: usize,
-        w: [*const u8; WEIGHT_ROWS],
+        panel: Panel,
         first: usize,
     ) {
         let LinearShape { inputs, outputs, .. } = self.shape;
-        let ahead = WEIGHT_ROWS * self.row_bytes;
         // SAFETY: K runs on this CPU, and these are rows in the form and the format it was chosen for.
-        let sums = unsafe { K::dot::<R>(x.rows(row), w, inputs, ahead) };
+        let sums = unsafe {
+            match panel {
+                Panel::Stored(w, next) => K::dot::<R>(x.rows(row), w, inputs, next),
+                Panel::Unpacked(unpacked) => K::dot_unpacked::<R>(x.rows(row), unpacked, inputs),
+            }
+        };
+        let together = self.weight.order == RowOrder::AsStored && outputs - first >= WEIGHT_ROWS;
         for (r, sums) in sums.iter().enumerate() {
+            let start = (row + r) * outputs;
+            if together {
+                // SAFETY: inside y; the columns of these rows belong to this task.
+                let to = unsafe { self.y.at(start + first) }.cast::<[O; WEIGHT_ROWS]>();
+                // SAFETY: as above; arrays are aligned as their elements are.
+                unsafe { to.write(sums.map(O::from_f32)) };
+                continue;
+            }
             for (n, &sum) in sums.iter().enumerate().take(outputs - first) {
                 let column = self.weight.order.column(first + n);
                 // SAFETY: inside y; the columns of these rows belong to this task.
-                unsafe { self.y.at((row + r) * outputs + column).write(O::from_f32(sum)) };
+                unsafe { self.y.at(start + column).write(O::from_f32(sum)) };
             }
         }
     }

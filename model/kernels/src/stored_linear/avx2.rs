@@ -109,7 +109,7 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
         x: [*const u8; R],
         w: [*const u8; WEIGHT_ROWS],
         inputs: usize,
-        _ahead: usize,
+        _next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R] {
         let mut sums = [[_mm256_setzero_ps(); WEIGHT_ROWS]; R];
         let whole = inputs / LANES * LANES;
@@ -196,7 +196,7 @@ unsafe impl<W: Blocks> DotKernel for Integers<W> {
         x: [*const u8; R],
         w: [*const u8; WEIGHT_ROWS],
         inputs: usize,
-        _ahead: usize,
+        _next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R] {
         let scales_at = parts(inputs).scales;
         let mut sums = [[_mm256_setzero_ps(); WEIGHT_ROWS]; R];

@@ -67,31 +67,39 @@ unsafe impl Float for Bf16 {
     }
 }
 
-/// Prefetches a cache line.
+/// Prefetches the `bytes` bytes that four rows have at step `step`, as if they lay one after the other.
 #[inline(always)]
-fn fetch(line: *const u8) {
-    // SAFETY: a prefetch reads nothing the program sees, and faults nowhere.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+fn fetch(next: *const u8, step: usize, bytes: usize) {
+    if next.is_null() {
+        return;
+    }
+    for line in (0..bytes).step_by(64) {
+        let line = next.wrapping_add(step * bytes + line);
+        // SAFETY: a prefetch reads nothing the program sees, and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
 }
 
-/// The sum of the lanes, halves added to halves.
+/// The four lanes left of a sum when its halves were added to each other twice.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
-fn sum_lanes(x: __m512) -> f32 {
+fn quarter(x: __m512) -> __m128 {
     let x = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
-    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+    _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
 }
 
+/// The sums of the lanes, halves added to halves: (x₀ + x₂) + (x₁ + x₃) of the last four.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
 fn sum_all<const R: usize>(sums: &[[__m512; WEIGHT_ROWS]; R]) -> [[f32; WEIGHT_ROWS]; R] {
     let mut out = [[0.0; WEIGHT_ROWS]; R];
-    for (out, sums) in out.iter_mut().zip(sums) {
-        for (out, &sum) in out.iter_mut().zip(sums) {
-            *out = sum_lanes(sum);
-        }
+    for (out, [a, b, c, d]) in out.iter_mut().zip(sums) {
+        let (a, b, c, d) = (quarter(*a), quarter(*b), quarter(*c), quarter(*d));
+        let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+        let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+        let four = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+        // SAFETY: four floats.
+        unsafe { _mm_storeu_ps(out.as_mut_ptr(), four) };
     }
     out
 }
@@ -105,20 +113,17 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
         x: [*const u8; R],
         w: [*const u8; WEIGHT_ROWS],
         inputs: usize,
-        ahead: usize,
+        next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R] {
         const LANES: usize = 16;
         let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
         for start in (0..inputs).step_by(LANES) {
+            fetch(next, start / LANES, WEIGHT_ROWS * LANES * W::BYTES);
             let mask = 0xffff_u16 >> (LANES - (inputs - start).min(LANES));
             let mut ws = [_mm512_setzero_ps(); WEIGHT_ROWS];
             for n in 0..WEIGHT_ROWS {
-                let from = w[n].wrapping_add(start * W::BYTES);
-                if R == 1 {
-                    fetch(from.wrapping_add(ahead));
-                }
                 // SAFETY: elements of the row.
-                ws[n] = unsafe { W::load(from, mask) };
+                ws[n] = unsafe { W::load(w[n].add(start * W::BYTES), mask) };
             }
             for r in 0..R {
                 // SAFETY: elements of the row.
@@ -143,13 +148,14 @@ unsafe impl DotKernel for Bf16Pairs {
         x: [*const u8; R],
         w: [*const u8; WEIGHT_ROWS],
         inputs: usize,
-        ahead: usize,
+        next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R] {
         const LANES: usize = 32;
         // SAFETY: the same 512 bits, read as 32 bf16.
         let pairs = |x: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
         let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
         for start in (0..inputs).step_by(LANES) {
+            fetch(next, start / LANES, WEIGHT_ROWS * LANES * 2);
             let mask = 0xffff_ffff_u32 >> (LANES - (inputs - start).min(LANES));
             // SAFETY: elements of a row.
             let load = |row: *const u8| unsafe {
@@ -157,9 +163,6 @@ unsafe impl DotKernel for Bf16Pairs {
             };
             let mut ws = [_mm512_setzero_si512(); WEIGHT_ROWS];
             for n in 0..WEIGHT_ROWS {
-                if R == 1 {
-                    fetch(w[n].wrapping_add(2 * start + ahead));
-                }
                 ws[n] = load(w[n]);
             }
             for r in 0..R {
@@ -263,6 +266,79 @@ unsafe fn scales(first: *const u8, second: Option<*const u8>) -> __m512 {
     }
 }
 
+/// Bytes of a step of an unpacked row: its elements, and the scales of their sums in f32.
+const UNPACKED_STEP: usize = 2 * STEP;
+
+/// The elements of a step of a row, with the bias of the format, and the scales of their sums.
+///
+/// # Safety
+///
+/// The caller has AVX-512; `row` has `inputs` elements, more than `start`.
+#[inline(always)]
+unsafe fn step<W: Blocks>(row: *const u8, start: usize, inputs: usize) -> (__m512i, __m512) {
+    // SAFETY: one or two blocks of the row.
+    unsafe {
+        let from = row.add(start / BLOCK * W::BYTES);
+        if start + BLOCK < inputs {
+            (W::two(from), scales(from, Some(from.add(W::BYTES))))
+        } else {
+            (W::one(from), scales(from, None))
+        }
+    }
+}
+
+/// The sums of rows whose steps `step` gives, by the row of the weight and the first element.
+///
+/// # Safety
+///
+/// The rows of `x` are rounded to 8 bits and have `inputs` elements.
+#[expect(clippy::needless_range_loop, reason = "n names the row of the weight too")]
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi2,f16c"
+)]
+unsafe fn dot_steps<const R: usize>(
+    x: [*const u8; R],
+    inputs: usize,
+    next: *const u8,
+    step_bytes: usize,
+    step: impl Fn(usize, usize) -> (__m512i, __m512),
+) -> [[f32; WEIGHT_ROWS]; R] {
+    let places = parts(inputs);
+    let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
+    for group in 0..inputs.div_ceil(GROUP) {
+        let mut inner = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
+        let end = ((group + 1) * GROUP).min(inputs);
+        for start in (group * GROUP..end).step_by(STEP) {
+            fetch(next, start / STEP, WEIGHT_ROWS * step_bytes);
+            for n in 0..WEIGHT_ROWS {
+                let (integers, scale) = step(n, start);
+                for r in 0..R {
+                    // SAFETY: a step of the row, which has whole steps.
+                    let (x, correction) = unsafe {
+                        let x = x[r].add(start);
+                        let correction = x.add(places.corrections);
+                        (_mm512_loadu_si512(x.cast()), _mm512_loadu_si512(correction.cast()))
+                    };
+                    let total = _mm512_dpbusd_epi32(correction, integers, x);
+                    let total = _mm512_cvtepi32_ps(total);
+                    inner[r][n] = _mm512_fmadd_ps(total, scale, inner[r][n]);
+                }
+            }
+        }
+        for r in 0..R {
+            // SAFETY: the scale of the group.
+            let scale =
+                unsafe { x[r].add(places.scales).cast::<f32>().add(group).read_unaligned() };
+            let scale = _mm512_set1_ps(scale);
+            for n in 0..WEIGHT_ROWS {
+                sums[r][n] = _mm512_fmadd_ps(inner[r][n], scale, sums[r][n]);
+            }
+        }
+    }
+    sum_all(&sums)
+}
+
 // SAFETY: chosen only where cpu_level found AVX-512 with VNNI.
 unsafe impl<W: Blocks> DotKernel for Integers<W> {
     const X_ROWS: usize = 4;
@@ -274,53 +350,49 @@ unsafe impl<W: Blocks> DotKernel for Integers<W> {
         x: [*const u8; R],
         w: [*const u8; WEIGHT_ROWS],
         inputs: usize,
-        ahead: usize,
+        next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R] {
-        let places = parts(inputs);
-        let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
-        for group in 0..inputs.div_ceil(GROUP) {
-            let mut inner = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
-            let end = ((group + 1) * GROUP).min(inputs);
-            for start in (group * GROUP..end).step_by(STEP) {
-                for n in 0..WEIGHT_ROWS {
-                    let from = w[n].wrapping_add(start / BLOCK * W::BYTES);
-                    if R == 1 {
-                        fetch(from.wrapping_add(ahead));
-                    }
-                    // SAFETY: one or two blocks of the row.
-                    let (integers, scale) = unsafe {
-                        if start + BLOCK < inputs {
-                            let second = from.wrapping_add(W::BYTES);
-                            (W::two(from), scales(from, Some(second)))
-                        } else {
-                            (W::one(from), scales(from, None))
-                        }
-                    };
-                    for r in 0..R {
-                        // SAFETY: a step of the row, which has whole steps.
-                        let (x, correction) = unsafe {
-                            let x = x[r].add(start);
-                            (
-                                _mm512_loadu_si512(x.cast()),
-                                _mm512_loadu_si512(x.add(places.corrections).cast()),
-                            )
-                        };
-                        let total = _mm512_dpbusd_epi32(correction, integers, x);
-                        let total = _mm512_cvtepi32_ps(total);
-                        inner[r][n] = _mm512_fmadd_ps(total, scale, inner[r][n]);
-                    }
-                }
-            }
-            for r in 0..R {
-                // SAFETY: the scale of the group.
-                let scale =
-                    unsafe { x[r].add(places.scales).cast::<f32>().add(group).read_unaligned() };
-                let scale = _mm512_set1_ps(scale);
-                for n in 0..WEIGHT_ROWS {
-                    sums[r][n] = _mm512_fmadd_ps(inner[r][n], scale, sums[r][n]);
+        // SAFETY: passed on.
+        unsafe {
+            dot_steps(x, inputs, next, 2 * W::BYTES, |n, start| step::<W>(w[n], start, inputs))
+        }
+    }
+
+    fn unpacked_bytes(inputs: usize) -> usize {
+        inputs.div_ceil(STEP) * WEIGHT_ROWS * UNPACKED_STEP
+    }
+
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi2,f16c"
+    )]
+    unsafe fn unpack(to: *mut u8, w: [*const u8; WEIGHT_ROWS], inputs: usize) {
+        for start in (0..inputs).step_by(STEP) {
+            for (n, &row) in w.iter().enumerate() {
+                // SAFETY: a step of the row, and room for it.
+                unsafe {
+                    let (integers, scale) = step::<W>(row, start, inputs);
+                    let to = to.add((start / STEP * WEIGHT_ROWS + n) * UNPACKED_STEP);
+                    _mm512_storeu_si512(to.cast(), integers);
+                    _mm512_storeu_ps(to.add(STEP).cast(), scale);
                 }
             }
         }
-        sum_all(&sums)
+    }
+
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi2,f16c"
+    )]
+    unsafe fn dot_unpacked<const R: usize>(
+        x: [*const u8; R],
+        unpacked: *const u8,
+        inputs: usize,
+    ) -> [[f32; WEIGHT_ROWS]; R] {
+        // SAFETY: passed on; a step of the unpacked rows.
+        unsafe {
+            dot_steps(x, inputs, std::ptr::null(), 0, |n, start| {
+                let from = unpacked.add((start / STEP * WEIGHT_ROWS + n) * UNPACKED_STEP);
+                (_mm512_loadu_si512(from.cast()), _mm512_loadu_ps(from.add(STEP).cast()))
+            })
+        }
     }
 }

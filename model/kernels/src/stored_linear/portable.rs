@@ -98,7 +98,7 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
         x: [*const u8; R],
         w: [*const u8; WEIGHT_ROWS],
         inputs: usize,
-        _ahead: usize,
+        _next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R] {
         x.map(|x| {
             w.map(|w| {
@@ -123,7 +123,7 @@ unsafe impl<W: Blocks> DotKernel for Integers<W> {
         x: [*const u8; R],
         w: [*const u8; WEIGHT_ROWS],
         inputs: usize,
-        _ahead: usize,
+        _next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R] {
         let scales_at = parts(inputs).scales;
         x.map(|x| {
