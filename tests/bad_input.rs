@@ -168,7 +168,7 @@ fn prompts_and_options_of_generate() {
     generate(&["--prompt", "a", "--prompts", "-"]).fails(2, &["--prompt", "--prompts"]);
     generate(&["--prompt-file", "/nonexistent"]).fails(1, &["/nonexistent"]);
     let prompts = run.dir.path().join("prompts.jsonl");
-    std::fs::write(&prompts, "{\"prompt\": \"a\"}\n{\"text\": 1}\n").unwrap();
+    fs::write(&prompts, "{\"prompt\": \"a\"}\n{\"text\": 1}\n").unwrap();
     generate(&["--prompts", prompts.to_str().unwrap()]).fails(1, &["prompts.jsonl:2", "`prompt`"]);
     generate(&[]).fails(2, &["--prompt"]);
     crate::harness::run(["generate", "--checkpoint", "/nonexistent", "--prompt", "a"])

@@ -79,7 +79,7 @@ fn generate_repeats_streams_and_stops() {
 
     // Prompts together give what each gives alone, in their order; samples differ.
     let file = checkpoint.join("prompts");
-    std::fs::write(&file, "The sea\n\nThe whale\n").unwrap();
+    fs::write(&file, "The sea\n\nThe whale\n").unwrap();
     let file = file.to_str().unwrap();
     let many = |arguments: &[&str]| {
         let common = ["generate", "--checkpoint", checkpoint.to_str().unwrap()];
@@ -106,7 +106,7 @@ fn generate_repeats_streams_and_stops() {
     let expected = format!("--- prompt 1, text 0\nThe whale{text}\n");
     assert!(printed.starts_with("--- prompt 0, text 0\nThe sea"), "{printed}");
     assert!(printed.ends_with(&expected), "{printed}");
-    std::fs::write(file, "The whale\n").unwrap();
+    fs::write(file, "The whale\n").unwrap();
     assert_eq!(many(&["--prompt-file", file]).stdout, streamed.stdout);
 
     // The model that generates is the model that was validated.
