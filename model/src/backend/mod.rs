@@ -80,7 +80,7 @@ pub(crate) fn paged_attention(
     sequences: &[PagedRows<'_>],
 ) -> (Tensor<4>, Tensor<3>) {
     let on_cpu = |x: &Tensor<4>| {
-        x.clone().try_into_primitive::<Flex>().ok().expect("pages lie in memory of the CPU")
+        x.clone().try_into_primitive::<Flex>().expect("pages lie in memory of the CPU")
     };
     let (o, lse) = flex::paged_attention(on_cpu(q), on_cpu(k), on_cpu(v), cache, sequences);
     (Tensor::from_primitive::<Flex>(o), Tensor::from_primitive::<Flex>(lse))
