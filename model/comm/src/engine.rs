@@ -112,7 +112,11 @@ pub(crate) struct Submission {
 
 enum Command {
     Run(Submission, String),
-    Split { channel: Channel, color: usize, ending: Arc<Ending> },
+    Split {
+        channel: Channel,
+        color: usize,
+        ending: Arc<Ending>,
+    },
     Finish(Arc<Ending>),
     Abort(i32),
     /// The program has left without an end: the transport is not asked for one.
