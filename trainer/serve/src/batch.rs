@@ -5,7 +5,7 @@
 //! short is removed and answered again, and none is lost or repeated. A request without a seed gets one
 //! that follows from its line, so an answer does not depend on interruptions.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -69,6 +69,10 @@ pub async fn run(
     progress: impl Fn(BatchProgress),
 ) -> Result<BatchReport> {
     let mut lines = Lines::open(input)?;
+    if are_one_file(input, output) {
+        let reason = "is the input too; choose another --output";
+        return Err(ServeError::file(output, reason));
+    }
     let (mut out, answered) = open_output(output)?;
     let mut report = BatchReport::default();
     let mut done = BatchProgress { bytes: 0, lines: 0 };
@@ -80,7 +84,20 @@ pub async fn run(
                 at_end = true;
                 break;
             };
-            if line.text.trim().is_empty() || answered.contains(&answer_id(line.number)) {
+            let before = answered.get(&answer_id(line.number));
+            if let Some(theirs) = before {
+                let ours = custom_id_of(&line.text);
+                if ours != *theirs {
+                    let number = line.number;
+                    let reason = format!(
+                        "line {number} of {} has the custom_id {ours}, and its answer here that of \
+                         {theirs}: these are the answers to another input; choose another --output",
+                        input.display()
+                    );
+                    return Err(ServeError::file(output, reason));
+                }
+            }
+            if line.text.trim().is_empty() || before.is_some() {
                 report.skipped += usize::from(!line.text.trim().is_empty());
                 done.bytes += line.bytes;
                 done.lines += 1;
@@ -187,8 +204,23 @@ fn read_request(line: &Line) -> std::result::Result<BatchRequest, (Value, String
     Ok(BatchRequest { custom_id, chat, body: Value::Object(body) })
 }
 
-/// Opens the output for appending, for this process alone; the names of the answers in it.
-fn open_output(path: &Path) -> Result<(File, HashSet<String>)> {
+/// How a line of answers begins.
+const BEGINNING: &[u8] = b"{\"id\":\"batch_req_";
+
+/// Whether both names are of one file.
+fn are_one_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The `custom_id` of a line of the input, as it is given.
+fn custom_id_of(text: &str) -> Value {
+    let value: Option<Value> = serde_json::from_str(text).ok();
+    value.and_then(|value| value.get("custom_id").cloned()).unwrap_or_default()
+}
+
+/// Opens the output for appending, for this process alone; the names of the answers in it, and the
+/// `custom_id` that each answers.
+fn open_output(path: &Path) -> Result<(File, HashMap<String, Value>)> {
     let failed = |error: std::io::Error| ServeError::file(path, error);
     let mut file =
         OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
@@ -196,7 +228,11 @@ fn open_output(path: &Path) -> Result<(File, HashSet<String>)> {
         let reason = format!("another process is writing it ({error}); wait until it ends, or choose another --output");
         ServeError::file(path, reason)
     })?;
-    let mut answered = HashSet::new();
+    let not_an_answer = |number: usize| {
+        let reason = format!("line {number} is not an answer of a batch; choose another --output");
+        ServeError::file(path, reason)
+    };
+    let mut answered = HashMap::new();
     let mut whole = 0;
     let mut reader = BufReader::new(&file);
     loop {
@@ -206,20 +242,23 @@ fn open_output(path: &Path) -> Result<(File, HashSet<String>)> {
             .take(LONGEST_LINE as u64)
             .read_until(b'\n', &mut line)
             .map_err(failed)?;
-        if read == 0 || line.last() != Some(&b'\n') {
+        if read == 0 {
+            break;
+        }
+        let known = line.len().min(BEGINNING.len());
+        if line[..known] != BEGINNING[..known] {
+            return Err(not_an_answer(answered.len() + 1));
+        }
+        if line.last() != Some(&b'\n') {
             break;
         }
         let value: Option<Value> = serde_json::from_slice(&line).ok();
         let id = value.as_ref().and_then(|value| value.get("id")?.as_str().map(str::to_owned));
-        match id {
-            Some(id) => drop(answered.insert(id)),
-            None => {
-                let reason = format!(
-                    "line {} is not an answer of a batch; choose another --output",
-                    answered.len() + 1
-                );
-                return Err(ServeError::file(path, reason));
+        match (id, value) {
+            (Some(id), Some(value)) => {
+                answered.insert(id, value.get("custom_id").cloned().unwrap_or_default());
             }
+            _ => return Err(not_an_answer(answered.len() + 1)),
         }
         whole += read as u64;
     }

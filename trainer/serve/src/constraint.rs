@@ -3,7 +3,7 @@
 //! Grammars are compiled by llguidance over the pieces of the tokenizer: JSON schemas, regular
 //! expressions, lists of choices, and grammars in Lark's form.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use altiplano_data::tokenizer::PieceType;
 use altiplano_model::infer::TokenConstraint;
@@ -16,7 +16,10 @@ use crate::error::{ApiError, ApiResult, ServeError};
 use crate::served_model::ServedModel;
 
 /// Largest schema, grammar or regular expression in bytes.
-const LARGEST_GRAMMAR: usize = 256 << 10;
+const LARGEST_GRAMMAR: usize = 64 << 10;
+/// Most bytes of a regular expression, in a schema too: compiling takes time in the square of it, half
+/// a second for this.
+const LARGEST_REGEX: usize = 4 << 10;
 
 /// What an answer has to look like.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,6 +119,15 @@ impl AnswerForm {
         }
     }
 
+    /// Bytes of the longest regular expression. A grammar in Lark's form counts as one.
+    fn longest_regex(&self) -> usize {
+        match self {
+            Self::JsonObject | Self::Choice(_) => 0,
+            Self::JsonSchema(schema) => longest_text(schema),
+            Self::Regex(text) | Self::Lark(text) => text.len(),
+        }
+    }
+
     fn grammar(&self) -> TopLevelGrammar {
         match self {
             Self::JsonObject => {
@@ -145,12 +157,26 @@ fn compact(schema: &Value) -> Value {
     schema
 }
 
+/// Bytes of the longest text in a schema: patterns are some of them.
+fn longest_text(schema: &Value) -> usize {
+    match schema {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(longest_text).max().unwrap_or(0),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| key.len().max(longest_text(value))).max().unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
 /// The key under which a schema says how llguidance writes JSON.
 const GUIDANCE: &str = "x-guidance";
 
 /// Compiles grammars over one vocabulary.
 pub struct Grammars {
     factory: OnceLock<Result<ParserFactory, String>>,
+    /// Held while a grammar is compiled: one at a time, because each may take much memory.
+    compiling: Mutex<()>,
 }
 
 impl std::fmt::Debug for Grammars {
@@ -162,7 +188,7 @@ impl std::fmt::Debug for Grammars {
 impl Default for Grammars {
     /// The vocabulary is prepared with the first grammar.
     fn default() -> Self {
-        Self { factory: OnceLock::new() }
+        Self { factory: OnceLock::new(), compiling: Mutex::default() }
     }
 }
 
@@ -183,6 +209,13 @@ impl Grammars {
                 format!("{size} bytes of schema or grammar, the limit is {LARGEST_GRAMMAR}");
             return Err(ApiError::field(name, message));
         }
+        let longest = form.longest_regex();
+        if longest > LARGEST_REGEX {
+            let message =
+                format!("{longest} bytes of regular expression, the limit is {LARGEST_REGEX}");
+            return Err(ApiError::field(name, message));
+        }
+        let _one = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
         let factory =
             self.factory.get_or_init(|| factory(model).map_err(|error| error.to_string()));
         let factory = factory.as_ref().map_err(|error| ApiError::internal(error.clone()))?;

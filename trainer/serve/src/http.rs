@@ -12,6 +12,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -204,9 +205,14 @@ async fn detokenize(State(app): State<Arc<App>>, body: Body) -> ApiResult<Json<V
     off_the_reactor(move || tokenization::detokenize(&app, body)).await
 }
 
+/// Bodies of `/tokenize` and `/detokenize` that are worked on at a time: each takes memory in many
+/// times its length.
+static TEXTS_AT_A_TIME: Semaphore = Semaphore::const_new(2);
+
 async fn off_the_reactor(
     work: impl FnOnce() -> ApiResult<Value> + Send + 'static,
 ) -> ApiResult<Json<Value>> {
+    let _place = TEXTS_AT_A_TIME.acquire().await;
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| Err(ApiError::internal("the text could not be read"))).map(Json)
 }

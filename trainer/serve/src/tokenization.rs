@@ -24,6 +24,10 @@ pub fn tokenize(app: &App, body: Value) -> ApiResult<Value> {
     let add_special = fields.take::<bool>("add_special_tokens", yes_or_no)?;
     let with_texts = fields.take("return_token_strs", yes_or_no)?.unwrap_or(false);
     let tokens = match fields.take::<String>("prompt", "a text")? {
+        Some(text) if text.len() > LARGEST_TEXT => {
+            let message = format!("{} bytes of text, the limit is {LARGEST_TEXT}", text.len());
+            return Err(ApiError::field("prompt", message));
+        }
         Some(text) => match add_special.unwrap_or(true) {
             true => model.tokenizer.encode_document(&text, true, false)?,
             false => model.specials.encode(&model.tokenizer, &text)?,

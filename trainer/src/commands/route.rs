@@ -73,7 +73,7 @@ pub fn run(args: RouteArgs) -> Result<()> {
         },
         seed: args.seed,
         heart_beat: Duration::from_secs(args.heart_beat.max(1)),
-        api_key: api_key(args.api_key),
+        api_key: api_key(args.api_key)?,
         max_body_bytes: usize::try_from(args.max_request_size).unwrap_or(usize::MAX),
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
     };

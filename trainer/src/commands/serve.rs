@@ -75,8 +75,17 @@ SIGTERM lets open requests end; a second one ends at once. Exit status: 0 after 
 engine broke down.";
 
 /// The key of the arguments or of the environment.
-pub(super) fn api_key(argument: Option<String>) -> Option<String> {
-    argument.or_else(|| std::env::var("ALTIPLANO_API_KEY").ok()).filter(|key| !key.is_empty())
+///
+/// # Errors
+/// [`TrainerError::Usage`] when it is empty: a server that is open to all is asked for by no key.
+pub(super) fn api_key(argument: Option<String>) -> Result<Option<String>> {
+    let key = argument.or_else(|| std::env::var("ALTIPLANO_API_KEY").ok());
+    match key.as_deref() {
+        Some("") => Err(TrainerError::Usage {
+            message: "the key of --api-key or ALTIPLANO_API_KEY is empty; give one, or neither".into(),
+        }),
+        _ => Ok(key),
+    }
 }
 
 /// Runs the command.
@@ -91,7 +100,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
         seed: 0,
         stream_interval: args.stream_interval,
         return_tokens_as_token_ids: false,
-        api_key: api_key(args.api_key),
+        api_key: api_key(args.api_key)?,
         max_body_bytes: usize::try_from(args.max_request_size).unwrap_or(usize::MAX),
     };
     let key = app.api_key.clone();
