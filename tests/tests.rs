@@ -21,6 +21,7 @@ mod readme;
 mod reports;
 mod resume;
 mod run_changes;
+mod sft;
 #[cfg(unix)]
 mod signals;
 mod terminal;

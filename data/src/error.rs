@@ -189,6 +189,17 @@ pub enum DataError {
         reason: String,
     },
 
+    /// A chat template cannot be compiled or rendered.
+    #[error("chat template {template}:{line} {reason}")]
+    ChatTemplate {
+        /// Its file or name.
+        template: String,
+        /// ` line 3:`, or empty where no line is known.
+        line: String,
+        /// What is wrong, or what the template itself says.
+        reason: String,
+    },
+
     // Language model
     /// An n-gram model cannot be estimated or written.
     #[error("n-gram model: {reason}")]

@@ -22,12 +22,14 @@
 //! | [`ngram`] | the n-gram language model |
 //! | [`classifier`] | the classifier of reference-like pages |
 //! | [`source`] | readers of raw text |
+//! | [`chat`] | conversations as text: templates, stop strings |
 //! | [`step`] | one document in, one document or a reason out |
 //! | [`dedup`] | what needs all documents in view |
 //! | [`pipeline`] | raw text to documents, with counters, holdout and manifests |
 //! | [`shard`] | token files, memory-mapped |
 //! | [`mixture`] | shares of tokens, source order, epoch permutations |
 //! | [`loader`] | batches, resumable from a handful of integers |
+//! | [`sft`] | examples to fine-tune on: formats, masks, packing, batches |
 //! | [`config`] | the one file that drives all of the above |
 
 pub mod error;
@@ -54,8 +56,11 @@ pub mod classifier;
 pub mod language;
 pub mod ngram;
 
-pub mod dedup;
 pub mod source;
+
+pub mod chat;
+
+pub mod dedup;
 pub mod step;
 
 pub mod pipeline;
@@ -65,6 +70,8 @@ pub mod shard;
 pub mod mixture;
 
 pub mod loader;
+
+pub mod sft;
 
 pub mod config;
 

@@ -32,13 +32,29 @@ pub fn generate_text(
     max_tokens: usize,
     stop: &[String],
     sampler: &mut Sampler,
-    mut on_text: impl FnMut(&str) -> bool + Send,
+    on_text: impl FnMut(&str) -> bool + Send,
 ) -> Result<GeneratedText> {
     let mut ids = tokenizer.encode_document(prompt, true, false)?;
     if ids.is_empty() {
         // A tokenizer without a begin mark and an empty prompt: the end mark starts a new text.
         ids.extend(tokenizer.eos_id());
     }
+    generate_from_ids(model, tokenizer, &ids, max_tokens, stop, sampler, on_text)
+}
+
+/// [`generate_text`] behind a prompt of ids.
+///
+/// # Errors
+/// When the prompt does not fit into the context.
+pub fn generate_from_ids(
+    model: &Llama,
+    tokenizer: &Tokenizer,
+    ids: &[u32],
+    max_tokens: usize,
+    stop: &[String],
+    sampler: &mut Sampler,
+    mut on_text: impl FnMut(&str) -> bool + Send,
+) -> Result<GeneratedText> {
     let prompt: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
     let eos = tokenizer.eos_id().map(|id| id as i32);
 

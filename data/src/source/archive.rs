@@ -242,7 +242,7 @@ pub(super) fn inner_path(path: &str) -> Option<String> {
 }
 
 /// Seconds since 1970 as RFC 3339 in UTC.
-pub(super) fn rfc3339(seconds: u64) -> String {
+pub(crate) fn rfc3339(seconds: u64) -> String {
     let (days, second) = (seconds / 86400, seconds % 86400);
     // Years begin in March, so that the leap day is the last: 719468 days lie between
     // 0000-03-01 and 1970-01-01, and 146097 days are 400 years.

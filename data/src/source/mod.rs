@@ -19,6 +19,7 @@ mod text;
 mod web_archive;
 mod wikipedia;
 
+pub(crate) use archive::rfc3339;
 pub use arxiv::{ArxivFormat, ArxivSource, SplicedTex, splice_tex};
 pub use books::{BooksLayout, BooksSource};
 pub use github::{GithubFormat, GithubSource, licence};

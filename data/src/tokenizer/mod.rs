@@ -11,6 +11,7 @@ mod bpe;
 mod description;
 pub(crate) mod model_proto;
 pub(crate) mod sample;
+mod spans;
 mod stream;
 mod tokenizer_json;
 pub(crate) mod train;
@@ -18,6 +19,7 @@ pub(crate) mod trainer_log;
 pub(crate) mod word_cache;
 
 pub use model_proto::{BpeModel, Piece, PieceType};
+pub use spans::TokenSpan;
 pub use stream::StreamDecoder;
 pub use train::{TokenizerConfig, TrainReport, train};
 

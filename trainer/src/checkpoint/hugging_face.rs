@@ -19,6 +19,8 @@ use crate::error::{Result, TrainerError};
 
 /// SentencePiece model of the directory.
 pub const TOKENIZER_FILE: &str = "tokenizer.model";
+/// What transformers reads of a tokenizer beside its vocabulary.
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const CONFIG_FILE: &str = "config.json";
 
 /// Ids of the tokens that stand for no text. The default is SentencePiece's own, as in LLaMA.
@@ -42,7 +44,8 @@ pub fn is_model(dir: &Path) -> bool {
 }
 
 /// Writes `config.json`, `generation_config.json` and, with a tokenizer, the bytes of its model, the
-/// same as `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
+/// same as `tokenizer.json`, `tokenizer_config.json`, with the chat template if there is one, and
+/// `special_tokens_map.json`.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -51,6 +54,7 @@ pub fn write(
     model: &LlamaConfig,
     tokens: SpecialTokens,
     tokenizer: Option<&Tokenizer>,
+    chat_template: Option<&str>,
 ) -> Result<()> {
     write_json(files, CONFIG_FILE, &config_json(model, tokens))?;
     write_json(
@@ -63,9 +67,22 @@ pub fn write(
             "transformers_version": TRANSFORMERS_VERSION,
         }),
     )?;
-    let Some(tokenizer) = tokenizer else {
-        return Ok(());
-    };
+    match tokenizer {
+        Some(tokenizer) => write_tokenizer(files, model, tokenizer, chat_template),
+        None => Ok(()),
+    }
+}
+
+/// The part of [`write`] that is about text.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_tokenizer(
+    files: &mut CheckpointFiles,
+    model: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    chat_template: Option<&str>,
+) -> Result<()> {
     files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
     let json = tokenizer.tokenizer_json();
     // transformers 5 makes merges and a normalizer of its own for LlamaTokenizer and then differs where
@@ -103,7 +120,10 @@ pub fn write(
             map[key] = json!(name);
         }
     }
-    write_json(files, "tokenizer_config.json", &config)?;
+    if let Some(template) = chat_template {
+        config["chat_template"] = json!(template);
+    }
+    write_json(files, TOKENIZER_CONFIG_FILE, &config)?;
     write_json(files, "special_tokens_map.json", &map)
 }
 

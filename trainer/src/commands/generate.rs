@@ -6,6 +6,7 @@ use altiplano_model::Precision;
 use altiplano_model::infer::{Sampler, SamplerConfig};
 use clap::Args;
 
+use super::chat::{ChatOptions, converse};
 use super::output::{print, print_json};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
@@ -21,8 +22,18 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// The beginning of the text.
-    #[arg(long, value_name = "TEXT")]
-    prompt: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "chat")]
+    prompt: Option<String>,
+    /// Answer messages, one a line of standard input, by the chat template of the model. On a
+    /// terminal Ctrl-C ends an answer and Ctrl-D the conversation.
+    #[arg(long, conflicts_with = "prompt")]
+    chat: bool,
+    /// With --chat: the chat template: alpaca, vicuna_v1.1 or a file. Default: the model's own.
+    #[arg(long, value_name = "NAME", requires = "chat")]
+    template: Option<String>,
+    /// With --chat: the system message. Default: that of the template, if it has one.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     /// Most tokens to generate; the context may end before.
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
@@ -56,9 +67,10 @@ pub struct GenerateArgs {
 }
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   altiplano generate --checkpoint runs/quickstart \\
-      --prompt \"The people\" --max-tokens 64 --temperature 0.7";
+      --prompt \"The people\" --max-tokens 64 --temperature 0.7
+  altiplano generate --chat --checkpoint runs/taught --temperature 0 <<< \"Who are you?\"";
 
 /// Runs the command.
 pub fn run(args: GenerateArgs) -> Result<()> {
@@ -70,22 +82,33 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         return invalid(format!("--top-p {}: must be from 0 to 1", args.top_p));
     }
     use_threads(args.threads)?;
-    let TrainedModel { model, tokenizer, .. } =
-        TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
+    let trained = TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
     let mut sampler = Sampler::new(SamplerConfig {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
         seed: args.seed,
     });
+    if args.chat {
+        let options = ChatOptions {
+            template: args.template.as_deref(),
+            system: args.system.as_deref(),
+            max_tokens: args.max_tokens,
+            stop: &args.stop,
+            json: args.json,
+        };
+        return converse(&trained, &mut sampler, &options);
+    }
+    let TrainedModel { model, tokenizer, .. } = trained;
+    let prompt = args.prompt.unwrap_or_default();
     let mut streamed = Ok(());
     if !args.json {
-        print(args.prompt.as_bytes())?;
+        print(prompt.as_bytes())?;
     }
     let generated = generate_text(
         &model,
         &tokenizer,
-        &args.prompt,
+        &prompt,
         args.max_tokens,
         &args.stop,
         &mut sampler,

@@ -4,6 +4,7 @@
 //! line on standard output is one JSON object.
 
 mod bench;
+mod chat;
 mod data;
 mod devices;
 mod estimate;
@@ -12,6 +13,7 @@ mod export;
 mod generate;
 mod import;
 mod output;
+mod sft;
 mod threads;
 mod tokenize;
 mod tokenizer;
@@ -55,6 +57,7 @@ enum Command {
     Tokenizer(tokenizer::TokenizerCommand),
     Tokenize(tokenize::TokenizeArgs),
     Train(train::TrainArgs),
+    Sft(sft::SftArgs),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Export(export::ExportArgs),
@@ -95,6 +98,7 @@ impl Cli {
     pub fn run(self) -> Result<Outcome> {
         match self.command {
             Command::Train(args) => return train::run(args),
+            Command::Sft(args) => return sft::run(args),
             Command::Data(command) => data::run(command),
             Command::Tokenizer(command) => tokenizer::run(command),
             Command::Tokenize(args) => tokenize::run(args),

@@ -128,13 +128,16 @@ impl Document {
     }
 
     /// Makes the paths at `patterns` (`*` stands for any key or index) relative to the current
-    /// directory, where they were relative to the file they are written in.
-    pub fn resolve_paths(&mut self, patterns: &[&str]) -> Result<()> {
+    /// directory, where they were relative to the file they are written in. Values among `names` stay.
+    pub fn resolve_paths(&mut self, patterns: &[&str], names: &[&str]) -> Result<()> {
         for pattern in patterns {
             for key in matching(&self.value, &split(pattern)) {
                 let Some(Value::String(written)) = get(&self.value, &key) else {
                     continue;
                 };
+                if names.contains(&written.as_str()) {
+                    continue;
+                }
                 let path = normalize(&self.directory(&key).join(written));
                 let Some(path) = path.to_str() else {
                     let message = format!("{}: the path is not UTF-8", key.join("."));

@@ -21,6 +21,9 @@ pub trait ConfigFile: DeserializeOwned {
     /// the file it is written in, and to the current directory when it is given by an override.
     const PATHS: &'static [&'static str] = &[];
 
+    /// Values of such keys that are names and no paths.
+    const NAMES: &'static [&'static str] = &[];
+
     /// Pairs of keys of which a file holds one; an override of one replaces the other.
     const EXCLUSIVE: &'static [(&'static str, &'static str)] = &[];
 
@@ -64,7 +67,7 @@ pub fn load<T: ConfigFile>(file: &Path, overrides: &[String]) -> Result<T> {
     for key in T::INCLUDES {
         document.include(&split(key))?;
     }
-    document.resolve_paths(T::PATHS)?;
+    document.resolve_paths(T::PATHS, T::NAMES)?;
     let config: T = serde_path_to_error::deserialize(document.value.clone())
         .map_err(|error| document.fail(explain(&error)))?;
     config.check().map_err(|problem| document.fail(problem))?;

@@ -203,7 +203,7 @@ impl StoredWeights for Header {
         let (rows, columns) = (0..shape.rows, 0..shape.columns);
         let piece = Piece { bytes, stored: place.stored, rows, columns };
         let heads = parameter.is_rotary().then_some(heads);
-        Ok(Rows { name, shape, heads, pieces: vec![piece] })
+        Ok(Rows { name, shape, heads, pieces: vec![piece], low_rank: None })
     }
 }
 

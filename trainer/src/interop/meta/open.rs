@@ -29,8 +29,13 @@ impl StoredWeights for MetaWeights {
     fn rows(&self, parameter: Parameter, shape: Shape, head_dim: usize) -> Result<Rows<'_>> {
         let name = parameter.meta();
         let heads = Heads { layout: RotaryLayout::Pairs, head_dim };
-        let mut rows =
-            Rows { name, shape, heads: parameter.is_rotary().then_some(heads), pieces: Vec::new() };
+        let mut rows = Rows {
+            name,
+            shape,
+            heads: parameter.is_rotary().then_some(heads),
+            pieces: Vec::new(),
+            low_rank: None,
+        };
         let split = self.split(parameter, shape)?;
         let count = self.0.len();
         for (n, archive) in self.0.iter().enumerate() {
