@@ -12,6 +12,7 @@ mod cuda;
 mod data;
 mod devices;
 mod every_command;
+mod examples;
 mod export_import;
 mod harness;
 mod interop;

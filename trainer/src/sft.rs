@@ -48,11 +48,17 @@ pub fn fine_tune(config: SftConfig) -> Result<TrainReport> {
 /// # Errors
 /// As [`train_loop::resume`](crate::train_loop::resume).
 pub fn resume(config: SftConfig, choice: Choice, overrides: &[String]) -> Result<TrainReport> {
+    let dir = config.run_dir();
+    let Some((_, chosen)) = checkpoint::choose(&dir, choice)? else {
+        return resume_task(Box::new(FineTuning::open_base(config)?), choice, overrides);
+    };
+    // Said before the examples are read, which may take long and fail for other reasons.
+    let saved: SftConfig = saved_settings(checkpoint::read_state(&chosen)?.config, &chosen)?;
+    recorded_changes(ON_RESUME_SFT, &saved, &config.resolved(&dir)?, &dir, overrides)?;
     // A checkpoint has the model's shape and its tokenizer: the base may be gone. Adapters need their base.
-    let newest = checkpoint::list(&config.run_dir())?.pop().filter(|_| config.lora.is_none());
-    let task = match newest {
-        Some((_, newest)) => FineTuning::open(config, &newest)?,
-        None => FineTuning::open_base(config)?,
+    let task = match config.lora {
+        None => FineTuning::open(config, &chosen)?,
+        Some(_) => FineTuning::open_base(config)?,
     };
     resume_task(Box::new(task), choice, overrides)
 }

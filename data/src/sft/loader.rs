@@ -95,7 +95,7 @@ impl ExampleLoader {
     }
 
     /// The numbers of the examples of a step that begins behind `before` drawn ones.
-    pub(super) fn draw(&self, before: u64) -> Vec<u32> {
+    fn draw(&self, before: u64) -> Vec<u32> {
         let train = self.examples.train();
         let count = train.len() as u64;
         let end = before + self.options.examples as u64;

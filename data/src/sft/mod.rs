@@ -24,7 +24,3 @@ pub use formats::{ExampleFormat, for_each_example};
 pub use loader::{ExampleLoader, ExampleLoaderOptions, ExamplePosition};
 pub use pack::{OPEN_ROWS, pack};
 pub use report::{Lengths, SftReport};
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests;

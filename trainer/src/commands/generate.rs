@@ -17,8 +17,8 @@ use crate::trained_model::TrainedModel;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct GenerateArgs {
-    /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
-    /// directory with tokenizer.model.
+    /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
+    /// directory with tokenizer.model, or low-rank adapters in PEFT's form.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// The beginning of the text.
