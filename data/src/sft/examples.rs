@@ -141,7 +141,8 @@ impl Examples {
                 *examples.report.ignored_keys.entry(key).or_insert(0) += count;
             }
         }
-        progress.finish("");
+        let count = examples.report.examples;
+        progress.finish(&format!("{count} read, {} tokens", examples.report.tokens));
         examples.finish(options)
     }
 
