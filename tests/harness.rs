@@ -75,7 +75,19 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts `command`, ended by a hang-up of its terminal even where the tests run under `nohup`.
     pub fn start(command: &mut Command) -> Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::process::CommandExt;
+            let hang_up_ends = || {
+                // SAFETY: the default action runs no code of this process.
+                unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+                Ok(())
+            };
+            // SAFETY: between `fork` and `exec` the closure makes a system call only.
+            unsafe { command.pre_exec(hang_up_ends) };
+        }
         let [stdout, stderr] = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
         let to = |file: &tempfile::NamedTempFile| Stdio::from(file.reopen().unwrap());
         let child = command.stdout(to(&stdout)).stderr(to(&stderr)).spawn().unwrap();

@@ -3,7 +3,7 @@
 #![no_main]
 
 use altiplano_data::source::{BooksLayout, BooksSource};
-use altiplano_data::step::{GithubHeaderOptions, GutenbergStep, HeaderCompat, Verdict};
+use altiplano_data::step::{GithubHeaderOptions, GutenbergOptions, HeaderCompat, Verdict};
 use altiplano_fuzz::{TestFile, apply_twice, choose, document, removed_bytes};
 use libfuzzer_sys::fuzz_target;
 
@@ -61,7 +61,7 @@ fn source_file(text: &str, data: &[u8]) {
 
 fn book(text: &str) {
     for all in [false, true] {
-        let options = GutenbergStep {
+        let options = GutenbergOptions {
             drop_illustrations: !all,
             drop_page_numbers: all,
             unwrap_paragraphs: all,

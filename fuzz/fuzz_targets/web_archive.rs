@@ -3,7 +3,7 @@
 #![no_main]
 
 use altiplano_data::source::{Record, WebArchiveFormat, WebArchiveSource};
-use altiplano_data::step::{StackExchangeHtml, Verdict};
+use altiplano_data::step::{StackExchangeHtmlOptions, Verdict};
 use altiplano_data::text::html::HtmlOptions;
 use altiplano_fuzz::{TestFile, apply_twice, choose, document};
 use libfuzzer_sys::fuzz_target;
@@ -53,7 +53,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(text.text.len() <= (2 + marker / 4) * page.text.len() + 16);
         assert!(!text.text.contains('\0'));
     }
-    let (verdict, text, _) = apply_twice(&StackExchangeHtml {}, &page);
+    let (verdict, text, _) = apply_twice(&StackExchangeHtmlOptions {}, &page);
     if verdict == Verdict::Keep {
         assert!(text.text.len() <= 2 * page.text.len() + 16);
     }

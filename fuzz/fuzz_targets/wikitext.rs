@@ -6,7 +6,7 @@
 
 use altiplano_data::document::Document;
 use altiplano_data::source::WikipediaSource;
-use altiplano_data::step::{Verdict, WikitextStep};
+use altiplano_data::step::{Verdict, WikitextOptions};
 use altiplano_fuzz::{TestFile, apply_twice, choose, document, removed_bytes};
 use libfuzzer_sys::fuzz_target;
 
@@ -38,7 +38,7 @@ fn page(text: &str, data: &[u8]) {
 }
 
 fn clean(document: &Document, data: &[u8]) {
-    let options = WikitextStep {
+    let options = WikitextOptions {
         title: data.len() % 2 == 0,
         math: data.len() % 3 != 0,
         drop_tail_sections: data.len() % 5 != 0,

@@ -70,6 +70,14 @@ pub enum ModelError {
         /// Tokens of the context.
         limit: usize,
     },
+    /// A forward pass gives what is no number.
+    #[error("{place}: {found}")]
+    NotFinite {
+        /// The first tensor or layer it comes from.
+        place: String,
+        /// What was found there, and what to do.
+        found: String,
+    },
     /// A token id is outside the vocabulary.
     #[error("token id {id} is outside the model's vocabulary of {vocab_size}")]
     TokenId {

@@ -5,18 +5,20 @@
 //!
 //! Each direction is two halves, one for each line. The sum h is computed in the second half, in
 //! the same pass over memory as its norm. Training and generation share the forward halves; they
-//! differ in the keys and values that queries attend to (`KeysValues`).
+//! differ in the keys and values that queries attend to (`KeysValues`) and in the form of the matrices
+//! ([`LinearWeight`]).
 
 use burn::tensor::{Int, Tensor};
 
 use crate::adapters::{LayerAdapters, Target};
 use crate::config::LlamaConfig;
 use crate::ops::{
-    RopeTable, causal_attention_backward, causal_attention_forward, linear_backward,
-    linear_backward_add, linear_forward, linear_residual_forward, lora_forward,
-    residual_rms_norm_backward, residual_rms_norm_forward, rms_norm_forward, rope_backward,
-    rope_forward, swiglu_backward, swiglu_forward,
+    LinearWeight, RopeTable, causal_attention_backward, causal_attention_forward, linear_backward,
+    linear_backward_add, linear_residual_forward, lora_forward, residual_rms_norm_backward,
+    residual_rms_norm_forward, rms_norm_forward, rope_backward, rope_forward, swiglu_backward,
+    swiglu_forward,
 };
+use crate::param_tree::LayerTree;
 use crate::params::{LayerGrads, LayerWeights};
 
 /// What all layers of a pass share.
@@ -42,8 +44,8 @@ impl LayerContext<'_> {
     }
 
     /// `x` · `weight`ᵀ, with the adapter of the matrix.
-    fn project(&self, x: &Tensor<3>, weight: &Tensor<2>, target: Target) -> Tensor<3> {
-        self.adapted(linear_forward(x, weight), x, target)
+    fn project(&self, x: &Tensor<3>, weight: &impl LinearWeight, target: Target) -> Tensor<3> {
+        self.adapted(weight.forward(x), x, target)
     }
 }
 
@@ -159,15 +161,15 @@ pub(crate) fn forward_to_swiglu(
 }
 
 /// `x` (B, T, C): (O(attention(…)) (B, T, C), what backward reads).
-pub(crate) fn attention_half(
-    weights: &LayerWeights,
+pub(crate) fn attention_half<M: LinearWeight>(
+    weights: &LayerTree<Tensor<1>, M>,
     x: Tensor<3>,
     context: &LayerContext,
     keys_values: &mut impl KeysValues,
 ) -> (Tensor<3>, AttentionSaved) {
     let LayerContext { config, rope, first_visible, .. } = *context;
     let (normed, rstd) = rms_norm_forward(&x, &weights.input_layernorm, config.norm_eps);
-    let project = |weight, target| context.project(&normed, weight, target);
+    let project = |weight: &M, target| context.project(&normed, weight, target);
     let q = split_heads(project(&weights.q_proj, Target::QProj), config.n_heads);
     let k = split_heads(project(&weights.k_proj, Target::KProj), config.kv_heads());
     let v = split_heads(project(&weights.v_proj, Target::VProj), config.kv_heads());
@@ -179,8 +181,8 @@ pub(crate) fn attention_half(
 
 /// `x` and the attention's `branch` (B, T, C): h = x + branch and the feed-forward of its norm, up
 /// to the last projection.
-pub(crate) fn feed_forward_half(
-    weights: &LayerWeights,
+pub(crate) fn feed_forward_half<M: LinearWeight>(
+    weights: &LayerTree<Tensor<1>, M>,
     x: &Tensor<3>,
     branch: &Tensor<3>,
     context: &LayerContext,

@@ -7,8 +7,8 @@
 //! |---|---|
 //! | [`error`] | what can go wrong |
 //! | [`config`] | shapes, precision, what a layer saves |
-//! | [`device`] | where tensors live |
 //! | [`backend`] | the fast ops of each backend behind one trait |
+//! | [`device`] | where tensors live |
 //! | [`ops`] | the op pairs: formulas, plain-tensor reference, choice of the fast one |
 //! | [`param_tree`] | the parameters: a table with a row, a tree with a value for each |
 //! | [`params`] | weights, gradients and moments as trees of tensors, starting values |
@@ -22,7 +22,7 @@
 //! | [`weight_files`] | safetensors files, one or in shards |
 //! | [`weights`] | safetensors with Hugging Face names |
 //! | [`quantize`] | how the elements of a row are stored: floating point, blocks of integers |
-//! | [`infer`] | key/value cache, forward pass with it, sampling, generation |
+//! | [`infer`] | models for inference, key/value cache, forward pass with it, sampling, generation |
 //!
 //! Shapes are written with one legend: `B` batch, `T` time, `C` channels, `H` query heads,
 //! `K` key and value heads, `D` head width, `F` feed-forward width, `V` vocabulary, `L` layers.
@@ -37,9 +37,9 @@ pub mod error;
 
 pub mod config;
 
-pub mod device;
-
 pub mod backend;
+
+pub mod device;
 
 pub mod ops;
 
@@ -69,5 +69,6 @@ pub mod quantize;
 
 pub mod infer;
 
+pub use altiplano_kernels::RowOrder;
 pub use config::{ActivationCheckpointing, LlamaConfig, Precision};
 pub use error::{ModelError, Result};

@@ -66,7 +66,7 @@ impl TokenBatch {
 }
 
 /// Every id is in `0..vocab_size`.
-pub(crate) fn check_ids(ids: &[i32], vocab_size: usize) -> Result<()> {
+fn check_ids(ids: &[i32], vocab_size: usize) -> Result<()> {
     match ids.iter().find(|id| **id < 0 || **id as usize >= vocab_size) {
         Some(id) => Err(ModelError::TokenId { id: i64::from(*id), vocab_size }),
         None => Ok(()),
@@ -74,7 +74,7 @@ pub(crate) fn check_ids(ids: &[i32], vocab_size: usize) -> Result<()> {
 }
 
 /// Rows of `time` integers on the device.
-pub(crate) fn int_matrix(values: &[i32], time: usize, device: &Device) -> Tensor<2, Int> {
+fn int_matrix(values: &[i32], time: usize, device: &Device) -> Tensor<2, Int> {
     let rows = values.len() / time;
     Tensor::from_data(TensorData::new(values.to_vec(), [rows, time]), (device, DType::I32))
 }

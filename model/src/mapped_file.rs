@@ -4,14 +4,18 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{ModelError, Result};
 
-/// A file mapped into memory, read only.
+/// A file mapped into memory, read only. Clones share the map.
+#[derive(Debug, Clone)]
+pub struct MappedFile(Arc<Mapping>);
+
 #[derive(Debug)]
-pub struct MappedFile {
+struct Mapping {
     path: PathBuf,
     map: Mmap,
 }
@@ -22,6 +26,13 @@ pub struct MappedBytes<'a> {
     file: &'a MappedFile,
     offset: usize,
     bytes: &'a [u8],
+}
+
+/// A part of a mapped file that keeps the map.
+#[derive(Debug, Clone)]
+pub struct SharedBytes {
+    file: MappedFile,
+    range: Range<usize>,
 }
 
 impl MappedFile {
@@ -40,18 +51,18 @@ impl MappedFile {
         // read can end the process with a bus error, as with every memory-mapped reader, but not
         // corrupt it.
         let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
-        Ok(Self { path: path.to_path_buf(), map })
+        Ok(Self(Arc::new(Mapping { path: path.to_path_buf(), map })))
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// A part of the file; none when it is not all inside.
     pub fn part(&self, range: Range<usize>) -> Option<MappedBytes<'_>> {
         let offset = range.start;
-        Some(MappedBytes { file: self, offset, bytes: self.map.get(range)? })
+        Some(MappedBytes { file: self, offset, bytes: self.0.map.get(range)? })
     }
 }
 
@@ -59,7 +70,16 @@ impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map
+        &self.0.map
+    }
+}
+
+impl Deref for SharedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // Inside the map: `MappedBytes` was.
+        self.file.get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -71,16 +91,31 @@ impl Deref for MappedBytes<'_> {
     }
 }
 
+impl SharedBytes {
+    /// As [`MappedBytes::release`].
+    pub fn release(&self) {
+        if let Some(bytes) = self.file.part(self.range.clone()) {
+            bytes.release();
+        }
+    }
+}
+
 impl<'a> MappedBytes<'a> {
     /// The file they lie in.
     pub fn path(&self) -> &'a Path {
-        &self.file.path
+        self.file.path()
     }
 
     /// A part of this part; none when it is not all inside.
     pub fn part(&self, range: Range<usize>) -> Option<Self> {
         let bytes = self.bytes.get(range.clone())?;
         Some(Self { file: self.file, offset: self.offset.checked_add(range.start)?, bytes })
+    }
+
+    /// The same bytes with a share in the map.
+    pub fn shared(&self) -> SharedBytes {
+        let range = self.offset..self.offset + self.bytes.len();
+        SharedBytes { file: self.file.clone(), range }
     }
 
     /// Gives the pages of these bytes back to the operating system: a file larger than memory is
@@ -93,7 +128,7 @@ impl<'a> MappedBytes<'a> {
         // SAFETY: the map is read only, private and of a file, and nobody writes to it: a page that
         // is dropped comes back from the file with the same bytes. The range lies inside the map.
         let released = unsafe {
-            self.file.map.unchecked_advise_range(
+            self.file.0.map.unchecked_advise_range(
                 UncheckedAdvice::DontNeed,
                 self.offset,
                 self.bytes.len(),
@@ -119,6 +154,7 @@ mod tests {
         let part = file.part(10_000..90_000).unwrap().part(5..70_000).unwrap();
         part.release();
         assert_eq!(&part[..], &bytes[10_005..80_000]);
+        assert_eq!(&part.shared()[..], &bytes[10_005..80_000]);
         assert_eq!(&file[..], &bytes[..]);
         assert!(file.part(0..100_001).is_none() && part.part(0..69_996).is_none());
         assert_eq!(part.path(), path);

@@ -144,6 +144,9 @@ fn other_fields_stay_and_every_dropped_line_is_told() {
 fn mistakes_of_usage_name_the_nearest() {
     apply_lines("min_lenght", "", b"").fails(2, &["min_lenght", "did you mean \"min_length\"?"]);
     apply_lines("cc_net_hash", "", b"").fails(2, &["did you mean \"ccnet_hash\"?"]);
+    // The name of a key before it was spelled as SPDX does.
+    apply_lines("github_filter", "licences: [mit]\n", b"")
+        .fails(2, &["options.yaml:1:1", "licences", "did you mean \"licenses\"?"]);
     apply_lines("zzz", "", b"").fails(2, &["zzz", "ccnet_normalize", "c4"]);
     // A step over all documents cannot run over one.
     apply_lines("dedup_lines", "", b"").fails(2, &["dedup_lines", "single documents"]);

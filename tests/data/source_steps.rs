@@ -6,7 +6,7 @@ use super::apply::{apply, one};
 use super::texts;
 
 #[test]
-fn licence_headers_go_and_code_stays() {
+fn license_headers_go_and_code_stays() {
     let include = "#include <stdio.h>\n#define N 1\nint main(void) { return N; }\n";
     let header = "/* Copyright 2009 The Authors.\n * All rights reserved. */\n";
     let c = |text: &str| json!({"id": "c", "text": text, "metadata": {"path": "a/main.c"}});
@@ -28,7 +28,7 @@ fn licence_headers_go_and_code_stays() {
 
 #[test]
 fn source_files_are_judged_by_code_points() {
-    let file = |id: &str, text: String, path: &str, licence: &str| json!({"id": id, "text": text, "metadata": {"path": path, "license": licence}});
+    let file = |id: &str, text: String, path: &str, license: &str| json!({"id": id, "text": text, "metadata": {"path": path, "license": license}});
     let code = "fn main() { let value = compute(); }\n".repeat(20);
     // 1000 characters a line are allowed, and are 2000 bytes here; 20 lines that make the mean.
     let wide = format!("{}\n{code}", "ü".repeat(1000));
@@ -50,8 +50,8 @@ fn source_files_are_judged_by_code_points() {
         .iter()
         .map(|line| (line["id"].as_str().unwrap(), line["reason"].as_str().unwrap()))
         .collect();
-    assert_eq!(reasons[0], ("gpl", "licence:gpl-2.0"));
-    assert!(reasons[1].0 == "unknown" && reasons[1].1.starts_with("licence:"), "{reasons:?}");
+    assert_eq!(reasons[0], ("gpl", "license:gpl-2.0"));
+    assert!(reasons[1].0 == "unknown" && reasons[1].1.starts_with("license:"), "{reasons:?}");
     assert_eq!(
         reasons[2..],
         [("wider", "max_line_length"), ("data", "alnum"), ("object", "extension")]

@@ -199,7 +199,7 @@ fn repositories_do_not_leave_their_folder() {
     let counted = reasons(row(&report, "gh"));
     assert!(counted["unsafe_path"] >= 1, "{counted:?}");
     assert_eq!((counted["expands_too_far"], counted["binary"]), (1, 1), "{counted:?}");
-    assert!(counted["licence:gpl-2.0"] >= 1, "{counted:?}");
+    assert!(counted["license:gpl-2.0"] >= 1, "{counted:?}");
     let outside = project.path("out").parent().unwrap().parent().unwrap().join("outside.go");
     assert!(!outside.exists());
     assert_eq!(project.explain("zeros.tar.gz@0", "gh")["reason"], "expands_too_far");
@@ -280,4 +280,18 @@ fn characters_are_counted_and_bytes_located() {
     project.configure(&source(30_000));
     project.run(&["--sample-dropped", "0"]);
     assert_eq!(project.explain("less", "x").get("sample"), None::<&Value>);
+}
+
+/// Characters of patterns in the name of the folder that a configuration lies in.
+#[test]
+fn the_folder_of_a_configuration_is_not_a_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a[1]", "{b,c}", "d*e?"] {
+        let project = Project::at(folder.path().join(name));
+        project.configure("- {name: x, text: {paths: [\"raw/*.txt\", more/y.txt]}}\n");
+        project.write("raw/x.txt", "Call me Ishmael.");
+        project.write("more/y.txt", "Some years ago.");
+        project.run(&[]);
+        assert_eq!(ids(&project.documents("x")), ["x.txt", "y.txt"], "{name}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use altiplano_data::Batch;
-use altiplano_model::infer::{Sampler, SamplerConfig, generate};
+use altiplano_model::infer::{Choosable, InferenceModel, Sampler, SamplerConfig, generate};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, weights};
@@ -203,8 +203,11 @@ fn greedy(device: &Device) {
     let model = model(&golden.config, golden.master_weights.clone(), POLICIES[0]);
     let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..Default::default() });
     let mut generated = Vec::new();
-    generate(&model, &prompt, expected.len(), None, &mut sampler, |id| {
-        generated.push(id);
+    let model = InferenceModel::from_weights(model.config.clone(), &model.weights).unwrap();
+    let prompt: Vec<u32> = prompt.iter().map(|id| *id as u32).collect();
+    let choosable = Choosable { vocab_size: usize::MAX, end_tokens: &[] };
+    generate(&model, &prompt, expected.len(), choosable, &mut sampler, |id| {
+        generated.push(id as i32);
         true
     })
     .unwrap();

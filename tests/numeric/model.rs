@@ -1,6 +1,8 @@
 //! The whole model: policies, precisions, threads, cached decoding.
 
-use altiplano_model::infer::{KvCache, Sampler, SamplerConfig, generate};
+use altiplano_model::infer::{
+    Choosable, InferenceModel, KvCache, Sampler, SamplerConfig, generate,
+};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::params::{Grads, Weights};
 use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision};
@@ -95,8 +97,11 @@ fn cached_decoding_is_the_full_forward(device: &Device) {
     let prompt: Vec<i32> = random_ids([1, 9], 211, 4, device).to_data().iter().collect();
     let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..Default::default() });
     let mut cached = Vec::new();
-    generate(&model, &prompt, 60, None, &mut sampler, |id| {
-        cached.push(id);
+    let inference = InferenceModel::from_weights(model.config.clone(), &model.weights).unwrap();
+    let ids: Vec<u32> = prompt.iter().map(|id| *id as u32).collect();
+    let choosable = Choosable { vocab_size: usize::MAX, end_tokens: &[] };
+    generate(&inference, &ids, 60, choosable, &mut sampler, |id| {
+        cached.push(id as i32);
         true
     })
     .unwrap();
@@ -114,13 +119,13 @@ fn cached_decoding_is_the_full_forward(device: &Device) {
     assert_eq!(cached.len(), 60);
 
     // Chunked prefill gives the logits of one prefill.
-    let mut whole = KvCache::new(&model, 9);
-    let mut chunked = KvCache::new(&model, 9);
-    let logits = model.forward_cached(&prompt, &mut whole).unwrap();
-    model.forward_cached(&prompt[..4], &mut chunked).unwrap();
-    let last = model.forward_cached(&prompt[4..], &mut chunked).unwrap();
+    let mut whole = KvCache::new(&inference, 9);
+    let mut chunked = KvCache::new(&inference, 9);
+    let logits = inference.forward_cached(&ids, &mut whole).unwrap();
+    inference.forward_cached(&ids[..4], &mut chunked).unwrap();
+    let last = inference.forward_cached(&ids[4..], &mut chunked).unwrap();
     let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
     assert!(relative_error(&wide(&last), &wide(&logits)) < 1e-5);
-    let full = model.forward_cached(&[1], &mut whole).unwrap_err().to_string();
+    let full = inference.forward_cached(&[1], &mut whole).unwrap_err().to_string();
     assert!(full.contains("10 tokens") && full.contains('9'), "{full}");
 }

@@ -31,6 +31,7 @@
 //! | [`chat_session`] | a conversation with a model, within the context |
 //! | [`sft`] | supervised fine-tuning: a run on examples |
 //! | [`interop`] | models of other programs: export and import |
+//! | [`text_model`] | a model opened for generating text |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -55,9 +56,9 @@ pub mod metrics;
 
 pub mod outlier_window;
 
-pub mod tensorboard;
-
 pub mod change_log;
+
+pub mod tensorboard;
 
 pub mod plot;
 
@@ -88,6 +89,8 @@ pub mod chat_session;
 pub mod sft;
 
 pub mod interop;
+
+pub mod text_model;
 
 pub mod eval_documents;
 

@@ -2,8 +2,7 @@
 
 use altiplano_data::{StreamDecoder, Tokenizer};
 use altiplano_model::device::in_pool;
-use altiplano_model::infer::{FinishReason, Sampler, generate};
-use altiplano_model::llama::Llama;
+use altiplano_model::infer::{Choosable, FinishReason, InferenceModel, Sampler, generate};
 use serde::Serialize;
 
 use crate::error::Result;
@@ -23,11 +22,15 @@ pub struct GeneratedText {
 /// never the beginning of a stop string. `on_text` says whether to go on; it gets an empty piece
 /// where a token made no text certain.
 ///
+/// A token of `end_tokens` ends the text.
+///
 /// # Errors
 /// When the prompt does not fit into the context or cannot be encoded.
+#[expect(clippy::too_many_arguments, reason = "a model, its text, and a request")]
 pub fn generate_text(
-    model: &Llama,
+    model: &InferenceModel,
     tokenizer: &Tokenizer,
+    end_tokens: &[u32],
     prompt: &str,
     max_tokens: usize,
     stop: &[String],
@@ -39,24 +42,25 @@ pub fn generate_text(
         // A tokenizer without a begin mark and an empty prompt: the end mark starts a new text.
         ids.extend(tokenizer.eos_id());
     }
-    generate_from_ids(model, tokenizer, &ids, max_tokens, stop, sampler, on_text)
+    generate_from_ids(model, tokenizer, end_tokens, &ids, max_tokens, stop, sampler, on_text)
 }
 
 /// [`generate_text`] behind a prompt of ids.
 ///
 /// # Errors
 /// When the prompt does not fit into the context.
+#[expect(clippy::too_many_arguments, reason = "a model, its text, and a request")]
 pub fn generate_from_ids(
-    model: &Llama,
+    model: &InferenceModel,
     tokenizer: &Tokenizer,
+    end_tokens: &[u32],
     ids: &[u32],
     max_tokens: usize,
     stop: &[String],
     sampler: &mut Sampler,
     mut on_text: impl FnMut(&str) -> bool + Send,
 ) -> Result<GeneratedText> {
-    let prompt: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-    let eos = tokenizer.eos_id().map(|id| id as i32);
+    let choosable = Choosable { vocab_size: tokenizer.vocab_size(), end_tokens };
 
     let mut decoder = StreamDecoder::after_prompt(tokenizer);
     let mut stops = StopStrings::new(stop);
@@ -67,9 +71,9 @@ pub fn generate_from_ids(
         on_text(&piece)
     };
     let end = in_pool(model.device(), || {
-        generate(model, &prompt, max_tokens, eos, sampler, |id| {
-            token_ids.push(id as u32);
-            let piece = stops.push(&decoder.push(id as u32));
+        generate(model, ids, max_tokens, choosable, sampler, |id| {
+            token_ids.push(id);
+            let piece = stops.push(&decoder.push(id));
             emit(piece, &mut text) && !stops.stopped
         })
     })?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use altiplano_data::Batch;
 use altiplano_model::device;
-use altiplano_model::infer::{Sampler, SamplerConfig};
+use altiplano_model::infer::{InferenceModel, Sampler, SamplerConfig};
 
 pub use pretraining::{loader_options, next_batches, open_loader};
 pub use start::{resume, train};
@@ -336,11 +336,18 @@ impl Run {
                 ..SamplerConfig::default()
             });
             let model = &self.trainer.model;
-            let max_tokens = config.max_tokens;
-            let generated =
-                generate_text(model, tokenizer, prompt, max_tokens, &[], &mut sampler, |_| {
-                    !interrupted()
-                })?;
+            let model = InferenceModel::from_weights(model.config.clone(), &model.weights)?;
+            let end_tokens: Vec<u32> = tokenizer.eos_id().into_iter().collect();
+            let generated = generate_text(
+                &model,
+                tokenizer,
+                &end_tokens,
+                prompt,
+                config.max_tokens,
+                &[],
+                &mut sampler,
+                |_| !interrupted(),
+            )?;
             progress.println(&format!("step {}: {prompt}{}", self.step, generated.text));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A checkpoint opened for reading: the model and its tokenizer.
+//! A checkpoint opened for computing losses: the model as tensors, and its tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,10 @@ fn weights_of(dir: &Path, device: &Device) -> Result<(LlamaConfig, Weights)> {
 }
 
 /// The model that the adapters in `dir` belong to, with them in its weights, f32.
-fn merged_weights(dir: &Path, device: &Device) -> Result<(LlamaConfig, Weights)> {
+///
+/// # Errors
+/// When the adapters or their model are not there, are damaged or do not fit together.
+pub(crate) fn merged_weights(dir: &Path, device: &Device) -> Result<(LlamaConfig, Weights)> {
     let (shape, named) = peft::read_config(dir)?;
     let (config, mut weights) = weights_of(&peft::base_of(dir, &named)?, device)?;
     peft::load(dir, &config, &shape, device)?.merge_into(&mut weights);
@@ -85,5 +88,5 @@ pub fn tokenizer_of(dir: &Path, vocab_size: usize) -> Result<Tokenizer> {
 }
 
 /// What is said where there is no `tokenizer.model`.
-const NO_TOKENIZER: &str = "no such file; text needs the SentencePiece model of the weights (a \
+pub(crate) const NO_TOKENIZER: &str = "no such file; text needs the SentencePiece model of the weights (a \
                             tokenizer.json alone is not read, and a run on random data has none)";

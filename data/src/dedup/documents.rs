@@ -9,10 +9,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::unit_decisions::{Decision, UnitDecisions};
-use super::unit_notes::UnitNotesWriter;
-use super::units::{Losers, resolve};
-use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use super::duplicates::{Duplicates, Occurrence};
+use super::find::{Keeper, find_duplicates};
+use super::signatures::SignatureWriter;
+use super::{
+    Filter, GlobalDecision, GlobalStep, GlobalStepOptions, Resources, Signatures, TaskFiles,
+};
 use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::Result;
@@ -35,13 +37,13 @@ pub enum DocumentKey {
 /// Removes documents that are the same by a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DedupDocuments {
+pub struct DedupDocumentsOptions {
     /// `digest`, `url`, `text` or `content_md5` (string): by what documents are compared. Those
     /// that do not have it stay.
     pub key: DocumentKey,
 }
 
-impl GlobalStepOptions for DedupDocuments {
+impl GlobalStepOptions for DedupDocumentsOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -55,18 +57,23 @@ impl GlobalStepOptions for DedupDocuments {
     }
 }
 
-impl GlobalStep for DedupDocuments {
-    fn collector(&self, notes: &Path) -> Result<Box<dyn Collector>> {
-        Ok(Box::new(DocumentCollector { notes: UnitNotesWriter::create(notes)?, key: self.key }))
+impl GlobalDecision for DedupDocumentsOptions {
+    fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
+        Ok(Box::new(DocumentSignatures {
+            signatures: SignatureWriter::create(file)?,
+            key: self.key,
+        }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
-        resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
+    fn decide(&self, tasks: &[TaskFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
+        find_duplicates::<2, 4>(tasks, Keeper::SmallestOwner, resources)
     }
+}
 
-    fn applier(&self, decisions: &Path) -> Result<Box<dyn Applier>> {
-        let decisions = UnitDecisions::open(decisions)?;
-        Ok(Box::new(DocumentApplier { decisions, key: self.key }))
+impl GlobalStep for DedupDocumentsOptions {
+    fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>> {
+        let decisions = Duplicates::open(decisions)?;
+        Ok(Box::new(DocumentFilter { decisions, key: self.key }))
     }
 }
 
@@ -123,12 +130,12 @@ impl DocumentKey {
     }
 }
 
-struct DocumentCollector {
-    notes: UnitNotesWriter<2>,
+struct DocumentSignatures {
+    signatures: SignatureWriter<2>,
     key: DocumentKey,
 }
 
-impl Collector for DocumentCollector {
+impl Signatures for DocumentSignatures {
     fn add(&mut self, document: &Document, input: u32) -> Result<()> {
         // A document is one unit, or none if it cannot be compared.
         let key = self.key.value(document).map(|value| {
@@ -139,11 +146,11 @@ impl Collector for DocumentCollector {
             }
             key
         });
-        self.notes.document(input, owner(document), key.as_slice())
+        self.signatures.document(input, owner(document), key.as_slice())
     }
 
     fn finish(self: Box<Self>) -> Result<FileDigest> {
-        self.notes.finish()
+        self.signatures.finish()
     }
 }
 
@@ -151,16 +158,16 @@ fn owner(document: &Document) -> u64 {
     xxh3_64(document.id.as_bytes())
 }
 
-struct DocumentApplier {
-    decisions: UnitDecisions,
+struct DocumentFilter {
+    decisions: Duplicates,
     key: DocumentKey,
 }
 
-impl Applier for DocumentApplier {
+impl Filter for DocumentFilter {
     fn apply(&mut self, document: &mut Document, _counts: &mut StepCounts) -> Result<Verdict> {
         let value = self.key.value(document);
         let decisions = self.decisions.document(owner(document), usize::from(value.is_some()))?;
-        if decisions.first().is_none_or(|&decision| decision == Decision::Keep) {
+        if decisions.first().is_none_or(|&decision| decision == Occurrence::Kept) {
             return Ok(Verdict::Keep);
         }
         let detail = match (self.key, value) {

@@ -1,6 +1,6 @@
-//! Lines of a document and the decisions on them.
+//! The lines of a document and which of them are duplicates.
 
-use super::unit_decisions::{Decision, UnitDecisions};
+use super::duplicates::{Duplicates, Occurrence};
 use crate::document::Document;
 use crate::error::Result;
 use crate::step::StepCounts;
@@ -29,10 +29,10 @@ pub(super) struct LineReasons {
     pub empty: Option<&'static str>,
 }
 
-/// Applies the next decisions to the lines of `document`, which has the owner `owner`. A line is
+/// Takes the duplicates out of the lines of `document`, which has the owner `owner`. A line is
 /// what stands between line feeds.
 pub(super) fn kept_lines(
-    decisions: &mut UnitDecisions,
+    decisions: &mut Duplicates,
     document: &Document,
     owner: u64,
     reasons: LineReasons,
@@ -42,7 +42,7 @@ pub(super) fn kept_lines(
     let mut kept = KeptLines { text: String::new(), ids: Vec::new(), lines, removed: Vec::new() };
     for (id, (line, decision)) in lines_of(&document.text).zip(decisions).enumerate() {
         let reason = match (decision, reasons.empty) {
-            (Decision::Keep, _) => {
+            (Occurrence::Kept, _) => {
                 if !kept.ids.is_empty() {
                     kept.text.push('\n');
                 }
@@ -51,8 +51,8 @@ pub(super) fn kept_lines(
                 continue;
             }
             (_, Some(reason)) if python::strip(line).is_empty() => reason,
-            (Decision::Duplicate, _) => reasons.duplicate,
-            (Decision::Repeated, _) => reasons.repeated,
+            (Occurrence::Duplicate, _) => reasons.duplicate,
+            (Occurrence::Repeated, _) => reasons.repeated,
         };
         kept.removed.push((reason, line.len() + 1));
     }

@@ -1,31 +1,37 @@
-//! What can only be decided with all documents of a source in view.
+//! Steps that need all documents of a source in view: removal of duplicates.
 //!
-//! A global step runs in three parts. A [`Collector`] per group of input files writes what the
-//! decision needs ([`GlobalStep::collector`]); one [`GlobalStep::resolve`] reads the notes of all
-//! groups and writes a decision file per group, within a memory cap; an [`Applier`] per group
-//! sees the same documents in the same order again and applies the decisions. Groups and their
-//! order depend on the input files alone, so the result is the same for any number of threads
-//! and ranks.
+//! Such a step runs in three parts, with a file for each task (a group of consecutive input files)
+//! between one part and the next:
+//!
+//! 1. Signatures. A [`Signatures`] writer per task writes what the documents are compared by, such
+//!    as a hash of every line ([`GlobalDecision::signatures`]).
+//! 2. Finding the duplicates. [`GlobalDecision::decide`] reads the signatures of all tasks, within
+//!    a memory cap, and writes for each task which of its documents or lines are duplicates.
+//! 3. Filtering. A [`Filter`] per task sees the same documents in the same order again and takes
+//!    the duplicates out ([`GlobalStep::filter`]).
+//!
+//! Tasks and their order depend on the input files alone, so the result is the same for any number
+//! of threads and ranks.
 
 mod books;
+mod budget;
 mod documents;
+mod duplicates;
+mod find;
 mod lines;
 mod page_lines;
 mod paragraphs;
-mod plan;
+mod signatures;
 mod spill;
 #[cfg(test)]
 mod tests;
-mod unit_decisions;
-mod unit_notes;
-mod units;
 mod workers;
 
-pub use books::DedupBooks;
-pub use documents::{DedupDocuments, DocumentKey, normalize_url};
-pub use page_lines::DedupLines;
-pub use paragraphs::{DedupParagraphs, ParagraphMode};
-pub use plan::{Estimate, MIN_MEMORY, estimate};
+pub use books::DedupBooksOptions;
+pub use budget::{Estimate, MIN_MEMORY, estimate};
+pub use documents::{DedupDocumentsOptions, DocumentKey, normalize_url};
+pub use page_lines::DedupLinesOptions;
+pub use paragraphs::{DedupParagraphsOptions, ParagraphMode};
 
 use std::path::{Path, PathBuf};
 
@@ -35,27 +41,31 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::step::{StepCounts, Verdict};
 
-/// A step that needs to see all documents of a source.
-pub trait GlobalStep: Send + Sync {
-    /// Starts the notes of one group, written to `notes` (atomically, when finished).
+/// What can only be decided when all documents of a source have been seen.
+pub trait GlobalDecision: Send + Sync {
+    /// Starts the signatures of one task, written to `file`, which appears when it is finished.
     ///
     /// # Errors
     /// [`crate::DataError::Io`].
-    fn collector(&self, notes: &Path) -> Result<Box<dyn Collector>>;
+    fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>>;
 
-    /// Reads the notes of all groups, in order, and writes one decision file per group,
-    /// atomically. Gives what was written, group by group. At most `resources.memory_bytes` are held in memory; what does not fit goes to
-    /// `resources.spill`.
+    /// Reads the signatures of all tasks, in order, and writes one file of decisions per task,
+    /// which appears whole: the duplicates among its documents, for a step that removes them.
+    /// Returns the digest of each file. Holds at most `resources.memory_bytes` in memory and puts
+    /// what does not fit into `resources.spill`.
     ///
     /// # Errors
-    /// [`crate::DataError::Io`], or [`crate::DataError::BadFile`] for damaged notes.
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>>;
+    /// [`crate::DataError::Io`], or [`crate::DataError::BadFile`] for damaged signatures.
+    fn decide(&self, tasks: &[TaskFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>>;
+}
 
-    /// Opens the decisions of one group.
+/// A step over all documents of a source, which keeps, changes or drops each.
+pub trait GlobalStep: GlobalDecision {
+    /// Opens the decisions of one task.
     ///
     /// # Errors
     /// [`crate::DataError::Io`] or [`crate::DataError::BadFile`].
-    fn applier(&self, decisions: &Path) -> Result<Box<dyn Applier>>;
+    fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>>;
 }
 
 /// The configuration of a global step, as [`crate::step::StepOptions`] is for the others.
@@ -73,29 +83,29 @@ pub trait GlobalStepOptions {
     fn build(&self) -> Box<dyn GlobalStep>;
 }
 
-/// Notes what the decision needs about the documents of one group.
-pub trait Collector: Send {
-    /// Looks at the next document. `input` is the number of its input file in the source's
-    /// sorted list of files.
+/// Writes the signatures of the documents of one task.
+pub trait Signatures: Send {
+    /// Writes the signature of the next document. `input` is the number of its input file in the
+    /// source's sorted list of files.
     ///
     /// # Errors
     /// [`crate::DataError::Io`].
     fn add(&mut self, document: &Document, input: u32) -> Result<()>;
 
-    /// Ends the notes and makes the file appear. Gives what was written.
+    /// Ends the file, makes it appear and returns its digest.
     ///
     /// # Errors
     /// [`crate::DataError::Io`].
     fn finish(self: Box<Self>) -> Result<FileDigest>;
 }
 
-/// Applies the decisions of one group.
-pub trait Applier: Send {
+/// Takes the duplicates out of the documents of one task.
+pub trait Filter: Send {
     /// Changes the next document or says why it is dropped. Documents come in the order in which
-    /// the collector saw them.
+    /// their signatures were written.
     ///
     /// # Errors
-    /// [`crate::DataError::BadFile`] when the decisions are of other documents.
+    /// [`crate::DataError::BadFile`] when the decisions are those of other documents.
     fn apply(&mut self, document: &mut Document, counts: &mut StepCounts) -> Result<Verdict>;
 
     /// Checks that all decisions were used.
@@ -105,16 +115,16 @@ pub trait Applier: Send {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// The files of one group in [`GlobalStep::resolve`].
+/// The files of one task that a decision over all documents reads and writes.
 #[derive(Clone, Debug)]
-pub struct GroupFiles {
-    /// What the collector wrote.
-    pub notes: PathBuf,
-    /// What the applier will read.
+pub struct TaskFiles {
+    /// Written by [`Signatures`], read by [`GlobalDecision::decide`].
+    pub signatures: PathBuf,
+    /// Written by [`GlobalDecision::decide`], read by [`Filter`].
     pub decisions: PathBuf,
 }
 
-/// What [`GlobalStep::resolve`] may use.
+/// What [`GlobalDecision::decide`] may use.
 #[derive(Clone, Debug)]
 pub struct Resources<'a> {
     /// Most memory to hold, in bytes.

@@ -2,7 +2,7 @@
 //!
 //! Lines are compared by the MD5 of what is left of them stripped and in lower case. The page
 //! whose address has the smallest MD5 keeps the line, which no order of pages changes; lines a
-//! page repeats go too. (tensorflow/datasets, `text/c4_utils.py`, `remove_duplicate_text`; its
+//! page repeats are removed too. (tensorflow/datasets, `text/c4_utils.py`, `remove_duplicate_text`; its
 //! counters give the reasons their names.)
 
 use std::collections::HashSet;
@@ -12,11 +12,13 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
 use super::documents::normalize_url;
+use super::duplicates::Duplicates;
+use super::find::{Keeper, find_duplicates};
 use super::lines::{LineReasons, kept_lines, lines_of};
-use super::unit_decisions::UnitDecisions;
-use super::unit_notes::UnitNotesWriter;
-use super::units::{Losers, resolve};
-use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use super::signatures::SignatureWriter;
+use super::{
+    Filter, GlobalDecision, GlobalStep, GlobalStepOptions, Resources, Signatures, TaskFiles,
+};
 use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::Result;
@@ -26,25 +28,20 @@ use crate::text::sentences::count_sentences;
 
 /// Removes lines that several pages have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DedupLines {
+#[serde(default, deny_unknown_fields)]
+pub struct DedupLinesOptions {
     /// Pages with fewer sentences left are dropped (integer, default 3; 0 keeps all that are not
     /// empty).
-    #[serde(default = "default_min_sentences")]
     pub min_sentences: usize,
 }
 
-fn default_min_sentences() -> usize {
-    3
-}
-
-impl Default for DedupLines {
+impl Default for DedupLinesOptions {
     fn default() -> Self {
-        Self { min_sentences: default_min_sentences() }
+        Self { min_sentences: 3 }
     }
 }
 
-impl GlobalStepOptions for DedupLines {
+impl GlobalStepOptions for DedupLinesOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -58,34 +55,36 @@ impl GlobalStepOptions for DedupLines {
     }
 }
 
-impl GlobalStep for DedupLines {
-    fn collector(&self, notes: &Path) -> Result<Box<dyn Collector>> {
-        Ok(Box::new(LineCollector {
-            notes: UnitNotesWriter::create(notes)?,
+impl GlobalDecision for DedupLinesOptions {
+    fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
+        Ok(Box::new(LineSignatures {
+            signatures: SignatureWriter::create(file)?,
             seen: HashSet::new(),
             keys: Vec::new(),
             lower: Vec::new(),
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
-        resolve::<2, 4>(groups, Losers::AllButSmallestOwner, resources)
-    }
-
-    fn applier(&self, decisions: &Path) -> Result<Box<dyn Applier>> {
-        let decisions = UnitDecisions::open(decisions)?;
-        Ok(Box::new(LineApplier { decisions, min_sentences: self.min_sentences }))
+    fn decide(&self, tasks: &[TaskFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
+        find_duplicates::<2, 4>(tasks, Keeper::SmallestOwner, resources)
     }
 }
 
-struct LineCollector {
-    notes: UnitNotesWriter<2>,
+impl GlobalStep for DedupLinesOptions {
+    fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>> {
+        let decisions = Duplicates::open(decisions)?;
+        Ok(Box::new(LineFilter { decisions, min_sentences: self.min_sentences }))
+    }
+}
+
+struct LineSignatures {
+    signatures: SignatureWriter<2>,
     seen: HashSet<[u64; 2]>,
     keys: Vec<[u64; 2]>,
     lower: Vec<u8>,
 }
 
-impl Collector for LineCollector {
+impl Signatures for LineSignatures {
     fn add(&mut self, document: &Document, input: u32) -> Result<()> {
         self.keys.clear();
         if self.seen.capacity() > 1 << 16 {
@@ -103,11 +102,11 @@ impl Collector for LineCollector {
             let key = md5(&self.lower);
             self.keys.push(if self.seen.insert(key) { key } else { [0; 2] });
         }
-        self.notes.document(input, owner(document), &self.keys)
+        self.signatures.document(input, owner(document), &self.keys)
     }
 
     fn finish(self: Box<Self>) -> Result<FileDigest> {
-        self.notes.finish()
+        self.signatures.finish()
     }
 }
 
@@ -131,12 +130,12 @@ const REASONS: LineReasons = LineReasons {
     empty: None,
 };
 
-struct LineApplier {
-    decisions: UnitDecisions,
+struct LineFilter {
+    decisions: Duplicates,
     min_sentences: usize,
 }
 
-impl Applier for LineApplier {
+impl Filter for LineFilter {
     fn apply(&mut self, document: &mut Document, counts: &mut StepCounts) -> Result<Verdict> {
         let kept = kept_lines(&mut self.decisions, document, owner(document), REASONS)?;
         if kept.text.is_empty() {

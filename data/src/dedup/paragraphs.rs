@@ -2,7 +2,7 @@
 //!
 //! A paragraph is a line. Two are the same when their hashes are: the first 8 bytes of the SHA-1
 //! of the normal form (`text::ccnet`). A line that only one document has, however often, is
-//! no duplicate: that document keeps the first one. (facebookresearch/cc_net, `dedup.py`.)
+//! not a duplicate: that document keeps the first one. (facebookresearch/cc_net, `dedup.py`.)
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::duplicates::Duplicates;
+use super::find::{Keeper, find_duplicates};
 use super::lines::{LineReasons, kept_lines, lines_of};
-use super::unit_decisions::UnitDecisions;
-use super::unit_notes::UnitNotesWriter;
-use super::units::{Losers, resolve};
-use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use super::signatures::SignatureWriter;
+use super::{
+    Filter, GlobalDecision, GlobalStep, GlobalStepOptions, Resources, Signatures, TaskFiles,
+};
 use crate::checksum::FileDigest;
 use crate::document::{Document, metadata_text};
 use crate::error::{DataError, Result};
@@ -36,42 +38,31 @@ pub enum ParagraphMode {
     /// Nobody, with all documents of the source compared.
     Global,
     /// The document with the smallest hash of its id, with all documents of the source compared.
-    /// Lines of which the normal form leaves nothing go from all of them.
+    /// Lines of which the normal form leaves nothing are removed from all of them.
     KeepFirst,
 }
 
 /// Removes paragraphs that several documents have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DedupParagraphs {
+#[serde(default, deny_unknown_fields)]
+pub struct DedupParagraphsOptions {
     /// `ccnet`, `global` or `keep_first` (string, default `ccnet`): who keeps a paragraph that
     /// several documents have.
-    #[serde(default)]
     pub mode: ParagraphMode,
     /// For `ccnet`: consecutive input files whose documents are compared (integer, default 50).
-    #[serde(default = "default_files_per_group")]
     pub files_per_group: u32,
     /// Documents of which fewer characters are left are dropped (integer, default 0: only those
     /// of which no line is left).
-    #[serde(default)]
     pub min_chars: usize,
 }
 
-fn default_files_per_group() -> u32 {
-    50
-}
-
-impl Default for DedupParagraphs {
+impl Default for DedupParagraphsOptions {
     fn default() -> Self {
-        Self {
-            mode: ParagraphMode::default(),
-            files_per_group: default_files_per_group(),
-            min_chars: 0,
-        }
+        Self { mode: ParagraphMode::default(), files_per_group: 50, min_chars: 0 }
     }
 }
 
-impl GlobalStepOptions for DedupParagraphs {
+impl GlobalStepOptions for DedupParagraphsOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -88,10 +79,10 @@ impl GlobalStepOptions for DedupParagraphs {
     }
 }
 
-impl GlobalStep for DedupParagraphs {
-    fn collector(&self, notes: &Path) -> Result<Box<dyn Collector>> {
-        Ok(Box::new(ParagraphCollector {
-            notes: UnitNotesWriter::create(notes)?,
+impl GlobalDecision for DedupParagraphsOptions {
+    fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
+        Ok(Box::new(ParagraphSignatures {
+            signatures: SignatureWriter::create(file)?,
             without_empty: self.mode == ParagraphMode::KeepFirst,
             hasher: ParagraphHasher::default(),
             seen: HashSet::new(),
@@ -99,36 +90,38 @@ impl GlobalStep for DedupParagraphs {
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
+    fn decide(&self, tasks: &[TaskFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
         match self.mode {
             ParagraphMode::Ccnet => {
-                let losers = Losers::All { scope: Some(self.files_per_group) };
-                resolve::<1, 2>(groups, losers, resources)
+                let keeper = Keeper::Nobody { scope: Some(self.files_per_group) };
+                find_duplicates::<1, 2>(tasks, keeper, resources)
             }
             ParagraphMode::Global => {
-                resolve::<1, 2>(groups, Losers::All { scope: None }, resources)
+                find_duplicates::<1, 2>(tasks, Keeper::Nobody { scope: None }, resources)
             }
             ParagraphMode::KeepFirst => {
-                resolve::<1, 3>(groups, Losers::AllButSmallestOwner, resources)
+                find_duplicates::<1, 3>(tasks, Keeper::SmallestOwner, resources)
             }
         }
     }
+}
 
-    fn applier(&self, decisions: &Path) -> Result<Box<dyn Applier>> {
-        let decisions = UnitDecisions::open(decisions)?;
-        Ok(Box::new(ParagraphApplier { decisions, min_chars: self.min_chars }))
+impl GlobalStep for DedupParagraphsOptions {
+    fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>> {
+        let decisions = Duplicates::open(decisions)?;
+        Ok(Box::new(ParagraphFilter { decisions, min_chars: self.min_chars }))
     }
 }
 
-struct ParagraphCollector {
-    notes: UnitNotesWriter<1>,
+struct ParagraphSignatures {
+    signatures: SignatureWriter<1>,
     without_empty: bool,
     hasher: ParagraphHasher,
     seen: HashSet<u64>,
     keys: Vec<[u64; 1]>,
 }
 
-impl Collector for ParagraphCollector {
+impl Signatures for ParagraphSignatures {
     fn add(&mut self, document: &Document, input: u32) -> Result<()> {
         self.keys.clear();
         if self.seen.capacity() > KEPT_HASHES {
@@ -140,14 +133,14 @@ impl Collector for ParagraphCollector {
         }
         for line in lines_of(&document.text) {
             let hash = self.hasher.hash(line);
-            // Zero: out already. As in CCNet, a paragraph that hashes to zero always is.
+            // Zero: not compared. As in CCNet, a paragraph that hashes to zero never is.
             self.keys.push([if self.seen.insert(hash) { hash } else { 0 }]);
         }
-        self.notes.document(input, owner(document), &self.keys)
+        self.signatures.document(input, owner(document), &self.keys)
     }
 
     fn finish(self: Box<Self>) -> Result<FileDigest> {
-        self.notes.finish()
+        self.signatures.finish()
     }
 }
 
@@ -161,12 +154,12 @@ const REASONS: LineReasons = LineReasons {
     empty: Some("empty_paragraph"),
 };
 
-struct ParagraphApplier {
-    decisions: UnitDecisions,
+struct ParagraphFilter {
+    decisions: Duplicates,
     min_chars: usize,
 }
 
-impl Applier for ParagraphApplier {
+impl Filter for ParagraphFilter {
     fn apply(&mut self, document: &mut Document, counts: &mut StepCounts) -> Result<Verdict> {
         let kept = kept_lines(&mut self.decisions, document, owner(document), REASONS)?;
         if kept.ids.is_empty() {
@@ -189,7 +182,7 @@ impl Applier for ParagraphApplier {
         let original_length = number(&metadata, "original_length")
             .or_else(|| number(&metadata, "length"))
             .unwrap_or_else(|| document.text.chars().count().into());
-        // The numbers of an earlier step count the lines of the input, and go on doing so.
+        // The numbers of an earlier step count the lines of its input, and so do those kept here.
         let earlier = match metadata.get("line_ids") {
             Some(Value::Array(ids)) if ids.len() == kept.lines => Some(ids),
             _ => None,

@@ -1,4 +1,4 @@
-//! Global steps against brute force in memory, for any cut into groups, partitions and threads.
+//! Global steps against brute force in memory, for any cut into tasks, partitions and threads.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,8 +9,8 @@ use md5::{Digest, Md5};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::plan::Plan;
-use super::units::{Losers, resolve_as_planned};
+use super::budget::Budget;
+use super::find::{Keeper, find_within};
 use super::*;
 use crate::text::ccnet::normalize_for_dedup;
 
@@ -20,42 +20,42 @@ type Corpus = Vec<(Document, u32)>;
 /// What becomes of each document: its text and metadata, or the reason.
 pub(super) type Fates = Vec<std::result::Result<Document, String>>;
 
-/// Runs `step` over groups of documents, with `resolve` in place of its own.
+/// Runs `step` over tasks of documents, with `decide` in place of its own.
 fn run_with(
     step: &dyn GlobalStep,
-    groups: &[&[(Document, u32)]],
+    tasks: &[&[(Document, u32)]],
     folder: &Path,
-    resolve: impl FnOnce(&[GroupFiles], &Path) -> Result<Vec<FileDigest>>,
+    decide: impl FnOnce(&[TaskFiles], &Path) -> Result<Vec<FileDigest>>,
 ) -> Fates {
-    let files: Vec<GroupFiles> = (0..groups.len())
-        .map(|number| GroupFiles {
-            notes: folder.join(format!("{number}.notes")),
+    let files: Vec<TaskFiles> = (0..tasks.len())
+        .map(|number| TaskFiles {
+            signatures: folder.join(format!("{number}.signatures")),
             decisions: folder.join(format!("{number}.decisions")),
         })
         .collect();
-    for (group, files) in groups.iter().zip(&files) {
-        let mut collector = step.collector(&files.notes).unwrap();
-        for (document, input) in *group {
-            collector.add(document, *input).unwrap();
+    for (task, files) in tasks.iter().zip(&files) {
+        let mut signatures = step.signatures(&files.signatures).unwrap();
+        for (document, input) in *task {
+            signatures.add(document, *input).unwrap();
         }
-        collector.finish().unwrap().verify(&files.notes, "").unwrap();
+        signatures.finish().unwrap().verify(&files.signatures, "").unwrap();
     }
     let spill = folder.join("spill");
     std::fs::create_dir_all(&spill).unwrap();
-    let written = resolve(&files, &spill).unwrap();
+    let written = decide(&files, &spill).unwrap();
     assert_eq!(written.len(), files.len());
     for (digest, files) in written.iter().zip(&files) {
         digest.verify(&files.decisions, "").unwrap();
     }
     assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0, "temporary files are left");
     let mut fates = Vec::new();
-    for (group, files) in groups.iter().zip(&files) {
-        let mut applier = step.applier(&files.decisions).unwrap();
-        for (document, _) in *group {
+    for (task, files) in tasks.iter().zip(&files) {
+        let mut filter = step.filter(&files.decisions).unwrap();
+        for (document, _) in *task {
             let mut document = document.clone();
             let before = document.text.len() as u64;
             let mut counts = StepCounts::default();
-            fates.push(match applier.apply(&mut document, &mut counts).unwrap() {
+            fates.push(match filter.apply(&mut document, &mut counts).unwrap() {
                 Verdict::Keep => {
                     let removed: u64 = counts.removed().values().map(|part| part.bytes).sum();
                     assert_eq!(before, document.text.len() as u64 + removed);
@@ -67,67 +67,63 @@ fn run_with(
                 }
             });
         }
-        applier.finish().unwrap();
+        filter.finish().unwrap();
     }
     fates
 }
 
-/// Runs `step` over groups of documents within `memory_bytes`.
-pub(super) fn run(
-    step: &dyn GlobalStep,
-    groups: &[&[(Document, u32)]],
-    memory_bytes: u64,
-) -> Fates {
+/// Runs `step` over tasks of documents within `memory_bytes`.
+pub(super) fn run(step: &dyn GlobalStep, tasks: &[&[(Document, u32)]], memory_bytes: u64) -> Fates {
     let folder = tempfile::tempdir().unwrap();
-    run_with(step, groups, folder.path(), |files, spill| {
-        resolve_within(step, files, memory_bytes, spill)
+    run_with(step, tasks, folder.path(), |files, spill| {
+        decide_within(step, files, memory_bytes, spill)
     })
 }
 
 /// Makes the decision of `step` and checks that its progress ends at the whole.
-fn resolve_within(
+fn decide_within(
     step: &dyn GlobalStep,
-    files: &[GroupFiles],
+    files: &[TaskFiles],
     memory_bytes: u64,
     spill: &Path,
 ) -> Result<Vec<FileDigest>> {
     let progress = Progress::hidden();
     let resources = Resources { memory_bytes, spill: spill.to_owned(), progress: &progress };
-    let written = step.resolve(files, &resources)?;
+    let written = step.decide(files, &resources)?;
     assert!(progress.share().is_none_or(|share| share == 1.0), "{progress:?}");
     Ok(written)
 }
 
-/// A plan with everything tiny.
-fn tiny_plan(
+/// A budget with everything tiny.
+fn tiny_budget(
     units: u64,
     partitions: usize,
     workers: usize,
     sort_bytes: usize,
     range_words: u64,
-) -> Plan {
-    let mut plan = Plan::new(units, units, 32, MIN_MEMORY, 1).unwrap();
-    plan.estimate.partitions = partitions;
-    plan.estimate.workers = workers;
-    plan.partition_buffer = 100;
-    plan.sort_bytes = sort_bytes;
-    plan.range_units = 64 * range_words;
-    plan.ranges = units.div_ceil(plan.range_units).max(1) as usize;
-    plan.range_buffer = 24;
-    plan
+) -> Budget {
+    let mut budget = Budget::new(units, units, 32, MIN_MEMORY, 1).unwrap();
+    budget.estimate.partitions = partitions;
+    budget.estimate.workers = workers;
+    budget.partition_buffer = 100;
+    budget.sort_bytes = sort_bytes;
+    budget.range_units = 64 * range_words;
+    budget.ranges = units.div_ceil(budget.range_units).max(1) as usize;
+    budget.range_buffer = 24;
+    budget
 }
 
-/// Cuts a corpus into groups after the given numbers of documents.
+/// Cuts a corpus into tasks after the given numbers of documents.
 fn cut<'a>(corpus: &'a Corpus, sizes: &[usize]) -> Vec<&'a [(Document, u32)]> {
-    let mut groups = Vec::new();
+    let mut tasks = Vec::new();
     let mut rest = corpus.as_slice();
     for &size in sizes {
-        let (group, after) = rest.split_at(size.min(rest.len()));
-        groups.push(group);
+        let (task, after) = rest.split_at(size.min(rest.len()));
+        tasks.push(task);
         rest = after;
     }
-    groups.push(rest);
-    groups
+    tasks.push(rest);
+    tasks
 }
 
 fn documents(texts: Vec<Vec<String>>) -> Corpus {
@@ -154,7 +150,7 @@ fn corpus() -> impl Strategy<Value = Corpus> {
 }
 
 /// The lines each document keeps under `mode`: their numbers.
-fn expected_paragraphs(corpus: &Corpus, options: &DedupParagraphs) -> Vec<Vec<usize>> {
+fn expected_paragraphs(corpus: &Corpus, options: &DedupParagraphsOptions) -> Vec<Vec<usize>> {
     let scope = |input: u32| match options.mode {
         ParagraphMode::Ccnet => input / options.files_per_group,
         _ => 0,
@@ -187,7 +183,7 @@ fn expected_paragraphs(corpus: &Corpus, options: &DedupParagraphs) -> Vec<Vec<us
     corpus.iter().enumerate().map(|(number, entry)| kept(number, entry)).collect()
 }
 
-fn check_paragraphs(corpus: &Corpus, options: &DedupParagraphs, fates: &Fates) {
+fn check_paragraphs(corpus: &Corpus, options: &DedupParagraphsOptions, fates: &Fates) {
     let expected = expected_paragraphs(corpus, options);
     assert_eq!(fates.len(), corpus.len());
     for ((fate, (document, _)), ids) in fates.iter().zip(corpus).zip(expected) {
@@ -228,33 +224,33 @@ proptest! {
         files_per_group in 1u32..8,
     ) {
         let units = corpus.iter().map(|(document, _)| document.text.split('\n').count()).sum::<usize>();
-        let plan = tiny_plan(units as u64, partitions, workers, sort_bytes, range_words);
-        let groups = cut(&corpus, &sizes);
+        let budget = tiny_budget(units as u64, partitions, workers, sort_bytes, range_words);
+        let tasks = cut(&corpus, &sizes);
         for mode in [ParagraphMode::Ccnet, ParagraphMode::Global, ParagraphMode::KeepFirst] {
-            let options = DedupParagraphs { mode, files_per_group, min_chars: 0 };
+            let options = DedupParagraphsOptions { mode, files_per_group, min_chars: 0 };
             let folder = tempfile::tempdir().unwrap();
             let step = options.build();
             let progress = Progress::hidden();
-            let fates = run_with(&*step, &groups, folder.path(), |files, spill| {
+            let fates = run_with(&*step, &tasks, folder.path(), |files, spill| {
                 let spill = spill.to_owned();
                 let resources = Resources { memory_bytes: 0, spill, progress: &progress };
                 match mode {
                     ParagraphMode::Ccnet => {
-                        let losers = Losers::All { scope: Some(files_per_group) };
-                        resolve_as_planned::<1, 2>(files, losers, &plan, &resources)
+                        let keeper = Keeper::Nobody { scope: Some(files_per_group) };
+                        find_within::<1, 2>(files, keeper, &budget, &resources)
                     }
                     ParagraphMode::Global => {
-                        let losers = Losers::All { scope: None };
-                        resolve_as_planned::<1, 2>(files, losers, &plan, &resources)
+                        let keeper = Keeper::Nobody { scope: None };
+                        find_within::<1, 2>(files, keeper, &budget, &resources)
                     }
                     ParagraphMode::KeepFirst => {
-                        let losers = Losers::AllButSmallestOwner;
-                        resolve_as_planned::<1, 3>(files, losers, &plan, &resources)
+                        let keeper = Keeper::SmallestOwner;
+                        find_within::<1, 3>(files, keeper, &budget, &resources)
                     }
                 }
             });
             check_paragraphs(&corpus, &options, &fates);
-            // The step's own plan, and one group.
+            // The step's own budget, and one task.
             check_paragraphs(&corpus, &options, &run(&*step, &[&corpus], MIN_MEMORY));
         }
     }
@@ -264,11 +260,11 @@ proptest! {
         let mut shuffled = corpus.clone();
         shuffled.sort_by_key(|(document, _)| xxh3_64(format!("{seed}{}", document.id).as_bytes()));
         let steps: [Box<dyn GlobalStep>; 5] = [
-            DedupParagraphs { mode: ParagraphMode::Global, ..Default::default() }.build(),
-            DedupParagraphs { mode: ParagraphMode::KeepFirst, ..Default::default() }.build(),
-            DedupDocuments { key: DocumentKey::Text }.build(),
-            DedupDocuments { key: DocumentKey::Url }.build(),
-            DedupBooks { threshold: 0.6, shingle_words: 2 }.build(),
+            DedupParagraphsOptions { mode: ParagraphMode::Global, ..Default::default() }.build(),
+            DedupParagraphsOptions { mode: ParagraphMode::KeepFirst, ..Default::default() }.build(),
+            DedupDocumentsOptions { key: DocumentKey::Text }.build(),
+            DedupDocumentsOptions { key: DocumentKey::Url }.build(),
+            DedupBooksOptions { threshold: 0.6, shingle_words: 2 }.build(),
         ];
         for step in steps {
             let outcome = |corpus: &Corpus| -> BTreeMap<String, std::result::Result<String, String>> {
@@ -298,7 +294,7 @@ proptest! {
                     *best = best.clone().min(owner);
                 }
             }
-            let step = DedupDocuments { key }.build();
+            let step = DedupDocumentsOptions { key }.build();
             let fates = run(&*step, &cut(&corpus, &sizes), MIN_MEMORY);
             for (fate, (document, _)) in fates.iter().zip(&corpus) {
                 let stays = value(document).is_none_or(|value| best[&value].1 == document.id);
@@ -328,7 +324,7 @@ proptest! {
                 *owner = owner.clone().min(page);
             }
         }
-        let step = DedupLines { min_sentences: 0 }.build();
+        let step = DedupLinesOptions { min_sentences: 0 }.build();
         let fates = run(&*step, &cut(&corpus, &sizes), MIN_MEMORY);
         for (fate, (document, _)) in fates.iter().zip(&corpus) {
             let mut seen = BTreeSet::new();
@@ -375,16 +371,16 @@ fn decisions_are_the_same_bytes_for_any_memory_and_threads() {
         .into_iter()
         .map(|(document, input)| (Document { text: letters(&document.text), ..document }, input))
         .collect();
-    let groups = cut(&corpus, &[40_000, 0, 60_000]);
-    let options = DedupParagraphs { mode: ParagraphMode::KeepFirst, ..Default::default() };
+    let tasks = cut(&corpus, &[40_000, 0, 60_000]);
+    let options = DedupParagraphsOptions { mode: ParagraphMode::KeepFirst, ..Default::default() };
     let outcome = |memory_bytes: u64, threads: usize| {
         let folder = tempfile::tempdir().unwrap();
         let step = options.build();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let fates = run_with(&*step, &groups, folder.path(), |files, spill| {
-            pool.install(|| resolve_within(&*step, files, memory_bytes, spill))
+        let fates = run_with(&*step, &tasks, folder.path(), |files, spill| {
+            pool.install(|| decide_within(&*step, files, memory_bytes, spill))
         });
-        let decisions: Vec<_> = (0..groups.len())
+        let decisions: Vec<_> = (0..tasks.len())
             .map(|number| std::fs::read(folder.path().join(format!("{number}.decisions"))).unwrap())
             .collect();
         (decisions, fates)
@@ -409,7 +405,7 @@ fn repetition_inside_one_document_is_no_duplicate() {
         lines(&["both"]),
     ]);
     let with = |mode, files_per_group| {
-        let step = DedupParagraphs { mode, files_per_group, min_chars: 0 }.build();
+        let step = DedupParagraphsOptions { mode, files_per_group, min_chars: 0 }.build();
         let fates = run(&*step, &[&corpus], MIN_MEMORY);
         fates.into_iter().map(|fate| fate.map(|document| document.text)).collect::<Vec<_>>()
     };
@@ -434,7 +430,7 @@ fn metadata_of_earlier_steps_goes_on() {
     ]);
     corpus[0].0.metadata =
         Some(r#"{"line_ids":[3,5,9],"nlines":20,"length":99,"title":"t"}"#.to_owned());
-    let step = DedupParagraphs { min_chars: 3, ..Default::default() }.build();
+    let step = DedupParagraphsOptions { min_chars: 3, ..Default::default() }.build();
     let fates = run(&*step, &[&corpus], MIN_MEMORY);
     assert_eq!(
         serde_json::Value::Object(fates[0].as_ref().unwrap().metadata()),
@@ -442,7 +438,7 @@ fn metadata_of_earlier_steps_goes_on() {
             "nlines": 2, "length": 3, "title": "t"})
     );
     assert_eq!(fates[1].as_ref().unwrap().text, "short");
-    let step = DedupParagraphs { min_chars: 4, ..Default::default() }.build();
+    let step = DedupParagraphsOptions { min_chars: 4, ..Default::default() }.build();
     let fates = run(&*step, &[&corpus], MIN_MEMORY);
     assert_eq!(fates[0], Err("too_short".into()));
 }
@@ -459,7 +455,7 @@ fn keys_of_the_metadata_count_where_they_are() {
         })
         .collect();
     let kept = |key| {
-        let fates = run(&*DedupDocuments { key }.build(), &[&corpus], MIN_MEMORY);
+        let fates = run(&*DedupDocumentsOptions { key }.build(), &[&corpus], MIN_MEMORY);
         fates.iter().filter(|fate| fate.is_ok()).count()
     };
     assert_eq!((kept(DocumentKey::Digest), kept(DocumentKey::ContentMd5)), (4, 5));
@@ -472,7 +468,7 @@ fn pages_with_too_few_sentences_left_go() {
         lines(&["One is here.", "Two is here. Three is here."]),
         lines(&["Four is here.", "One is here.", "Five is here."]),
     ]);
-    let fates = run(&*DedupLines::default().build(), &[&corpus], MIN_MEMORY);
+    let fates = run(&*DedupLinesOptions::default().build(), &[&corpus], MIN_MEMORY);
     let kept = fates.iter().filter(|fate| fate.is_ok()).count();
     assert_eq!(kept, 1);
     assert!(fates.contains(&Err("filtered-deduped_page-toofewsentences".into())));
@@ -483,19 +479,19 @@ fn groups_out_of_order_are_refused() {
     let mut corpus = documents(vec![vec!["a".into()]; 6]);
     corpus.reverse();
     let folder = tempfile::tempdir().unwrap();
-    let options = DedupParagraphs { files_per_group: 1, ..Default::default() };
+    let options = DedupParagraphsOptions { files_per_group: 1, ..Default::default() };
     let step = options.build();
-    let notes = folder.path().join("notes");
-    let mut collector = step.collector(&notes).unwrap();
+    let file = folder.path().join("signatures");
+    let mut signatures = step.signatures(&file).unwrap();
     for (document, input) in &corpus {
-        collector.add(document, *input).unwrap();
+        signatures.add(document, *input).unwrap();
     }
-    collector.finish().unwrap();
-    let files = [GroupFiles { notes, decisions: folder.path().join("decisions") }];
+    signatures.finish().unwrap();
+    let files = [TaskFiles { signatures: file, decisions: folder.path().join("decisions") }];
     let spill = folder.path().join("spill");
     std::fs::create_dir(&spill).unwrap();
-    let error = resolve_within(&*step, &files, MIN_MEMORY, &spill).unwrap_err();
+    let error = decide_within(&*step, &files, MIN_MEMORY, &spill).unwrap_err();
     assert!(error.to_string().contains("input files"), "{error}");
-    let none = DedupParagraphs { files_per_group: 0, ..Default::default() };
+    let none = DedupParagraphsOptions { files_per_group: 0, ..Default::default() };
     assert!(none.validate("steps.1").unwrap_err().to_string().contains("steps.1.files_per_group"));
 }

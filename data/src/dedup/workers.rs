@@ -6,13 +6,13 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 
-/// Calls `work` for every task, with the number of the task, on `workers` threads at most. Each
+/// Calls `work` for every piece, with the number of the piece, on `workers` threads at most. Each
 /// worker has a state made by `start`; `end` makes the worker's result of it.
 ///
-/// Which worker does which task is left to chance: results must not depend on it.
+/// Which worker does which piece is left to chance: results must not depend on it.
 pub(super) fn in_parallel<S, R: Send>(
     workers: usize,
-    tasks: usize,
+    pieces: usize,
     start: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, usize) -> Result<()> + Sync,
     end: impl Fn(S) -> Result<R> + Sync,
@@ -23,11 +23,11 @@ pub(super) fn in_parallel<S, R: Send>(
         .map(|_| {
             let mut state = start();
             loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
+                let piece = next.fetch_add(1, Ordering::Relaxed);
+                if piece >= pieces {
                     return end(state);
                 }
-                work(&mut state, task)?;
+                work(&mut state, piece)?;
             }
         })
         .collect()

@@ -32,7 +32,7 @@ impl Reason {
         Self { name: Cow::Borrowed(name), error: true }
     }
 
-    /// A document that is not wanted, for a reason that is only known at run time, a licence's
+    /// A document that is not wanted, for a reason that is only known at run time, a license's
     /// name for example. There must be few different ones: each becomes a line of the report.
     pub fn unwanted_for(name: String) -> Self {
         Self { name: Cow::Owned(name), error: false }

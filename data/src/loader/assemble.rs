@@ -6,7 +6,8 @@ use super::plan::Row;
 use super::report::SourceReport;
 use super::{Batch, IGNORED_TARGET, LoaderOptions, SequenceOrigin};
 use crate::error::Result;
-use crate::mixture::{Corpus, MixtureConfig, SourceOrder};
+use crate::mixture::{MixtureConfig, SourceOrder, SourceTokens};
+use crate::shard::Shard;
 
 /// Name of the source of random tokens.
 const RANDOM: &str = "random";
@@ -23,23 +24,25 @@ pub(super) struct Assembler {
 }
 
 struct Source {
-    corpus: Corpus,
     name: Arc<str>,
+    /// Paths of the shards.
     shards: Vec<Arc<str>>,
+    tokens: SourceTokens,
 }
 
 impl Assembler {
-    pub fn new(corpora: Vec<Corpus>, config: &MixtureConfig, options: &LoaderOptions) -> Self {
-        let sources = corpora
+    pub fn new(
+        sources: Vec<SourceTokens>,
+        config: &MixtureConfig,
+        options: &LoaderOptions,
+    ) -> Self {
+        let path = |shard: &Shard| shard.path().display().to_string().into();
+        let sources = sources
             .into_iter()
-            .map(|corpus| Source {
-                name: corpus.name().into(),
-                shards: corpus
-                    .shards()
-                    .iter()
-                    .map(|shard| shard.path().display().to_string().into())
-                    .collect(),
-                corpus,
+            .map(|tokens| Source {
+                name: tokens.name().into(),
+                shards: tokens.shards().iter().map(path).collect(),
+                tokens,
             })
             .collect();
         Self {
@@ -58,24 +61,24 @@ impl Assembler {
         self.sources
             .iter()
             .map(|source| {
-                let sequences = source.corpus.sequences(self.seq_len);
+                let sequences = source.tokens.sequences(self.seq_len);
                 (source.name.to_string(), sequences)
             })
             .collect()
     }
 
-    pub fn corpora(&self) -> impl Iterator<Item = &Corpus> {
-        self.sources.iter().map(|source| &source.corpus)
+    pub fn source_tokens(&self) -> impl Iterator<Item = &SourceTokens> {
+        self.sources.iter().map(|source| &source.tokens)
     }
 
     pub fn report(&self, order: &SourceOrder) -> Vec<SourceReport> {
-        self.corpora()
+        self.source_tokens()
             .enumerate()
-            .map(|(index, corpus)| SourceReport {
-                name: corpus.name().to_owned(),
-                documents: corpus.documents(),
-                tokens: corpus.tokens(),
-                bytes: corpus.text_bytes(),
+            .map(|(index, source)| SourceReport {
+                name: source.name().to_owned(),
+                documents: source.documents(),
+                tokens: source.tokens(),
+                bytes: source.text_bytes(),
                 share: order.share(index),
             })
             .collect()
@@ -132,10 +135,10 @@ impl Assembler {
         window: &mut [i32],
     ) -> Result<()> {
         let source = &self.sources[source_index];
-        let corpus = &source.corpus;
-        let available = corpus.tokens().saturating_sub(begin);
+        let all = &source.tokens;
+        let available = all.tokens().saturating_sub(begin);
         let count = available.min(window.len() as u64) as usize;
-        corpus.read(begin, &mut window[..count])?;
+        all.read(begin, &mut window[..count])?;
         let tokens = count.saturating_sub(1);
         batch.set_row(index, &window[..count], tokens);
 
@@ -143,7 +146,7 @@ impl Assembler {
         let row = first..first + tokens;
         let end = begin + tokens as u64;
         // One further than the inputs: the last target may begin a document too.
-        for start in corpus.document_starts(begin, end + 1) {
+        for start in all.document_starts(begin, end + 1) {
             let at = (start - begin) as usize;
             if at < tokens {
                 batch.first_visible[row.clone()][at..].fill(at as i32);
@@ -152,14 +155,14 @@ impl Assembler {
                 batch.targets[first + at - 1] = IGNORED_TARGET;
             }
         }
-        let shard = corpus.shard_at(begin);
+        let shard = all.shard_at(begin);
         batch.origins[index] = SequenceOrigin {
             source_index,
             source: Arc::clone(&source.name),
             epoch: 0,
             sequence: begin / self.seq_len as u64,
             shard: source.shards.get(shard).cloned().unwrap_or_default(),
-            token: begin.saturating_sub(corpus.shard_start(shard)),
+            token: begin.saturating_sub(all.shard_start(shard)),
             tokens,
         };
         Ok(())

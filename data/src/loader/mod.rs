@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::Split;
 use crate::error::{DataError, Result};
-use crate::mixture::{Corpus, MixtureConfig, SourceOrder};
+use crate::fingerprint::Fingerprint;
+use crate::mixture::{MixtureConfig, SourceOrder, SourceTokens};
 use crate::progress::{Progress, ProgressMode, Work};
 use crate::shard::ShardManifest;
 use assemble::Assembler;
@@ -130,7 +131,8 @@ pub struct LoaderState {
     /// Sequences drawn from each source, in the order of the mixture.
     pub per_source: Vec<u64>,
     /// Hash of what the stream depends on: seed, sequence length, shares and every shard.
-    pub corpus: String,
+    #[serde(rename = "corpus")]
+    pub fingerprint: String,
 }
 
 /// An endless stream of batches.
@@ -139,7 +141,7 @@ pub struct Loader {
     planner: Planner,
     readers: usize,
     prefetch: Option<Prefetch>,
-    corpus: String,
+    fingerprint: String,
 }
 
 impl std::fmt::Debug for Loader {
@@ -157,23 +159,17 @@ impl Loader {
     pub fn open(config: &MixtureConfig, options: LoaderOptions) -> Result<Self> {
         config.validate()?;
         options.validate()?;
-        let corpora = open_corpora(config, &options, Split::Train)?;
-        check_size(&corpora, config.random, &options)?;
+        let sources = open_sources(config, &options, Split::Train)?;
+        check_size(&sources, config.random, &options)?;
         let mut weights: Vec<f64> = config.sources.iter().map(|source| source.weight).collect();
         if config.random {
             weights.push(1.0);
         }
         let order = SourceOrder::new(&weights);
-        let fingerprint = fingerprint(&corpora, &order, config, &options);
-        let assembler = Arc::new(Assembler::new(corpora, config, &options));
+        let fingerprint = fingerprint(&sources, &order, config, &options);
+        let assembler = Arc::new(Assembler::new(sources, config, &options));
         let planner = Planner::new(order, assembler.lengths(), &options);
-        Ok(Self {
-            assembler,
-            planner,
-            readers: options.readers,
-            prefetch: None,
-            corpus: fingerprint,
-        })
+        Ok(Self { assembler, planner, readers: options.readers, prefetch: None, fingerprint })
     }
 
     /// The next batch. The first call starts the readers.
@@ -219,24 +215,24 @@ impl Loader {
         LoaderState {
             sequences: self.planner.drawn().iter().sum(),
             per_source: self.planner.drawn().to_vec(),
-            corpus: self.corpus.clone(),
+            fingerprint: self.fingerprint.clone(),
         }
     }
 
     /// Moves the stream to `state`.
     ///
     /// # Errors
-    /// [`DataError::StateMismatch`] when the state belongs to another corpus, seed, sequence
+    /// [`DataError::StateMismatch`] when the state belongs to other shards, another seed, sequence
     /// length or set of weights; the stream then stays where it was.
     pub fn restore(&mut self, state: &LoaderState) -> Result<()> {
         let mismatch = |what, found: String, expected: String| {
             Err(DataError::StateMismatch { what, found, expected })
         };
-        if state.corpus != self.corpus {
+        if state.fingerprint != self.fingerprint {
             return mismatch(
                 "fingerprint of seed, seq_len, weights and shards",
-                state.corpus.clone(),
-                self.corpus.clone(),
+                state.fingerprint.clone(),
+                self.fingerprint.clone(),
             );
         }
         let sources = self.planner.drawn().len();
@@ -261,29 +257,29 @@ impl Loader {
     }
 }
 
-fn open_corpora(
+fn open_sources(
     config: &MixtureConfig,
     options: &LoaderOptions,
     split: Split,
-) -> Result<Vec<Corpus>> {
+) -> Result<Vec<SourceTokens>> {
     let checksums = config
         .verify_checksums
         .then(|| progress_of_checksums(config, options.progress, split))
         .transpose()?;
-    let mut corpora: Vec<Corpus> = Vec::new();
+    let mut sources: Vec<SourceTokens> = Vec::new();
     for source in &config.sources {
-        let corpus = Corpus::open(&source.path, split, checksums.as_ref())?;
-        corpus.check_tokenizer(&options.tokenizer_fingerprint, options.vocab_size)?;
-        if corpora.iter().any(|other| other.name() == corpus.name()) {
+        let source = SourceTokens::open(&source.path, split, checksums.as_ref())?;
+        source.check_tokenizer(&options.tokenizer_fingerprint, options.vocab_size)?;
+        if sources.iter().any(|other| other.name() == source.name()) {
             return Err(DataError::config(
                 "data.sources",
-                format!("source {:?} twice", corpus.name()),
+                format!("source {:?} twice", source.name()),
                 "each source once",
             ));
         }
-        corpora.push(corpus);
+        sources.push(source);
     }
-    Ok(corpora)
+    Ok(sources)
 }
 
 /// The progress of reading every shard of one side of the holdout once.
@@ -301,7 +297,7 @@ fn progress_of_checksums(
     Ok(Progress::new(mode, "checksums", Work::bytes(bytes).of(files, "files")))
 }
 
-fn check_size(corpora: &[Corpus], random: bool, options: &LoaderOptions) -> Result<()> {
+fn check_size(sources: &[SourceTokens], random: bool, options: &LoaderOptions) -> Result<()> {
     if random {
         return Ok(());
     }
@@ -316,14 +312,14 @@ fn check_size(corpora: &[Corpus], random: bool, options: &LoaderOptions) -> Resu
             needed_tokens: needed.saturating_mul(seq_len as u64).saturating_add(1),
         })
     };
-    for corpus in corpora {
-        if corpus.sequences(seq_len) == 0 {
-            return too_small(format!("source {:?}", corpus.name()), corpus.tokens(), 0, 1);
+    for source in sources {
+        if source.sequences(seq_len) == 0 {
+            return too_small(format!("source {:?}", source.name()), source.tokens(), 0, 1);
         }
     }
     let sequences =
-        corpora.iter().map(|corpus| corpus.sequences(seq_len)).fold(0, u64::saturating_add);
-    let tokens = corpora.iter().map(Corpus::tokens).fold(0, u64::saturating_add);
+        sources.iter().map(|source| source.sequences(seq_len)).fold(0, u64::saturating_add);
+    let tokens = sources.iter().map(SourceTokens::tokens).fold(0, u64::saturating_add);
     if sequences < options.batch_size as u64 {
         return too_small("the corpus".into(), tokens, sequences, options.batch_size as u64);
     }
@@ -332,31 +328,24 @@ fn check_size(corpora: &[Corpus], random: bool, options: &LoaderOptions) -> Resu
 
 /// Hash of everything the stream depends on.
 fn fingerprint(
-    corpora: &[Corpus],
+    sources: &[SourceTokens],
     order: &SourceOrder,
     config: &MixtureConfig,
     options: &LoaderOptions,
 ) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    add(b"altiplano loader 1");
-    add(&options.seed.to_le_bytes());
-    add(&(options.seq_len as u64).to_le_bytes());
-    add(&[config.random.into(), config.mask_document_boundary.into()]);
+    let mut fingerprint = Fingerprint::of("altiplano loader 1");
+    fingerprint.part(options.seed.to_le_bytes()).part((options.seq_len as u64).to_le_bytes());
+    fingerprint.part([config.random.into(), config.mask_document_boundary.into()]);
     if config.random {
-        add(&(options.vocab_size as u64).to_le_bytes());
+        fingerprint.part((options.vocab_size as u64).to_le_bytes());
     }
-    for (corpus, part) in corpora.iter().zip(order.parts()) {
-        add(corpus.name().as_bytes());
-        add(&part.to_le_bytes());
-        for shard in corpus.shards() {
-            add(shard.header().blake3.as_bytes());
+    for (source, part) in sources.iter().zip(order.parts()) {
+        fingerprint.part(source.name()).part(part.to_le_bytes());
+        for shard in source.shards() {
+            fingerprint.part(&shard.header().blake3);
         }
     }
-    hasher.finalize().to_hex().to_string()
+    fingerprint.hex()
 }
 
 #[cfg(test)]

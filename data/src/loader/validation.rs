@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::assemble::Assembler;
-use super::{Batch, LoaderOptions, open_corpora};
+use super::{Batch, LoaderOptions, open_sources};
 use crate::document::Split;
 use crate::error::{DataError, Result};
 use crate::mixture::{MixtureConfig, SourceOrder};
@@ -62,16 +62,16 @@ impl ValidationSet {
     pub fn open(config: &MixtureConfig, options: &LoaderOptions) -> Result<Self> {
         config.validate()?;
         options.validate()?;
-        let corpora = open_corpora(config, options, Split::Validation)?;
+        let opened = open_sources(config, options, Split::Validation)?;
         let weights: Vec<f64> = config.sources.iter().map(|source| source.weight).collect();
         let order = SourceOrder::new(&weights);
         let mut sources = Vec::new();
-        for (index, corpus) in corpora.iter().enumerate() {
-            let targets = corpus.tokens().saturating_sub(1);
+        for (index, source) in opened.iter().enumerate() {
+            let targets = source.tokens().saturating_sub(1);
             if targets == 0 {
                 return Err(DataError::CorpusTooSmall {
-                    name: format!("validation documents of source {:?}", corpus.name()),
-                    tokens: corpus.tokens(),
+                    name: format!("validation documents of source {:?}", source.name()),
+                    tokens: source.tokens(),
                     sequences: 0,
                     seq_len: options.seq_len,
                     needed_sequences: 1,
@@ -79,21 +79,21 @@ impl ValidationSet {
                 });
             }
             let masked = match config.mask_document_boundary {
-                true => corpus.documents().saturating_sub(1),
+                true => source.documents().saturating_sub(1),
                 false => 0,
             };
             sources.push(ValidationSource {
-                name: corpus.name().to_owned(),
-                documents: corpus.documents(),
-                tokens: corpus.tokens(),
-                bytes: corpus.text_bytes(),
+                name: source.name().to_owned(),
+                documents: source.documents(),
+                tokens: source.tokens(),
+                bytes: source.text_bytes(),
                 sequences: targets.div_ceil(options.seq_len as u64),
                 targets: targets - masked,
                 share: order.share(index),
             });
         }
         Ok(Self {
-            assembler: Assembler::new(corpora, config, options),
+            assembler: Assembler::new(opened, config, options),
             sources,
             batch_size: options.batch_size,
             seq_len: options.seq_len,

@@ -6,25 +6,27 @@
 //! visited once per epoch in an order made by a keyed bijection ([`Permutation`]). Both are
 //! functions of how many sequences were drawn, so nothing else has to be remembered.
 
-mod corpus;
 mod order;
 mod permutation;
+mod source_tokens;
 
-pub use corpus::Corpus;
 pub use order::SourceOrder;
 pub use permutation::Permutation;
+pub use source_tokens::SourceTokens;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{DataError, Result};
 
 /// What a run trains on. In YAML either the word `random` or a map.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+// `remote` makes the derived functions inherent ones, for the traits' implementations below to use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct MixtureConfig {
     /// Tokens drawn uniformly from the seed instead of text, to measure speed (bool, default
     /// false; `data: random` sets it).
@@ -36,7 +38,8 @@ pub struct MixtureConfig {
     /// default true). Takes about a second per GB and core.
     pub verify_checksums: bool,
     /// Do not ask the model to predict the first token of a document from the document before it
-    /// (bool, default false).
+    /// (bool, default false). It is about the loss; `document_mask` of a run is about attention
+    /// (docs/formats.md, "How batches are cut from shards").
     pub mask_document_boundary: bool,
     /// Warn when a source is gone through more often than this (number, default 4: up to about
     /// four times repeated text is nearly as good as new, arXiv 2305.16264).
@@ -58,42 +61,22 @@ pub struct MixtureSource {
     pub weight: f64,
 }
 
-/// The map form of [`MixtureConfig`].
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MixtureMap {
-    #[serde(default)]
-    random: bool,
-    #[serde(default)]
-    sources: Vec<MixtureSource>,
-    #[serde(default = "default_true")]
-    verify_checksums: bool,
-    #[serde(default)]
-    mask_document_boundary: bool,
-    #[serde(default = "default_max_epochs")]
-    max_epochs: f64,
-    #[serde(default)]
-    token_budget: Option<u64>,
-}
-
-fn default_true() -> bool {
-    true
-}
-
-fn default_max_epochs() -> f64 {
-    4.0
-}
-
 impl Default for MixtureConfig {
     fn default() -> Self {
         Self {
             random: false,
             sources: Vec::new(),
-            verify_checksums: false,
+            verify_checksums: true,
             mask_document_boundary: false,
-            max_epochs: default_max_epochs(),
+            max_epochs: 4.0,
             token_budget: None,
         }
+    }
+}
+
+impl Serialize for MixtureConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
     }
 }
 
@@ -118,15 +101,7 @@ impl<'de> Deserialize<'de> for MixtureConfig {
                 self,
                 map: A,
             ) -> std::result::Result<Self::Value, A::Error> {
-                let map = MixtureMap::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(MixtureConfig {
-                    random: map.random,
-                    sources: map.sources,
-                    verify_checksums: map.verify_checksums,
-                    mask_document_boundary: map.mask_document_boundary,
-                    max_epochs: map.max_epochs,
-                    token_budget: map.token_budget,
-                })
+                MixtureConfig::deserialize(MapAccessDeserializer::new(map))
             }
         }
         deserializer.deserialize_any(WordOrMap)
@@ -136,16 +111,16 @@ impl<'de> Deserialize<'de> for MixtureConfig {
 impl MixtureConfig {
     /// Tokens drawn uniformly from the seed.
     pub fn random() -> Self {
-        Self { random: true, verify_checksums: true, ..Self::default() }
+        Self { random: true, ..Self::default() }
     }
 
     /// A mixture of shard folders by weight, all else at its default.
     pub fn of(sources: Vec<MixtureSource>) -> Self {
-        Self { sources, verify_checksums: true, ..Self::default() }
+        Self { sources, ..Self::default() }
     }
 
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-    pub fn resolve(&mut self, base: &Path) {
+    pub fn make_paths_absolute(&mut self, base: &Path) {
         for source in &mut self.sources {
             source.path = base.join(&source.path);
         }

@@ -21,7 +21,7 @@
 use tempfile::TempDir;
 
 use super::NGrams;
-use super::estimate::AdjustedCounts;
+use super::adjusted_counts::AdjustedCounts;
 use super::records::{
     Equal, Record, RecordFile, RecordReader, RecordWriter, Sorter, count, floats, set_floats,
 };

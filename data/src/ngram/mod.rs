@@ -10,6 +10,7 @@
 //! The names in use (CCNet, Wenzek et al. 2020): perplexity is `10^(−Σ log10 p / n)`, `n` counting
 //! the words and one end of sentence.
 
+mod adjusted_counts;
 mod arpa;
 mod binary;
 mod cutoffs;

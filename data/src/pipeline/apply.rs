@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::batch::Clock;
+use super::clock::Clock;
 use super::drop_log::DroppedDocument;
-use super::stats::StepStats;
+use super::stats::{StepStats, run_step};
 use crate::document::{Document, Reason, metadata_text};
 use crate::source::splice_tex;
 use crate::step::{Step, StepCounts, Verdict};
@@ -12,7 +12,7 @@ use crate::step::{Step, StepCounts, Verdict};
 /// What became of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Applied {
-    /// It goes on.
+    /// The step kept it, perhaps changed.
     Kept(Map<String, Value>),
     /// The step dropped it, or it could not be read.
     Dropped(DroppedDocument),
@@ -108,30 +108,21 @@ fn metadata_of(value: &Value) -> Option<String> {
     }
 }
 
-/// A line that is no JSON object, as a dropped document.
+/// A line that is not a JSON object, as a dropped document.
 pub fn unreadable(id: String, error: &impl ToString, bytes: usize) -> Applied {
     let reason = Reason::BAD_JSON;
     Applied::Dropped(DroppedDocument::new(id, "read", &reason, error.to_string(), bytes as u64))
 }
 
 /// Sends every document through `step` on the calling thread and counts, with the processor time
-/// it took.
-pub fn measure_step(step: &dyn Step, documents: Vec<Document>) -> StepStats {
+/// that step and counting took.
+pub fn measure_step(step: &dyn Step, mut documents: Vec<Document>) -> StepStats {
     let mut stats = StepStats::default();
-    let mut counts = StepCounts::default();
-    for mut document in documents {
-        let bytes = document.text.len() as u64;
-        let removed_before = counts.removed_bytes();
-        let clock = Clock::start();
-        let verdict = step.apply(&mut document, &mut counts);
-        clock.stop(&mut stats.cpu_seconds);
-        let removed = counts.removed_bytes() - removed_before;
-        match verdict {
-            Verdict::Keep => stats.keep(bytes, removed, &document.text),
-            Verdict::Drop { reason, .. } => stats.reject(&reason, bytes, removed),
-        }
+    let clock = Clock::start();
+    for document in &mut documents {
+        run_step(step, document, &mut stats);
     }
-    stats.add_counts(&counts);
+    clock.stop(&mut stats.cpu_seconds);
     stats
 }
 

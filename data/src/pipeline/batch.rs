@@ -3,15 +3,16 @@
 use rayon::prelude::*;
 
 use super::chain::DocumentStep;
-use super::stats::StepStats;
+use super::clock::Clock;
+use super::stats::{StepStats, run_step};
 use crate::document::{Document, Reason};
-use crate::step::{StepCounts, Verdict};
+use crate::step::Verdict;
 
 /// Text bytes and documents at which a batch is full. A batch per thread is in memory.
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_DOCUMENTS: usize = 4096;
-/// Documents of a batch that go through the steps together. The parts do not depend on the
-/// number of threads.
+/// Documents of a batch that one thread sends through the steps together. How a batch is cut into
+/// such parts does not depend on the number of threads.
 const PART_DOCUMENTS: usize = 64;
 
 /// Documents with the input file each came from.
@@ -24,7 +25,7 @@ pub(super) struct Batch {
 /// A document in a batch.
 pub(super) struct Item {
     pub document: Document,
-    /// Position of its input file in the group.
+    /// Position of its input file in the task.
     pub input: usize,
     /// The step that dropped it, why, and its length when it entered that step.
     pub dropped: Option<(usize, Reason, String, u64)>,
@@ -71,57 +72,15 @@ fn run_part(mut items: Vec<Item>, steps: &[DocumentStep]) -> Part {
     for (index, step) in steps.iter().enumerate() {
         let clock = Clock::start();
         let mut stats = StepStats::default();
-        let mut counts = StepCounts::default();
         for item in items.iter_mut().filter(|item| item.dropped.is_none()) {
             let bytes = item.document.text.len() as u64;
-            let removed_before = counts.removed_bytes();
-            let verdict = step.step.apply(&mut item.document, &mut counts);
-            let removed = counts.removed_bytes() - removed_before;
-            match verdict {
-                Verdict::Keep => stats.keep(bytes, removed, &item.document.text),
-                Verdict::Drop { reason, detail } => {
-                    stats.reject(&reason, bytes, removed);
-                    item.dropped = Some((index, reason, detail, bytes));
-                }
+            let verdict = run_step(&*step.step, &mut item.document, &mut stats);
+            if let Verdict::Drop { reason, detail } = verdict {
+                item.dropped = Some((index, reason, detail, bytes));
             }
         }
-        stats.add_counts(&counts);
         clock.stop(&mut stats.cpu_seconds);
         all.push(stats);
     }
     Part { items, stats: all }
-}
-
-/// Processor time, of the calling thread or of the whole process.
-pub(super) struct Clock {
-    id: libc::clockid_t,
-    start: f64,
-}
-
-impl Clock {
-    /// Of the calling thread, which must be the one that stops it.
-    pub fn start() -> Self {
-        Self::of(libc::CLOCK_THREAD_CPUTIME_ID)
-    }
-
-    /// Of all threads together.
-    pub fn start_of_process() -> Self {
-        Self::of(libc::CLOCK_PROCESS_CPUTIME_ID)
-    }
-
-    fn of(id: libc::clockid_t) -> Self {
-        Self { id, start: seconds(id) }
-    }
-
-    /// Adds the time since the start to `sum`.
-    pub fn stop(&self, sum: &mut f64) {
-        *sum += seconds(self.id) - self.start;
-    }
-}
-
-fn seconds(clock: libc::clockid_t) -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one timespec, which `time` is; it keeps no pointer.
-    let failed = unsafe { libc::clock_gettime(clock, &mut time) } != 0;
-    if failed { 0.0 } else { time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9 }
 }

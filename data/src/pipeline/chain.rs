@@ -1,10 +1,13 @@
 //! What a source's documents go through, cut into stages at the steps that need all documents.
 
-use super::holdout::HoldoutConfig;
+use std::path::Path;
+
+use super::holdout::{Holdout, HoldoutConfig};
 use super::source_config::SourceConfig;
 use super::step_config::BuiltStep;
-use crate::dedup::GlobalStep;
+use crate::dedup::{GlobalDecision, GlobalStep};
 use crate::error::Result;
+use crate::fingerprint::Fingerprint;
 use crate::step::Step;
 
 /// The steps of one source.
@@ -20,7 +23,13 @@ pub(super) struct Stage {
     /// Steps over single documents.
     pub steps: Vec<DocumentStep>,
     /// What the result depends on, besides the stages before it.
-    pub identity: Vec<u8>,
+    pub identity: Fingerprint,
+}
+
+impl Stage {
+    fn after(opening: Option<Global>) -> Self {
+        Self { opening, steps: Vec::new(), identity: Fingerprint::default() }
+    }
 }
 
 /// A step over single documents.
@@ -30,45 +39,61 @@ pub(super) struct DocumentStep {
     pub step: Box<dyn Step>,
 }
 
-/// A step over all documents.
+/// What stands between two stages, since it needs all documents of the source.
 pub(super) enum Global {
-    Step {
-        name: &'static str,
-        version: u32,
-        step: Box<dyn GlobalStep>,
-    },
-    /// Where to cut between training and validation.
-    Holdout,
+    /// A step whose filter keeps, changes or drops documents.
+    Step { name: &'static str, version: u32, step: Box<dyn GlobalStep> },
+    /// The cut between training and validation. It parts documents and drops none, so it has
+    /// neither counters nor a row in the manifest.
+    Holdout(Holdout),
+}
+
+impl Global {
+    /// What writes signatures and decides, of either kind.
+    pub fn decision(&self) -> &dyn GlobalDecision {
+        match self {
+            Self::Step { step, .. } => &**step,
+            Self::Holdout(holdout) => holdout,
+        }
+    }
+
+    /// Name for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Step { name, .. } => name,
+            Self::Holdout(_) => "holdout",
+        }
+    }
 }
 
 impl Chain {
-    /// Makes the steps of `source`, reading their models and lists.
-    pub fn build(source: &SourceConfig, holdout: &HoldoutConfig) -> Result<Self> {
+    /// Makes the steps of `source`, reading their models and lists. Documents go below `output`.
+    pub fn build(source: &SourceConfig, holdout: &HoldoutConfig, output: &Path) -> Result<Self> {
         let (kind, options) = source.kind()?;
-        let mut identity = Identity::default();
-        identity.add(format!("{kind} {}", options.version()).as_bytes());
+        let mut identity = Fingerprint::of(&format!("{kind} {}", options.version()));
         // The steps have identities of their own.
         let reader = SourceConfig { steps: Vec::new(), ..source.clone() };
-        identity.add(&serde_json::to_vec(&reader).unwrap_or_default());
-        let mut stages = vec![Stage { opening: None, steps: Vec::new(), identity: Vec::new() }];
+        identity.json(&reader);
+        let mut stages = vec![Stage::after(None)];
         for (index, config) in source.steps.iter().enumerate() {
             let (name, version) = config.name()?;
             let built = config.build(&format!("{}.steps.{index}", source.key()))?;
             if let BuiltStep::Global(step) = built {
                 close(&mut stages, &mut identity);
                 let opening = Some(Global::Step { name, version, step });
-                stages.push(Stage { opening, steps: Vec::new(), identity: Vec::new() });
+                stages.push(Stage::after(opening));
             } else if let (BuiltStep::Document(step), Some(stage)) = (built, stages.last_mut()) {
                 stage.steps.push(DocumentStep { name, version, step });
             }
-            identity.add(&config.identity()?);
+            identity.part(config.identity()?);
         }
         if holdout.bytes_per_source.is_some() {
             close(&mut stages, &mut identity);
-            let opening = Some(Global::Holdout);
-            stages.push(Stage { opening, steps: Vec::new(), identity: Vec::new() });
+            let holdout = Holdout::new(holdout, &source.name, output);
+            let opening = Some(Global::Holdout(holdout));
+            stages.push(Stage::after(opening));
         }
-        identity.add(&serde_json::to_vec(holdout).unwrap_or_default());
+        identity.json(holdout);
         close(&mut stages, &mut identity);
         Ok(Self { stages })
     }
@@ -91,19 +116,9 @@ impl Chain {
     }
 }
 
-fn close(stages: &mut [Stage], identity: &mut Identity) {
+/// Ends the last of `stages`: all of `identity` is about it.
+fn close(stages: &mut [Stage], identity: &mut Fingerprint) {
     if let Some(stage) = stages.last_mut() {
-        stage.identity = std::mem::take(&mut identity.0);
-    }
-}
-
-/// Parts in a row, each with its length, so that they cannot run into each other.
-#[derive(Default)]
-struct Identity(Vec<u8>);
-
-impl Identity {
-    fn add(&mut self, part: &[u8]) {
-        self.0.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        self.0.extend_from_slice(part);
+        stage.identity = std::mem::take(identity);
     }
 }

@@ -89,7 +89,7 @@ impl DroppedDocument {
     }
 }
 
-/// Writes the dropped documents of one stage of one group.
+/// Writes the dropped documents of one stage of one task.
 pub(super) struct DropLog {
     path: PathBuf,
     writer: zstd::stream::write::Encoder<'static, AtomicFile>,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::drop_log::{DroppedDocument, find_dropped};
 use super::layout::{Layout, stats_folder};
-use super::stage::StageRecord;
+use super::record::StageRecord;
 use crate::document::{Document, Split, list_documents};
 use crate::error::{DataError, Result};
 
@@ -56,8 +56,8 @@ pub fn explain(output: &Path, id: &str, source: Option<&str>) -> Result<Explanat
         }
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
         let layout = Layout::new(output, &folder.to_string_lossy());
-        let StageRecord { source, stage, group, dropped, .. } = StageRecord::read(&layout, path)?;
-        if let Some(dropped) = find_dropped(&layout.dropped_file(stage, group), &dropped, id)? {
+        let StageRecord { source, stage, task, dropped, .. } = StageRecord::read(&layout, path)?;
+        if let Some(dropped) = find_dropped(&layout.dropped_file(stage, task), &dropped, id)? {
             return Ok(Explanation::Dropped { source, stage, dropped });
         }
     }

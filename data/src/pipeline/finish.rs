@@ -1,24 +1,24 @@
-//! The end of a source: stale files go, the manifest is written.
+//! The end of a source: files of earlier configurations are deleted, the manifest is written.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use super::plan::SourcePlan;
-use super::stage::StageRecord;
+use super::record::StageRecord;
 use crate::atomic_file::remove_durably;
 use crate::document::{DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split};
 use crate::error::{DataError, Result};
 
-/// Checks the holdout, deletes files of groups that are no more, writes the manifest and gives
+/// Checks the holdout, deletes files of tasks that do not exist any more, writes the manifest and gives
 /// its checksum.
 pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
     let last = plan.last_stage();
     let records: Vec<StageRecord> = plan
-        .groups
+        .tasks
         .iter()
-        .map(|group| {
-            plan.recorded(last, group.number).ok_or_else(|| plan.unfinished(last, group.number))
+        .map(|task| {
+            plan.recorded(last, task.number).ok_or_else(|| plan.unfinished(last, task.number))
         })
         .collect::<Result<_>>()?;
     let files: Vec<&DocumentFileSummary> =
@@ -51,9 +51,9 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
         text_bytes,
         files: files.iter().copied().cloned().collect(),
         inputs: plan
-            .groups
+            .tasks
             .iter()
-            .flat_map(|group| &group.inputs)
+            .flat_map(|task| &task.inputs)
             .map(|input| ManifestInput { name: input.name.clone(), bytes: input.bytes })
             .collect(),
     };
@@ -77,13 +77,13 @@ fn remove_stale(plan: &SourcePlan<'_>, files: &[&DocumentFileSummary]) -> Result
         files.iter().map(|file| layout.documents().join(&file.file)).collect();
     known.insert(layout.manifest());
     for stage in 0..plan.chain.stages.len() {
-        known.insert(layout.resolved_file(stage));
-        for group in &plan.groups {
-            known.insert(layout.stats_file(stage, group.number));
-            known.insert(layout.dropped_file(stage, group.number));
-            known.insert(layout.stage_file(stage, group.number));
-            let global = layout.global_files(stage, group.number);
-            known.extend([global.notes, global.decisions]);
+        known.insert(layout.decided_file(stage));
+        for task in &plan.tasks {
+            known.insert(layout.stats_file(stage, task.number));
+            known.insert(layout.dropped_file(stage, task.number));
+            known.insert(layout.stage_file(stage, task.number));
+            let global = layout.global_files(stage, task.number);
+            known.extend([global.signatures, global.decisions]);
         }
     }
     for folder in [layout.documents(), layout.stats(), layout.dropped(), layout.work()] {

@@ -2,8 +2,8 @@
 //!
 //! A document's side depends on the hash of its id and the seed alone, so it does not move when
 //! other documents come or go. The documents with the smallest hashes are held out, up to a cut:
-//! for a fraction the cut is known; for a number of bytes it is decided, like any other global
-//! step, from notes on all documents that reach the end.
+//! for a fraction the cut is known; for a number of bytes it is decided, as in a step over all
+//! documents, from signatures of all that reach the end.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::atomic_file::AtomicFile;
 use crate::checksum::FileDigest;
-use crate::dedup::GroupFiles;
+use crate::dedup::{GlobalDecision, Resources, Signatures, TaskFiles};
 use crate::document::{Document, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
 use crate::json_file::{read_json, write_json};
@@ -23,27 +23,22 @@ const PARTS: u64 = 100;
 
 /// Which documents are held out. With neither field none are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct HoldoutConfig {
     /// Bytes of text to hold out of every source, rounded up to whole documents (integer, default
     /// none).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_source: Option<u64>,
     /// Share of the documents to hold out, above 0 and below 1 (number, default none).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fraction: Option<f64>,
     /// Another seed holds out other documents (integer, default 1).
-    #[serde(default = "default_seed")]
     pub seed: u64,
-}
-
-fn default_seed() -> u64 {
-    1
 }
 
 impl Default for HoldoutConfig {
     fn default() -> Self {
-        Self { bytes_per_source: None, fraction: None, seed: default_seed() }
+        Self { bytes_per_source: None, fraction: None, seed: 1 }
     }
 }
 
@@ -114,7 +109,7 @@ impl HoldoutConfig {
     }
 }
 
-/// The decision for one source.
+/// Where one source is cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Cut {
     seed: u64,
@@ -132,26 +127,71 @@ impl Cut {
         xxh3_64_with_seed(id.as_bytes(), self.seed).min(u64::MAX - 1)
     }
 
-    /// The decision that [`resolve`] wrote.
+    /// The cut that [`Holdout`] decided on.
     pub fn read(path: &Path) -> Result<Self> {
         read_json(path, RUN_AGAIN)
     }
 }
 
-/// Notes the hash and length of every document: 16 bytes each.
-pub(super) struct HoldoutNotes {
+/// Decides where to cut one source so that a number of bytes is held out.
+pub(super) struct Holdout {
+    config: HoldoutConfig,
+    /// Name of the source and the folder of its documents, for messages.
+    source: String,
+    output: PathBuf,
+}
+
+impl Holdout {
+    pub fn new(config: &HoldoutConfig, source: &str, output: &Path) -> Self {
+        Self { config: config.clone(), source: source.to_owned(), output: output.to_owned() }
+    }
+}
+
+impl GlobalDecision for Holdout {
+    fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
+        Ok(Box::new(HoldoutSignatures {
+            file: AtomicFile::create(file)?,
+            path: file.to_owned(),
+            probe: Cut { seed: self.config.seed, below: 0 },
+        }))
+    }
+
+    /// Writes the same [`Cut`] for every task.
+    fn decide(&self, tasks: &[TaskFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
+        let mut smallest = Smallest::new(self.config.bytes_per_source.unwrap_or(0));
+        resources.progress.begin(tasks.len() as u64);
+        for TaskFiles { signatures: path, .. } in tasks {
+            let signatures = std::fs::read(path).map_err(DataError::io(path))?;
+            let (numbers, rest) = signatures.as_chunks::<8>();
+            if !rest.is_empty() || numbers.len() % 2 != 0 {
+                return Err(DataError::bad_file(path, "cut short; delete it and run again"));
+            }
+            for pair in numbers.chunks_exact(2) {
+                smallest.add(u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1]));
+            }
+            resources.progress.add(1);
+        }
+        if smallest.documents == 0 {
+            let (name, path) = (self.source.clone(), self.output.clone());
+            return Err(DataError::NothingLeft { name, path });
+        }
+        let below = smallest.cut().ok_or_else(|| {
+            self.config.impossible(&self.source, smallest.documents, smallest.bytes, 0)
+        })?;
+        let cut = Cut { seed: self.config.seed, below };
+        tasks.iter().map(|files| Ok(write_json(&files.decisions, &cut)?.file)).collect()
+    }
+}
+
+/// Writes the hash and length of every document: 16 bytes each.
+struct HoldoutSignatures {
     file: AtomicFile,
     path: PathBuf,
     probe: Cut,
 }
 
-impl HoldoutNotes {
-    pub fn create(path: &Path, seed: u64) -> Result<Self> {
-        let probe = Cut { seed, below: 0 };
-        Ok(Self { file: AtomicFile::create(path)?, path: path.to_owned(), probe })
-    }
-
-    pub fn add(&mut self, document: &Document) -> Result<()> {
+impl Signatures for HoldoutSignatures {
+    fn add(&mut self, document: &Document, _input: u32) -> Result<()> {
         let numbers = [self.probe.hash(&document.id), document.text.len() as u64];
         numbers
             .iter()
@@ -159,38 +199,9 @@ impl HoldoutNotes {
             .map_err(DataError::io(&self.path))
     }
 
-    pub fn finish(self) -> Result<FileDigest> {
+    fn finish(self: Box<Self>) -> Result<FileDigest> {
         self.file.commit()
     }
-}
-
-/// Decides where to cut, for all groups of the source `name`, and gives what was written for each.
-pub(super) fn resolve(
-    output: &Path,
-    name: &str,
-    config: &HoldoutConfig,
-    groups: &[GroupFiles],
-) -> Result<Vec<FileDigest>> {
-    let mut smallest = Smallest::new(config.bytes_per_source.unwrap_or(0));
-    for group in groups {
-        let notes = std::fs::read(&group.notes).map_err(DataError::io(&group.notes))?;
-        let (numbers, rest) = notes.as_chunks::<8>();
-        if !rest.is_empty() || numbers.len() % 2 != 0 {
-            return Err(DataError::bad_file(&group.notes, "cut short; delete it and run again"));
-        }
-        for pair in numbers.chunks_exact(2) {
-            smallest.add(u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1]));
-        }
-    }
-    if smallest.documents == 0 {
-        let path = output.to_owned();
-        return Err(DataError::NothingLeft { name: name.to_owned(), path });
-    }
-    let below = smallest
-        .cut()
-        .ok_or_else(|| config.impossible(name, smallest.documents, smallest.bytes, 0))?;
-    let cut = Cut { seed: config.seed, below };
-    groups.iter().map(|group| Ok(write_json(&group.decisions, &cut)?.file)).collect()
 }
 
 /// The documents with the smallest hashes, as many as reach `target` bytes.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::dedup::GroupFiles;
+use crate::dedup::TaskFiles;
 use crate::document::{DocumentManifest, Split};
 
 /// The files of one source.
@@ -32,8 +32,8 @@ impl Layout {
         documents_folder(&self.output, &self.source)
     }
 
-    pub fn document_file(&self, split: Split, group: usize) -> PathBuf {
-        self.documents().join(format!("{}-{group:05}.parquet", split.name()))
+    pub fn document_file(&self, split: Split, task: usize) -> PathBuf {
+        self.documents().join(format!("{}-{task:05}.parquet", split.name()))
     }
 
     pub fn manifest(&self) -> PathBuf {
@@ -45,8 +45,8 @@ impl Layout {
         stats_folder(&self.output).join(&self.source)
     }
 
-    pub fn stats_file(&self, stage: usize, group: usize) -> PathBuf {
-        self.stats().join(format!("stage{stage}-{group:05}.json"))
+    pub fn stats_file(&self, stage: usize, task: usize) -> PathBuf {
+        self.stats().join(format!("stage{stage}-{task:05}.json"))
     }
 
     /// What was dropped, document by document.
@@ -54,8 +54,8 @@ impl Layout {
         dropped_folder(&self.output).join(&self.source)
     }
 
-    pub fn dropped_file(&self, stage: usize, group: usize) -> PathBuf {
-        self.dropped().join(format!("stage{stage}-{group:05}.jsonl.zst"))
+    pub fn dropped_file(&self, stage: usize, task: usize) -> PathBuf {
+        self.dropped().join(format!("stage{stage}-{task:05}.jsonl.zst"))
     }
 
     /// What passes from stage to stage.
@@ -64,20 +64,20 @@ impl Layout {
     }
 
     /// Documents that left `stage`, which is not the last.
-    pub fn stage_file(&self, stage: usize, group: usize) -> PathBuf {
-        self.work().join(format!("stage{stage}-{group:05}.parquet"))
+    pub fn stage_file(&self, stage: usize, task: usize) -> PathBuf {
+        self.work().join(format!("stage{stage}-{task:05}.parquet"))
     }
 
-    /// What the end of `stage` notes for the global step behind it, and that step's decisions.
-    pub fn global_files(&self, stage: usize, group: usize) -> GroupFiles {
-        GroupFiles {
-            notes: self.work().join(format!("stage{stage}-{group:05}.notes")),
-            decisions: self.work().join(format!("stage{stage}-{group:05}.decisions")),
+    /// The signatures that `stage` writes for the decision behind it, and what is decided.
+    pub fn global_files(&self, stage: usize, task: usize) -> TaskFiles {
+        TaskFiles {
+            signatures: self.work().join(format!("stage{stage}-{task:05}.notes")),
+            decisions: self.work().join(format!("stage{stage}-{task:05}.decisions")),
         }
     }
 
-    /// Written when the global step behind `stage` is decided.
-    pub fn resolved_file(&self, stage: usize) -> PathBuf {
+    /// Written when the decision behind `stage` is made.
+    pub fn decided_file(&self, stage: usize) -> PathBuf {
         self.work().join(format!("stage{stage}-resolved.json"))
     }
 }

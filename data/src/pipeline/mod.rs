@@ -7,18 +7,22 @@
 //! <output>/work/<source>/                                        what passes between stages
 //! ```
 //!
-//! A source's steps are cut into stages at the steps that need all documents. The unit of work is
-//! a stage of a group of consecutive input files. Its statistics file carries a key made from
-//! everything its result depends on; a rerun skips what has the same key and whole outputs. A
-//! crash leaves only temporary files, which the next run deletes. A run holds the [lock] of the
-//! output folder, ranks of one run a share of it each.
+//! A source's steps are cut into stages at the steps that need all documents, and its input files
+//! into tasks, groups of consecutive files. The unit of work is one stage of one task. Its
+//! statistics file carries a key made from everything its result depends on; a rerun skips what has
+//! the same key and whole outputs. A crash leaves only temporary files, which the next run deletes.
+//! A run holds the [lock] of the output folder, ranks of one run a share of it each.
 //!
-//! On several machines every rank does its groups ([`RunOptions::rank`]) up to the next decision,
+//! On several machines every rank does its tasks ([`RunOptions::rank`]) up to the next decision,
 //! and one [`merge`] makes the decision. The files are the same for any number of ranks.
+//!
+//! To follow a document, read `plan` (what there is to do), `stage` (one stage of all tasks), `read`
+//! (where its documents come from), `batch` (its steps) and `sink` (where they go).
 
 mod apply;
 mod batch;
 mod chain;
+mod clock;
 mod drop_log;
 mod explain;
 mod finish;
@@ -26,8 +30,11 @@ mod holdout;
 mod layout;
 mod plan;
 mod rank;
+mod read;
+mod record;
 mod rejections;
 mod report;
+mod sink;
 mod source_config;
 mod stage;
 mod stats;
@@ -39,27 +46,26 @@ pub use explain::{Explanation, explain};
 pub use holdout::HoldoutConfig;
 pub use layout::documents_folder;
 pub use rank::Rank;
+pub use record::{Outputs, StageRecord, StepRecord};
 pub use report::{StepRow, Waterfall, WaterfallRow, report};
-pub use source_config::SourceConfig;
-pub use stage::{Outputs, StageRecord, StepRecord};
+pub use source_config::{SourceConfig, validate_sources};
 pub use stats::StepStats;
 pub use step_config::StepConfig;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::atomic_file::{remove_abandoned, remove_unfinished};
 use crate::error::{DataError, Result};
 use crate::lock::lock;
-use crate::progress::{Progress, ProgressMode, Work};
+use crate::progress::ProgressMode;
 use plan::SourcePlan;
-use stage::StageOptions;
+use stage::run_stage;
 
-/// Bytes of input after which a group of files is closed.
-const GROUP_BYTES: u64 = 64 << 20;
+/// Bytes of input after which a task is closed.
+const TASK_BYTES: u64 = 64 << 20;
 
 /// How a run behaves, as opposed to what it makes.
 #[derive(Clone, Debug)]
@@ -68,11 +74,11 @@ pub struct RunOptions {
     pub only: Option<String>,
     /// Whether progress is shown.
     pub progress: ProgressMode,
-    /// Which share of the groups is done here.
+    /// Which share of the tasks is done here.
     pub rank: Rank,
     /// Most memory that a decision over all documents may hold, in bytes.
     pub memory_bytes: u64,
-    /// Dropped documents whose text is kept in the drop log, per reason and group.
+    /// Dropped documents whose text is kept in the drop log, per reason and task.
     pub dropped_samples: u64,
 }
 
@@ -91,10 +97,12 @@ impl Default for RunOptions {
 /// What a run did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunReport {
-    /// Stages of groups of input files that were done.
-    pub groups_done: usize,
-    /// Stages of groups that were already finished.
-    pub groups_skipped: usize,
+    /// Stages of tasks that were done.
+    #[serde(rename = "groups_done")]
+    pub tasks_done: usize,
+    /// Stages of tasks that were already finished.
+    #[serde(rename = "groups_skipped")]
+    pub tasks_skipped: usize,
     /// Sources whose next step needs `altiplano data merge`.
     pub waiting: Vec<String>,
     /// Hash of the manifest of every finished source.
@@ -114,7 +122,7 @@ pub fn run(
     holdout: &HoldoutConfig,
     options: &RunOptions,
 ) -> Result<RunReport> {
-    run_in_groups(output, sources, holdout, options, GROUP_BYTES)
+    run_in_tasks(output, sources, holdout, options, TASK_BYTES)
 }
 
 /// Makes the decisions over all documents for which every rank has done its part, and finishes
@@ -128,7 +136,7 @@ pub fn merge(
     holdout: &HoldoutConfig,
     options: &RunOptions,
 ) -> Result<RunReport> {
-    merge_in_groups(output, sources, holdout, options, GROUP_BYTES)
+    merge_in_tasks(output, sources, holdout, options, TASK_BYTES)
 }
 
 fn plans<'a>(
@@ -136,49 +144,46 @@ fn plans<'a>(
     sources: &'a [SourceConfig],
     holdout: &'a HoldoutConfig,
     options: &RunOptions,
-    group_bytes: u64,
+    task_bytes: u64,
 ) -> Result<Vec<SourcePlan<'a>>> {
     holdout.validate()?;
     chosen(sources, options.only.as_deref())?
         .into_iter()
-        .map(|source| SourcePlan::new(output, source, holdout, group_bytes))
+        .map(|source| SourcePlan::new(output, source, holdout, task_bytes))
         .collect()
 }
 
-fn run_in_groups(
+fn run_in_tasks(
     output: &Path,
     sources: &[SourceConfig],
     holdout: &HoldoutConfig,
     options: &RunOptions,
-    group_bytes: u64,
+    task_bytes: u64,
 ) -> Result<RunReport> {
     let _lock = options.rank.lock(output)?;
     let alone = options.rank.is_alone();
     remove_leftovers(output, alone)?;
-    let plans = plans(output, sources, holdout, options, group_bytes)?;
+    let plans = plans(output, sources, holdout, options, task_bytes)?;
     let (mut done, mut skipped) = (0, 0);
     let stages = plans.iter().map(|plan| plan.chain.stages.len()).max().unwrap_or(0);
     for stage in 0..stages {
         let open = |plan: &&SourcePlan<'_>| stage < plan.chain.stages.len();
         if alone {
             for plan in plans.iter().filter(open) {
-                if !plan.is_resolved(stage, options.rank) {
-                    plan.resolve(stage, options)?;
+                if !plan.is_decided(stage, options.rank) {
+                    plan.decide(stage, options)?;
                 }
             }
         }
-        let ready: Vec<_> = plans
-            .iter()
-            .filter(open)
-            .filter(|plan| plan.is_resolved(stage, options.rank))
-            .collect();
-        let (now_done, now_skipped) = run_stage(&ready, stage, stages, options)?;
-        done += now_done;
-        skipped += now_skipped;
+        let ready: Vec<_> =
+            plans.iter().filter(open).filter(|plan| plan.is_decided(stage, options.rank)).collect();
+        let counts = run_stage(&ready, stage, stages, options)?;
+        done += counts.done;
+        skipped += counts.skipped;
     }
     let mut report = RunReport {
-        groups_done: done,
-        groups_skipped: skipped,
+        tasks_done: done,
+        tasks_skipped: skipped,
         waiting: Vec::new(),
         manifests: BTreeMap::new(),
         waterfall: None,
@@ -191,19 +196,19 @@ fn run_in_groups(
     Ok(report)
 }
 
-fn merge_in_groups(
+fn merge_in_tasks(
     output: &Path,
     sources: &[SourceConfig],
     holdout: &HoldoutConfig,
     options: &RunOptions,
-    group_bytes: u64,
+    task_bytes: u64,
 ) -> Result<RunReport> {
     let _lock = lock(output)?;
     remove_leftovers(output, true)?;
-    let plans = plans(output, sources, holdout, options, group_bytes)?;
+    let plans = plans(output, sources, holdout, options, task_bytes)?;
     let mut report = RunReport {
-        groups_done: 0,
-        groups_skipped: 0,
+        tasks_done: 0,
+        tasks_skipped: 0,
         waiting: Vec::new(),
         manifests: BTreeMap::new(),
         waterfall: None,
@@ -211,14 +216,14 @@ fn merge_in_groups(
     for plan in &plans {
         // The first decision that is not made yet, or the end.
         let all = Rank::default();
-        let stage = (1..plan.chain.stages.len()).find(|&stage| !plan.is_resolved(stage, all));
+        let stage = (1..plan.chain.stages.len()).find(|&stage| !plan.is_decided(stage, all));
         let before = stage.map_or(plan.last_stage(), |stage| stage - 1);
-        let unfinished = |group: &&plan::Group| plan.recorded(before, group.number).is_none();
-        if let Some(group) = plan.groups.iter().find(unfinished) {
-            return Err(plan.unfinished(before, group.number));
+        let unfinished = |task: &&plan::Task| plan.recorded(before, task.number).is_none();
+        if let Some(task) = plan.tasks.iter().find(unfinished) {
+            return Err(plan.unfinished(before, task.number));
         }
         if let Some(stage) = stage {
-            plan.resolve(stage, options)?;
+            plan.decide(stage, options)?;
             report.waiting.push(plan.config.name.clone());
         }
     }
@@ -226,60 +231,6 @@ fn merge_in_groups(
         finish_sources(output, &plans, &mut report)?;
     }
     Ok(report)
-}
-
-/// Does one stage of all groups of this rank.
-fn run_stage(
-    plans: &[&SourcePlan<'_>],
-    stage: usize,
-    stages: usize,
-    options: &RunOptions,
-) -> Result<(usize, usize)> {
-    let tasks: Vec<_> = plans
-        .iter()
-        .flat_map(|plan| plan.groups.iter().map(move |group| (*plan, group)))
-        .filter(|(_, group)| options.rank.does(group.number))
-        .collect();
-    // In parallel: every file of what is finished is read and held against what was written.
-    let all = tasks.len();
-    let checksums = Work::count(all as u64, "groups of files");
-    let checksums = Progress::new(options.progress, "checksums", checksums);
-    let is_open = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| {
-        let open = !plan.is_finished(stage, group.number);
-        checksums.add(1);
-        open
-    };
-    let open: Vec<_> = tasks.into_par_iter().filter(is_open).collect();
-    drop(checksums);
-    let finished = all - open.len();
-    let bytes = |(plan, group): &(&SourcePlan<'_>, &plan::Group)| match stage.checked_sub(1) {
-        None => group.bytes(),
-        Some(before) => {
-            let record = plan.recorded(before, group.number);
-            record.and_then(|record| record.stage_file).map_or(0, |file| file.text_bytes)
-        }
-    };
-    let inputs = || open.iter().flat_map(|(_, group)| &group.inputs);
-    // An input may be a folder: a paper, or a site.
-    let name = if inputs().all(|input| input.path.is_file()) { "files" } else { "inputs" };
-    let label = match stages {
-        1 => "documents".to_owned(),
-        _ => format!("stage {} of {stages}", stage + 1),
-    };
-    let work = Work::bytes(open.iter().map(bytes).sum()).of(inputs().count() as u64, name);
-    let progress = Progress::new(options.progress, &label, work);
-    let threads = rayon::current_num_threads();
-    let stage_options = StageOptions {
-        progress: &progress,
-        memory_bytes: options.memory_bytes / threads as u64,
-        samples_per_reason: options.dropped_samples,
-        parallel: open.len() < threads,
-    };
-    open.par_iter()
-        .map(|(plan, group)| stage::run(plan, stage, group, &stage_options).map(|_| ()))
-        .collect::<Result<()>>()?;
-    progress.finish(&format!("{} groups of files done, {finished} already finished", open.len()));
-    Ok((open.len(), finished))
 }
 
 /// Deletes what crashes have left in `output`: all of it for the process that holds the folder
@@ -322,17 +273,9 @@ fn finish_sources(output: &Path, plans: &[SourcePlan<'_>], report: &mut RunRepor
     Ok(())
 }
 
+/// The sources of a run: all of them, or the one called `only`.
 fn chosen<'a>(sources: &'a [SourceConfig], only: Option<&str>) -> Result<Vec<&'a SourceConfig>> {
-    for (index, source) in sources.iter().enumerate() {
-        source.validate()?;
-        if sources[..index].iter().any(|other| other.name == source.name) {
-            return Err(DataError::config(
-                "sources.name",
-                format!("{:?} twice", source.name),
-                "each name once",
-            ));
-        }
-    }
+    validate_sources(sources)?;
     let chosen: Vec<_> =
         sources.iter().filter(|source| only.is_none_or(|name| name == source.name)).collect();
     if chosen.is_empty() {

@@ -1,4 +1,4 @@
-//! The work of a source: groups of input files times stages, each with a key.
+//! The work of a source: its tasks (groups of input files) times its stages, each with a key.
 //!
 //! A key is a hash of everything the result depends on: the steps' versions and options, the
 //! files they read, and the inputs' names, sizes and times. Keys follow from the configuration
@@ -11,47 +11,48 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::RunOptions;
-use super::batch::Clock;
-use super::chain::{Chain, Global};
-use super::holdout::{self, HoldoutConfig};
+use super::chain::{Chain, Stage};
+use super::clock::Clock;
+use super::holdout::HoldoutConfig;
 use super::layout::Layout;
 use super::rank::Rank;
+use super::record::StageRecord;
 use super::source_config::SourceConfig;
-use super::stage::StageRecord;
 use crate::atomic_file::{remove_durably, scratch_folder};
 use crate::checksum::FileDigest;
-use crate::dedup::{GroupFiles, Resources};
+use crate::dedup::{Resources, TaskFiles};
 use crate::document::{DocumentFile, RUN_AGAIN, Split};
 use crate::error::{DataError, Result};
+use crate::fingerprint::Fingerprint;
 use crate::json_file::{read_json, write_json};
 use crate::progress::{Progress, Work};
 use crate::source::{Input, SourceOptions};
 
 /// Consecutive input files of a source: the unit of work and of output files.
-pub(super) struct Group {
+pub(super) struct Task {
     pub number: usize,
     /// Number of its first input in the source's list.
     pub first_input: u32,
     pub inputs: Vec<Input>,
 }
 
-impl Group {
-    /// Groups `inputs` in order, closing a group when it reaches `bytes`.
+impl Task {
+    /// Cuts `inputs` into tasks, in order, closing a task when it reaches `bytes`.
     fn split(inputs: Vec<Input>, bytes: u64) -> Vec<Self> {
-        let mut groups: Vec<Self> = Vec::new();
+        let mut tasks: Vec<Self> = Vec::new();
         let mut open = 0;
         for (index, input) in (0u32..).zip(inputs) {
-            if groups.is_empty() || open >= bytes {
-                let number = groups.len();
-                groups.push(Self { number, first_input: index, inputs: Vec::new() });
+            if tasks.is_empty() || open >= bytes {
+                let number = tasks.len();
+                tasks.push(Self { number, first_input: index, inputs: Vec::new() });
                 open = 0;
             }
             open += input.bytes;
-            if let Some(group) = groups.last_mut() {
-                group.inputs.push(input);
+            if let Some(task) = tasks.last_mut() {
+                task.inputs.push(input);
             }
         }
-        groups
+        tasks
     }
 
     pub fn bytes(&self) -> u64 {
@@ -59,28 +60,28 @@ impl Group {
     }
 }
 
-/// A source, its steps, its groups and their keys.
+/// A source, its steps, its tasks and their keys.
 pub(super) struct SourcePlan<'a> {
     pub config: &'a SourceConfig,
     pub kind: &'static str,
     pub reader: &'a dyn SourceOptions,
     pub holdout: &'a HoldoutConfig,
     pub chain: Chain,
-    pub groups: Vec<Group>,
+    pub tasks: Vec<Task>,
     pub layout: Layout,
-    /// By stage, then by group.
+    /// By stage, then by task.
     keys: Vec<Vec<String>>,
     /// By stage: the key of the decision before it; empty for the first.
     decision_keys: Vec<String>,
     /// By stage: the time of the decision before it, once it is made.
     decision_seconds: Vec<OnceLock<f64>>,
-    /// By stage, then by group.
+    /// By stage, then by task.
     known: Vec<Vec<Mutex<Option<Known>>>>,
     /// By stage: set once the decisions before it were read and are as they were written.
-    resolved: Vec<OnceLock<()>>,
+    decided: Vec<OnceLock<()>>,
 }
 
-/// What is known of a stage of a group that was done.
+/// What is known of a stage of a task that was done.
 struct Known {
     record: StageRecord,
     /// Every byte of its files was read here and is as it was written.
@@ -89,9 +90,9 @@ struct Known {
 
 /// Written when a decision is made.
 #[derive(Serialize, Deserialize)]
-struct Resolved {
+struct Decided {
     key: String,
-    /// The decision files, by group.
+    /// The decision files, by task.
     decisions: Vec<FileDigest>,
 }
 
@@ -100,67 +101,60 @@ impl<'a> SourcePlan<'a> {
         output: &Path,
         config: &'a SourceConfig,
         holdout: &'a HoldoutConfig,
-        group_bytes: u64,
+        task_bytes: u64,
     ) -> Result<Self> {
         let (kind, reader) = config.kind()?;
-        let groups = Group::split(reader.inputs(&config.kind_key(kind))?, group_bytes);
-        let chain = Chain::build(config, holdout)?;
+        let tasks = Task::split(reader.inputs(&config.kind_key(kind))?, task_bytes);
+        let chain = Chain::build(config, holdout, output)?;
         let mut keys: Vec<Vec<String>> = Vec::new();
         let mut decision_keys = Vec::new();
         for stage in &chain.stages {
-            let decision = keys.last().map_or(String::new(), |before| {
-                hash(
-                    std::iter::once(&stage.identity[..]).chain(before.iter().map(|k| k.as_bytes())),
-                )
-            });
-            let of_group = |(number, group): (usize, &Group)| match keys.last() {
-                None => first_key(&stage.identity, group),
-                Some(before) => hash(
-                    [&stage.identity[..], decision.as_bytes(), before[number].as_bytes()]
-                        .into_iter(),
-                ),
+            let decision = keys.last().map_or(String::new(), |before| decision_key(stage, before));
+            let of_task = |(number, task): (usize, &Task)| match keys.last() {
+                None => first_key(stage, task),
+                Some(before) => later_key(stage, &decision, &before[number]),
             };
-            let of_stage = groups.iter().enumerate().map(of_group).collect();
+            let of_stage = tasks.iter().enumerate().map(of_task).collect();
             keys.push(of_stage);
             decision_keys.push(decision);
         }
         let layout = Layout::new(output, &config.name);
         let decision_seconds = vec![OnceLock::new(); chain.stages.len()];
-        let unknown = || groups.iter().map(|_| Mutex::new(None)).collect();
+        let unknown = || tasks.iter().map(|_| Mutex::new(None)).collect();
         let known = chain.stages.iter().map(|_| unknown()).collect();
-        let resolved = vec![OnceLock::new(); chain.stages.len()];
+        let decided = vec![OnceLock::new(); chain.stages.len()];
         Ok(Self {
             config,
             kind,
             reader,
             holdout,
             chain,
-            groups,
+            tasks,
             layout,
             keys,
             decision_keys,
             decision_seconds,
             known,
-            resolved,
+            decided,
         })
     }
 
-    pub fn key(&self, stage: usize, group: usize) -> &str {
-        &self.keys[stage][group]
+    pub fn key(&self, stage: usize, task: usize) -> &str {
+        &self.keys[stage][task]
     }
 
     pub fn last_stage(&self) -> usize {
         self.chain.stages.len() - 1
     }
 
-    /// The record of a stage of a group, if the same work was done and its files are there with
+    /// The record of a stage of a task, if the same work was done and its files are there with
     /// the lengths they were written with. What is altered is said.
-    pub fn recorded(&self, stage: usize, group: usize) -> Option<StageRecord> {
-        let known = || lock(&self.known[stage][group]);
+    pub fn recorded(&self, stage: usize, task: usize) -> Option<StageRecord> {
+        let known = || lock(&self.known[stage][task]);
         if let Some(known) = &*known() {
             return Some(known.record.clone());
         }
-        match self.read_record(stage, group) {
+        match self.read_record(stage, task) {
             Ok(record) => {
                 let record = record?;
                 *known() = Some(Known { record: record.clone(), verified: false });
@@ -173,13 +167,13 @@ impl<'a> SourcePlan<'a> {
         }
     }
 
-    fn read_record(&self, stage: usize, group: usize) -> Result<Option<StageRecord>> {
-        let path = self.layout.stats_file(stage, group);
+    fn read_record(&self, stage: usize, task: usize) -> Result<Option<StageRecord>> {
+        let path = self.layout.stats_file(stage, task);
         let record = match StageRecord::read(&self.layout, &path) {
             Err(missing) if missing.is_not_found() => return Ok(None),
             record => record?,
         };
-        if record.key != self.key(stage, group) {
+        if record.key != self.key(stage, task) {
             return Ok(None);
         }
         for (path, written) in self.files_of(&record) {
@@ -190,26 +184,27 @@ impl<'a> SourcePlan<'a> {
 
     /// The files that a record names and what was written to them.
     fn files_of(&self, record: &StageRecord) -> Vec<(PathBuf, FileDigest)> {
-        let (layout, stage, group) = (&self.layout, record.stage, record.group);
-        let mut files = vec![(layout.dropped_file(stage, group), record.dropped.clone())];
+        let (layout, stage, task) = (&self.layout, record.stage, record.task);
+        let mut files = vec![(layout.dropped_file(stage, task), record.dropped.clone())];
         files.extend(Split::ALL.iter().filter_map(|&split| {
             let file = record.outputs.of(split)?;
-            Some((layout.document_file(split, group), file.digest()))
+            Some((layout.document_file(split, task), file.digest()))
         }));
         let stage_file = record.stage_file.iter();
-        files.extend(stage_file.map(|file| (layout.stage_file(stage, group), file.digest())));
-        let notes = record.notes.iter();
-        files.extend(notes.map(|notes| (layout.global_files(stage, group).notes, notes.clone())));
+        files.extend(stage_file.map(|file| (layout.stage_file(stage, task), file.digest())));
+        if let Some(signatures) = &record.signatures {
+            files.push((layout.global_files(stage, task).signatures, signatures.clone()));
+        }
         files
     }
 
     /// Whether the same work was done and every byte that it left is as it was written. What is
     /// altered is said. A file is read once in the life of a plan.
-    pub fn is_finished(&self, stage: usize, group: usize) -> bool {
-        let Some(record) = self.recorded(stage, group) else {
+    pub fn is_finished(&self, stage: usize, task: usize) -> bool {
+        let Some(record) = self.recorded(stage, task) else {
             return false;
         };
-        if self.is_verified(stage, group) {
+        if self.is_verified(stage, task) {
             return true;
         }
         let files = self.files_of(&record);
@@ -218,47 +213,47 @@ impl<'a> SourcePlan<'a> {
             say_redo(error, MADE_AGAIN);
         }
         let known = Known { record, verified: true };
-        *lock(&self.known[stage][group]) = verified.is_ok().then_some(known);
+        *lock(&self.known[stage][task]) = verified.is_ok().then_some(known);
         verified.is_ok()
     }
 
-    fn is_verified(&self, stage: usize, group: usize) -> bool {
-        lock(&self.known[stage][group]).as_ref().is_some_and(|known| known.verified)
+    fn is_verified(&self, stage: usize, task: usize) -> bool {
+        lock(&self.known[stage][task]).as_ref().is_some_and(|known| known.verified)
     }
 
     /// The documents that left a stage that is not the last, held against what was written unless
     /// [`SourcePlan::is_finished`] did so.
     pub fn stage_documents(&self, stage: usize, record: &StageRecord) -> Result<DocumentFile> {
-        let path = self.layout.stage_file(stage, record.group);
+        let path = self.layout.stage_file(stage, record.task);
         match &record.stage_file {
-            Some(summary) if !self.is_verified(stage, record.group) => {
+            Some(summary) if !self.is_verified(stage, record.task) => {
                 DocumentFile::of_summary(&path, summary)
             }
             _ => DocumentFile::open(&path),
         }
     }
 
-    /// Takes back that a stage of a group is finished, and that the source is: called before the
+    /// Takes back that a stage of a task is finished, and that the source is: called before the
     /// first of its files is replaced, so that a crash does not leave new files with the word of
     /// old ones.
-    pub fn invalidate(&self, stage: usize, group: usize) -> Result<()> {
-        *lock(&self.known[stage][group]) = None;
+    pub fn invalidate(&self, stage: usize, task: usize) -> Result<()> {
+        *lock(&self.known[stage][task]) = None;
         remove_durably(&self.layout.manifest())?;
-        remove_durably(&self.layout.stats_file(stage, group))
+        remove_durably(&self.layout.stats_file(stage, task))
     }
 
-    /// Whether the decision before `stage` is made and is as it was written, for the groups of
+    /// Whether the decision before `stage` is made and is as it was written, for the tasks of
     /// `rank`. What is altered is said.
-    pub fn is_resolved(&self, stage: usize, rank: Rank) -> bool {
-        if stage == 0 || self.resolved[stage].get().is_some() {
+    pub fn is_decided(&self, stage: usize, rank: Rank) -> bool {
+        if stage == 0 || self.decided[stage].get().is_some() {
             return true;
         }
-        match self.read_resolved(stage, rank) {
-            Ok(resolved) => {
-                if resolved {
-                    let _ = self.resolved[stage].set(());
+        match self.read_decided(stage, rank) {
+            Ok(decided) => {
+                if decided {
+                    let _ = self.decided[stage].set(());
                 }
-                resolved
+                decided
             }
             Err(error) => {
                 say_redo(&error, "the decision is made again");
@@ -267,86 +262,76 @@ impl<'a> SourcePlan<'a> {
         }
     }
 
-    fn read_resolved(&self, stage: usize, rank: Rank) -> Result<bool> {
-        let resolved: Resolved = match read_json(&self.layout.resolved_file(stage - 1), RUN_AGAIN) {
+    fn read_decided(&self, stage: usize, rank: Rank) -> Result<bool> {
+        let decided: Decided = match read_json(&self.layout.decided_file(stage - 1), RUN_AGAIN) {
             Err(missing) if missing.is_not_found() => return Ok(false),
-            resolved => resolved?,
+            decided => decided?,
         };
-        if resolved.key != self.decision_keys[stage]
-            || resolved.decisions.len() != self.groups.len()
-        {
+        if decided.key != self.decision_keys[stage] || decided.decisions.len() != self.tasks.len() {
             return Ok(false);
         }
-        let own = self.groups.par_iter().zip(&resolved.decisions);
-        own.filter(|(group, _)| rank.does(group.number)).try_for_each(|(group, digest)| {
-            let files = self.layout.global_files(stage - 1, group.number);
+        let own = self.tasks.par_iter().zip(&decided.decisions);
+        own.filter(|(task, _)| rank.does(task.number)).try_for_each(|(task, digest)| {
+            let files = self.layout.global_files(stage - 1, task.number);
             digest.verify(&files.decisions, RUN_AGAIN)
         })?;
         Ok(true)
     }
 
     /// Time the processor spent on the decision before `stage`, if it was made by this process;
-    /// it counts for the first group.
-    pub fn decision_seconds(&self, stage: usize, group: usize) -> f64 {
-        let seconds = self.decision_seconds[stage].get().filter(|_| group == 0);
+    /// it counts for the first task.
+    pub fn decision_seconds(&self, stage: usize, task: usize) -> f64 {
+        let seconds = self.decision_seconds[stage].get().filter(|_| task == 0);
         seconds.copied().unwrap_or(0.0)
     }
 
     /// Makes the decision before `stage`, for which the stage before it must be finished.
-    pub fn resolve(&self, stage: usize, options: &RunOptions) -> Result<()> {
+    pub fn decide(&self, stage: usize, options: &RunOptions) -> Result<()> {
         let Some(opening) = &self.chain.stages[stage].opening else {
             return Ok(());
         };
-        let files: Vec<GroupFiles> = self
-            .groups
+        let files: Vec<TaskFiles> = self
+            .tasks
             .par_iter()
-            .map(|group| {
-                let before = self.recorded(stage - 1, group.number);
-                let before = before.ok_or_else(|| self.unfinished(stage - 1, group.number))?;
-                let files = self.layout.global_files(stage - 1, group.number);
-                if let Some(notes) = &before.notes
-                    && !self.is_verified(stage - 1, group.number)
+            .map(|task| {
+                let before = self.recorded(stage - 1, task.number);
+                let before = before.ok_or_else(|| self.unfinished(stage - 1, task.number))?;
+                let files = self.layout.global_files(stage - 1, task.number);
+                if let Some(signatures) = &before.signatures
+                    && !self.is_verified(stage - 1, task.number)
                 {
-                    notes.verify(&files.notes, RUN_AGAIN)?;
+                    signatures.verify(&files.signatures, RUN_AGAIN)?;
                 }
                 Ok(files)
             })
             .collect::<Result<_>>()?;
         // A crash must not leave new decisions with the word of old ones.
-        let resolved_file = self.layout.resolved_file(stage - 1);
-        remove_durably(&resolved_file)?;
-        // No other work goes on in this process meanwhile; workers of the decision count.
+        let decided_file = self.layout.decided_file(stage - 1);
+        remove_durably(&decided_file)?;
+        // The time of all threads counts: this process does nothing else meanwhile.
         let clock = Clock::start_of_process();
-        let decisions = match opening {
-            Global::Holdout => {
-                holdout::resolve(self.layout.output(), &self.config.name, self.holdout, &files)?
-            }
-            Global::Step { name, step, .. } => {
-                let spill = scratch_folder(&self.layout.work())?;
-                let progress = Progress::new(options.progress, name, Work::count(0, "keys"));
-                let resources = Resources {
-                    memory_bytes: options.memory_bytes,
-                    spill: spill.path().to_owned(),
-                    progress: &progress,
-                };
-                let written = step.resolve(&files, &resources)?;
-                progress.finish(&format!("decided for source {}", self.config.name));
-                written
-            }
+        let spill = scratch_folder(&self.layout.work())?;
+        let progress = Progress::new(options.progress, opening.name(), Work::count(0, "keys"));
+        let resources = Resources {
+            memory_bytes: options.memory_bytes,
+            spill: spill.path().to_owned(),
+            progress: &progress,
         };
+        let decisions = opening.decision().decide(&files, &resources)?;
+        progress.finish(&format!("decided for source {}", self.config.name));
         let mut seconds = 0.0;
         clock.stop(&mut seconds);
         let _ = self.decision_seconds[stage].set(seconds);
-        let resolved = Resolved { key: self.decision_keys[stage].clone(), decisions };
-        write_json(&resolved_file, &resolved).map(drop)
+        let decided = Decided { key: self.decision_keys[stage].clone(), decisions };
+        write_json(&decided_file, &decided).map(drop)
     }
 
     /// The error for work that another rank has not done.
-    pub fn unfinished(&self, stage: usize, group: usize) -> DataError {
+    pub fn unfinished(&self, stage: usize, task: usize) -> DataError {
         DataError::bad_file(
-            self.layout.stats_file(stage, group),
+            self.layout.stats_file(stage, task),
             format!(
-                "stage {stage} of group {group} of source {:?} is not finished; run `altiplano data \
+                "stage {stage} of group {task} of source {:?} is not finished; run `altiplano data \
                  run` for every rank first",
                 self.config.name
             ),
@@ -366,23 +351,28 @@ fn say_redo(error: &DataError, consequence: &str) {
     tracing::warn!("{}; {consequence}", error.without_remedy());
 }
 
-fn first_key(identity: &[u8], group: &Group) -> String {
-    let mut inputs = Vec::new();
-    for input in &group.inputs {
-        inputs.extend_from_slice(&(input.name.len() as u64).to_le_bytes());
-        inputs.extend_from_slice(input.name.as_bytes());
-        inputs.extend_from_slice(&input.bytes.to_le_bytes());
-        inputs.extend_from_slice(&input.modified_nanos.to_le_bytes());
+/// Key of the decision before a stage: it reads the signatures of all tasks.
+fn decision_key(stage: &Stage, before: &[String]) -> String {
+    let mut key = Fingerprint::default();
+    key.nested(&stage.identity);
+    for task in before {
+        key.part(task);
     }
-    inputs.extend_from_slice(&group.first_input.to_le_bytes());
-    hash([identity, &inputs].into_iter())
+    key.hex()
 }
 
-fn hash<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
+/// Key of the first stage of a task, which reads the input files.
+fn first_key(stage: &Stage, task: &Task) -> String {
+    let mut inputs = Fingerprint::default();
+    for input in &task.inputs {
+        inputs.part(&input.name);
+        inputs.number(input.bytes.to_le_bytes()).number(input.modified_nanos.to_le_bytes());
     }
-    hasher.finalize().to_hex().to_string()
+    inputs.number(task.first_input.to_le_bytes());
+    Fingerprint::default().nested(&stage.identity).nested(&inputs).hex()
+}
+
+/// Key of a later stage of a task, which reads what the stage before it wrote.
+fn later_key(stage: &Stage, decision: &str, before: &str) -> String {
+    Fingerprint::default().nested(&stage.identity).part(decision).part(before).hex()
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{DataError, Result};
 use crate::lock::{FolderLock, lock, lock_share};
 
-/// One of several processes that share the work: it does every `world_size`-th group of files.
+/// One of several processes that share the work: it does every `world_size`-th task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rank {
     rank: usize,
@@ -74,9 +74,9 @@ impl Rank {
         }
     }
 
-    /// Whether group number `group` is done here.
-    pub(super) fn does(self, group: usize) -> bool {
-        group % self.world_size == self.rank
+    /// Whether task number `task` is done here.
+    pub(super) fn does(self, task: usize) -> bool {
+        task % self.world_size == self.rank
     }
 }
 
@@ -86,10 +86,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_group_has_one_rank() {
+    fn every_task_has_one_rank() {
         let ranks: Vec<_> = (0..3).map(|rank| Rank::new(rank, 3).unwrap()).collect();
-        for group in 0..20 {
-            assert_eq!(ranks.iter().filter(|rank| rank.does(group)).count(), 1);
+        for task in 0..20 {
+            assert_eq!(ranks.iter().filter(|rank| rank.does(task)).count(), 1);
         }
         assert!(Rank::new(3, 3).is_err());
     }

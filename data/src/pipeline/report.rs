@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::layout::{Layout, documents_folder, stats_folder};
-use super::stage::StageRecord;
+use super::record::StageRecord;
 use super::stats::StepStats;
 use crate::document::{DocumentManifest, RUN_AGAIN, SourceDocuments, Split};
 use crate::error::{DataError, Result};
@@ -41,7 +41,7 @@ pub struct WaterfallRow {
 pub struct StepRow {
     /// Name of the step.
     pub step: String,
-    /// Its counters over all groups.
+    /// Its counters over all tasks.
     pub stats: StepStats,
 }
 
@@ -119,9 +119,9 @@ fn read_source(layout: &Layout) -> Result<WaterfallRow> {
     })?;
     let records = read_records(layout, &documents.manifest)?;
     let mut row = WaterfallRow { source: layout.source().to_owned(), ..WaterfallRow::default() };
-    for groups in &records {
+    for tasks in &records {
         let mut steps: Vec<StepRow> = Vec::new();
-        for record in groups {
+        for record in tasks {
             steps.resize_with(record.steps.len().max(steps.len()), StepRow::default);
             for (row, step) in steps.iter_mut().zip(&record.steps) {
                 row.step.clone_from(&step.step);
@@ -154,7 +154,7 @@ fn read_source(layout: &Layout) -> Result<WaterfallRow> {
     Ok(row)
 }
 
-/// The records of a source, by stage, then by group: all that its manifest asks for.
+/// The records of a source, by stage, then by task: all that its manifest asks for.
 fn read_records(layout: &Layout, manifest: &DocumentManifest) -> Result<Vec<Vec<StageRecord>>> {
     let folder = layout.stats();
     let mut found: BTreeMap<(usize, usize), StageRecord> = BTreeMap::new();
@@ -163,38 +163,38 @@ fn read_records(layout: &Layout, manifest: &DocumentManifest) -> Result<Vec<Vec<
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension().is_some_and(|extension| extension == "json") {
             let record = StageRecord::read(layout, &path)?;
-            found.insert((record.stage, record.group), record);
+            found.insert((record.stage, record.task), record);
         }
     }
-    let missing = |stage, group| {
-        let path = layout.stats_file(stage, group);
+    let missing = |stage, task| {
+        let path = layout.stats_file(stage, task);
         Err(DataError::altered(path, "missing, the manifest asks for it", RUN_AGAIN))
     };
     let stages = found.keys().map(|&(stage, _)| stage + 1).max().unwrap_or(1);
     let mut records: Vec<Vec<StageRecord>> = Vec::new();
     for stage in 0..stages {
-        // Groups are consecutive input files, so the manifest's list of them tells how many.
-        let mut groups: Vec<StageRecord> = Vec::new();
+        // Tasks are consecutive input files, so the manifest's list of them tells how many.
+        let mut tasks: Vec<StageRecord> = Vec::new();
         let mut inputs = 0;
         while inputs < manifest.inputs.len() {
-            let Some(record) = found.remove(&(stage, groups.len())) else {
-                return missing(stage, groups.len());
+            let Some(record) = found.remove(&(stage, tasks.len())) else {
+                return missing(stage, tasks.len());
             };
             let names = manifest.inputs[inputs..].iter().map(|input| &input.name);
             if record.inputs.is_empty() || !record.inputs.iter().eq(names.take(record.inputs.len()))
             {
-                let path = layout.stats_file(stage, groups.len());
+                let path = layout.stats_file(stage, tasks.len());
                 let difference = "its input files are not those of the manifest";
                 return Err(DataError::altered(path, difference, RUN_AGAIN));
             }
             inputs += record.inputs.len();
-            groups.push(record);
+            tasks.push(record);
         }
-        records.push(groups);
+        records.push(tasks);
     }
     match found.keys().next() {
-        Some(&(stage, group)) => Err(DataError::altered(
-            layout.stats_file(stage, group),
+        Some(&(stage, task)) => Err(DataError::altered(
+            layout.stats_file(stage, task),
             "of a group that the manifest does not have",
             RUN_AGAIN,
         )),

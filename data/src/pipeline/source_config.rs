@@ -46,12 +46,12 @@ macro_rules! source_kinds {
             }
 
             /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-            pub fn resolve(&mut self, base: &Path) {
+            pub fn make_paths_absolute(&mut self, base: &Path) {
                 $(if let Some(options) = &mut self.$kind {
-                    options.resolve(base);
+                    options.make_paths_absolute(base);
                 })+
                 for step in &mut self.steps {
-                    step.resolve(base);
+                    step.make_paths_absolute(base);
                 }
             }
         }
@@ -129,4 +129,22 @@ impl SourceConfig {
         }
         Ok(())
     }
+}
+
+/// Checks each of the `sources`, and that no two have the same name.
+///
+/// # Errors
+/// [`DataError::Config`] naming the key.
+pub fn validate_sources(sources: &[SourceConfig]) -> Result<()> {
+    for (index, source) in sources.iter().enumerate() {
+        source.validate()?;
+        if sources[..index].iter().any(|other| other.name == source.name) {
+            return Err(DataError::config(
+                format!("sources.{index}.name"),
+                format!("{:?} twice", source.name),
+                "each name once",
+            ));
+        }
+    }
+    Ok(())
 }

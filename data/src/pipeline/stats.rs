@@ -1,13 +1,16 @@
-//! Counters of a step. They merge by plain addition.
+//! Counters of a step, which merge by addition, and the one place where a document goes through a
+//! step and is counted.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::Reason;
+use crate::dedup::Filter;
+use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
-use crate::step::{Removed, StepCounts};
+use crate::step::{Removed, Step, StepCounts, Verdict};
 
 /// What went into a step, what came out, and what became of the rest, by reason.
 ///
@@ -67,7 +70,7 @@ impl StepStats {
     }
 
     /// Adds what the step itself counted.
-    pub fn add_counts(&mut self, counts: &StepCounts) {
+    fn add_counts(&mut self, counts: &StepCounts) {
         for (name, removed) in counts.removed() {
             add_removed(&mut self.removed, name, removed);
         }
@@ -141,6 +144,42 @@ impl StepStats {
         }
         Ok(())
     }
+}
+
+/// Sends `document` through `step` and counts in `stats` what became of it.
+pub(super) fn run_step(step: &dyn Step, document: &mut Document, stats: &mut StepStats) -> Verdict {
+    let apply = |document: &mut Document, counts: &mut StepCounts| {
+        Ok::<_, Infallible>(step.apply(document, counts))
+    };
+    let Ok(verdict) = counted(apply, document, stats);
+    verdict
+}
+
+/// Sends `document` through the filter of a step over all documents and counts in `stats` what
+/// became of it.
+pub(super) fn run_filter(
+    filter: &mut dyn Filter,
+    document: &mut Document,
+    stats: &mut StepStats,
+) -> Result<Verdict> {
+    counted(|document, counts| filter.apply(document, counts), document, stats)
+}
+
+/// Applies a step to `document` and counts its verdict and what it took out of the text.
+fn counted<E>(
+    apply: impl FnOnce(&mut Document, &mut StepCounts) -> std::result::Result<Verdict, E>,
+    document: &mut Document,
+    stats: &mut StepStats,
+) -> std::result::Result<Verdict, E> {
+    let bytes_in = document.text.len() as u64;
+    let mut counts = StepCounts::default();
+    let verdict = apply(document, &mut counts)?;
+    match &verdict {
+        Verdict::Keep => stats.keep(bytes_in, counts.removed_bytes(), &document.text),
+        Verdict::Drop { reason, .. } => stats.reject(reason, bytes_in, counts.removed_bytes()),
+    }
+    stats.add_counts(&counts);
+    Ok(verdict)
 }
 
 fn add_to(counts: &mut BTreeMap<String, u64>, name: &str, count: u64) {

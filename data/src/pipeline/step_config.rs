@@ -1,20 +1,25 @@
 //! One step of a source: a map with exactly one key, the step's name.
 
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
 use crate::dedup::{
-    DedupBooks, DedupDocuments, DedupLines, DedupParagraphs, GlobalStep, GlobalStepOptions,
+    DedupBooksOptions, DedupDocumentsOptions, DedupLinesOptions, DedupParagraphsOptions,
+    GlobalStep, GlobalStepOptions,
 };
 use crate::error::{DataError, Result};
+use crate::fingerprint::modified_nanos;
 use crate::step::{
-    C4Options, CcnetHash, CcnetNormalize, Decontaminate, GithubFilterOptions, GithubHeaderOptions,
-    GutenbergStep, LanguageOptions, LatexOptions, MinLength, PerplexityOptions,
-    ReferenceClassifierOptions, StackExchangeHtml, Step, StepOptions, WikitextStep,
+    C4Options, CcnetHashOptions, CcnetNormalizeOptions, DecontaminateOptions, GithubFilterOptions,
+    GithubHeaderOptions, GutenbergOptions, LanguageOptions, LatexOptions, MinLengthOptions,
+    PerplexityOptions, ReferenceClassifierOptions, StackExchangeHtmlOptions, Step, StepOptions,
+    WikitextOptions,
 };
 use crate::text::html::HtmlOptions;
+
+/// How the files of a step stand in its identity: version 1 wrote their times in another form.
+const FILES_VERSION: &str = " files 2";
 
 /// A step over single documents or over all documents.
 #[derive(Clone, Copy)]
@@ -70,9 +75,9 @@ macro_rules! steps {
             }
 
             /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-            pub fn resolve(&mut self, base: &Path) {
+            pub fn make_paths_absolute(&mut self, base: &Path) {
                 $(if let Some(options) = &mut self.$step {
-                    options.resolve(base);
+                    options.make_paths_absolute(base);
                 })*
             }
         }
@@ -84,43 +89,43 @@ steps! {
         /// HTML to text.
         html: HtmlOptions,
         /// HTML of StackExchange posts to text, code blocks as they are.
-        stack_exchange_html: StackExchangeHtml,
-        /// Short documents go.
-        min_length: MinLength,
+        stack_exchange_html: StackExchangeHtmlOptions,
+        /// Drops short documents.
+        min_length: MinLengthOptions,
         /// The rules of C4 over lines and pages.
         c4: C4Options,
         /// Which language a document is in, and which ones stay.
         language: LanguageOptions,
         /// How usual a document is to an n-gram language model.
         perplexity: PerplexityOptions,
-        /// Pages like those that Wikipedia cites stay.
+        /// Keeps pages like those that Wikipedia cites.
         reference_classifier: ReferenceClassifierOptions,
-        /// Licence notices at the top of source code.
+        /// License notices at the top of source code.
         github_header: GithubHeaderOptions,
-        /// Licences, extensions, line lengths and shares of letters of source code.
+        /// Licenses, extensions, line lengths and shares of letters of source code.
         github_filter: GithubFilterOptions,
         /// Wiki markup to plain text.
-        wikitext: WikitextStep,
+        wikitext: WikitextOptions,
         /// Books without the headers and footers of Project Gutenberg.
-        gutenberg: GutenbergStep,
+        gutenberg: GutenbergOptions,
         /// LaTeX without comments, macros, preamble and bibliography.
         latex: LatexOptions,
         /// CCNet's normal form of every line.
-        ccnet_normalize: CcnetNormalize,
+        ccnet_normalize: CcnetNormalizeOptions,
         /// CCNet's hash of every line, into the metadata.
-        ccnet_hash: CcnetHash,
+        ccnet_hash: CcnetHashOptions,
         /// Word n-grams shared with evaluation files drop or mark a document.
-        decontaminate: Decontaminate,
+        decontaminate: DecontaminateOptions,
     }
     global {
         /// Lines that several documents have, as in cc_net.
-        dedup_paragraphs: DedupParagraphs,
+        dedup_paragraphs: DedupParagraphsOptions,
         /// Documents that are equal in one respect.
-        dedup_documents: DedupDocuments,
+        dedup_documents: DedupDocumentsOptions,
         /// Lines that several pages have, as in C4: the owner keeps it.
-        dedup_lines: DedupLines,
+        dedup_lines: DedupLinesOptions,
         /// Books that are almost wholly in longer ones.
-        dedup_books: DedupBooks,
+        dedup_books: DedupBooksOptions,
     }
 }
 
@@ -162,9 +167,9 @@ impl StepConfig {
         Ok((name, version))
     }
 
-    /// All that the step's result depends on besides the documents: its name, version, options
-    /// and the files it reads. What has another identity is done again.
-    pub(super) fn identity(&self) -> Result<Vec<u8>> {
+    /// All that the step's result depends on besides the documents: its name, version, options and
+    /// the files it reads, by length and time. Work of a step with another identity is done again.
+    pub(super) fn identity(&self) -> Result<String> {
         let (name, kind) = self.kind("steps")?;
         let (version, files) = match kind {
             Kind::Document(options) => (options.version(), options.files()),
@@ -173,13 +178,14 @@ impl StepConfig {
         // Serializing plain structs of strings and numbers does not fail.
         let options = serde_json::to_string(self).unwrap_or_default();
         let mut identity = format!("{name} {version} {options}");
+        if !files.is_empty() {
+            identity += FILES_VERSION;
+        }
         for file in &files {
             let metadata = std::fs::metadata(file).map_err(DataError::io(file))?;
-            let modified = metadata.modified().ok();
-            let age = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            identity += &format!(" {} {:?}", metadata.len(), age);
+            identity += &format!(" {} {}", metadata.len(), modified_nanos(&metadata));
         }
-        Ok(identity.into_bytes())
+        Ok(identity)
     }
 
     /// Makes the step, reading its files.

@@ -127,8 +127,8 @@ fn the_same_bytes_for_any_number_of_threads() {
         .map(|threads| {
             let output = folder.path().join("out");
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            // Small groups: several files per source.
-            pool.install(|| run_in_groups(&output, &sources, &holdout(30), &hidden(), 1000))
+            // Small tasks: several files per source.
+            pool.install(|| run_in_tasks(&output, &sources, &holdout(30), &hidden(), 1000))
                 .unwrap();
             let made = contents(&output);
             fs::remove_dir_all(&output).unwrap();
@@ -144,18 +144,18 @@ fn the_same_bytes_for_any_number_of_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let sources = raw(folder.path());
     let alone = folder.path().join("alone");
-    let done = run_in_groups(&alone, &sources, &holdout(30), &hidden(), 1000).unwrap();
+    let done = run_in_tasks(&alone, &sources, &holdout(30), &hidden(), 1000).unwrap();
     assert_eq!(done.manifests.len(), 3);
 
     let shared = folder.path().join("shared");
     let all_ranks = || {
         for rank in [2, 0, 1] {
             let options = RunOptions { rank: Rank::new(rank, 3).unwrap(), ..hidden() };
-            let done = run_in_groups(&shared, &sources, &holdout(30), &options, 1000).unwrap();
+            let done = run_in_tasks(&shared, &sources, &holdout(30), &options, 1000).unwrap();
             assert_eq!((done.waiting.len(), done.waterfall), (3, None));
         }
     };
-    let merge = || merge_in_groups(&shared, &sources, &holdout(30), &hidden(), 1000);
+    let merge = || merge_in_tasks(&shared, &sources, &holdout(30), &hidden(), 1000);
     let early = merge().unwrap_err().to_string();
     assert!(early.contains("for every rank first"), "{early}");
     all_ranks();
@@ -202,7 +202,7 @@ fn decisions_over_all_documents_are_the_same_for_threads_ranks_and_memory() {
         let output = folder.path().join(name);
         let options = RunOptions { memory_bytes, ..hidden() };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let run = || run_in_groups(&output, &sources, &holdout(200), &options, 400);
+        let run = || run_in_tasks(&output, &sources, &holdout(200), &options, 400);
         pool.install(run).unwrap()
     };
     let alone = run_with("alone", 1, 1 << 30);
@@ -213,9 +213,9 @@ fn decisions_over_all_documents_are_the_same_for_threads_ranks_and_memory() {
     for _ in 0..4 {
         for rank in 0..3 {
             let options = RunOptions { rank: Rank::new(rank, 3).unwrap(), ..hidden() };
-            run_in_groups(&shared, &sources, &holdout(200), &options, 400).unwrap();
+            run_in_tasks(&shared, &sources, &holdout(200), &options, 400).unwrap();
         }
-        let merged = merge_in_groups(&shared, &sources, &holdout(200), &hidden(), 400).unwrap();
+        let merged = merge_in_tasks(&shared, &sources, &holdout(200), &hidden(), 400).unwrap();
         if merged.waiting.is_empty() {
             assert_eq!(merged.manifests, alone.manifests);
         }
@@ -227,11 +227,11 @@ fn decisions_over_all_documents_are_the_same_for_threads_ranks_and_memory() {
     assert_eq!(names, ["text", "dedup_documents", "ccnet_hash", "dedup_paragraphs"]);
     assert_eq!(row.steps[1].stats.dropped(), 5);
     assert_eq!(row.total().docs_out, 25);
-    // What its notes took counts for the step too.
+    // What its signatures took counts for the step too.
     let stats = stats_folder(&folder.path().join("alone")).join("pages/stage0-00000.json");
     let first: StageRecord = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
-    assert!(first.notes_cpu_seconds > 0.0);
-    assert!(row.steps[1].stats.cpu_seconds > first.notes_cpu_seconds);
+    assert!(first.signature_cpu_seconds > 0.0);
+    assert!(row.steps[1].stats.cpu_seconds > first.signature_cpu_seconds);
     let kept = documents(&folder.path().join("alone"), "pages", None);
     assert!(kept.iter().all(|document| !document.text.contains("rights")));
     assert!(kept.iter().all(|document| document.text.contains("Line q of")));
@@ -244,15 +244,15 @@ fn a_changed_step_redoes_what_comes_after_it() {
     let mut sources = [shared_lines(folder.path())];
     let output = folder.path().join("out");
     let run = |sources: &[SourceConfig]| {
-        run_in_groups(&output, sources, &HoldoutConfig::default(), &hidden(), 400).unwrap()
+        run_in_tasks(&output, sources, &HoldoutConfig::default(), &hidden(), 400).unwrap()
     };
     let first = run(&sources);
-    assert_eq!(first.groups_skipped, 0);
-    assert_eq!(run(&sources).groups_done, 0);
+    assert_eq!(first.tasks_skipped, 0);
+    assert_eq!(run(&sources).tasks_done, 0);
     sources[0].steps[2] = serde_yaml::from_str("{dedup_paragraphs: {mode: keep_first}}").unwrap();
     let changed = run(&sources);
-    assert_eq!(changed.groups_done, first.groups_done / 3, "the last stage of three");
-    assert_eq!(changed.groups_skipped, first.groups_done - changed.groups_done);
+    assert_eq!(changed.tasks_done, first.tasks_done / 3, "the last stage of three");
+    assert_eq!(changed.tasks_skipped, first.tasks_done - changed.tasks_done);
     let kept = documents(&output, "pages", None);
     assert_eq!(kept.iter().filter(|document| document.text.contains("rights")).count(), 1);
 }
@@ -283,12 +283,12 @@ fn a_rerun_does_only_what_changed() {
     let sources = raw(folder.path());
     let output = folder.path().join("out");
     let config = HoldoutConfig { fraction: Some(0.3), ..HoldoutConfig::default() };
-    let run = || run_in_groups(&output, &sources, &config, &hidden(), 1000).unwrap();
+    let run = || run_in_tasks(&output, &sources, &config, &hidden(), 1000).unwrap();
     let first = run();
-    assert_eq!(first.groups_skipped, 0);
+    assert_eq!(first.tasks_skipped, 0);
     let before = contents(&output);
     let again = run();
-    assert_eq!((again.groups_done, again.groups_skipped), (0, first.groups_done));
+    assert_eq!((again.tasks_done, again.tasks_skipped), (0, first.tasks_done));
     assert_eq!(contents(&output), before);
 
     // A crash in the middle: an output is gone, and an unfinished file lies around.
@@ -296,7 +296,7 @@ fn a_rerun_does_only_what_changed() {
     fs::remove_file(&lost).unwrap();
     let leftover = documents_folder(&output, "speeches").join(".train-00000.parquet.tmp.1");
     fs::write(&leftover, "half").unwrap();
-    assert_eq!(run().groups_done, 1);
+    assert_eq!(run().tasks_done, 1);
     assert_eq!(contents(&output), before);
 
     // Inputs that go away take their documents with them.
@@ -390,13 +390,13 @@ fn what_is_not_as_it_was_written_is_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let sources = [shared_lines(folder.path())];
     let output = folder.path().join("out");
-    let run = || run_in_groups(&output, &sources, &holdout(200), &hidden(), 3000).unwrap();
+    let run = || run_in_tasks(&output, &sources, &holdout(200), &hidden(), 3000).unwrap();
     let first = run();
     let before = contents(&output);
-    assert_eq!(run().groups_done, 0);
+    assert_eq!(run().tasks_done, 0);
     let files = all_files(&output);
     let of = |kind: &str| files.iter().filter(|f| f.to_str().unwrap().contains(kind)).count();
-    // Two groups, four stages of which three end with a decision.
+    // Two tasks, four stages of which three end with a decision.
     for (kind, count) in
         [("stats", 8), ("dropped", 8), (".notes", 6), (".decisions", 6), ("resolved", 3)]
     {
@@ -410,7 +410,7 @@ fn what_is_not_as_it_was_written_is_made_again() {
             let again = run();
             assert_eq!(again.manifests, first.manifests, "{path:?}");
             assert!(contents(&output) == before, "{path:?}");
-            assert!(again.groups_done <= 1, "{path:?}: {again:?}");
+            assert!(again.tasks_done <= 1, "{path:?}: {again:?}");
             report(&output).unwrap();
         }
     }
@@ -421,7 +421,7 @@ fn the_report_names_what_is_not_as_it_was_written() {
     let folder = tempfile::tempdir().unwrap();
     let sources = [shared_lines(folder.path())];
     let output = folder.path().join("out");
-    run_in_groups(&output, &sources, &holdout(200), &hidden(), 3000).unwrap();
+    run_in_tasks(&output, &sources, &holdout(200), &hidden(), 3000).unwrap();
     let files = all_files(&output);
     let looked_at = |path: &&PathBuf| {
         ["documents", "stats"]
@@ -440,7 +440,7 @@ fn the_report_names_what_is_not_as_it_was_written() {
         assert!(error.contains(name), "{path:?}: {error}");
         fs::write(path, whole).unwrap();
     }
-    let stats = |group: usize| stats_folder(&output).join(format!("pages/stage3-{group:05}.json"));
+    let stats = |task: usize| stats_folder(&output).join(format!("pages/stage3-{task:05}.json"));
     let (first, second) = (fs::read(stats(0)).unwrap(), fs::read(stats(1)).unwrap());
     fs::write(stats(0), &second).unwrap();
     fs::write(stats(1), &first).unwrap();

@@ -18,7 +18,7 @@ mod writer;
 
 pub use manifest::{ShardManifest, ShardSummary, tokens_folder};
 pub use reader::Shard;
-pub use tokenize::{ShardConfig, SourceTokens, TokenizeReport, tokenize};
+pub use tokenize::{ShardConfig, TokenizeReport, TokenizedSource, tokenize};
 pub use writer::ShardWriter;
 
 use serde::Serialize;

@@ -11,6 +11,7 @@ use super::{VERSION, manifest::TOKENIZE_AGAIN};
 use crate::atomic_file::{remove_durably, remove_unfinished};
 use crate::document::{Document, DocumentFile, SourceDocuments, Split};
 use crate::error::{DataError, Result};
+use crate::fingerprint::Fingerprint;
 use crate::lock::FolderLock;
 use crate::pipeline::documents_folder;
 use crate::progress::{Progress, ProgressMode, Work};
@@ -23,30 +24,20 @@ const LARGEST_SHARD: u64 = 1 << 32;
 
 /// How shards are written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct ShardConfig {
     /// Tokens after which a shard is closed, at the end of a document (integer, default
     /// 100000000). Writing one needs 2 or 4 bytes of memory per token.
-    #[serde(default = "default_tokens_per_shard")]
     pub tokens_per_shard: u64,
     /// Put the tokenizer's mark before every document (bool, default true).
-    #[serde(default = "default_true")]
     pub add_bos: bool,
     /// Put the tokenizer's mark behind every document (bool, default true).
-    #[serde(default = "default_true")]
     pub add_eos: bool,
-}
-
-fn default_tokens_per_shard() -> u64 {
-    100_000_000
-}
-fn default_true() -> bool {
-    true
 }
 
 impl Default for ShardConfig {
     fn default() -> Self {
-        Self { tokens_per_shard: default_tokens_per_shard(), add_bos: true, add_eos: true }
+        Self { tokens_per_shard: 100_000_000, add_bos: true, add_eos: true }
     }
 }
 
@@ -71,12 +62,12 @@ impl ShardConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TokenizeReport {
     /// One entry per source, in the order given.
-    pub sources: Vec<SourceTokens>,
+    pub sources: Vec<TokenizedSource>,
 }
 
 /// The tokens of one source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SourceTokens {
+pub struct TokenizedSource {
     /// Name of the source.
     pub source: String,
     /// Its shards were already there.
@@ -87,7 +78,7 @@ pub struct SourceTokens {
     pub byte_tokens: u64,
 }
 
-impl SourceTokens {
+impl TokenizedSource {
     /// Tokens, documents and text bytes of one side of the holdout.
     pub fn totals(&self, split: Split) -> (u64, u64, u64) {
         let shards = self.shards.iter().filter(|shard| shard.split == split);
@@ -153,14 +144,14 @@ fn tokenize_source(
     tokenizer: &Tokenizer,
     config: &ShardConfig,
     progress: ProgressMode,
-) -> Result<SourceTokens> {
+) -> Result<TokenizedSource> {
     let documents = SourceDocuments::open(&documents_folder(output, source))?;
     let key = key(tokenizer, config, &documents);
     let folder = tokens_folder(output, source);
     remove_unfinished(&folder)?;
     if let Some(manifest) = finished(&folder, &key, progress) {
         documents.verify()?;
-        return Ok(SourceTokens {
+        return Ok(TokenizedSource {
             source: source.to_owned(),
             skipped: true,
             shards: manifest.shards,
@@ -192,7 +183,7 @@ fn tokenize_source(
     remove_stale(&folder, &manifest.shards)?;
     let tokens: u64 = manifest.shards.iter().map(|shard| shard.tokens).sum();
     progress.finish(&format!("{source}: {tokens} tokens"));
-    Ok(SourceTokens {
+    Ok(TokenizedSource {
         source: source.to_owned(),
         skipped: false,
         shards: manifest.shards,
@@ -288,19 +279,12 @@ impl Job<'_> {
 
 /// Hash of all that decides what the shards hold.
 fn key(tokenizer: &Tokenizer, config: &ShardConfig, documents: &SourceDocuments) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    add(VERSION.as_bytes());
-    add(tokenizer.fingerprint().as_bytes());
-    add(&serde_json::to_vec(config).unwrap_or_default());
+    let mut key = Fingerprint::of(VERSION);
+    key.part(tokenizer.fingerprint()).json(config);
     for file in &documents.manifest.files {
-        add(file.file.as_bytes());
-        add(file.blake3.as_bytes());
+        key.part(&file.file).part(&file.blake3);
     }
-    hasher.finalize().to_hex().to_string()
+    key.hex()
 }
 
 /// The manifest of an earlier run that did the same work, if its shards are as they were written.

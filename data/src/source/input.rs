@@ -6,12 +6,12 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
 
 use flate2::bufread::MultiGzDecoder;
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::error::{DataError, Result};
+use crate::fingerprint::modified_nanos;
 
 /// Characters that make a path component a pattern.
 const PATTERN_CHARACTERS: [char; 5] = ['*', '?', '[', '{', '\\'];
@@ -87,9 +87,15 @@ fn unreadable(base: &Path, error: walkdir::Error) -> DataError {
     DataError::io(error.path().unwrap_or(base).to_owned())(error.into())
 }
 
-/// `pattern` as seen from the folder `base`, which is no pattern whatever characters it has.
-pub(super) fn pattern_below(base: &Path, pattern: &Path) -> PathBuf {
+/// `pattern` as seen from the folder `base`, which is not a pattern, whatever characters it has.
+pub fn pattern_below(base: &Path, pattern: &Path) -> PathBuf {
     if pattern.is_absolute() { pattern.to_owned() } else { escape(base).join(pattern) }
+}
+
+/// The one path that `pattern` matches, if it matches only one; the pattern as it is otherwise.
+pub(super) fn literal_path(pattern: &Path) -> PathBuf {
+    let names: Option<PathBuf> = pattern.components().map(|part| literal(&part)).collect();
+    names.unwrap_or_else(|| pattern.to_owned())
 }
 
 /// The pattern that matches `path` alone: characters that mean something stand in brackets.
@@ -147,6 +153,7 @@ fn split_pattern(key: &str, pattern: &Path) -> Result<(PathBuf, Option<GlobMatch
     Ok((base, Some(matcher)))
 }
 
+/// The input at `path`, named after its place below `base`.
 pub(super) fn describe(path: &Path, base: &Path) -> Result<Input> {
     let metadata = std::fs::metadata(path).map_err(DataError::io(path))?;
     let below = path.strip_prefix(base).unwrap_or(path);
@@ -155,16 +162,11 @@ pub(super) fn describe(path: &Path, base: &Path) -> Result<Input> {
     } else {
         below.to_string_lossy()
     };
-    let modified_nanos = metadata
-        .modified()
-        .ok()
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-        .map_or(0, |age| age.as_nanos());
     Ok(Input {
         path: path.to_owned(),
         name: name.replace('\\', "/"),
         bytes: metadata.len(),
-        modified_nanos,
+        modified_nanos: modified_nanos(&metadata),
     })
 }
 

@@ -5,20 +5,20 @@ use serde_json::Value;
 use super::input::{Input, InputReader};
 use super::json_object::wanted_fields;
 use super::lines::{Line, Lines};
-use super::text::{TextSource, document_or_empty, too_long, utf8};
+use super::record::{Fields, document_or_empty, too_long, utf8};
 use super::{Record, RecordSink, Rejection};
 use crate::document::{Document, Reason};
 use crate::error::Result;
 
 pub(super) fn read(
-    config: &TextSource,
+    wanted: &Fields<'_>,
     source: &str,
     input: &Input,
     bytes_read: &dyn Fn(u64),
     sink: RecordSink<'_>,
 ) -> Result<()> {
     let mut reader = InputReader::open(&input.path)?;
-    let mut lines = Lines::new(&mut reader, config.max_record_bytes);
+    let mut lines = Lines::new(&mut reader, wanted.max_record_bytes);
     let mut buffer = Vec::new();
     let mut index = 0;
     loop {
@@ -27,17 +27,17 @@ pub(super) fn read(
         let offset = lines.offset();
         match found {
             Line::End => return Ok(()),
-            Line::TooLong => sink(too_long(offset, lines.length(), config.max_record_bytes))?,
-            // Blank lines, often the last one, are no records.
+            Line::TooLong => sink(too_long(offset, lines.length(), wanted.max_record_bytes))?,
+            // Blank lines, often the last one, are not records.
             Line::Whole if buffer.trim_ascii().is_empty() => {}
-            Line::Whole => sink(record(config, source, input, index, offset, &mut buffer))?,
+            Line::Whole => sink(record(wanted, source, input, index, offset, &mut buffer))?,
         }
         index += 1;
     }
 }
 
 fn record(
-    config: &TextSource,
+    wanted: &Fields<'_>,
     source: &str,
     input: &Input,
     index: u64,
@@ -51,18 +51,14 @@ fn record(
         Ok(line) => line,
         Err(rejection) => return Record::Rejected(rejection),
     };
-    let wanted = |name: &str| {
-        [&config.text_field, &config.id_field, &config.url_field, &config.created_field]
-            .into_iter()
-            .any(|field| field == name)
-    };
-    let mut fields = match wanted_fields(line.trim_start_matches('\u{feff}'), &wanted) {
+    let line = line.trim_start_matches('\u{feff}');
+    let mut fields = match wanted_fields(line, &|name| wanted.contain(name)) {
         Ok(Some(fields)) => fields,
         Ok(None) => return reject(Reason::BAD_JSON, "not an object".into()),
         Err(error) => return reject(Reason::BAD_JSON, error.to_string()),
     };
-    let Some(Value::String(text)) = fields.remove(&config.text_field) else {
-        return reject(Reason::MISSING_TEXT, format!("no string field {:?}", config.text_field));
+    let Some(Value::String(text)) = fields.remove(wanted.text) else {
+        return reject(Reason::MISSING_TEXT, format!("no string field {:?}", wanted.text));
     };
     let mut string = |field: &str| match fields.remove(field) {
         Some(Value::String(value)) => Some(value),
@@ -70,13 +66,13 @@ fn record(
         _ => None,
     };
     let document = Document {
-        id: string(&config.id_field)
+        id: string(wanted.id)
             .filter(|id| !id.is_empty())
             .unwrap_or_else(|| format!("{}/{index:08}", input.name)),
         text,
         source: source.to_owned(),
-        url: string(&config.url_field),
-        created: string(&config.created_field),
+        url: string(wanted.url),
+        created: string(wanted.created),
         ..Document::default()
     };
     document_or_empty(document, offset)

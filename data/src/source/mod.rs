@@ -14,6 +14,7 @@ mod jsonl;
 mod lines;
 mod parquet;
 mod plain;
+mod record;
 mod stack_exchange;
 mod text;
 mod web_archive;
@@ -22,9 +23,10 @@ mod wikipedia;
 pub(crate) use archive::rfc3339;
 pub use arxiv::{ArxivFormat, ArxivSource, SplicedTex, splice_tex};
 pub use books::{BooksLayout, BooksSource};
-pub use github::{GithubFormat, GithubSource, licence};
-pub use input::{Input, InputReader, list_inputs};
+pub use github::{GithubFormat, GithubSource, license};
+pub use input::{Input, InputReader, list_inputs, pattern_below};
 pub use plain::{PlainFile, PlainText, list_plain, plain_format, read_plain};
+pub use record::{Record, Rejection};
 pub use stack_exchange::{LARGEST_SITES, SitePosts, StackExchangeSource, ThreadLayout};
 pub use text::{TextFormat, TextSource};
 pub use web_archive::{WebArchiveFormat, WebArchiveSource};
@@ -32,7 +34,6 @@ pub use wikipedia::WikipediaSource;
 
 use std::path::Path;
 
-use crate::document::{Document, Reason};
 use crate::error::Result;
 
 /// The configuration of one kind of source: a map in YAML, and the reader it describes.
@@ -41,7 +42,7 @@ pub trait SourceOptions: Send + Sync {
     fn version(&self) -> u32;
 
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-    fn resolve(&mut self, base: &Path);
+    fn make_paths_absolute(&mut self, base: &Path);
 
     /// Checks what the types cannot. `key` is the dotted path of the source's kind.
     ///
@@ -59,7 +60,7 @@ pub trait SourceOptions: Send + Sync {
     ///
     /// # Errors
     /// [`crate::DataError::Io`], [`crate::DataError::Archive`] or [`crate::DataError::BadFile`] when the file itself
-    /// cannot be read, and whatever `sink` returns. A bad record is no error but a
+    /// cannot be read, and whatever `sink` returns. A bad record is not an error but a
     /// [`Record::Rejected`].
     fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()>;
 }
@@ -69,7 +70,7 @@ pub type RecordSink<'a> = &'a mut dyn FnMut(Record) -> Result<()>;
 
 /// What a reader is given besides its configuration.
 pub struct ReadContext<'a> {
-    /// Name of the source, for [`Document::source`].
+    /// Name of the source, for [`crate::document::Document::source`].
     pub source: &'a str,
     /// The file to read.
     pub input: &'a Input,
@@ -79,27 +80,4 @@ pub struct ReadContext<'a> {
     pub memory_bytes: u64,
     /// Hears how many bytes of the (compressed) file were consumed since the last call.
     pub bytes_read: &'a dyn Fn(u64),
-}
-
-/// What a reader found.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Record {
-    /// A document.
-    Document(Document),
-    /// A record that cannot become a document.
-    Rejected(Rejection),
-}
-
-/// A record that was not used, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// Why.
-    pub reason: Reason,
-    /// Where the record begins: a byte offset into the decompressed file, a row number of a
-    /// Parquet file, or for a web archive the offset of its member in the compressed file.
-    pub offset: u64,
-    /// Length of the record in bytes.
-    pub bytes: u64,
-    /// Detail for the log.
-    pub detail: String,
 }

@@ -6,13 +6,13 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 
 use super::input::Input;
-use super::text::{TextSource, document_or_empty, too_long};
+use super::record::{Fields, document_or_empty, too_long};
 use super::{Record, RecordSink, Rejection};
 use crate::document::{Document, ParquetFile, Reason};
 use crate::error::{DataError, Result};
 
 pub(super) fn read(
-    config: &TextSource,
+    wanted: &Fields<'_>,
     source: &str,
     input: &Input,
     bytes_read: &dyn Fn(u64),
@@ -21,13 +21,13 @@ pub(super) fn read(
     let path = &input.path;
     let file = ParquetFile::open(path)?;
     let fields = file.schema().fields().clone();
-    let text = fields.iter().find(|field| *field.name() == config.text_field);
+    let text = fields.iter().find(|field| *field.name() == wanted.text);
     match text.map(|field| field.data_type()) {
         Some(kind) if is_text(kind) => {}
         Some(other) => {
             return Err(DataError::bad_file(
                 path,
-                format!("column {:?} is of type {other}, expected text", config.text_field),
+                format!("column {:?} is of type {other}, expected text", wanted.text),
             ));
         }
         None => {
@@ -36,21 +36,20 @@ pub(super) fn read(
                 path,
                 format!(
                     "no column {:?}; it has {}; set `text_field`",
-                    config.text_field,
+                    wanted.text,
                     names.join(", ")
                 ),
             ));
         }
     }
-    let wanted = [&config.text_field, &config.id_field, &config.url_field, &config.created_field];
     let columns = (0..fields.len()).filter(|&index| {
-        wanted.contains(&fields[index].name()) && is_cell(fields[index].data_type())
+        wanted.contain(fields[index].name()) && is_cell(fields[index].data_type())
     });
     let total_rows = file.footer().file_metadata().num_rows().max(1) as u64;
     let mut row_number = 0;
     let mut reported = 0;
-    for batch in file.rows(columns, config.max_record_bytes as u64)? {
-        read_batch(config, source, input, &batch?, &mut row_number, sink)?;
+    for batch in file.rows(columns, wanted.max_record_bytes as u64)? {
+        read_batch(wanted, source, input, &batch?, &mut row_number, sink)?;
         // Rows stand for bytes: Parquet does not say how far into the file a row lies.
         let position = input.bytes.saturating_mul(row_number.min(total_rows)) / total_rows;
         bytes_read(position.saturating_sub(reported));
@@ -61,7 +60,7 @@ pub(super) fn read(
 }
 
 fn read_batch(
-    config: &TextSource,
+    wanted: &Fields<'_>,
     source: &str,
     input: &Input,
     batch: &RecordBatch,
@@ -69,13 +68,13 @@ fn read_batch(
     sink: RecordSink<'_>,
 ) -> Result<()> {
     let column = |name: &str| batch.column_by_name(name);
-    let Some(texts) = column(&config.text_field) else {
+    let Some(texts) = column(wanted.text) else {
         return Err(DataError::bad_file(&input.path, "the text column is gone"));
     };
     for row in 0..batch.num_rows() {
         let offset = *row_number;
         *row_number += 1;
-        let id = column(&config.id_field)
+        let id = column(wanted.id)
             .and_then(|array| cell(array, row))
             .filter(|id| !id.is_empty())
             .unwrap_or_else(|| format!("{}/{offset:08}", input.name));
@@ -84,18 +83,18 @@ fn read_batch(
                 reason: Reason::MISSING_TEXT,
                 offset,
                 bytes: 0,
-                detail: format!("null in column {:?}", config.text_field),
+                detail: format!("null in column {:?}", wanted.text),
             }),
-            Some(text) if text.len() > config.max_record_bytes => {
-                too_long(offset, text.len() as u64, config.max_record_bytes)
+            Some(text) if text.len() > wanted.max_record_bytes => {
+                too_long(offset, text.len() as u64, wanted.max_record_bytes)
             }
             Some(text) => document_or_empty(
                 Document {
                     id,
                     text,
                     source: source.to_owned(),
-                    url: column(&config.url_field).and_then(|array| cell(array, row)),
-                    created: column(&config.created_field).and_then(|array| cell(array, row)),
+                    url: column(wanted.url).and_then(|array| cell(array, row)),
+                    created: column(wanted.created).and_then(|array| cell(array, row)),
                     ..Document::default()
                 },
                 offset,

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::lines::{Line, Lines};
-use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions, jsonl, parquet};
-use crate::document::{Document, Reason};
+use super::record::{Fields, document_or_empty, too_long, utf8};
+use super::{ReadContext, Record, RecordSink, SourceOptions, jsonl, parquet};
+use crate::document::Document;
 use crate::error::{DataError, Result};
 
 /// Least size of the documents that a file is cut into.
@@ -115,7 +116,7 @@ impl SourceOptions for TextSource {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for path in &mut self.paths {
             *path = pattern_below(base, path);
         }
@@ -194,8 +195,8 @@ impl SourceOptions for TextSource {
         };
         match self.format {
             TextFormat::Files => self.read_files(source, input, bytes_read, sink),
-            TextFormat::Jsonl => jsonl::read(self, source, input, bytes_read, sink),
-            TextFormat::Parquet => parquet::read(self, source, input, bytes_read, sink),
+            TextFormat::Jsonl => jsonl::read(&self.fields(), source, input, bytes_read, sink),
+            TextFormat::Parquet => parquet::read(&self.fields(), source, input, bytes_read, sink),
         }?;
         match self.records_per_file {
             Some([least, most]) if !(least..=most).contains(&records) => Err(DataError::bad_file(
@@ -211,6 +212,16 @@ impl SourceOptions for TextSource {
 }
 
 impl TextSource {
+    fn fields(&self) -> Fields<'_> {
+        Fields {
+            text: &self.text_field,
+            id: &self.id_field,
+            url: &self.url_field,
+            created: &self.created_field,
+            max_record_bytes: self.max_record_bytes,
+        }
+    }
+
     fn read_files(
         &self,
         source: &str,
@@ -342,47 +353,13 @@ fn trim_line_end(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// `bytes` as text, or the rejection that says where they stop being UTF-8.
-pub(super) fn utf8(bytes: Vec<u8>, offset: u64) -> std::result::Result<String, Rejection> {
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to() as u64;
-        Rejection {
-            reason: Reason::BAD_UTF8,
-            offset: offset + at,
-            bytes: error.as_bytes().len() as u64,
-            detail: format!("not UTF-8 at byte {} of the record", at),
-        }
-    })
-}
-
-pub(super) fn too_long(offset: u64, bytes: u64, bound: usize) -> Record {
-    Record::Rejected(Rejection {
-        reason: Reason::TOO_LONG,
-        offset,
-        bytes,
-        detail: format!("{bytes} bytes, max_record_bytes is {bound}"),
-    })
-}
-
-/// The document, or a rejection if there is nothing in it.
-pub(super) fn document_or_empty(document: Document, offset: u64) -> Record {
-    if document.text.trim().is_empty() {
-        return Record::Rejected(Rejection {
-            reason: Reason::EMPTY,
-            offset,
-            bytes: document.text.len() as u64,
-            detail: document.id,
-        });
-    }
-    Record::Document(document)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::document::Reason;
 
     fn read(source: &TextSource) -> Result<Vec<Vec<Record>>> {
         let read = |input: &Input| {
@@ -459,7 +436,7 @@ mod tests {
         let records = parts(windows.as_bytes(), 400);
         let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();
         assert_eq!(joined, verses);
-        // The longest record allowed is no bound where it is cut.
+        // The longest record allowed is not a bound where it is cut.
         let text = format!("First.\n{}\nLast.\n", "x".repeat(5000));
         let records = parts(text.as_bytes(), 500);
         let joined: String = records.iter().map(|record| document(record).text.as_str()).collect();

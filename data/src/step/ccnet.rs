@@ -20,14 +20,14 @@ pub enum NormalForm {
 
 /// Replaces the text by its normal form.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CcnetNormalize {
+#[serde(default, deny_unknown_fields)]
+pub struct CcnetNormalizeOptions {
     /// `dedup` or `language_model` (string, default `dedup`): what the text is normalised for.
-    #[serde(default, rename = "for")]
+    #[serde(rename = "for")]
     pub form: NormalForm,
 }
 
-impl StepOptions for CcnetNormalize {
+impl StepOptions for CcnetNormalizeOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -41,7 +41,7 @@ impl StepOptions for CcnetNormalize {
     }
 }
 
-impl Step for CcnetNormalize {
+impl Step for CcnetNormalizeOptions {
     fn apply(&self, document: &mut Document, _counts: &mut StepCounts) -> Verdict {
         document.text = match self.form {
             NormalForm::LanguageModel => normalize(&document.text),
@@ -58,9 +58,9 @@ impl Step for CcnetNormalize {
 /// same as the first 8 bytes of the SHA-1.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CcnetHash {}
+pub struct CcnetHashOptions {}
 
-impl StepOptions for CcnetHash {
+impl StepOptions for CcnetHashOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -74,7 +74,7 @@ impl StepOptions for CcnetHash {
     }
 }
 
-impl Step for CcnetHash {
+impl Step for CcnetHashOptions {
     fn apply(&self, document: &mut Document, _counts: &mut StepCounts) -> Verdict {
         let mut hasher = ParagraphHasher::default();
         let hashes: Vec<u64> = document.text.split('\n').map(|line| hasher.hash(line)).collect();
@@ -104,15 +104,16 @@ mod tests {
     #[test]
     fn both_forms_are_there() {
         let text = " “Quoted” – text\n\nÉté 2019…";
-        let dedup: CcnetNormalize = serde_json::from_str("{}").unwrap();
+        let dedup: CcnetNormalizeOptions = serde_json::from_str("{}").unwrap();
         assert_eq!(applied(&dedup, text).text, "quoted  text\n\nété 0000");
-        let model: CcnetNormalize = serde_json::from_str(r#"{"for":"language_model"}"#).unwrap();
+        let model: CcnetNormalizeOptions =
+            serde_json::from_str(r#"{"for":"language_model"}"#).unwrap();
         assert_eq!(applied(&model, text).text, "\"quoted\" - textete 0000...");
     }
 
     #[test]
     fn hashes_are_exact_as_numbers_and_in_hexadecimal() {
-        let metadata = applied(&CcnetHash::default(), "１２３\n").metadata();
+        let metadata = applied(&CcnetHashOptions::default(), "１２３\n").metadata();
         let hashes = &metadata["hashes"];
         assert_eq!(hashes[0].as_u64(), Some(11531306602475876234));
         assert_eq!(hashes[1].as_u64(), Some(957977401221134810));

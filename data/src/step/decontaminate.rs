@@ -2,7 +2,7 @@
 //!
 //! The words of the evaluation texts (letters, numbers and underscores in lower case; what stands
 //! between them does not count) are cut into runs of `ngram` words; a shorter text is one run.
-//! A document with `min_hits` or more of these runs goes, or is marked. 13 words are what GPT-3
+//! A document with `min_hits` or more of these runs is dropped or marked. 13 words are what GPT-3
 //! compared (arXiv 2005.14165, appendix C).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -34,7 +34,7 @@ pub enum DecontaminateMode {
 /// Drops or marks documents that hold text of evaluation sets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Decontaminate {
+pub struct DecontaminateOptions {
     /// Files of evaluation texts (list of strings), relative to the configuration. A `.jsonl` or
     /// `.json` file has an object a line, whose `fields` are a text each; any other file is one
     /// text. Both may end in `.gz` or `.zst`.
@@ -71,12 +71,12 @@ fn default_min_hits() -> usize {
     1
 }
 
-impl StepOptions for Decontaminate {
+impl StepOptions for DecontaminateOptions {
     fn version(&self) -> u32 {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for file in &mut self.files {
             *file = base.join(&*file);
         }
@@ -138,7 +138,7 @@ impl StepOptions for Decontaminate {
     }
 }
 
-impl Decontaminate {
+impl DecontaminateOptions {
     /// Hands every text of an evaluation file to `add`.
     fn read(&self, path: &Path, add: &mut dyn FnMut(&str)) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -322,11 +322,11 @@ mod tests {
             Self(folder)
         }
 
-        fn options(&self, more: &str) -> Decontaminate {
+        fn options(&self, more: &str) -> DecontaminateOptions {
             let yaml =
                 format!("files: [quiz.jsonl, wiki.test.txt]\nfields: [question, choices]\n{more}");
-            let mut options: Decontaminate = serde_yaml::from_str(&yaml).unwrap();
-            options.resolve(self.0.path());
+            let mut options: DecontaminateOptions = serde_yaml::from_str(&yaml).unwrap();
+            options.make_paths_absolute(self.0.path());
             options.validate("steps.0").unwrap();
             options
         }
@@ -406,7 +406,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("eval.txt");
             std::fs::write(&path, &evaluation).unwrap();
-            let options = Decontaminate {
+            let options = DecontaminateOptions {
                 files: vec![path],
                 fields: default_fields(),
                 ngram: 4,

@@ -1,4 +1,4 @@
-//! Which source files are worth having: by licence, extension and the look of their text.
+//! Which source files are worth having: by license, extension and the look of their text.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,12 +6,12 @@ use serde_json::Value;
 use super::{Step, StepCounts, StepOptions, Verdict};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
-use crate::source::licence::{UNKNOWN, is_allowed, reported_name};
+use crate::source::license::{UNKNOWN, is_allowed, reported_name};
 use crate::text::python::{is_alnum, is_alpha, is_line_end, is_space};
 
-/// Licences LLaMA took: Apache, BSD and MIT (arXiv 2302.13971, section 2.1), as RedPajama spells
+/// Licenses LLaMA took: Apache, BSD and MIT (arXiv 2302.13971, section 2.1), as RedPajama spells
 /// them out.
-const LICENCES: [&str; 4] = ["mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause"];
+const LICENSES: [&str; 4] = ["mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause"];
 
 /// Ends of paths that RedPajama's `github_run_filter.py` keeps, case counts.
 const EXTENSIONS: [&str; 66] = [
@@ -83,80 +83,56 @@ const EXTENSIONS: [&str; 66] = [
     ".smali",
 ];
 
-/// Keeps source files by licence, extension and heuristics of their text, RedPajama's thresholds
+/// Keeps source files by license, extension and heuristics of their text, RedPajama's thresholds
 /// by default. Lengths are code points; a line ends where Python's `str.splitlines` ends it.
 ///
-/// The licence and the path are those in the metadata, where the GitHub source puts them; a
-/// document without that key is not judged by it. A licence that is not known is not allowed.
+/// The license and the path are those in the metadata, where the GitHub source puts them; a
+/// document without that key is not judged by it. A license that is not known is not allowed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct GithubFilterOptions {
-    /// Licences that are allowed, SPDX identifiers in lower case (list of strings, default `mit`,
+    /// Licenses that are allowed, SPDX identifiers in lower case (list of strings, default `mit`,
     /// `apache-2.0`, `bsd-2-clause`, `bsd-3-clause`). Empty: any.
-    #[serde(default = "default_licences")]
-    pub licences: Vec<String>,
+    pub licenses: Vec<String>,
     /// Ends of paths that are kept, case counts (list of strings, default RedPajama's 66). Empty:
     /// any.
-    #[serde(default = "default_extensions")]
     pub extensions: Vec<String>,
     /// Longest line (integer, default 1000).
-    #[serde(default = "default_max_line_length")]
     pub max_line_length: u64,
     /// Most code points a line, line ends included, on average (number, default 100).
-    #[serde(default = "default_max_mean_line_length")]
     pub max_mean_line_length: f64,
     /// Least share of letters and digits (number, 0 to 1, default 0.25).
-    #[serde(default = "default_min_alnum")]
     pub min_alnum: f64,
     /// Least letters for each token, a token being a run of letters, digits and `_` or a run of
     /// other visible characters (number, default 1.5).
-    #[serde(default = "default_min_letters_per_token")]
     pub min_letters_per_token: f64,
-}
-
-fn default_licences() -> Vec<String> {
-    LICENCES.map(str::to_owned).into()
-}
-fn default_extensions() -> Vec<String> {
-    EXTENSIONS.map(str::to_owned).into()
-}
-fn default_max_line_length() -> u64 {
-    1000
-}
-fn default_max_mean_line_length() -> f64 {
-    100.0
-}
-fn default_min_alnum() -> f64 {
-    0.25
-}
-fn default_min_letters_per_token() -> f64 {
-    1.5
 }
 
 impl Default for GithubFilterOptions {
     fn default() -> Self {
         Self {
-            licences: default_licences(),
-            extensions: default_extensions(),
-            max_line_length: default_max_line_length(),
-            max_mean_line_length: default_max_mean_line_length(),
-            min_alnum: default_min_alnum(),
-            min_letters_per_token: default_min_letters_per_token(),
+            licenses: LICENSES.map(str::to_owned).into(),
+            extensions: EXTENSIONS.map(str::to_owned).into(),
+            max_line_length: 1000,
+            max_mean_line_length: 100.0,
+            min_alnum: 0.25,
+            min_letters_per_token: 1.5,
         }
     }
 }
 
 impl StepOptions for GithubFilterOptions {
+    /// Version 1 wrote its reasons as `licence:…`.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn validate(&self, key: &str) -> Result<()> {
-        if let Some(licence) =
-            self.licences.iter().find(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()))
+        if let Some(license) =
+            self.licenses.iter().find(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()))
         {
-            let key = format!("{key}.licences");
-            return Err(DataError::config(key, licence, "an SPDX identifier in lower case"));
+            let key = format!("{key}.licenses");
+            return Err(DataError::config(key, license, "an SPDX identifier in lower case"));
         }
         for (name, value, most) in [
             ("max_mean_line_length", self.max_mean_line_length, f64::MAX),
@@ -188,14 +164,14 @@ impl Step for GithubFilter {
         if path.is_some_and(|path| path.ends_with(".crt") || path == "LICENSE") {
             return Verdict::unwanted("skipped_path", path.unwrap_or_default());
         }
-        if let Some(licence) = metadata.get("license")
-            && !options.licences.is_empty()
+        if let Some(license) = metadata.get("license")
+            && !options.licenses.is_empty()
         {
-            let licence = licence.as_str().unwrap_or(UNKNOWN).to_ascii_lowercase();
-            if !is_allowed(&licence, &options.licences) {
-                let name = reported_name(&licence, &options.licences);
-                let reason = Reason::unwanted_for(format!("licence:{name}"));
-                return Verdict::Drop { reason, detail: licence };
+            let license = license.as_str().unwrap_or(UNKNOWN).to_ascii_lowercase();
+            if !is_allowed(&license, &options.licenses) {
+                let name = reported_name(&license, &options.licenses);
+                let reason = Reason::unwanted_for(format!("license:{name}"));
+                return Verdict::Drop { reason, detail: license };
             }
         }
         if document.text.is_empty() {
@@ -361,18 +337,18 @@ mod tests {
     const CODE: &str = "fn main() {\n    let value = compute(3);\n}\n";
 
     #[test]
-    fn licences_are_allowed_or_named() {
-        let of = |licence: Value| reason(serde_json::json!({"license": licence}), CODE);
-        for licence in
+    fn licenses_are_allowed_or_named() {
+        let of = |license: Value| reason(serde_json::json!({"license": license}), CODE);
+        for license in
             ["mit", "MIT", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-2.0 or mit"]
         {
-            assert_eq!(of(licence.into()), "");
+            assert_eq!(of(license.into()), "");
         }
-        assert_eq!(of("gpl-2.0".into()), "licence:gpl-2.0");
-        assert_eq!(of("bsd-4-clause".into()), "licence:bsd-4-clause");
-        assert_eq!(of("unknown".into()), "licence:unknown");
-        assert_eq!(of(Value::Null), "licence:unknown");
-        assert_eq!(of("my very own".into()), "licence:other");
+        assert_eq!(of("gpl-2.0".into()), "license:gpl-2.0");
+        assert_eq!(of("bsd-4-clause".into()), "license:bsd-4-clause");
+        assert_eq!(of("unknown".into()), "license:unknown");
+        assert_eq!(of(Value::Null), "license:unknown");
+        assert_eq!(of("my very own".into()), "license:other");
         assert_eq!(reason(serde_json::json!({}), CODE), "");
     }
 
@@ -427,8 +403,8 @@ mod tests {
 
     #[test]
     fn options_are_checked() {
-        let options: GithubFilterOptions = serde_yaml::from_str("{licences: [MIT]}").unwrap();
-        assert!(options.validate("steps.0.x").unwrap_err().to_string().contains("licences"));
+        let options: GithubFilterOptions = serde_yaml::from_str("{licenses: [MIT]}").unwrap();
+        assert!(options.validate("steps.0.x").unwrap_err().to_string().contains("licenses"));
         let options: GithubFilterOptions = serde_yaml::from_str("{min_alnum: 1.5}").unwrap();
         assert!(options.validate("steps.0.x").unwrap_err().to_string().contains("min_alnum"));
         GithubFilterOptions::default().validate("x").unwrap();

@@ -1,4 +1,4 @@
-//! Licence headers of source files.
+//! License headers of source files.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use crate::error::Result;
 
 /// Lines at the top among which a header begins.
 const HEADER_LINES: usize = 100;
-/// Longest header in bytes. Whole licences are about 35 kB.
+/// Longest header in bytes. Whole licenses are about 35 kB.
 const HEADER_BYTES: usize = 64 << 10;
 
 /// Which rule finds headers.
@@ -27,17 +27,16 @@ pub enum HeaderCompat {
     Redpajama,
 }
 
-/// Removes licence headers from source files: the first comment that begins in the first 100
-/// lines, on a line of its own, and speaks of copyright or licences. Comments are blocks (`/* */`,
+/// Removes license headers from source files: the first comment that begins in the first 100
+/// lines, on a line of its own, and speaks of copyright or licenses. Comments are blocks (`/* */`,
 /// `<!-- -->`, `(* *)`, `{- -}`) and runs of line comments, both by the file's extension; without
 /// a path, those whose marks mean nothing else. The first line of a script and encoding lines
-/// stay. After the first line of code, and in documentation comments, a mere mention of a licence
-/// is no header. A file that is nothing but a header is dropped as empty.
+/// stay. After the first line of code, and in documentation comments, a mere mention of a license
+/// is not a header. A file that is nothing but a header is dropped as empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct GithubHeaderOptions {
     /// `none`, or `redpajama` for that pipeline's rule with its mistakes (string, default `none`).
-    #[serde(default)]
     pub compat: HeaderCompat,
 }
 
@@ -141,7 +140,7 @@ impl Comments {
                 "#" if self.spaced_hash => {
                     rest.starts_with([' ', '\t', '\n', '\r', '#']) || rest.is_empty()
                 }
-                // A banner of slashes is no documentation; what a compiler is told is no comment.
+                // A banner of slashes is not documentation; what a compiler is told is not a comment.
                 "///" => !rest.starts_with('/'),
                 "//" => !rest.starts_with("go:"),
                 // REM is a word.
@@ -152,7 +151,7 @@ impl Comments {
     }
 }
 
-/// The first comment of the top of `text` that is a licence header, with its line end.
+/// The first comment of the top of `text` that is a license header, with its line end.
 fn find_header(text: &str, comments: Comments) -> Option<(usize, usize)> {
     if !has_mention(text) {
         return None;
@@ -207,7 +206,7 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("the patterns above are valid")
 }
 
-/// Whether the top of `text` speaks of licences at all: most files do not.
+/// Whether the top of `text` speaks of licenses at all: most files do not.
 fn has_mention(text: &str) -> bool {
     let mut end = 0;
     for _ in 0..HEADER_LINES {

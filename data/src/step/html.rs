@@ -34,9 +34,9 @@ impl Step for HtmlOptions {
 /// StackExchange posts to text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StackExchangeHtml {}
+pub struct StackExchangeHtmlOptions {}
 
-impl StepOptions for StackExchangeHtml {
+impl StepOptions for StackExchangeHtmlOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -50,7 +50,7 @@ impl StepOptions for StackExchangeHtml {
     }
 }
 
-impl Step for StackExchangeHtml {
+impl Step for StackExchangeHtmlOptions {
     fn apply(&self, document: &mut Document, _counts: &mut StepCounts) -> Verdict {
         let text = stack_exchange(&document.text);
         replace(document, text)
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!((verdict, document.text.as_str()), (Verdict::Keep, "a\nb"));
         assert_eq!(document.metadata()["title"], "T");
 
-        let (_, document) = apply(&StackExchangeHtml {}, "<p>a</p><ul><li>b</li></ul>");
+        let (_, document) = apply(&StackExchangeHtmlOptions {}, "<p>a</p><ul><li>b</li></ul>");
         assert_eq!(document.text, "a\n\n* b");
         assert_eq!(document.metadata, None);
 

@@ -12,41 +12,30 @@ use crate::language::{LanguageIdentifier, Newlines, round_score};
 /// Names the language and drops what is not wanted. Sets the document's `language` and
 /// `language_score`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct LanguageOptions {
     /// A fastText model, `.bin` or `.ftz` (path, default none: the built-in detector).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// Least score; documents below it are dropped (number from 0 to 1, default 0.5 as cc_net's;
     /// datatrove and FineWeb have 0.65). Scores of the built-in detector are not those of
     /// fastText.
-    #[serde(default = "default_threshold")]
     pub threshold: f64,
     /// Languages to keep, by the model's labels (list of strings, default empty: all).
-    #[serde(default)]
     pub keep: Vec<String>,
     /// What takes the place of a line feed: `space`, or `remove` as in cc_net (string, default
     /// `space`).
-    #[serde(default)]
     pub newlines: Newlines,
     /// Round the score to two decimals before it is compared, as cc_net does: 0.496 passes 0.5
     /// (bool, default true).
-    #[serde(default = "default_true")]
     pub round_score: bool,
-}
-
-fn default_threshold() -> f64 {
-    0.5
-}
-fn default_true() -> bool {
-    true
 }
 
 impl Default for LanguageOptions {
     fn default() -> Self {
         Self {
             model: None,
-            threshold: default_threshold(),
+            threshold: 0.5,
             keep: Vec::new(),
             newlines: Newlines::Space,
             round_score: true,
@@ -59,7 +48,7 @@ impl StepOptions for LanguageOptions {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         if let Some(model) = &mut self.model {
             *model = base.join(&*model);
         }

@@ -8,24 +8,19 @@ use crate::error::{DataError, Result};
 
 /// Drops documents with fewer characters (reason `short`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MinLength {
+#[serde(default, deny_unknown_fields)]
+pub struct MinLengthOptions {
     /// Fewest code points of the text (integer, default 300 as in cc_net).
-    #[serde(default = "default_chars")]
     pub chars: usize,
 }
 
-fn default_chars() -> usize {
-    300
-}
-
-impl Default for MinLength {
+impl Default for MinLengthOptions {
     fn default() -> Self {
-        Self { chars: default_chars() }
+        Self { chars: 300 }
     }
 }
 
-impl StepOptions for MinLength {
+impl StepOptions for MinLengthOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -42,7 +37,7 @@ impl StepOptions for MinLength {
     }
 }
 
-impl Step for MinLength {
+impl Step for MinLengthOptions {
     fn apply(&self, document: &mut Document, _counts: &mut StepCounts) -> Verdict {
         // A code point has 1 to 4 bytes, so most lengths need no count.
         let bytes = document.text.len();
@@ -64,7 +59,7 @@ mod tests {
 
     #[test]
     fn characters_count_not_bytes() {
-        let step = MinLength::default().build("min_length").unwrap();
+        let step = MinLengthOptions::default().build("min_length").unwrap();
         for (text, kept) in [
             ("é".repeat(299), false),
             ("é".repeat(300), true),

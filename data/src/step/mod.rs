@@ -18,18 +18,18 @@ mod reference_classifier;
 mod wikitext;
 
 pub use c4::{C4Options, C4Preset};
-pub use ccnet::{CcnetHash, CcnetNormalize, NormalForm};
-pub use decontaminate::{Decontaminate, DecontaminateMode};
+pub use ccnet::{CcnetHashOptions, CcnetNormalizeOptions, NormalForm};
+pub use decontaminate::{DecontaminateMode, DecontaminateOptions};
 pub use github_filter::GithubFilterOptions;
 pub use github_header::{GithubHeaderOptions, HeaderCompat};
-pub use gutenberg::GutenbergStep;
-pub use html::StackExchangeHtml;
+pub use gutenberg::GutenbergOptions;
+pub use html::StackExchangeHtmlOptions;
 pub use language::LanguageOptions;
 pub use latex::LatexOptions;
-pub use min_length::MinLength;
+pub use min_length::MinLengthOptions;
 pub use perplexity::PerplexityOptions;
 pub use reference_classifier::{ReferenceClassifierOptions, ReferencePreset};
-pub use wikitext::WikitextStep;
+pub use wikitext::WikitextOptions;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,13 +44,14 @@ pub trait Step: Send + Sync {
     fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict;
 }
 
-/// The configuration of a step: a map in YAML, every field with a default where there is one.
+/// The configuration of a step: a map in YAML, every field with a default where there is one. A step
+/// that holds nothing else is its options, which implement [`Step`] too.
 pub trait StepOptions {
     /// Version of the step. A new one redoes finished work.
     fn version(&self) -> u32;
 
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-    fn resolve(&mut self, _base: &Path) {}
+    fn make_paths_absolute(&mut self, _base: &Path) {}
 
     /// Files the step reads, models and word lists: a change of one redoes finished work.
     fn files(&self) -> Vec<PathBuf> {
@@ -74,9 +75,9 @@ pub trait StepOptions {
 /// What becomes of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on.
+    /// The document is kept.
     Keep,
-    /// It ends here.
+    /// The document is dropped.
     Drop {
         /// Why: a line of the report.
         reason: Reason,

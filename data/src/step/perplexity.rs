@@ -48,7 +48,7 @@ impl StepOptions for PerplexityOptions {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         self.model = base.join(&self.model);
     }
 
@@ -155,10 +155,10 @@ mod tests {
     #[test]
     fn tails_are_dropped_and_the_perplexity_noted() {
         let mut options = PerplexityOptions::new("models");
-        options.resolve(Path::new("/base"));
+        options.make_paths_absolute(Path::new("/base"));
         assert_eq!(options.model, Path::new("/base/models"));
         let mut options = PerplexityOptions::new(model_folder());
-        options.resolve(Path::new("/"));
+        options.make_paths_absolute(Path::new("/"));
         assert_eq!(options.files().len(), 3);
         let step = options.build("steps.0.perplexity").unwrap();
         let mut counts = StepCounts::default();

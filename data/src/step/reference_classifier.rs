@@ -51,7 +51,7 @@ impl StepOptions for ReferenceClassifierOptions {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         self.model = base.join(&self.model);
     }
 

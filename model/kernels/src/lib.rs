@@ -23,7 +23,9 @@
 //! | `phases` | tasks in phases on all threads |
 //! | `gemm` | the matrix product: slabs, blocks, tiles, panels; drawn at its top |
 //! | [`residual`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`] | the ops that are bound by memory |
-//! | [`linear`], [`attention`], [`cross_entropy`] | the ops made of matrix products |
+//! | [`linear`] | the linear layer |
+//! | [`stored_linear`] | the linear layer of inference: weights in the format they are stored in |
+//! | [`attention`], [`cross_entropy`] | the other ops made of matrix products |
 //! | [`adamw`], [`fill`], [`reduce`] | the optimizer's: update, zeroing, sum of squares |
 //!
 //! The derivations of the backward passes are in `docs/backward`, a page for each op; a module here
@@ -71,6 +73,8 @@ pub mod embedding;
 
 pub mod linear;
 
+pub mod stored_linear;
+
 pub mod attention;
 
 pub mod cross_entropy;
@@ -98,4 +102,5 @@ pub use rms_norm::{
 };
 pub use rope::{RopeShape, rope_backward, rope_forward};
 pub use simd::{CpuLevel, cpu_level};
+pub use stored_linear::{RowOrder, StoredWeight, WeightFormat, stored_linear};
 pub use swiglu::{swiglu_backward, swiglu_forward};

@@ -11,11 +11,12 @@ use std::sync::OnceLock;
 pub enum CpuLevel {
     /// Only what the target guarantees.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, CD, DQ and VL.
     Avx512,
-    /// AVX-512 with BF16 dot products: bf16 matrix products run at twice the f32 rate.
+    /// AVX-512 with BF16 dot products: bf16 matrix products run at twice the f32 rate. All such CPUs
+    /// have the dot products of 8-bit integers (VNNI) too.
     Avx512Bf16,
     /// The same and AMX tiles, which multiply bf16 several times faster still.
     Amx,
@@ -31,14 +32,17 @@ pub fn cpu_level() -> CpuLevel {
 fn detect() -> CpuLevel {
     let avx2 = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("bmi2");
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("f16c");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512cd")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
-    match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+    let dot_products =
+        is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni");
+    match (avx2, avx512, dot_products) {
         (_, true, true) if tiles_are_permitted() => CpuLevel::Amx,
         (_, true, true) => CpuLevel::Avx512Bf16,
         (_, true, false) => CpuLevel::Avx512,

@@ -26,6 +26,8 @@ use burn::backend::{
 };
 use burn::tensor::{DType, Device, Tensor};
 
+use altiplano_kernels::StoredWeight;
+
 pub use altiplano_kernels::AdamWStep;
 
 /// Tokens whose logits exist at once in the fused head: 352 rows of a 32000-word vocabulary are
@@ -64,6 +66,23 @@ pub(crate) fn f32_storage<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     let storage = x.clone().try_into_primitive::<Flex>().ok()?;
     let whole = storage.layout().num_elements() * size_of::<f32>() == storage.bytes().len();
     (storage.dtype() == DType::F32 && whole && storage.is_contiguous()).then_some(storage)
+}
+
+/// `x` (…, in) · `weight` (`outputs`, in)ᵀ in `dtype`, f32 or bf16, on the CPU, with a weight that lies
+/// in memory as it is stored: (…, outputs). None where `x` is elsewhere.
+pub(crate) fn stored_linear(
+    x: &Tensor<3>,
+    weight: StoredWeight<'_>,
+    outputs: usize,
+    dtype: DType,
+) -> Option<Tensor<3>> {
+    let x = x.clone().try_into_primitive::<Flex>().ok()?;
+    Some(Tensor::from_primitive::<Flex>(flex::stored_linear(x, weight, outputs, dtype)))
+}
+
+/// Whether every element is finite; none where `x` is not on the CPU.
+pub(crate) fn is_finite(x: &Tensor<3>) -> Option<bool> {
+    x.clone().try_into_primitive::<Flex>().ok().map(flex::is_finite)
 }
 
 /// The ops of a LLaMA training step and of inference.

@@ -1,8 +1,7 @@
 //! Continuing a prompt token by token. Ids only: text and stop strings are the caller's.
 
 use crate::error::{ModelError, Result};
-use crate::infer::{KvCache, Sampler};
-use crate::llama::Llama;
+use crate::infer::{InferenceModel, KvCache, Sampler};
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,21 +12,31 @@ pub enum FinishReason {
     Length,
 }
 
-/// Continues `prompt`, handing every new id but the end of sequence to `on_token`, which answers
-/// whether to go on.
+/// Which ids a generation may choose.
+#[derive(Debug, Clone, Copy)]
+pub struct Choosable<'a> {
+    /// Ids of the tokenizer: those of a padded vocabulary beyond them are never chosen.
+    pub vocab_size: usize,
+    /// Ids that end the text.
+    pub end_tokens: &'a [u32],
+}
+
+/// Continues `prompt`, handing every new id but the end tokens to `on_token`, which answers whether to
+/// go on.
 ///
 /// # Errors
 /// [`ModelError::PromptTooLong`] when the prompt leaves no room for one token,
-/// [`ModelError::TokenId`] for an id outside the vocabulary.
+/// [`ModelError::TokenId`] for an id outside the vocabulary, [`ModelError::NotFinite`] when logits are
+/// no numbers.
 pub fn generate(
-    model: &Llama,
-    prompt: &[i32],
+    model: &InferenceModel,
+    prompt: &[u32],
     max_tokens: usize,
-    eos: Option<i32>,
+    choosable: Choosable<'_>,
     sampler: &mut Sampler,
-    mut on_token: impl FnMut(i32) -> bool,
+    mut on_token: impl FnMut(u32) -> bool,
 ) -> Result<FinishReason> {
-    let limit = model.config.max_seq_len;
+    let limit = model.config().max_seq_len;
     if prompt.len() >= limit {
         return Err(ModelError::PromptTooLong { found: prompt.len(), limit });
     }
@@ -38,8 +47,9 @@ pub fn generate(
     }
     let mut logits = model.forward_cached(prompt, &mut cache)?;
     for remaining in (0..new_tokens).rev() {
-        let id = sampler.sample(&logits) as i32;
-        if Some(id) == eos || !on_token(id) {
+        let known = choosable.vocab_size.clamp(1, logits.len());
+        let id = sampler.sample(&logits[..known]) as u32;
+        if choosable.end_tokens.contains(&id) || !on_token(id) {
             return Ok(FinishReason::Stop);
         }
         if remaining > 0 {

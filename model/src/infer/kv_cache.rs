@@ -2,8 +2,8 @@
 
 use burn::tensor::{Int, Tensor};
 
+use crate::infer::InferenceModel;
 use crate::layer::KeysValues;
-use crate::llama::Llama;
 use crate::ops::{causal_attention_forward, kv_cache_write};
 
 /// Rotated keys and values of one sequence, for every layer.
@@ -23,10 +23,10 @@ struct LayerCache {
 
 impl KvCache {
     /// An empty cache for one sequence of at most `capacity` tokens.
-    pub fn new(model: &Llama, capacity: usize) -> Self {
-        let config = &model.config;
+    pub fn new(model: &InferenceModel, capacity: usize) -> Self {
+        let config = model.config();
         let shape = [capacity, config.kv_heads(), config.head_dim()];
-        let options = (model.device(), model.weights.embed_tokens.dtype());
+        let options = (model.device(), model.dtype());
         let layers = (0..config.n_layers)
             .map(|_| LayerCache {
                 k: Tensor::zeros(shape, options),

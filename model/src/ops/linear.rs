@@ -14,6 +14,18 @@ use burn::tensor::Tensor;
 use super::fast;
 use crate::backend::TransformerOps;
 
+/// A matrix (out, in) in whatever form a forward pass multiplies by.
+pub trait LinearWeight {
+    /// `x` (B, T, in) · `self`ᵀ: (B, T, out).
+    fn forward(&self, x: &Tensor<3>) -> Tensor<3>;
+}
+
+impl LinearWeight for Tensor<2> {
+    fn forward(&self, x: &Tensor<3>) -> Tensor<3> {
+        linear_forward(x, self)
+    }
+}
+
 /// `x` (B, T, in) · `weight` (out, in)ᵀ: (B, T, out).
 pub fn linear_forward(x: &Tensor<3>, weight: &Tensor<2>) -> Tensor<3> {
     if !fast(x) {

@@ -29,8 +29,8 @@ pub use head_cross_entropy::{
 };
 pub use inference::{head_logits, kv_cache_write};
 pub use linear::{
-    linear_backward, linear_backward_add, linear_backward_input, linear_backward_input_add,
-    linear_forward, linear_residual_forward,
+    LinearWeight, linear_backward, linear_backward_add, linear_backward_input,
+    linear_backward_input_add, linear_forward, linear_residual_forward,
 };
 pub use lora::{LoraPair, lora_backward, lora_forward};
 pub use residual::residual_forward;

@@ -35,18 +35,34 @@ impl RopeTable {
         dtype: DType,
         device: &Device,
     ) -> Self {
+        Self::at(0..positions, head_dim, theta, dtype, device)
+    }
+
+    /// As [`RopeTable::new`], for any positions in any order: those of the rows of a pass.
+    pub fn at(
+        positions: impl IntoIterator<Item = usize>,
+        head_dim: usize,
+        theta: f64,
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
         let half = head_dim / 2;
-        let table = |f: fn(f64) -> f64| {
-            let values: Vec<f64> = (0..positions * half)
-                .map(|n| {
-                    let (t, i) = (n / half, n % half);
-                    f(t as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64))
-                })
-                .collect();
-            let data = TensorData::new(values, [positions, half]).convert_dtype(dtype);
+        let frequencies: Vec<f64> =
+            (0..half).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in positions {
+            for frequency in &frequencies {
+                let angle = position as f64 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        let table = |values: Vec<f64>| {
+            let rows = values.len() / half;
+            let data = TensorData::new(values, [rows, half]).convert_dtype(dtype);
             Tensor::from_data(data, (device, dtype))
         };
-        Self { cos: table(f64::cos), sin: table(f64::sin) }
+        Self { cos: table(cos), sin: table(sin) }
     }
 
     /// The rows of `time` positions from `start` on.

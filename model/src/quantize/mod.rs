@@ -106,6 +106,22 @@ impl StoredAs {
         whole.then(|| (columns / self.block_len()).checked_mul(self.block_bytes()))?
     }
 
+    /// The format, or the next larger one whose blocks make whole rows of `columns` elements.
+    pub fn that_fits(self, columns: usize) -> Self {
+        if self.row_bytes(columns).is_some() {
+            return self;
+        }
+        let smaller_blocks = match self {
+            Self::Q4K => Self::Q5_0,
+            Self::Q6K => Self::Q8_0,
+            other => other,
+        };
+        match smaller_blocks.row_bytes(columns) {
+            Some(_) => smaller_blocks,
+            None => Self::F16,
+        }
+    }
+
     /// Writes a row. `out` has [`StoredAs::row_bytes`] bytes.
     ///
     /// # Errors

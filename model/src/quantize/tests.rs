@@ -106,6 +106,15 @@ fn rows_are_whole_blocks() {
     assert_eq!(StoredAs::F32.row_bytes(usize::MAX), None);
 }
 
+#[test]
+fn rows_that_are_not_whole_blocks_get_a_larger_format() {
+    assert_eq!(StoredAs::Q4K.that_fits(512), StoredAs::Q4K);
+    assert_eq!(StoredAs::Q4K.that_fits(96), StoredAs::Q5_0);
+    assert_eq!(StoredAs::Q6K.that_fits(96), StoredAs::Q8_0);
+    assert_eq!(StoredAs::Q4_0.that_fits(48), StoredAs::F16);
+    assert_eq!(StoredAs::F32.that_fits(7), StoredAs::F32);
+}
+
 /// The blocks and values of the Python package `gguf`: see `tests/golden/README.md`.
 #[test]
 fn blocks_are_those_of_the_python_package() {

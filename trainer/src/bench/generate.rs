@@ -3,16 +3,14 @@
 use std::path::Path;
 use std::time::Instant;
 
-use altiplano_model::config::Precision;
 use altiplano_model::device::in_pool;
-use altiplano_model::infer::{KvCache, Sampler, SamplerConfig};
-use altiplano_model::llama::Llama;
+use altiplano_model::infer::{InferenceModel, InferencePrecision, KvCache, Sampler, SamplerConfig};
 use serde::Serialize;
 
 use super::median;
 use crate::error::{Result, TrainerError};
 use crate::metrics::peak_memory_bytes;
-use crate::trained_model::TrainedModel;
+use crate::text_model::open_weights;
 
 /// Length of the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +19,8 @@ pub struct GenerateBenchOptions {
     pub prompt_tokens: usize,
     /// Tokens generated after it, at least 2.
     pub new_tokens: usize,
-    /// Number format of the weights.
-    pub precision: Precision,
+    /// Number format of the weights; none for that of the file.
+    pub precision: Option<InferencePrecision>,
     /// Generations timed, after one that is not.
     pub repeats: usize,
 }
@@ -42,8 +40,10 @@ pub struct GenerateBench {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub new_tokens: usize,
-    /// Number format of the weights.
-    pub precision: Precision,
+    /// Number format of the weights: `as stored`, or what was asked for.
+    pub precision: String,
+    /// From the path to the model.
+    pub seconds_to_open: f64,
     /// Threads that compute.
     pub threads: usize,
     /// Parameters of the model.
@@ -56,13 +56,16 @@ pub struct GenerateBench {
 /// # Errors
 /// When the checkpoint cannot be opened, or its context is too short for prompt and new tokens.
 pub fn bench_generate(checkpoint: &Path, options: &GenerateBenchOptions) -> Result<GenerateBench> {
-    let TrainedModel { model, .. } = TrainedModel::open(checkpoint, "cpu", options.precision)?;
-    in_pool(model.device(), || measure(&model, options))
+    let started = Instant::now();
+    let (_, model) = open_weights(checkpoint, "cpu", options.precision)?;
+    let seconds_to_open = started.elapsed().as_secs_f64();
+    let bench = in_pool(model.device(), || measure(&model, options))?;
+    Ok(GenerateBench { seconds_to_open, ..bench })
 }
 
-fn measure(model: &Llama, options: &GenerateBenchOptions) -> Result<GenerateBench> {
+fn measure(model: &InferenceModel, options: &GenerateBenchOptions) -> Result<GenerateBench> {
     let GenerateBenchOptions { prompt_tokens, new_tokens, precision, repeats } = *options;
-    let context = model.config.max_seq_len;
+    let context = model.config().max_seq_len;
     let fits = prompt_tokens.checked_add(new_tokens).is_some_and(|length| length <= context);
     if prompt_tokens == 0 || new_tokens < 2 || repeats == 0 || !fits {
         return Err(TrainerError::Usage {
@@ -74,8 +77,8 @@ fn measure(model: &Llama, options: &GenerateBenchOptions) -> Result<GenerateBenc
         });
     }
     // Any ids do: the time does not depend on them.
-    let vocabulary = model.config.vocab_size;
-    let prompt: Vec<i32> = (0..prompt_tokens).map(|n| (n * 7919 % vocabulary) as i32).collect();
+    let vocabulary = model.config().vocab_size;
+    let prompt: Vec<u32> = (0..prompt_tokens).map(|n| (n * 7919 % vocabulary) as u32).collect();
     let mut sampler = Sampler::new(SamplerConfig { temperature: 0.0, ..SamplerConfig::default() });
     let (mut prefill, mut first_token, mut decode) = (Vec::new(), Vec::new(), Vec::new());
     for repeat in 0..=repeats {
@@ -83,11 +86,11 @@ fn measure(model: &Llama, options: &GenerateBenchOptions) -> Result<GenerateBenc
         let mut cache = KvCache::new(model, prompt_tokens + new_tokens);
         let mut logits = model.forward_cached(&prompt, &mut cache)?;
         let prefill_seconds = started.elapsed().as_secs_f64();
-        let mut id = sampler.sample(&logits) as i32;
+        let mut id = sampler.sample(&logits) as u32;
         let first_seconds = started.elapsed().as_secs_f64();
         for _ in 1..new_tokens {
             logits = model.forward_cached(&[id], &mut cache)?;
-            id = sampler.sample(&logits) as i32;
+            id = sampler.sample(&logits) as u32;
         }
         if repeat > 0 {
             prefill.push(prefill_seconds);
@@ -102,37 +105,34 @@ fn measure(model: &Llama, options: &GenerateBenchOptions) -> Result<GenerateBenc
         peak_memory_bytes: peak_memory_bytes(),
         prompt_tokens,
         new_tokens,
-        precision,
+        precision: precision.map_or("as stored".into(), |precision| precision.to_string()),
+        seconds_to_open: 0.0,
         threads: rayon::current_num_threads(),
-        parameters: model.config.parameter_count(),
+        parameters: model.config().parameter_count(),
     })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use altiplano_model::config::{ActivationCheckpointing, LlamaConfig};
+    use altiplano_model::config::LlamaConfig;
     use altiplano_model::device;
     use altiplano_model::params::Weights;
     use burn::tensor::DType;
 
     use super::*;
 
-    fn model() -> Llama {
+    fn model() -> InferenceModel {
         let yaml = "{dim: 32, n_layers: 1, n_heads: 2, vocab_size: 50, max_seq_len: 20}";
         let config: LlamaConfig = serde_yaml::from_str(yaml).unwrap();
         let weights = Weights::init(&config, 1, DType::F32, &device::select("cpu").unwrap());
-        Llama::new(config, weights, ActivationCheckpointing::None).unwrap()
+        InferenceModel::in_memory(config, &weights, None).unwrap()
     }
 
     #[test]
     fn a_small_model_is_measured() {
-        let options = GenerateBenchOptions {
-            prompt_tokens: 12,
-            new_tokens: 8,
-            precision: Precision::F32,
-            repeats: 3,
-        };
+        let options =
+            GenerateBenchOptions { prompt_tokens: 12, new_tokens: 8, precision: None, repeats: 3 };
         let bench = measure(&model(), &options).unwrap();
         assert!(bench.decode_tokens_per_second > 0.0 && bench.prefill_tokens_per_second > 0.0);
         assert!(bench.seconds_to_first_token * bench.prefill_tokens_per_second >= 11.0);
@@ -141,12 +141,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_the_context_is_said() {
         for (prompt_tokens, new_tokens) in [(13, 8), (0, 8), (4, 1), (usize::MAX, 8)] {
-            let options = GenerateBenchOptions {
-                prompt_tokens,
-                new_tokens,
-                precision: Precision::F32,
-                repeats: 1,
-            };
+            let options =
+                GenerateBenchOptions { prompt_tokens, new_tokens, precision: None, repeats: 1 };
             let error = measure(&model(), &options).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains("20"), "{error}");
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use altiplano_model::infer::InferencePrecision;
 use altiplano_model::{Precision, device};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -155,9 +156,9 @@ pub(super) struct GenerateArgs {
     /// Tokens generated after it.
     #[arg(long, value_name = "N", default_value_t = 64)]
     new_tokens: usize,
-    /// Number format: bf16 or f32.
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
+    /// Number format: f32, bf16, q8_0 or q4_0. Default: that of the weights.
+    #[arg(long)]
+    precision: Option<InferencePrecision>,
     /// Generations timed, of which the median counts.
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeats: usize,
@@ -262,10 +263,11 @@ fn generate(args: &GenerateArgs) -> Result<()> {
         },
     )?;
     print_line(&format!(
-        "{:.1}M parameters, {}, {} threads: prompt of {} tokens, {} new",
+        "{:.1}M parameters, {}, {} threads, opened in {:.3} s: prompt of {} tokens, {} new",
         bench.parameters as f64 / 1e6,
         bench.precision,
         bench.threads,
+        bench.seconds_to_open,
         bench.prompt_tokens,
         bench.new_tokens
     ))?;

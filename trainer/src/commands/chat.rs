@@ -16,7 +16,7 @@ use super::output::{print, print_json};
 use crate::chat_session::{ChatSession, WithoutLeadIn, template_of};
 use crate::error::{Result, TrainerError};
 use crate::text_generation::generate_from_ids;
-use crate::trained_model::TrainedModel;
+use crate::text_model::TextModel;
 
 /// Longest line of input in bytes.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -37,12 +37,12 @@ pub(super) struct ChatOptions<'a> {
 
 /// Answers what comes on standard input.
 pub(super) fn converse(
-    trained: &TrainedModel,
+    trained: &TextModel,
     sampler: &mut Sampler,
     options: &ChatOptions<'_>,
 ) -> Result<()> {
     let template = template_of(&trained.path, options.template)?;
-    let context = trained.model.config.max_seq_len;
+    let context = trained.model.config().max_seq_len;
     let tokenizer = &trained.tokenizer;
     let mut session =
         ChatSession::new(template, tokenizer, options.system, context, options.max_tokens);
@@ -90,6 +90,7 @@ pub(super) fn converse(
         let mut answer = generate_from_ids(
             &trained.model,
             tokenizer,
+            &trained.end_tokens,
             &prompt.ids,
             options.max_tokens,
             options.stop,

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use altiplano_model::Precision;
-use altiplano_model::infer::{Sampler, SamplerConfig};
+use altiplano_model::infer::{InferencePrecision, Sampler, SamplerConfig};
 use clap::Args;
 
 use super::chat::{ChatOptions, converse};
@@ -11,15 +10,16 @@ use super::output::{print, print_json};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::text_generation::generate_text;
-use crate::trained_model::TrainedModel;
+use crate::text_model::TextModel;
 
 /// Continue a text with a trained model.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct GenerateArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
-    /// directory with tokenizer.model, or low-rank adapters in PEFT's form.
-    #[arg(long, value_name = "DIR")]
+    /// directory with tokenizer.model, low-rank adapters in PEFT's form, or a GGUF file. Weights are mapped
+    /// and used as they are stored.
+    #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// The beginning of the text.
     #[arg(long, value_name = "TEXT", required_unless_present = "chat")]
@@ -55,9 +55,9 @@ pub struct GenerateArgs {
     /// Where the model computes: a name that `altiplano devices` lists as usable.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     device: String,
-    /// Number format: bf16 or f32.
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
+    /// Number format: f32, bf16, q8_0 or q4_0; the last two on the CPU. Default: that of the weights.
+    #[arg(long)]
+    precision: Option<InferencePrecision>,
     /// Threads that compute. Default: all cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -82,7 +82,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         return invalid(format!("--top-p {}: must be from 0 to 1", args.top_p));
     }
     use_threads(args.threads)?;
-    let trained = TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
+    let trained = TextModel::open(&args.checkpoint, &args.device, args.precision)?;
     let mut sampler = Sampler::new(SamplerConfig {
         temperature: args.temperature,
         top_k: args.top_k,
@@ -99,7 +99,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         };
         return converse(&trained, &mut sampler, &options);
     }
-    let TrainedModel { model, tokenizer, .. } = trained;
+    let TextModel { model, tokenizer, end_tokens, .. } = trained;
     let prompt = args.prompt.unwrap_or_default();
     let mut streamed = Ok(());
     if !args.json {
@@ -108,6 +108,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let generated = generate_text(
         &model,
         &tokenizer,
+        &end_tokens,
         &prompt,
         args.max_tokens,
         &args.stop,

@@ -10,13 +10,13 @@ impl ConfigFile for DataConfig {
     const PATHS: &'static [&'static str] = &[
         "output",
         "tokenizer.model",
-        "sources.*.*.paths.*",
         "sources.*.*.list",
         "sources.*.*.root",
         "sources.*.steps.*.*.model",
         "sources.*.steps.*.*.files.*",
         "sources.*.steps.*.*.bad_words",
     ];
+    const PATTERNS: &'static [&'static str] = &["sources.*.*.paths.*"];
 
     fn check(&self) -> Result<(), Problem> {
         match self.validate() {
@@ -104,5 +104,26 @@ sources:
         assert_eq!(config.tokenizer_model(), dir.path().join("out/tokenizer.model"));
         let text = config.sources[0].text.as_ref().unwrap();
         assert_eq!(text.paths, [dir.path().join("text/*.txt"), "/abs/*.txt".into()]);
+    }
+
+    #[test]
+    fn the_folder_of_the_file_is_not_a_pattern() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a[1]", "{b,c}", "d*"] {
+            let folder = dir.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("x.txt"), "text").unwrap();
+            let file = folder.join("data.yaml");
+            std::fs::write(
+                &file,
+                "output: out\nsources: [{name: x, text: {paths: [\"*.txt\"]}}]\n",
+            )
+            .unwrap();
+            let config: DataConfig = load(&file, &[]).unwrap();
+            let paths = &config.sources[0].text.as_ref().unwrap().paths;
+            let inputs = altiplano_data::source::list_inputs("paths", paths).unwrap();
+            assert_eq!(inputs[0].path, folder.join("x.txt"), "{name}");
+            assert_eq!(config.output, folder.join("out"));
+        }
     }
 }

@@ -127,18 +127,24 @@ impl Document {
         Ok(())
     }
 
-    /// Makes the paths at `patterns` (`*` stands for any key or index) relative to the current
-    /// directory, where they were relative to the file they are written in. Values among `names` stay.
-    pub fn resolve_paths(&mut self, patterns: &[&str], names: &[&str]) -> Result<()> {
-        for pattern in patterns {
-            for key in matching(&self.value, &split(pattern)) {
+    /// Makes the paths at `keys` (`*` stands for any key or index) relative to the current
+    /// directory, where they were relative to the file they are written in; values among `names` stay.
+    /// `below` puts a path below the folder of that file.
+    pub fn resolve_paths(
+        &mut self,
+        keys: &[&str],
+        names: &[&str],
+        below: impl Fn(&Path, &String) -> PathBuf,
+    ) -> Result<()> {
+        for key in keys {
+            for key in matching(&self.value, &split(key)) {
                 let Some(Value::String(written)) = get(&self.value, &key) else {
                     continue;
                 };
                 if names.contains(&written.as_str()) {
                     continue;
                 }
-                let path = normalize(&self.directory(&key).join(written));
+                let path = normalize(&below(&self.directory(&key), written));
                 let Some(path) = path.to_str() else {
                     let message = format!("{}: the path is not UTF-8", key.join("."));
                     return Err(self.fail(Problem { key, part: Part::Value, message }));

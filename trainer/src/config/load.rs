@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use altiplano_data::source::pattern_below;
 use serde::de::DeserializeOwned;
 
 use super::document::{Document, split};
@@ -23,6 +24,10 @@ pub trait ConfigFile: DeserializeOwned {
 
     /// Values of such keys that are names and no paths.
     const NAMES: &'static [&'static str] = &[];
+
+    /// Keys whose value is a path pattern, otherwise as `PATHS`. The folder it is below is taken by its
+    /// name, whatever characters of patterns that has.
+    const PATTERNS: &'static [&'static str] = &[];
 
     /// Pairs of keys of which a file holds one; an override of one replaces the other.
     const EXCLUSIVE: &'static [(&'static str, &'static str)] = &[];
@@ -67,7 +72,10 @@ pub fn load<T: ConfigFile>(file: &Path, overrides: &[String]) -> Result<T> {
     for key in T::INCLUDES {
         document.include(&split(key))?;
     }
-    document.resolve_paths(T::PATHS, T::NAMES)?;
+    document.resolve_paths(T::PATHS, T::NAMES, |folder, path| folder.join(path))?;
+    document.resolve_paths(T::PATTERNS, &[], |folder, pattern| {
+        pattern_below(folder, pattern.as_ref())
+    })?;
     let config: T = serde_path_to_error::deserialize(document.value.clone())
         .map_err(|error| document.fail(explain(&error)))?;
     config.check().map_err(|problem| document.fail(problem))?;

@@ -6,6 +6,7 @@ use altiplano_data::MixtureConfig;
 use altiplano_data::classifier::TrainClassifierOptions;
 use altiplano_data::language::TrainLanguageOptions;
 use altiplano_model::config::{ActivationCheckpointing, LlamaConfig};
+use serde_yaml::Value;
 
 use super::*;
 
@@ -174,4 +175,135 @@ fn every_shipped_key_has_a_comment() {
             commented.insert(key);
         }
     }
+}
+
+/// The key of a line `key: value` or `- step: {key: value}` with a comment above that says what the
+/// default is, and the text of the file without that key.
+struct DocumentedDefault {
+    line: String,
+    without: String,
+    /// As the comment has it: a number, a word, `none`, `all`, or `these` for the value of the file.
+    default: String,
+}
+
+/// What a comment says behind its last `Default:`, if that is one word or number.
+fn said_default(comment: &str) -> Option<&str> {
+    let word = comment.rsplit_once("Default: ")?.1.lines().next()?;
+    let word = word.split(' ').next()?;
+    let plain = word.trim_end_matches(['.', ',', ';']);
+    (plain.len() < word.len()).then_some(plain)
+}
+
+fn documented_defaults(text: &str) -> Vec<DocumentedDefault> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    let mut comment = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        if let Some(text) = line.trim_start().strip_prefix('#') {
+            comment = comment + text + "\n";
+            continue;
+        }
+        let comment = std::mem::take(&mut comment);
+        let (Some(default), Some((key, value))) = (said_default(&comment), line.split_once(": "))
+        else {
+            continue;
+        };
+        // A step with one option in braces loses the option, any other line goes whole.
+        let braces = value.strip_prefix('{').and_then(|inner| inner.strip_suffix('}'));
+        if braces.is_some_and(|inner| inner.contains([',', '{'])) || key.contains('"') {
+            continue;
+        }
+        let kept = braces.map(|_| format!("{key}: {{}}"));
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        let more =
+            lines[number + 1..].iter().take_while(|next| indent(next) > indent(line)).count();
+        let more = if braces.is_some() { 0 } else { more };
+        let before = lines[..number].iter().copied().chain(kept.as_deref());
+        let without: Vec<&str> = before.chain(lines[number + 1 + more..].iter().copied()).collect();
+        found.push(DocumentedDefault {
+            line: line.trim().to_owned(),
+            without: without.join("\n"),
+            default: default.to_owned(),
+        });
+    }
+    found
+}
+
+/// Where `all` has a key that `fewer` lacks.
+fn missing_key(all: &Value, fewer: &Value) -> Option<Vec<Value>> {
+    match (all, fewer) {
+        (Value::Mapping(all), Value::Mapping(fewer)) => {
+            all.iter().find_map(|(key, value)| match fewer.get(key) {
+                None => Some(vec![key.clone()]),
+                Some(other) => {
+                    let below = missing_key(value, other)?;
+                    Some([vec![key.clone()], below].concat())
+                }
+            })
+        }
+        (Value::Sequence(all), Value::Sequence(fewer)) => {
+            (0..).zip(all.iter().zip(fewer)).find_map(|(index, (value, other))| {
+                let below = missing_key(value, other)?;
+                Some([vec![Value::from(index)], below].concat())
+            })
+        }
+        _ => None,
+    }
+}
+
+/// What is at `key` of a map or list.
+fn at<'a>(value: &'a Value, key: &Value) -> Option<&'a Value> {
+    match key {
+        Value::Number(index) => value.get(usize::try_from(index.as_u64()?).ok()?),
+        key => value.get(key),
+    }
+}
+
+/// Holds the defaults that the comments of `path` name against those of the type, and counts them.
+fn check_defaults<T: serde::Serialize + serde::de::DeserializeOwned>(path: &Path) -> usize {
+    let text = std::fs::read_to_string(path).unwrap();
+    let all: Value = serde_yaml::from_str(&text).unwrap();
+    let documented = documented_defaults(&text);
+    for DocumentedDefault { line, without, default } in &documented {
+        let place = format!("{}: {line}", path.display());
+        let fewer: Value = serde_yaml::from_str(without).unwrap_or_else(|e| panic!("{place}: {e}"));
+        let key =
+            missing_key(&all, &fewer).unwrap_or_else(|| panic!("{place}: nothing is left out"));
+        let config: T = serde_yaml::from_str(without).unwrap_or_else(|e| panic!("{place}: {e}"));
+        let config = serde_yaml::to_value(&config).unwrap();
+        let found = key.iter().try_fold(&config, at);
+        let written = key.iter().try_fold(&all, at);
+        match (found, default.as_str()) {
+            (found, "these") => assert_eq!(found, written, "{place}"),
+            (None | Some(Value::Null), "none" | "all") => {}
+            (Some(Value::Sequence(list)), "none" | "all") if list.is_empty() => {}
+            (Some(Value::Number(number)), said) => {
+                assert_eq!(number.as_f64(), said.parse().ok(), "{place}");
+            }
+            (Some(found), said) => {
+                assert_eq!(Some(found), serde_yaml::from_str(said).ok().as_ref(), "{place}");
+            }
+            (None, said) => panic!("{place}: the default is nothing, the comment says {said}"),
+        }
+    }
+    documented.len()
+}
+
+#[test]
+fn the_defaults_that_comments_name_are_the_defaults() {
+    let mut count = 0;
+    for path in configs("data") {
+        count += match path.file_stem().and_then(|name| name.to_str()) {
+            Some("llama1_mixture") => check_defaults::<MixtureConfig>(&path),
+            _ => check_defaults::<DataConfig>(&path),
+        };
+    }
+    for path in configs("data/models") {
+        count += match path.file_stem().and_then(|name| name.to_str()) {
+            Some("language") => check_defaults::<TrainLanguageOptions>(&path),
+            Some("classifier") => check_defaults::<TrainClassifierOptions>(&path),
+            _ => 0,
+        };
+    }
+    assert!(count > 60, "{count} defaults found");
 }

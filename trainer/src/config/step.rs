@@ -36,7 +36,7 @@ pub fn load_step(name: &str, file: Option<&Path>) -> Result<StepConfig> {
         }
         document.fail(problem)
     })?;
-    step.resolve(file.parent().unwrap_or(Path::new("")));
+    step.make_paths_absolute(file.parent().unwrap_or(Path::new("")));
     Ok(step)
 }
 

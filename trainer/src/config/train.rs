@@ -43,7 +43,7 @@ pub struct TrainConfig {
     #[serde(default = "default_activation_checkpointing")]
     pub activation_checkpointing: ActivationCheckpointing,
     /// Whether a token sees only its own document where several share a sequence. Default false,
-    /// as in LLaMA.
+    /// as in LLaMA. It is about attention; `data.mask_document_boundary` is about the loss.
     #[serde(default)]
     pub document_mask: bool,
     /// Threads that compute. Default: all cores. On `cpu` the numbers do not depend on it.

@@ -25,4 +25,6 @@ pub mod gguf;
 pub mod hugging_face;
 pub mod meta;
 
+pub use parameter::{Parameter, Shape};
+pub use rows::Rows;
 pub use stored_model::{StoredModel, StoredWeights, Summary, TextSettings, WrittenFile};

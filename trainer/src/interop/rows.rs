@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use altiplano_data::progress::Progress;
+use altiplano_model::RowOrder;
 use altiplano_model::error::ModelError;
+use altiplano_model::infer::StoredMatrix;
 use altiplano_model::mapped_file::MappedBytes;
 use altiplano_model::quantize::{OutOfRange, StoredAs};
 use rayon::prelude::*;
@@ -133,6 +135,38 @@ impl Rows<'_> {
             Some(heads) if heads.layout != layout => layout.row_of_other(row, heads.head_dim),
             _ => row,
         }
+    }
+
+    /// The elements of a norm gain.
+    pub fn to_vector(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.shape.columns];
+        self.read(0, RotaryLayout::Halves, &mut values);
+        values
+    }
+
+    /// The matrix, used where it lies, its rows given in the layout of [`RotaryLayout::Halves`].
+    ///
+    /// # Errors
+    /// [`ModelError::WeightTensor`] when it is in several pieces, or its bytes are not those of its shape.
+    pub fn to_matrix(&self) -> Result<StoredMatrix> {
+        let Shape { rows, columns, .. } = self.shape;
+        let order = match self.heads {
+            Some(Heads { layout: RotaryLayout::Pairs, head_dim }) => {
+                RowOrder::PairsToHalves { head_dim }
+            }
+            _ => RowOrder::AsStored,
+        };
+        let matrix = match &self.pieces[..] {
+            // What is added to it lies nowhere.
+            [piece] if self.low_rank.is_none() => {
+                StoredMatrix::mapped(piece.bytes.shared(), piece.stored, [rows, columns], order)
+            }
+            _ => None,
+        };
+        matrix.ok_or_else(|| {
+            let found = format!("{} pieces of other lengths", self.pieces.len());
+            self.unfit(found, "all of the matrix in one piece".into())
+        })
     }
 
     /// Reads the row that stands at `row` in `layout` into `out`, which has a place for every column.

@@ -14,13 +14,13 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use super::BookDecision;
-use super::notes::{CHUNK_BYTES, Shingles, read_books, shared};
+use super::signatures::{CHUNK_BYTES, Shingles, read_books, shared};
 use crate::atomic_file::AtomicFile;
 use crate::checksum::FileDigest;
-use crate::dedup::plan::MIN_MEMORY;
+use crate::dedup::budget::MIN_MEMORY;
 use crate::dedup::spill::{SpillFiles, SpillWriter, for_each_sorted};
 use crate::dedup::workers::in_parallel;
-use crate::dedup::{GroupFiles, Resources};
+use crate::dedup::{Resources, TaskFiles};
 use crate::error::{DataError, Result};
 use crate::progress::Progress;
 
@@ -37,16 +37,16 @@ const PAIR_BUFFER: usize = 1 << 14;
 /// No book.
 const NONE: u32 = u32::MAX;
 
-/// A book, in the order of decisions: longest first, then by id.
+/// A book. Books are ranked longest first, then by id.
 struct Book {
     id: String,
     shingles: u64,
-    group: u32,
+    task: u32,
     offset: u64,
     content: u64,
 }
 
-/// Why a book goes.
+/// Why a book is dropped.
 #[derive(Clone, Copy)]
 struct Fate {
     /// The book that has most of it.
@@ -54,8 +54,9 @@ struct Fate {
     shared: u64,
 }
 
-pub(super) fn resolve(
-    groups: &[GroupFiles],
+/// Finds the books of which more than `threshold` is in a longer one, and writes the decisions.
+pub(super) fn find_duplicates(
+    tasks: &[TaskFiles],
     threshold: f64,
     resources: &Resources<'_>,
 ) -> Result<Vec<FileDigest>> {
@@ -65,7 +66,7 @@ pub(super) fn resolve(
         return Err(DataError::config("memory_bytes", memory, expected));
     }
     let budget = memory - memory / 16;
-    let books = read_all(groups, budget / 2)?;
+    let books = read_all(tasks, budget / 2)?;
     let batch_bytes = budget / 2 - table_bytes(&books).min(budget / 4);
     tracing::info!(books = books.len(), memory_bytes = memory, "comparing books");
 
@@ -81,7 +82,7 @@ pub(super) fn resolve(
     let progress = resources.progress;
     progress.begin(books.len() as u64);
     progress.phase("finding candidates");
-    find_candidates(groups, &books, &same_as, threshold, batch_bytes, &pairs, progress)?;
+    find_candidates(tasks, &books, &same_as, threshold, batch_bytes, &pairs, progress)?;
     progress.set_done(books.len() as u64);
     let mut fates = vec![Fate { duplicate_of: NONE, shared: 0 }; books.len()];
     if let Some((path, mut file)) = pairs.take(0) {
@@ -92,7 +93,7 @@ pub(super) fn resolve(
             let (short, long) = ((pair >> 32) as usize, pair as u32);
             if fates[short].duplicate_of == NONE && fates[long as usize].duplicate_of == NONE {
                 let (a, b) = (&books[short], &books[long as usize]);
-                let shared = overlap(groups, a, b, threshold)?;
+                let shared = overlap(tasks, a, b, threshold)?;
                 if exceeds(shared, a.shingles, threshold) {
                     fates[short] = Fate { duplicate_of: long, shared };
                 }
@@ -110,7 +111,7 @@ pub(super) fn resolve(
             };
         }
     }
-    write_decisions(groups, &books, &fates)
+    write_decisions(tasks, &books, &fates)
 }
 
 fn exceeds(shared: u64, shingles: u64, threshold: f64) -> bool {
@@ -126,18 +127,18 @@ fn book_bytes(book: &Book) -> u64 {
     (size_of::<Book>() + size_of::<Fate>() + 64 + book.id.len()) as u64
 }
 
-/// All books, in the order of decisions.
-fn read_all(groups: &[GroupFiles], memory: u64) -> Result<Vec<Book>> {
+/// All books, longest first.
+fn read_all(tasks: &[TaskFiles], memory: u64) -> Result<Vec<Book>> {
     let mut books = Vec::new();
     let mut held = 0;
-    for (group, files) in (0u32..).zip(groups) {
-        read_books(&files.notes, |noted| {
+    for (task, files) in (0u32..).zip(tasks) {
+        read_books(&files.signatures, |found| {
             let book = Book {
-                id: noted.id,
-                shingles: noted.shingles,
-                group,
-                offset: noted.offset,
-                content: noted.content,
+                id: found.id,
+                shingles: found.shingles,
+                task,
+                offset: found.offset,
+                content: found.content,
             };
             // A vector that grows holds up to three times what is in it.
             held += book_bytes(&book) + 2 * size_of::<Book>() as u64;
@@ -156,15 +157,15 @@ fn read_all(groups: &[GroupFiles], memory: u64) -> Result<Vec<Book>> {
         let by_length = b.shingles.cmp(&a.shingles);
         by_length
             .then_with(|| a.id.cmp(&b.id))
-            .then_with(|| (a.group, a.offset).cmp(&(b.group, b.offset)))
+            .then_with(|| (a.task, a.offset).cmp(&(b.task, b.offset)))
     });
     Ok(books)
 }
 
 /// Shared shingles of a book and a longer one, exact where they exceed the threshold.
-fn overlap(groups: &[GroupFiles], short: &Book, long: &Book, threshold: f64) -> Result<u64> {
+fn overlap(tasks: &[TaskFiles], short: &Book, long: &Book, threshold: f64) -> Result<u64> {
     let open = |book: &Book| {
-        Shingles::open(&groups[book.group as usize].notes, book.offset, book.shingles)
+        Shingles::open(&tasks[book.task as usize].signatures, book.offset, book.shingles)
     };
     let needed = (threshold * short.shingles as f64) as u64;
     shared(&mut open(short)?, &mut open(long)?, short.shingles, needed)
@@ -176,7 +177,7 @@ fn sketch_len(shingles: u64) -> u64 {
 
 /// Writes the pairs that may overlap: the rank of the shorter book in the upper half.
 fn find_candidates(
-    groups: &[GroupFiles],
+    tasks: &[TaskFiles],
     books: &[Book],
     same_as: &[u32],
     threshold: f64,
@@ -185,12 +186,12 @@ fn find_candidates(
     progress: &Progress,
 ) -> Result<()> {
     let compared = |rank: u32| same_as[rank as usize] == rank && books[rank as usize].shingles > 0;
-    // The ranks of the books that are looked up, group by group in the order of the files.
-    let mut of_group: Vec<Vec<u32>> = vec![Vec::new(); groups.len()];
+    // The ranks of the books that are looked up, task by task in the order of the files.
+    let mut of_task: Vec<Vec<u32>> = vec![Vec::new(); tasks.len()];
     for (rank, book) in (0u32..).zip(books).filter(|&(rank, _)| compared(rank)) {
-        of_group[book.group as usize].push(rank);
+        of_task[book.task as usize].push(rank);
     }
-    for ranks in &mut of_group {
+    for ranks in &mut of_task {
         ranks.sort_unstable_by_key(|&rank| books[rank as usize].offset);
     }
 
@@ -217,15 +218,15 @@ fn find_candidates(
             }
             next += 1;
         }
-        let table = Sketches::read(groups, books, &batch)?;
+        let table = Sketches::read(tasks, books, &batch)?;
         let counters = (next - start) as usize;
         in_parallel(
             workers,
-            groups.len(),
+            tasks.len(),
             || (vec![0u32; counters], Vec::new(), SpillWriter::<1>::new(pairs, PAIR_BUFFER)),
-            |(hits, touched, writer), group| {
+            |(hits, touched, writer), task| {
                 let mut shingles: Option<Shingles> = None;
-                for &long in &of_group[group] {
+                for &long in &of_task[task] {
                     // Only books after it are shorter.
                     if long + 1 >= next {
                         continue;
@@ -237,7 +238,7 @@ fn find_candidates(
                             hashes
                         }
                         none => none.insert(Shingles::open(
-                            &groups[group].notes,
+                            &tasks[task].signatures,
                             book.offset,
                             book.shingles,
                         )?),
@@ -279,14 +280,14 @@ struct Sketches {
 }
 
 impl Sketches {
-    fn read(groups: &[GroupFiles], books: &[Book], batch: &[u32]) -> Result<Self> {
+    fn read(tasks: &[TaskFiles], books: &[Book], batch: &[u32]) -> Result<Self> {
         let count: u64 = batch.iter().map(|&rank| sketch_len(books[rank as usize].shingles)).sum();
         let mut entries = Vec::with_capacity(count as usize);
         let mut largest = 0;
         for &rank in batch {
             let book = &books[rank as usize];
-            let notes = &groups[book.group as usize].notes;
-            let mut hashes = Shingles::open(notes, book.offset, sketch_len(book.shingles))?;
+            let signatures = &tasks[book.task as usize].signatures;
+            let mut hashes = Shingles::open(signatures, book.offset, sketch_len(book.shingles))?;
             while let Some(hash) = hashes.next()? {
                 largest = largest.max(hash);
                 entries.push((hash, rank));
@@ -316,21 +317,17 @@ impl Sketches {
     }
 }
 
-fn write_decisions(
-    groups: &[GroupFiles],
-    books: &[Book],
-    fates: &[Fate],
-) -> Result<Vec<FileDigest>> {
-    let mut written = Vec::with_capacity(groups.len());
+fn write_decisions(tasks: &[TaskFiles], books: &[Book], fates: &[Fate]) -> Result<Vec<FileDigest>> {
+    let mut written = Vec::with_capacity(tasks.len());
     let mut order: Vec<u32> = (0..books.len() as u32).collect();
     order.sort_unstable_by_key(|&rank| {
         let book = &books[rank as usize];
-        (book.group, book.offset, rank)
+        (book.task, book.offset, rank)
     });
     let mut order = order.into_iter().peekable();
-    for (group, files) in (0u32..).zip(groups) {
+    for (task, files) in (0u32..).zip(tasks) {
         let mut out = AtomicFile::create(&files.decisions)?;
-        while let Some(rank) = order.next_if(|&rank| books[rank as usize].group == group) {
+        while let Some(rank) = order.next_if(|&rank| books[rank as usize].task == task) {
             let (book, fate) = (&books[rank as usize], fates[rank as usize]);
             let other = books.get(fate.duplicate_of as usize);
             let decision = BookDecision {

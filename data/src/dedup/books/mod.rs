@@ -5,12 +5,13 @@
 //! not. LLaMA (arXiv 2302.13971, section 2.1) removes "books with more than 90% content overlap"
 //! and leaves the method open.
 //!
-//! Books are taken from the longest to the shortest (of equals, the smallest id first); one goes
-//! if more than `threshold` of it is in a book that stays. So no two books that stay overlap by
-//! more, each one that goes does with one that stays, and the order of the input does not matter.
+//! Books are taken from the longest to the shortest (of equals, the smallest id first); one is
+//! dropped if more than `threshold` of it is in a book that stays. So no two books that stay overlap
+//! by more, each dropped book does so with one that stays, and the order of the input does not
+//! matter.
 
 mod containment;
-mod notes;
+mod signatures;
 #[cfg(test)]
 mod tests;
 
@@ -20,41 +21,34 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Applier, Collector, GlobalStep, GlobalStepOptions, GroupFiles, Resources};
+use super::{
+    Filter, GlobalDecision, GlobalStep, GlobalStepOptions, Resources, Signatures, TaskFiles,
+};
 use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::{DataError, Result};
 use crate::step::{StepCounts, Verdict};
 use crate::text::word_ngrams::Words;
-use notes::BookNotesWriter;
+use signatures::BookSignatureWriter;
 
 /// Removes books of which more than a share is in a longer book.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DedupBooks {
-    /// Share of a book's shingles, from 0.5 to below 1; a book goes if more than that are in a
+#[serde(default, deny_unknown_fields)]
+pub struct DedupBooksOptions {
+    /// Share of a book's shingles, from 0.5 to below 1; a book is dropped if more than that are in a
     /// longer one (number, default 0.9).
-    #[serde(default = "default_threshold")]
     pub threshold: f64,
     /// Words in a shingle (integer, default 13).
-    #[serde(default = "default_shingle_words")]
     pub shingle_words: usize,
 }
 
-fn default_threshold() -> f64 {
-    0.9
-}
-fn default_shingle_words() -> usize {
-    13
-}
-
-impl Default for DedupBooks {
+impl Default for DedupBooksOptions {
     fn default() -> Self {
-        Self { threshold: default_threshold(), shingle_words: default_shingle_words() }
+        Self { threshold: 0.9, shingle_words: 13 }
     }
 }
 
-impl GlobalStepOptions for DedupBooks {
+impl GlobalStepOptions for DedupBooksOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -82,22 +76,24 @@ impl GlobalStepOptions for DedupBooks {
     }
 }
 
-impl GlobalStep for DedupBooks {
-    fn collector(&self, notes: &Path) -> Result<Box<dyn Collector>> {
-        Ok(Box::new(BookCollector {
-            notes: BookNotesWriter::create(notes)?,
+impl GlobalDecision for DedupBooksOptions {
+    fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
+        Ok(Box::new(BookSignatures {
+            signatures: BookSignatureWriter::create(file)?,
             shingle_words: self.shingle_words,
             words: Words::default(),
         }))
     }
 
-    fn resolve(&self, groups: &[GroupFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
-        containment::resolve(groups, self.threshold, resources)
+    fn decide(&self, tasks: &[TaskFiles], resources: &Resources<'_>) -> Result<Vec<FileDigest>> {
+        containment::find_duplicates(tasks, self.threshold, resources)
     }
+}
 
-    fn applier(&self, decisions: &Path) -> Result<Box<dyn Applier>> {
+impl GlobalStep for DedupBooksOptions {
+    fn filter(&self, decisions: &Path) -> Result<Box<dyn Filter>> {
         let file = File::open(decisions).map_err(DataError::io(decisions))?;
-        Ok(Box::new(BookApplier { path: decisions.to_owned(), reader: BufReader::new(file) }))
+        Ok(Box::new(BookFilter { path: decisions.to_owned(), reader: BufReader::new(file) }))
     }
 }
 
@@ -106,7 +102,7 @@ impl GlobalStep for DedupBooks {
 struct BookDecision {
     /// Id of the book.
     id: String,
-    /// The book that has most of it, if it goes.
+    /// The book that has most of it, if it is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     duplicate_of: Option<String>,
     /// Shingles of the book.
@@ -115,13 +111,13 @@ struct BookDecision {
     shared: u64,
 }
 
-struct BookCollector {
-    notes: BookNotesWriter,
+struct BookSignatures {
+    signatures: BookSignatureWriter,
     shingle_words: usize,
     words: Words,
 }
 
-impl Collector for BookCollector {
+impl Signatures for BookSignatures {
     fn add(&mut self, document: &Document, _input: u32) -> Result<()> {
         self.words.read(&document.text);
         // A text of fewer words is one shingle.
@@ -129,20 +125,20 @@ impl Collector for BookCollector {
         let mut shingles: Vec<u64> = self.words.ngrams(words).collect();
         shingles.sort_unstable();
         shingles.dedup();
-        self.notes.book(&document.id, &shingles)
+        self.signatures.book(&document.id, &shingles)
     }
 
     fn finish(self: Box<Self>) -> Result<FileDigest> {
-        self.notes.finish()
+        self.signatures.finish()
     }
 }
 
-struct BookApplier {
+struct BookFilter {
     path: PathBuf,
     reader: BufReader<File>,
 }
 
-impl BookApplier {
+impl BookFilter {
     fn next(&mut self) -> Result<Option<BookDecision>> {
         let mut line = String::new();
         self.reader.read_line(&mut line).map_err(DataError::io(&self.path))?;
@@ -163,7 +159,7 @@ impl BookApplier {
     }
 }
 
-impl Applier for BookApplier {
+impl Filter for BookFilter {
     fn apply(&mut self, document: &mut Document, _counts: &mut StepCounts) -> Result<Verdict> {
         let decision = match self.next()? {
             Some(decision) if decision.id == document.id => decision,

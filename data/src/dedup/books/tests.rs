@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::dedup::plan::MIN_MEMORY;
+use crate::dedup::budget::MIN_MEMORY;
 use crate::dedup::tests::run;
 
 fn book(id: &str, words: impl IntoIterator<Item = String>) -> (Document, u32) {
@@ -19,14 +19,14 @@ fn words(name: &str, count: usize) -> impl Iterator<Item = String> {
 }
 
 /// The ids of the books that stay.
-fn kept(options: &DedupBooks, books: &[(Document, u32)], memory: u64) -> BTreeSet<String> {
+fn kept(options: &DedupBooksOptions, books: &[(Document, u32)], memory: u64) -> BTreeSet<String> {
     let (first, second) = books.split_at(books.len() / 3);
     let fates = run(&*options.build(), &[first, &[], second], memory);
     fates.into_iter().flatten().map(|document| document.id).collect()
 }
 
 fn stays(books: &[(Document, u32)], id: &str) -> bool {
-    kept(&DedupBooks::default(), books, MIN_MEMORY).contains(id)
+    kept(&DedupBooksOptions::default(), books, MIN_MEMORY).contains(id)
 }
 
 #[test]
@@ -59,8 +59,8 @@ fn a_book_in_an_omnibus_is_found_however_small() {
     books.push(book("empty", []));
     books.push(book("empty too", []));
     let expected = ["empty", "empty too", "omnibus", "other", "tiny"];
-    assert!(kept(&DedupBooks::default(), &books, MIN_MEMORY).iter().eq(expected));
-    let fates = run(&*DedupBooks::default().build(), &[&books], MIN_MEMORY);
+    assert!(kept(&DedupBooksOptions::default(), &books, MIN_MEMORY).iter().eq(expected));
+    let fates = run(&*DedupBooksOptions::default().build(), &[&books], MIN_MEMORY);
     assert_eq!(fates[1], Err("contained_in_other_book".into()));
 }
 
@@ -71,11 +71,11 @@ fn a_book_is_compared_with_those_that_stay() {
     let second = book("second", words("x", 0).chain((50..1012 + 60).map(|at| format!("a{at}"))));
     let third = book("third", (140..1012 + 200).map(|at| format!("a{at}")));
     let books = [first, second, third];
-    assert!(kept(&DedupBooks::default(), &books, MIN_MEMORY).iter().eq(["first", "third"]));
+    assert!(kept(&DedupBooksOptions::default(), &books, MIN_MEMORY).iter().eq(["first", "third"]));
     // Of equal books the smallest id stays.
     let books =
         [book("b", words("a", 200)), book("a", words("a", 200)), book("c", words("a", 200))];
-    assert!(kept(&DedupBooks::default(), &books, MIN_MEMORY).iter().eq(["a"]));
+    assert!(kept(&DedupBooksOptions::default(), &books, MIN_MEMORY).iter().eq(["a"]));
 }
 
 #[test]
@@ -93,15 +93,15 @@ fn many_batches_decide_as_one() {
             books.push(book(&format!("piece{long}/{piece:02}"), text));
         }
     }
-    let small = kept(&DedupBooks::default(), &books, MIN_MEMORY);
-    assert_eq!(small, kept(&DedupBooks::default(), &books, 1 << 30));
+    let small = kept(&DedupBooksOptions::default(), &books, MIN_MEMORY);
+    assert_eq!(small, kept(&DedupBooksOptions::default(), &books, 1 << 30));
     assert_eq!(small.len(), 12 * 11);
 }
 
 #[test]
 fn options_out_of_range_are_refused() {
     for (threshold, shingle_words) in [(0.4, 13), (1.0, 13), (f64::NAN, 13), (0.9, 0)] {
-        let options = DedupBooks { threshold, shingle_words };
+        let options = DedupBooksOptions { threshold, shingle_words };
         assert!(options.validate("steps.2").unwrap_err().to_string().contains("steps.2."));
     }
 }
@@ -114,7 +114,7 @@ proptest! {
             prop::collection::vec((0usize..60, 1usize..30), 1..6), 1..14),
         threshold in prop::sample::select(vec![0.5, 0.7, 0.9]),
     ) {
-        let options = DedupBooks { threshold, shingle_words: 3 };
+        let options = DedupBooksOptions { threshold, shingle_words: 3 };
         let books: Vec<_> = books
             .iter()
             .enumerate()

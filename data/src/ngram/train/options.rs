@@ -83,7 +83,7 @@ impl TrainOptions {
     }
 
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
-    pub fn resolve(&mut self, base: &Path) {
+    pub fn make_paths_absolute(&mut self, base: &Path) {
         self.output = base.join(&self.output);
     }
 

@@ -14,16 +14,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::archive::{ArchiveError, Stream, inner_path, read_members, rfc3339};
-use super::input::{Input, InputReader, list_inputs, pattern_below};
+use super::input::{Input, InputReader, list_inputs, literal_path, pattern_below};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
+use crate::fingerprint::modified_nanos;
 use project::decode_files;
 use submission::{Bounds, Files, Refusal, Submission, is_text, may_be_tex};
 
@@ -87,7 +87,7 @@ impl SourceOptions for ArxivSource {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for path in &mut self.paths {
             *path = pattern_below(base, path);
         }
@@ -222,7 +222,7 @@ impl ArxivSource {
             "n_lossy_files": lossy,
             "encodings": encodings,
         });
-        Ok(super::text::document_or_empty(
+        Ok(super::record::document_or_empty(
             Document {
                 id: paper.id.clone(),
                 text: spliced.text,
@@ -290,6 +290,7 @@ fn list_projects(key: &str, folders: &[PathBuf]) -> Result<Vec<Input>> {
     let mut inputs: BTreeMap<String, Input> = BTreeMap::new();
     for folder in folders {
         let before = inputs.len();
+        let folder = &literal_path(folder);
         if !folder.is_dir() {
             let pattern = folder.display().to_string();
             return Err(DataError::NoInput { key: key.to_owned(), pattern });
@@ -300,15 +301,14 @@ fn list_projects(key: &str, folders: &[PathBuf]) -> Result<Vec<Input>> {
                 continue;
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let (mut bytes, mut modified_nanos) = (0, 0);
+            let (mut bytes, mut modified) = (0, 0);
             for file in project_files(&path) {
                 let file = file.map_err(|error| DataError::io(&path)(error.into()))?;
                 let metadata = file.metadata().map_err(|e| DataError::io(file.path())(e.into()))?;
-                let age = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
                 bytes += metadata.len();
-                modified_nanos = modified_nanos.max(age.map_or(0, |age| age.as_nanos()));
+                modified = modified.max(modified_nanos(&metadata));
             }
-            let input = Input { path, name: name.clone(), bytes, modified_nanos };
+            let input = Input { path, name: name.clone(), bytes, modified_nanos: modified };
             if let Some(other) = inputs.insert(name, input) {
                 return Err(DataError::config(
                     key,

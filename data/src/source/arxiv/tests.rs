@@ -111,22 +111,27 @@ fn a_truncated_archive_is_an_error_after_the_papers_before() {
 #[test]
 fn single_submissions_and_folders_are_read_too() {
     let folder = tempfile::tempdir().unwrap();
-    let papers = folder.path().join("papers");
+    // A folder with such a name is not a pattern.
+    let base = folder.path().join("p[1]");
+    let papers = base.join("papers");
     for (path, content) in [("one/main.tex", MAIN), ("one/body.tex", b"B\n"), ("two/x.tex", SINGLE)]
     {
         let path = papers.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
-    let folders =
-        ArxivSource { format: ArxivFormat::Folders, ..ArxivSource::archives(vec![papers.clone()]) };
+    let mut folders = ArxivSource {
+        format: ArxivFormat::Folders,
+        ..ArxivSource::archives(vec!["papers".into()])
+    };
+    folders.make_paths_absolute(&base);
     let (records, result) = read(&folders, "arxiv");
     result.unwrap();
     assert_eq!(summary(&records), ["one", "two"]);
 
     std::fs::write(papers.join("2101.00001v2.tar.gz"), gzip(&tar_of(&[("m.tex", MAIN)]))).unwrap();
     std::fs::write(papers.join("cut.gz"), &gzip(SINGLE)[..30]).unwrap();
-    let singles = ArxivSource::archives(vec![papers.join("*.gz")]);
+    let singles = ArxivSource::archives(vec![pattern_below(&papers, Path::new("*.gz"))]);
     let (records, result) = read(&singles, "arxiv");
     result.unwrap();
     assert_eq!(summary(&records), ["2101.00001", "bad_archive"]);

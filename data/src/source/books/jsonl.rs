@@ -8,7 +8,7 @@ use crate::document::{Document, Reason, metadata_text};
 use crate::error::Result;
 use crate::source::input::InputReader;
 use crate::source::lines::{Line, Lines};
-use crate::source::text::{document_or_empty, too_long, utf8};
+use crate::source::record::{document_or_empty, too_long, utf8};
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
 use crate::text::python;
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::names::BookName;
 use super::input::{Input, InputReader, list_inputs, pattern_below};
-use super::text::{document_or_empty, too_long};
+use super::record::{document_or_empty, too_long};
 use super::{ReadContext, Record, RecordSink, SourceOptions};
 use crate::document::{Document, metadata_text};
 use crate::error::{DataError, Result};
@@ -71,7 +71,7 @@ impl SourceOptions for BooksSource {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for path in &mut self.paths {
             *path = pattern_below(base, path);
         }

@@ -1,10 +1,10 @@
-//! Source code of GitHub: dumps of files with their licences, and whole repositories.
+//! Source code of GitHub: dumps of files with their licenses, and whole repositories.
 //!
 //! Dumps are JSON lines, as exports of the BigQuery data set `github_repos` are, or Parquet, as
 //! in The Stack. Repositories are tar archives, as GitHub and `git archive` write them; their
-//! licences are found by licence files and SPDX tags. One document is one file.
+//! licenses are found by license files and SPDX tags. One document is one file.
 
-pub mod licence;
+pub mod license;
 mod rows;
 mod tarball;
 
@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::input::{Input, list_inputs, pattern_below};
-use super::text::too_long;
+use super::record::too_long;
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
-use licence::UNKNOWN;
+use license::UNKNOWN;
 
 /// How the files lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl SourceOptions for GithubSource {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for path in &mut self.paths {
             *path = pattern_below(base, path);
         }
@@ -127,10 +127,10 @@ struct CodeFile {
     path: Option<String>,
     repo_name: Option<String>,
     commit: Option<String>,
-    licence: Option<String>,
+    license: Option<String>,
     lang: Option<String>,
     copies: Option<u64>,
-    /// Whether the dump says that it is no text.
+    /// Whether the dump says that it is not text.
     binary: bool,
     /// Where the record lies: a byte offset or a row.
     offset: u64,
@@ -159,7 +159,7 @@ impl CodeFile {
             (Some(repo), None, Some(path)) => format!("{repo}:{path}"),
             _ => hash.clone(),
         };
-        let licence = self.licence.unwrap_or_else(|| UNKNOWN.to_owned());
+        let license = self.license.unwrap_or_else(|| UNKNOWN.to_owned());
         let mut metadata = Map::new();
         let mut set = |key: &str, value: Option<Value>| {
             value.map(|value| metadata.insert(key.to_owned(), value));
@@ -171,7 +171,7 @@ impl CodeFile {
         set("commit", self.commit.map(Value::from));
         set("lang", self.lang.map(Value::from));
         set("copies", self.copies.map(Value::from));
-        set("license", Some(licence.into()));
+        set("license", Some(license.into()));
         set("size", Some(bytes.into()));
         set("content_md5", Some(hash.into()));
         Record::Document(Document {

@@ -14,7 +14,7 @@ use crate::source::input::InputReader;
 use crate::source::json_object::wanted_fields;
 use crate::source::lines::{Line, Lines};
 use crate::source::parquet::{cell, is_cell};
-use crate::source::text::{too_long, utf8};
+use crate::source::record::{too_long, utf8};
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
 
 /// Names of the fields, the first that a record has counts: BigQuery's, then those of The Stack
@@ -22,12 +22,12 @@ use crate::source::{ReadContext, Record, RecordSink, Rejection};
 const CONTENT: [&str; 2] = ["content", "text"];
 const PATH: [&str; 2] = ["path", "max_stars_repo_path"];
 const REPO_NAME: [&str; 3] = ["repo_name", "repository_name", "max_stars_repo_name"];
-const LICENCE: [&str; 4] = ["license", "licence", "licenses", "max_stars_repo_licenses"];
+const LICENSE: [&str; 4] = ["license", "licence", "licenses", "max_stars_repo_licenses"];
 const COMMIT: [&str; 4] = ["commit", "commit_id", "revision_id", "max_stars_repo_head_hexsha"];
 const LANG: [&str; 2] = ["lang", "language"];
 const COPIES: [&str; 1] = ["copies"];
 const BINARY: [&str; 1] = ["binary"];
-const ALL: [&[&str]; 8] = [&CONTENT, &PATH, &REPO_NAME, &LICENCE, &COMMIT, &LANG, &COPIES, &BINARY];
+const ALL: [&[&str]; 8] = [&CONTENT, &PATH, &REPO_NAME, &LICENSE, &COMMIT, &LANG, &COPIES, &BINARY];
 
 pub(super) fn read_jsonl(
     config: &GithubSource,
@@ -87,7 +87,7 @@ fn parse_line(
     };
     let (path, repo_name, commit, lang) =
         (text(&PATH), text(&REPO_NAME), text(&COMMIT), text(&LANG));
-    let licence = match take(&mut fields, &LICENCE) {
+    let license = match take(&mut fields, &LICENSE) {
         Some(Value::String(name)) => joined([name]),
         Some(Value::Array(names)) => joined(names.into_iter().map(|name| match name {
             Value::String(name) => name,
@@ -99,7 +99,7 @@ fn parse_line(
         Value::String(digits) => digits.parse().ok(),
         other => other.as_u64(),
     });
-    let file = CodeFile { content, path, repo_name, commit, licence, lang, copies, binary, offset };
+    let file = CodeFile { content, path, repo_name, commit, license, lang, copies, binary, offset };
     file.into_record(context.source, config.max_record_bytes)
 }
 
@@ -107,7 +107,7 @@ fn take(fields: &mut Map<String, Value>, names: &[&str]) -> Option<Value> {
     names.iter().find_map(|&name| fields.remove(name).filter(|value| !value.is_null()))
 }
 
-/// Names of licences that all apply, as one expression in lower case.
+/// Names of licenses that all apply, as one expression in lower case.
 fn joined(names: impl IntoIterator<Item = String>) -> Option<String> {
     let mut names: Vec<String> =
         names.into_iter().map(|name| name.trim().to_ascii_lowercase()).collect();
@@ -201,13 +201,13 @@ fn parse_row(
             detail: "null in column \"content\"".to_owned(),
         });
     };
-    let licence = columns.get(LICENCE[0]).and_then(|column| licences(column, index));
+    let license = columns.get(LICENSE[0]).and_then(|column| licenses(column, index));
     let file = CodeFile {
         content,
         path: text(&PATH),
         repo_name: text(&REPO_NAME),
         commit: text(&COMMIT),
-        licence,
+        license,
         lang: text(&LANG),
         copies: text(&COPIES).and_then(|copies| copies.parse().ok()),
         binary,
@@ -216,8 +216,8 @@ fn parse_row(
     file.into_record(context.source, config.max_record_bytes)
 }
 
-/// A licence column holds names or lists of names.
-fn licences(column: &ArrayRef, index: usize) -> Option<String> {
+/// A license column holds names or lists of names.
+fn licenses(column: &ArrayRef, index: usize) -> Option<String> {
     if column.is_null(index) {
         return None;
     }

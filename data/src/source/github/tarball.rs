@@ -1,12 +1,12 @@
 //! Repositories in tar archives.
 //!
-//! An archive is read twice: first for the licences, which may lie after the files they cover,
+//! An archive is read twice: first for the licenses, which may lie after the files they cover,
 //! then for the files. Memory holds one file at a time.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use super::licence::{UNKNOWN, detect_licence, is_licence_file, manifest_licence, spdx_tag};
+use super::license::{UNKNOWN, detect_license, is_license_file, manifest_license, spdx_tag};
 use super::{CodeFile, GithubSource, is_binary};
 use crate::document::Reason;
 use crate::error::{DataError, Result};
@@ -14,14 +14,14 @@ use crate::source::archive::{
     ArchiveError, Capped, MemberVisitor, Stream, inner_path, read_members,
 };
 use crate::source::input::InputReader;
-use crate::source::text::too_long;
+use crate::source::record::too_long;
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
 use crate::text::charset::decode;
 
-/// Bytes of a licence file that are read.
-const LICENCE_BYTES: u64 = 256 << 10;
-/// Folders with licences of their own in one repository.
-const MOST_LICENCES: usize = 10_000;
+/// Bytes of a license file that are read.
+const LICENSE_BYTES: u64 = 256 << 10;
+/// Folders with licenses of their own in one repository.
+const MOST_LICENSES: usize = 10_000;
 
 /// What the first reading finds.
 #[derive(Debug, Default)]
@@ -30,8 +30,8 @@ struct Repository {
     commit: Option<String>,
     /// The folder around everything, with its slash; empty when there is none.
     top: String,
-    /// Licence by folder below `top`, from texts and manifests.
-    licences: BTreeMap<String, String>,
+    /// License by folder below `top`, from texts and manifests.
+    licenses: BTreeMap<String, String>,
 }
 
 pub(super) fn read(
@@ -74,10 +74,10 @@ pub(super) fn read(
             return Ok(sink(reject(Reason::unwanted("binary"), detail))?);
         }
         let path = path.strip_prefix(&repository.top).unwrap_or(&path).to_owned();
-        let licence = spdx_tag(&decoded.text).or_else(|| repository.licence_of(&path));
+        let license = spdx_tag(&decoded.text).or_else(|| repository.license_of(&path));
         let file = CodeFile {
             content: decoded.text,
-            licence,
+            license,
             path: Some(path),
             repo_name: Some(repository.name.clone()),
             commit: repository.commit.clone(),
@@ -96,7 +96,7 @@ fn survey(
     context: &ReadContext<'_>,
     bytes_read: &dyn Fn(u64),
 ) -> Result<std::result::Result<Repository, String>> {
-    let mut licences: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
+    let mut licenses: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
     let mut manifests: BTreeMap<String, String> = BTreeMap::new();
     let mut top: Option<String> = None;
     let walked = walk(config, context, bytes_read, &mut |member, body| {
@@ -109,18 +109,18 @@ fn survey(
         }
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
         let is_manifest = matches!(name, "Cargo.toml" | "pyproject.toml" | "package.json");
-        if !is_manifest && !is_licence_file(name) || licences.len() >= MOST_LICENCES {
+        if !is_manifest && !is_license_file(name) || licenses.len() >= MOST_LICENSES {
             return Ok(());
         }
         let mut content = Vec::new();
-        body.take(LICENCE_BYTES).read_to_end(&mut content)?;
+        body.take(LICENSE_BYTES).read_to_end(&mut content)?;
         let text = String::from_utf8_lossy(&content);
-        let names = licences.entry(folder.to_owned()).or_default();
+        let names = licenses.entry(folder.to_owned()).or_default();
         if is_manifest {
-            let found = manifest_licence(name, &text);
+            let found = manifest_license(name, &text);
             found.map(|found| manifests.entry(folder.to_owned()).or_insert(found));
         } else {
-            names.push(detect_licence(&text));
+            names.push(detect_license(&text));
         }
         Ok(())
     })?;
@@ -133,20 +133,20 @@ fn survey(
     Ok(Ok(Repository {
         name: repository_name(&context.input.name),
         commit: comment.filter(is_commit),
-        licences: licences
+        licenses: licenses
             .into_iter()
             .filter_map(|(folder, found)| {
-                let licence = joined(found, manifests.remove(&folder))?;
+                let license = joined(found, manifests.remove(&folder))?;
                 let folder = format!("{folder}/");
                 let below = folder.strip_prefix(&top).unwrap_or(&folder);
-                Some((below.trim_matches('/').to_owned(), licence))
+                Some((below.trim_matches('/').to_owned(), license))
             })
             .collect(),
         top,
     }))
 }
 
-/// The licence of a folder. One text that is known counts; where there are several or none, the
+/// The license of a folder. One text that is known counts; where there are several or none, the
 /// manifest says how they join. Without it all that are known count together.
 fn joined(mut names: Vec<&'static str>, manifest: Option<String>) -> Option<String> {
     names.sort_unstable();
@@ -162,13 +162,13 @@ fn joined(mut names: Vec<&'static str>, manifest: Option<String>) -> Option<Stri
 }
 
 impl Repository {
-    /// The licence of the nearest folder around `path` that has one.
-    fn licence_of(&self, path: &str) -> Option<String> {
+    /// The license of the nearest folder around `path` that has one.
+    fn license_of(&self, path: &str) -> Option<String> {
         let mut folder = path;
         while !folder.is_empty() {
             folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
-            if let Some(licence) = self.licences.get(folder) {
-                return Some(licence.clone());
+            if let Some(license) = self.licenses.get(folder) {
+                return Some(license.clone());
             }
         }
         None

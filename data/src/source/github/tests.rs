@@ -129,7 +129,7 @@ fn parquet_is_read_with_and_without_its_optional_columns() {
 }
 
 #[test]
-fn repositories_are_read_with_their_licences() {
+fn repositories_are_read_with_their_licenses() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = tar_of(&[
         ("top/a.py", b"a = 1\n"),

@@ -11,7 +11,9 @@ use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
 use super::*;
-use crate::source::{GithubFormat, GithubSource, ReadContext, SourceOptions, TextFormat};
+use crate::source::{
+    GithubFormat, GithubSource, ReadContext, SourceOptions, TextFormat, TextSource,
+};
 
 /// Columns with their names.
 type Columns = Vec<(&'static str, ArrayRef)>;
@@ -215,7 +217,7 @@ fn more_rows_than_a_file_of_its_size_can_mean_are_refused() {
 fn lists_that_are_long_only_in_memory_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(&folder, "lists.parquet");
-    let licences = |name: &str, count: usize| {
+    let licenses = |name: &str, count: usize| {
         let mut lists = ListBuilder::new(StringDictionaryBuilder::<Int32Type>::new());
         for _ in 0..count {
             lists.values().append(name).unwrap();
@@ -226,8 +228,8 @@ fn lists_that_are_long_only_in_memory_are_refused() {
         write(&path, columns, zstd());
         read(&GithubSource::new(vec![path.clone()], GithubFormat::Parquet))
     };
-    assert_eq!(licences("MIT", 40_000).unwrap().len(), 1);
-    let error = licences(&"M".repeat(8 << 10), 40_000).unwrap_err().to_string();
+    assert_eq!(licenses("MIT", 40_000).unwrap().len(), 1);
+    let error = licenses(&"M".repeat(8 << 10), 40_000).unwrap_err().to_string();
     assert!(error.contains("licenses") && error.contains("40000 values"), "{error}");
 }
 
@@ -261,7 +263,7 @@ fn counts_of_lengths_are_held_against_the_page() {
 fn columns_that_are_not_read_cost_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(&folder, "other.parquet");
-    // An id of a type that is no id, as a page that would not be allowed.
+    // An id of a type that cannot be one, as a page that would not be allowed.
     let binary = arrow_array::BinaryArray::from_vec(vec![&vec![7; 70 << 20][..]]);
     let columns: Columns = vec![("text", strings(&["a"])), ("id", Arc::new(binary))];
     write(&path, columns, zstd());

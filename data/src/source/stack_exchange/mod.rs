@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::input::{InputReader, pattern_below};
-use super::text::utf8;
+use super::record::utf8;
 use super::{Input, ReadContext, Record, RecordSink, Rejection, SourceOptions, list_inputs};
 use crate::document::Reason;
 use crate::error::{DataError, Result};
@@ -35,7 +35,7 @@ use rows::{ByteSource, Found, Rows};
 /// Stands for [`LARGEST_SITES`] in `sites`.
 const LARGEST: &str = "largest_28";
 
-/// A row that is no post.
+/// A row that is not a post.
 const BAD_ROW: Reason = Reason::broken("bad_row");
 /// An answer whose question is not in the file.
 const ORPHAN: Reason = Reason::unwanted("orphan_answer");
@@ -179,7 +179,7 @@ impl SourceOptions for StackExchangeSource {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for path in &mut self.paths {
             *path = pattern_below(base, path);
         }

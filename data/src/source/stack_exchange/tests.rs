@@ -287,7 +287,7 @@ fn sites_are_found_chosen_and_counted() {
     write("beer.stackexchange.com/Posts.xml", POSTS.as_bytes());
     write("beer.stackexchange.com/Users.xml", b"");
     let mut source = StackExchangeSource::files(vec!["**/*.{7z,xml}".into()]);
-    source.resolve(folder.path());
+    source.make_paths_absolute(folder.path());
     let names = |source: &StackExchangeSource| -> Result<Vec<String>> {
         Ok(source.inputs("k")?.into_iter().map(|input| input.name).collect())
     };

@@ -1,11 +1,11 @@
 //! Lists of archive files, in the form of Common Crawl's `wet.paths.gz`.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use crate::error::{DataError, Result};
-use crate::source::input::InputReader;
+use crate::source::Input;
+use crate::source::input::{InputReader, describe};
 use crate::source::lines::{Line, Lines};
-use crate::source::{Input, list_inputs};
 
 /// Longest line of a list in bytes.
 const LINE_BYTES: usize = 1 << 16;
@@ -19,7 +19,7 @@ const NAMED: usize = 5;
 /// [`DataError::Io`] or [`DataError::Archive`] when the list cannot be read,
 /// [`DataError::BadFile`] when it names nothing, a path that leaves `root`, or files that are not
 /// there.
-pub(super) fn read(key: &str, list: &Path, root: &Path) -> Result<Vec<Input>> {
+pub(super) fn read(list: &Path, root: &Path) -> Result<Vec<Input>> {
     let mut reader = InputReader::open(list)?;
     let mut lines = Lines::new(&mut reader, LINE_BYTES);
     let mut line = Vec::new();
@@ -34,7 +34,7 @@ pub(super) fn read(key: &str, list: &Path, root: &Path) -> Result<Vec<Input>> {
             Line::Whole => std::str::from_utf8(&line).ok().map(str::trim),
         };
         let entry = entry.ok_or_else(|| {
-            DataError::bad_file(list, format!("line {number} is no path: too long or not UTF-8"))
+            DataError::bad_file(list, format!("line {number} is not a path: too long or not UTF-8"))
         })?;
         let entry = entry.trim_start_matches('\u{feff}');
         if entry.is_empty() || entry.starts_with('#') {
@@ -53,12 +53,7 @@ pub(super) fn read(key: &str, list: &Path, root: &Path) -> Result<Vec<Input>> {
         }
         let name = name.to_string_lossy().into_owned();
         if path.is_file() {
-            // `list_inputs` takes patterns; a file name with such characters is no pattern here.
-            let mut found = list_inputs(key, &[escape(&path)])?;
-            for input in &mut found {
-                name.clone_into(&mut input.name);
-            }
-            inputs.append(&mut found);
+            inputs.push(Input { name, ..describe(&path, root)? });
         } else {
             missing.push(name);
         }
@@ -90,9 +85,4 @@ fn path_of(entry: &str) -> &str {
         None => entry,
     };
     path.split(['?', '#']).next().unwrap_or_default()
-}
-
-/// `path` as a pattern that matches only itself.
-fn escape(path: &Path) -> PathBuf {
-    PathBuf::from(globset::escape(&path.to_string_lossy()))
 }

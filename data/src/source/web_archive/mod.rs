@@ -1,9 +1,10 @@
 //! Web crawls: WET files (text) and WARC files (pages as served), as Common Crawl writes them.
 //!
 //! Records are found by their headers' names and delimited by `Content-Length`, never by the line
-//! `WARC/1.0`, which pages contain too. Every record is counted: those that are no pages under
+//! `WARC/1.0`, which pages contain too. Every record is counted: those that are not pages under
 //! `record_…`, damaged ones with their place in the compressed file.
 
+mod document;
 mod http;
 mod list;
 mod members;
@@ -24,7 +25,7 @@ use super::{Input, ReadContext, Record, RecordSink, Rejection, SourceOptions, li
 use crate::document::Reason;
 use crate::error::{DataError, Result};
 use crate::text::html::HtmlOptions;
-use page::Origin;
+use document::Origin;
 use records::{Found, Records, WarcRecord};
 
 /// Which records of an archive become documents.
@@ -42,50 +43,49 @@ pub enum WebArchiveFormat {
 
 /// Web archives: WET or WARC files, plain or compressed with gzip or Zstandard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct WebArchiveSource {
     /// Path patterns (list of strings, default none), relative to the configuration: `*`, `?`,
     /// `[ab]`, `{a,b}` and `**` for any depth.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathBuf>,
     /// A file that names archives, one path or address a line, such as `wet.paths.gz` (string,
     /// default none). The files must be there: nothing is downloaded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub list: Option<PathBuf>,
     /// The folder the paths of `list` are below; of an address the path counts (string, default
     /// the folder of `list`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<PathBuf>,
     /// `wet`, `warc` or `auto` (string, default `auto`: by each record's own type).
-    #[serde(default)]
     pub format: WebArchiveFormat,
     /// How HTML becomes text (map, default as the step `html`).
-    #[serde(default)]
     pub html: HtmlOptions,
     /// Longest record in bytes, also after its own compression is undone; longer ones are
     /// counted and skipped (integer, default 64 MiB).
-    #[serde(default = "default_max_record_bytes")]
     pub max_record_bytes: usize,
 }
 
-fn default_max_record_bytes() -> usize {
-    64 << 20
+impl Default for WebArchiveSource {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            list: None,
+            root: None,
+            format: WebArchiveFormat::Auto,
+            html: HtmlOptions::default(),
+            max_record_bytes: 64 << 20,
+        }
+    }
 }
 
 impl WebArchiveSource {
     /// Files that match `paths`, all else at its default.
     pub fn files(paths: Vec<PathBuf>) -> Self {
-        Self {
-            paths,
-            list: None,
-            root: None,
-            format: WebArchiveFormat::Auto,
-            html: HtmlOptions::default(),
-            max_record_bytes: default_max_record_bytes(),
-        }
+        Self { paths, ..Self::default() }
     }
 
-    /// The document of a record, or why it is none.
+    /// The document of a record, or why there is none.
     fn record(&self, record: WarcRecord, origin: &Origin<'_>) -> Record {
         let kind = record.headers.get("WARC-Type").unwrap_or_default().to_ascii_lowercase();
         let (text, served) = match self.format {
@@ -126,7 +126,7 @@ impl SourceOptions for WebArchiveSource {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for path in &mut self.paths {
             *path = pattern_below(base, path);
         }
@@ -168,7 +168,7 @@ impl SourceOptions for WebArchiveSource {
         };
         if let Some(list) = &self.list {
             let root = self.root.as_deref().or(list.parent()).unwrap_or(Path::new("."));
-            all.extend(list::read(&format!("{key}.list"), list, root)?);
+            all.extend(list::read(list, root)?);
         }
         let mut inputs: BTreeMap<String, Input> = BTreeMap::new();
         for input in all {

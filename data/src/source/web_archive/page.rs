@@ -1,26 +1,12 @@
 //! Pages as they were served: `response` and `resource` records of WARC files.
 
-use serde_json::{Map, Value};
-
+use super::document::{Origin, document};
 use super::http::{Response, parse_content_type};
-use super::records::{Headers, WarcRecord};
-use crate::document::{Document, Reason, metadata_text};
-use crate::source::text::document_or_empty;
-use crate::source::{Input, Record, Rejection};
+use super::records::WarcRecord;
+use crate::document::Reason;
+use crate::source::{Record, Rejection};
 use crate::text::charset;
-use crate::text::html::{HtmlOptions, declared_charset, web_page};
-
-/// Where a record comes from.
-pub(super) struct Origin<'a> {
-    /// Name of the source.
-    pub source: &'a str,
-    /// The file.
-    pub input: &'a Input,
-    /// How HTML becomes text.
-    pub html: &'a HtmlOptions,
-    /// Most bytes of a decompressed page.
-    pub most_bytes: usize,
-}
+use crate::text::html::{declared_charset, web_page};
 
 /// The document of a `response` (with HTTP headers) or `resource` record (without).
 pub(super) fn read(record: WarcRecord, is_response: bool, origin: &Origin<'_>) -> Record {
@@ -80,64 +66,4 @@ fn looks_like_html(body: &[u8]) -> bool {
     [&b"<!doctype html"[..], b"<html", b"<head", b"<body", b"<title", b"<!--"]
         .iter()
         .any(|begin| start.starts_with(begin))
-}
-
-/// The document of a page, with the metadata that its WARC headers give. `fill` adds to them and
-/// returns the text.
-pub(super) fn document(
-    origin: &Origin<'_>,
-    headers: &Headers,
-    offset: u64,
-    number: u64,
-    bytes: u64,
-    fill: impl FnOnce(&mut Map<String, Value>) -> String,
-) -> Record {
-    let url = headers
-        .get("WARC-Target-URI")
-        // Some crawlers write `<http://…>`.
-        .map(|url| url.trim_start_matches('<').trim_end_matches('>').to_owned());
-    let date = headers.get("WARC-Date").map(str::to_owned);
-    let mut metadata = Map::new();
-    let text = fill(&mut metadata);
-    metadata.insert("cc_segment".into(), origin.input.name.as_str().into());
-    metadata.insert("length".into(), text.chars().count().into());
-    metadata
-        .insert("nlines".into(), (memchr::memchr_iter(b'\n', text.as_bytes()).count() + 1).into());
-    if let Some(date) = &date {
-        metadata.insert("date_download".into(), date.as_str().into());
-    }
-    if let Some(url) = &url {
-        metadata.insert("source_domain".into(), domain(url).into());
-    }
-    let document = Document {
-        id: format!("{}/{number:06}", origin.input.name),
-        text,
-        source: origin.source.to_owned(),
-        url,
-        created: date,
-        metadata: Some(metadata_text(metadata)),
-        ..Document::default()
-    };
-    match document_or_empty(document, offset) {
-        Record::Rejected(rejection) => Record::Rejected(Rejection { bytes, ..rejection }),
-        document => document,
-    }
-}
-
-/// The part of an address between `//` and the path, as Python's `urlparse(url).netloc`.
-fn domain(url: &str) -> &str {
-    let rest = url.split_once("//").map_or("", |(_, rest)| rest);
-    rest.split(['/', '?', '#']).next().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn domains_are_pythons() {
-        assert_eq!(domain("http://user@Example.org:80/a//b?c#d"), "user@Example.org:80");
-        assert_eq!(domain("https://example.org?x"), "example.org");
-        assert_eq!(domain("example.org/a"), "");
-    }
 }

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::page::{Origin, document};
+use super::document::{Origin, document};
 use super::records::WarcRecord;
-use crate::source::text::utf8;
+use crate::source::record::utf8;
 use crate::source::{Record, Rejection};
 use crate::text::python::is_space;
 

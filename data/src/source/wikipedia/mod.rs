@@ -18,7 +18,7 @@ use self::streams::{Bzip2Streams, Chunk, Damage};
 use self::utf16::Unicode;
 use self::xml::{DOCUMENT_TYPE, Page, SiteInfo, read_page, read_site_info};
 use super::input::{Input, InputReader, list_inputs, pattern_below};
-use super::text::{document_or_empty, too_long, utf8};
+use super::record::{document_or_empty, too_long, utf8};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
@@ -69,7 +69,7 @@ impl SourceOptions for WikipediaSource {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         for path in &mut self.paths {
             *path = pattern_below(base, path);
         }
@@ -312,7 +312,7 @@ impl Records<'_, '_> {
     }
 }
 
-/// Why a page is no article.
+/// Why a page is not an article.
 fn unwanted(page: &Page, site: &Site) -> Option<&'static str> {
     let elsewhere = match page.namespace {
         Some(number) => number != 0,

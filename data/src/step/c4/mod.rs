@@ -1,5 +1,5 @@
 //! The heuristics of C4 (Raffel et al. 2020): lines that read like sentences stay, pages with
-//! too few of them, or with signs of placeholder text or code, go.
+//! too few of them, or with signs of placeholder text or code, are dropped.
 //!
 //! Two published families of constants exist and are presets: `c4-tfds`, the code the data set
 //! was made with (`tensorflow_datasets/text/c4_utils.py`), and `c4-datatrove` (datatrove 0.10,
@@ -168,7 +168,7 @@ impl StepOptions for C4Options {
         1
     }
 
-    fn resolve(&mut self, base: &Path) {
+    fn make_paths_absolute(&mut self, base: &Path) {
         if let Some(path) = &mut self.bad_words {
             *path = base.join(&*path);
         }

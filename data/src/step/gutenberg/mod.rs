@@ -17,39 +17,32 @@ use crate::text::python;
 
 /// Largest share of a file that may be taken for a header or a footer.
 const LARGEST_SHARE: f64 = 0.3;
-/// A footer up to this size is never suspicious, in bytes: the licence alone has 20 kB, more
+/// A footer up to this size is never suspicious, in bytes: the license alone has 20 kB, more
 /// than many a short story.
-const LICENCE_BYTES: usize = 64 << 10;
+const LICENSE_BYTES: usize = 64 << 10;
 
 /// Takes the header and footer off a Project Gutenberg book, and brings its text into one form:
 /// Unix line ends, Unicode normalization form C. What the header says of the book goes into the
 /// metadata. A book without markers stays whole and is noted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GutenbergStep {
+#[serde(default, deny_unknown_fields)]
+pub struct GutenbergOptions {
     /// Take out `[Illustration: …]` (bool, default true).
-    #[serde(default = "default_true")]
     pub drop_illustrations: bool,
     /// Take out page numbers: `[Pg 12]`, `{12}`, and lines that are a number (bool, default
     /// false).
-    #[serde(default)]
     pub drop_page_numbers: bool,
     /// Join the lines of paragraphs that were wrapped by hand (bool, default false). Verse stays.
-    #[serde(default)]
     pub unwrap_paragraphs: bool,
 }
 
-fn default_true() -> bool {
-    true
-}
-
-impl Default for GutenbergStep {
+impl Default for GutenbergOptions {
     fn default() -> Self {
         Self { drop_illustrations: true, drop_page_numbers: false, unwrap_paragraphs: false }
     }
 }
 
-impl StepOptions for GutenbergStep {
+impl StepOptions for GutenbergOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -63,7 +56,7 @@ impl StepOptions for GutenbergStep {
     }
 }
 
-impl Step for GutenbergStep {
+impl Step for GutenbergOptions {
     fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict {
         let file = unix_lines(std::mem::take(&mut document.text));
         // Nothing is counted until it is certain that the document stays.
@@ -133,7 +126,7 @@ fn bound_removal(lines: &[&str], bounds: &mut Bounds, bytes: usize, counts: &mut
         counts.note("suspicious_header");
     }
     let footer = size(&lines[bounds.end..]);
-    if large(footer) && footer > LICENCE_BYTES {
+    if large(footer) && footer > LICENSE_BYTES {
         bounds.end = lines.len();
         counts.note("suspicious_footer");
     }

@@ -19,7 +19,7 @@ fn chapters() -> String {
 fn apply(text: String) -> (Verdict, Document, StepCounts) {
     let mut document = Document { text, ..Document::default() };
     let mut counts = StepCounts::default();
-    let verdict = GutenbergStep::default().apply(&mut document, &mut counts);
+    let verdict = GutenbergOptions::default().apply(&mut document, &mut counts);
     (verdict, document, counts)
 }
 
@@ -27,7 +27,7 @@ fn apply(text: String) -> (Verdict, Document, StepCounts) {
 fn header_and_footer_of_all_times_go() {
     let book = chapters();
     for (header, footer) in [
-        (MODERN, "*** END OF THE PROJECT GUTENBERG EBOOK MOBY DICK ***\r\nLicence.\r\n"),
+        (MODERN, "*** END OF THE PROJECT GUTENBERG EBOOK MOBY DICK ***\r\nLicense.\r\n"),
         (MODERN, "End of Project Gutenberg's Moby Dick\n\n*** END OF THIS PROJECT GUTENBERG ***"),
         (OLD, "End of the Project Gutenberg Etext of Moby Dick\n"),
     ] {
@@ -117,10 +117,10 @@ proptest! {
             0..200,
         ),
     ) {
-        let step = GutenbergStep {
+        let step = GutenbergOptions {
             drop_page_numbers: true,
             unwrap_paragraphs: true,
-            ..GutenbergStep::default()
+            ..GutenbergOptions::default()
         };
         let text = lines.join("\n");
         let bytes = text.len();

@@ -23,45 +23,23 @@ use expand::{ExpansionCounts, Limits, expand};
 /// TeX source to text. The document's text is one whole paper, its files joined
 /// (the arXiv source does that).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct LatexOptions {
     /// Papers that come out shorter are dropped (integer, code points, default 1000).
-    #[serde(default = "default_min_chars")]
     pub min_chars: usize,
     /// Where there is no section, begin at the abstract or else at the start of the document,
     /// instead of dropping the paper (bool, default true).
-    #[serde(default = "default_fallback")]
     pub fallback: bool,
     /// How deep macros may use macros (integer, 1 to 100, default 20).
-    #[serde(default = "default_max_depth")]
     pub max_depth: usize,
     /// How many times longer macros may make a paper (integer, 1 to 100, default 4). Calls
     /// beyond that stay as they are.
-    #[serde(default = "default_max_growth")]
     pub max_growth: usize,
-}
-
-fn default_min_chars() -> usize {
-    1000
-}
-fn default_fallback() -> bool {
-    true
-}
-fn default_max_depth() -> usize {
-    20
-}
-fn default_max_growth() -> usize {
-    4
 }
 
 impl Default for LatexOptions {
     fn default() -> Self {
-        Self {
-            min_chars: default_min_chars(),
-            fallback: default_fallback(),
-            max_depth: default_max_depth(),
-            max_growth: default_max_growth(),
-        }
+        Self { min_chars: 1000, fallback: true, max_depth: 20, max_growth: 4 }
     }
 }
 
@@ -205,8 +183,6 @@ Draft.
 \end{verbatim}
 \renewcommand{\eps}{\epsilon}
 For $\eps>0$ \dots
-
-
 
 The end.
 \begin{thebibliography}{9}\bibitem{a} A.\end{thebibliography}

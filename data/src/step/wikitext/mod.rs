@@ -2,8 +2,8 @@
 //!
 //! The order of things follows the behaviour that pipelines of Wikipedia dumps agree on:
 //! comments, templates, tables, links, magic words, character references, tags, quotes,
-//! headings, lists, white space. Templates go, but for a few that stand for words of their
-//! sentence. Markup that does not close stays as text and is noted, never guessed at for long:
+//! headings, lists, white space. Templates are taken out, but for a few that stand for words of
+//! their sentence. Markup that does not close stays as text and is noted, never guessed at for long:
 //! time and memory are linear in the page.
 
 mod inline;
@@ -30,45 +30,33 @@ const CONVERTED_LANGUAGES: [&str; 3] = ["sr", "zh", "kk"];
 /// Takes the markup out of wikitext. The document's `language` says which names of files,
 /// categories and sections are in use; without one, those of all 20 languages are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WikitextStep {
+#[serde(default, deny_unknown_fields)]
+pub struct WikitextOptions {
     /// Put the page's title, from the metadata, before the text (bool, default true).
-    #[serde(default = "default_true")]
     pub title: bool,
     /// Keep formulas as `$…$` (bool, default true). Otherwise they are taken out.
-    #[serde(default = "default_true")]
     pub math: bool,
     /// Take out the sections of references, links and literature (bool, default true).
-    #[serde(default = "default_true")]
     pub drop_tail_sections: bool,
     /// Drop pages that only tell similar titles apart (bool, default false).
-    #[serde(default)]
     pub drop_disambiguation: bool,
     /// Fewest words a page may have, its title not counted (integer, default 50).
-    #[serde(default = "default_min_words")]
     pub min_words: usize,
 }
 
-fn default_true() -> bool {
-    true
-}
-fn default_min_words() -> usize {
-    50
-}
-
-impl Default for WikitextStep {
+impl Default for WikitextOptions {
     fn default() -> Self {
         Self {
             title: true,
             math: true,
             drop_tail_sections: true,
             drop_disambiguation: false,
-            min_words: default_min_words(),
+            min_words: 50,
         }
     }
 }
 
-impl StepOptions for WikitextStep {
+impl StepOptions for WikitextOptions {
     fn version(&self) -> u32 {
         1
     }
@@ -82,7 +70,7 @@ impl StepOptions for WikitextStep {
     }
 }
 
-impl Step for WikitextStep {
+impl Step for WikitextOptions {
     fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict {
         let language = document.language.as_deref();
         let names = WikiNames::of(language);
@@ -122,7 +110,7 @@ impl Step for WikitextStep {
     }
 }
 
-impl WikitextStep {
+impl WikitextOptions {
     fn page_title(&self, document: &Document) -> Option<String> {
         if !self.title {
             return None;

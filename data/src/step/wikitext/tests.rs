@@ -27,7 +27,7 @@ fn check(cases: &[(&str, &str)]) {
     }
 }
 
-fn apply(step: &WikitextStep, document: &mut Document) -> (Verdict, StepCounts) {
+fn apply(step: &WikitextOptions, document: &mut Document) -> (Verdict, StepCounts) {
     let mut counts = StepCounts::default();
     let verdict = step.apply(document, &mut counts);
     (verdict, counts)
@@ -144,7 +144,7 @@ fn references_to_characters_and_magic_words() {
 
 #[test]
 fn the_step_counts_titles_and_drops() {
-    let step = WikitextStep { min_words: 5, ..WikitextStep::default() };
+    let step = WikitextOptions { min_words: 5, ..WikitextOptions::default() };
     let text =
         "{{a|{{b}}}}'''One''' two three<ref>r</ref> four five [[File:x]].\n==See also==\n* x";
     let mut document = Document {
@@ -163,7 +163,7 @@ fn the_step_counts_titles_and_drops() {
     assert_eq!(removed("tail_sections").0, 1);
     assert!(counts.noted.is_empty());
 
-    let reason = |text: &str, step: &WikitextStep| {
+    let reason = |text: &str, step: &WikitextOptions| {
         let mut document = Document { text: text.into(), ..Document::default() };
         match apply(step, &mut document) {
             (Verdict::Drop { reason, .. }, counts) => {
@@ -180,7 +180,7 @@ fn the_step_counts_titles_and_drops() {
         reason("one two three four five {{", &step),
         "one two three four five {\"unbalanced\": 1}"
     );
-    let disambiguation = WikitextStep { drop_disambiguation: true, min_words: 0, ..step };
+    let disambiguation = WikitextOptions { drop_disambiguation: true, min_words: 0, ..step };
     assert_eq!(reason("x may be {{Disambig}}", &disambiguation), "disambiguation");
     assert_eq!(reason("x may be {{Begriffsklärung}}", &disambiguation), "disambiguation");
 }

@@ -32,13 +32,11 @@ pub struct Page {
 
 /// How web pages become text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct HtmlOptions {
     /// Leave out the text inside `<nav>` (bool, default false).
-    #[serde(default)]
     pub skip_navigation: bool,
     /// Written before each list item, `- ` for example (string, default none).
-    #[serde(default)]
     pub list_marker: String,
 }
 

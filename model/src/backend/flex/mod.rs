@@ -4,7 +4,9 @@
 
 mod buffer_pool;
 
-use altiplano_kernels::{self as kernels, AdamWStep, AttentionShape, LinearShape, RopeShape};
+use altiplano_kernels::{
+    self as kernels, AdamWStep, AttentionShape, LinearShape, RopeShape, StoredWeight,
+};
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{DType, Shape};
@@ -113,6 +115,35 @@ fn attention_shape(q: &FlexTensor, k: &FlexTensor) -> AttentionShape {
 fn bound(first_visible: &FlexTensor) -> Option<&[i32]> {
     let bound: &[i32] = slice(first_visible);
     (!bound.is_empty()).then_some(bound)
+}
+
+/// See [`super::stored_linear`].
+pub(super) fn stored_linear(
+    x: FlexTensor,
+    weight: StoredWeight<'_>,
+    outputs: usize,
+    dtype: DType,
+) -> FlexTensor {
+    let x = contiguous(x);
+    let (rows, inputs) = rows_and_width(&x);
+    let shape = LinearShape { rows, inputs, outputs };
+    let mut y_dims = dims(&x);
+    *y_dims.last_mut().expect("x has a last dimension") = outputs;
+    let mut y = new(&y_dims, dtype);
+    with_element!(x.dtype(), E => with_element!(dtype, O => kernels::stored_linear::<E, O>(
+        slice_mut(&mut y, "stored_linear"), slice(&x), weight, shape)));
+    y
+}
+
+/// See [`super::is_finite`].
+pub(super) fn is_finite(x: FlexTensor) -> bool {
+    let x = contiguous(x);
+    match x.dtype() {
+        DType::F32 => slice::<f32>(&x).iter().all(|x| x.is_finite()),
+        DType::BF16 => slice::<bf16>(&x).iter().all(|x| x.is_finite()),
+        DType::F64 => slice::<f64>(&x).iter().all(|x| x.is_finite()),
+        other => panic!("no check of activations of {other:?}"),
+    }
 }
 
 impl TransformerOps for Flex {

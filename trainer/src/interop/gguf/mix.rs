@@ -107,7 +107,7 @@ impl FileType {
             }
             _ => self.usual(),
         };
-        let stored = that_fits(wanted, shape.columns);
+        let stored = wanted.that_fits(shape.columns);
         (stored, stored != wanted)
     }
 }
@@ -116,22 +116,6 @@ impl FileType {
 fn deserves_more_bits(layer: usize, n_layers: usize) -> bool {
     let eighth = n_layers / 8;
     layer < eighth || layer >= 7 * n_layers / 8 || (layer - eighth) % 3 == 2
-}
-
-/// The format, or the next larger one whose blocks make whole rows.
-fn that_fits(wanted: StoredAs, columns: usize) -> StoredAs {
-    if wanted.row_bytes(columns).is_some() {
-        return wanted;
-    }
-    let smaller_blocks = match wanted {
-        StoredAs::Q4K => StoredAs::Q5_0,
-        StoredAs::Q6K => StoredAs::Q8_0,
-        other => other,
-    };
-    match smaller_blocks.row_bytes(columns) {
-        Some(_) => smaller_blocks,
-        None => StoredAs::F16,
-    }
 }
 
 impl FromStr for FileType {
@@ -160,14 +144,5 @@ mod tests {
         assert_eq!(layers_with_more_bits(32), of_32);
         assert_eq!(layers_with_more_bits(2), [1]);
         assert_eq!(layers_with_more_bits(1), [0]);
-    }
-
-    #[test]
-    fn rows_that_are_not_whole_blocks_get_a_larger_format() {
-        assert_eq!(that_fits(StoredAs::Q4K, 512), StoredAs::Q4K);
-        assert_eq!(that_fits(StoredAs::Q4K, 96), StoredAs::Q5_0);
-        assert_eq!(that_fits(StoredAs::Q6K, 96), StoredAs::Q8_0);
-        assert_eq!(that_fits(StoredAs::Q4_0, 48), StoredAs::F16);
-        assert_eq!(that_fits(StoredAs::F32, 7), StoredAs::F32);
     }
 }

@@ -1,14 +1,14 @@
-//! Notes on the units of a group: paragraphs, lines or whole documents, each with the key by
-//! which copies are found.
+//! Signatures of the documents of a task: the keys by which their units (paragraphs, lines or the
+//! whole document) are compared.
 //!
 //! ```text
 //! magic
 //! per document   input u32, units u32, owner u64, then `units` keys of K × u64
-//! footer         documents, units, noted (u64 each), xxh3-64 of all before the footer, magic
+//! footer         documents, units, compared (u64 each), xxh3-64 of all before the footer, magic
 //! ```
 //!
-//! Numbers are little-endian. A key of zeros is a unit that is out already, a line the document
-//! repeats for example. `owner` says who keeps a unit that several documents have: the smallest.
+//! Numbers are little-endian. A key of zeros is a unit that is not compared with other
+//! documents, such as a line that its document repeats. `owner` says who keeps a unit that several documents have: the smallest.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
@@ -28,27 +28,27 @@ const CHUNK_KEYS: usize = 1024;
 /// Bytes of the buffer between file and reader. With the chunk, all a reader holds.
 pub(super) const READ_BUFFER: usize = 1 << 15;
 
-/// What the notes of a group hold.
+/// Counts of what the signatures of a task hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct NoteTotals {
+pub(super) struct SignatureTotals {
     /// Documents.
     pub documents: u64,
-    /// Units, also those that are out already.
+    /// Units, compared or not.
     pub units: u64,
-    /// Units that are not out yet.
-    pub noted: u64,
+    /// Units that are compared with those of other documents.
+    pub compared: u64,
 }
 
-/// Writes the notes of a group. A key is `K` words.
-pub(super) struct UnitNotesWriter<const K: usize> {
+/// Writes the signatures of a task. A key is `K` words.
+pub(super) struct SignatureWriter<const K: usize> {
     path: PathBuf,
     file: AtomicFile,
     hasher: Xxh3Default,
     buffer: Vec<u8>,
-    totals: NoteTotals,
+    totals: SignatureTotals,
 }
 
-impl<const K: usize> UnitNotesWriter<K> {
+impl<const K: usize> SignatureWriter<K> {
     /// Starts the file `path`, which appears when it is finished.
     pub fn create(path: &Path) -> Result<Self> {
         let mut writer = Self {
@@ -56,7 +56,7 @@ impl<const K: usize> UnitNotesWriter<K> {
             file: AtomicFile::create(path)?,
             hasher: Xxh3Default::new(),
             buffer: Vec::new(),
-            totals: NoteTotals::default(),
+            totals: SignatureTotals::default(),
         };
         writer.buffer.extend(MAGIC);
         writer.flush()?;
@@ -73,7 +73,7 @@ impl<const K: usize> UnitNotesWriter<K> {
         self.buffer.extend(owner.to_le_bytes());
         for part in keys.chunks(CHUNK_KEYS) {
             for key in part {
-                self.totals.noted += u64::from(*key != [0; K]);
+                self.totals.compared += u64::from(*key != [0; K]);
                 self.buffer.extend(key.iter().flat_map(|word| word.to_le_bytes()));
             }
             self.flush()?;
@@ -87,7 +87,7 @@ impl<const K: usize> UnitNotesWriter<K> {
     pub fn finish(mut self) -> Result<FileDigest> {
         let checksum = self.hasher.digest();
         let totals = self.totals;
-        for number in [totals.documents, totals.units, totals.noted, checksum] {
+        for number in [totals.documents, totals.units, totals.compared, checksum] {
             self.buffer.extend(number.to_le_bytes());
         }
         self.buffer.extend(MAGIC);
@@ -103,9 +103,9 @@ impl<const K: usize> UnitNotesWriter<K> {
     }
 }
 
-/// One document of the notes; its units are read next.
+/// The header of a document's signature; the keys of its units follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NotedDocument {
+pub(super) struct SignedDocument {
     /// Number of its input file.
     pub input: u32,
     /// Number of its units.
@@ -114,19 +114,19 @@ pub(super) struct NotedDocument {
     pub owner: u64,
 }
 
-/// Reads the notes of a group.
-pub(super) struct UnitNotes<const K: usize> {
+/// Reads the signatures of a task.
+pub(super) struct SignatureReader<const K: usize> {
     path: PathBuf,
     reader: BufReader<File>,
     hasher: Xxh3Default,
     chunk: Vec<u8>,
-    totals: NoteTotals,
+    totals: SignatureTotals,
     checksum: u64,
     left: u64,
 }
 
-impl<const K: usize> UnitNotes<K> {
-    /// Opens notes and checks that file length and footer fit.
+impl<const K: usize> SignatureReader<K> {
+    /// Opens signatures and checks that file length and footer fit.
     pub fn open(path: &Path) -> Result<Self> {
         let io = || DataError::io(path);
         let mut file = File::open(path).map_err(io())?;
@@ -136,17 +136,17 @@ impl<const K: usize> UnitNotes<K> {
         let mut footer = [0; FOOTER_BYTES as usize];
         file.seek(SeekFrom::Start(body)).map_err(io())?;
         file.read_exact(&mut footer).map_err(io())?;
-        let [documents, units, noted, checksum, magic] = words(&footer);
-        let totals = NoteTotals { documents, units, noted };
+        let [documents, units, compared, checksum, magic] = words(&footer);
+        let totals = SignatureTotals { documents, units, compared };
         let expected = documents
             .checked_mul(DOCUMENT_BYTES)
             .and_then(|bytes| bytes.checked_add(units.checked_mul(8 * K as u64)?))
             .and_then(|bytes| bytes.checked_add(MAGIC.len() as u64));
-        if magic != u64::from_le_bytes(MAGIC) || expected != Some(body) || noted > units {
+        if magic != u64::from_le_bytes(MAGIC) || expected != Some(body) || compared > units {
             return Err(damaged());
         }
         file.rewind().map_err(io())?;
-        let mut notes = Self {
+        let mut signatures = Self {
             path: path.to_owned(),
             reader: BufReader::with_capacity(READ_BUFFER, file),
             hasher: Xxh3Default::new(),
@@ -156,17 +156,17 @@ impl<const K: usize> UnitNotes<K> {
             left: documents,
         };
         let mut magic = [0; MAGIC.len()];
-        notes.read(&mut magic)?;
-        if magic == MAGIC { Ok(notes) } else { Err(damaged()) }
+        signatures.read(&mut magic)?;
+        if magic == MAGIC { Ok(signatures) } else { Err(damaged()) }
     }
 
     /// What the footer says.
-    pub fn totals(&self) -> NoteTotals {
+    pub fn totals(&self) -> SignatureTotals {
         self.totals
     }
 
     /// The next document. After the last one the checksum is compared.
-    pub fn next_document(&mut self) -> Result<Option<NotedDocument>> {
+    pub fn next_document(&mut self) -> Result<Option<SignedDocument>> {
         if self.left == 0 {
             if self.hasher.digest() != self.checksum {
                 return Err(damaged(&self.path));
@@ -178,13 +178,13 @@ impl<const K: usize> UnitNotes<K> {
         self.read(&mut header)?;
         let [counts, owner] = words(&header);
         // Little-endian: the first number is in the lower half.
-        Ok(Some(NotedDocument { input: counts as u32, units: (counts >> 32) as u32, owner }))
+        Ok(Some(SignedDocument { input: counts as u32, units: (counts >> 32) as u32, owner }))
     }
 
     /// Reads the keys of the document's units and hands each to `visit`, in order.
     pub fn units(
         &mut self,
-        document: &NotedDocument,
+        document: &SignedDocument,
         mut visit: impl FnMut([u64; K]) -> Result<()>,
     ) -> Result<()> {
         let mut left = document.units as usize;
@@ -221,7 +221,7 @@ fn words<const COUNT: usize>(bytes: &[u8]) -> [u64; COUNT] {
     words
 }
 
-/// The error for a file of ours that is not as it was written.
+/// The error for a work file that is not as it was written.
 pub(super) fn damaged(path: &Path) -> DataError {
     DataError::bad_file(path, "damaged or of another version; delete it and run again")
 }
@@ -231,14 +231,14 @@ pub(super) fn damaged(path: &Path) -> DataError {
 mod tests {
     use super::*;
 
-    type Noted = (NotedDocument, Vec<[u64; 2]>);
+    type Signed = (SignedDocument, Vec<[u64; 2]>);
 
-    fn read(path: &Path) -> Result<Vec<Noted>> {
-        let mut notes = UnitNotes::<2>::open(path)?;
+    fn read(path: &Path) -> Result<Vec<Signed>> {
+        let mut signatures = SignatureReader::<2>::open(path)?;
         let mut documents = Vec::new();
-        while let Some(document) = notes.next_document()? {
+        while let Some(document) = signatures.next_document()? {
             let mut keys = Vec::new();
-            notes.units(&document, |key| {
+            signatures.units(&document, |key| {
                 keys.push(key);
                 Ok(())
             })?;
@@ -248,23 +248,23 @@ mod tests {
     }
 
     #[test]
-    fn notes_come_back_and_damage_is_seen() {
+    fn signatures_come_back_and_damage_is_seen() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notes");
-        let mut writer = UnitNotesWriter::<2>::create(&path).unwrap();
+        let path = folder.path().join("signatures");
+        let mut writer = SignatureWriter::<2>::create(&path).unwrap();
         let mut written = Vec::new();
         for (at, units) in [0, 3, 5000].into_iter().enumerate() {
             let keys: Vec<_> = (0..units).map(|unit| [unit, unit * 7]).collect();
             let header =
-                NotedDocument { input: at as u32, units: units as u32, owner: u64::MAX - 3 };
+                SignedDocument { input: at as u32, units: units as u32, owner: u64::MAX - 3 };
             writer.document(header.input, header.owner, &keys).unwrap();
             written.push((header, keys));
         }
         writer.finish().unwrap();
         assert_eq!(read(&path).unwrap(), written);
-        let totals = UnitNotes::<2>::open(&path).unwrap().totals();
+        let totals = SignatureReader::<2>::open(&path).unwrap().totals();
         // The first unit of each document has a key of zeros.
-        assert_eq!(totals, NoteTotals { documents: 3, units: 5003, noted: 5001 });
+        assert_eq!(totals, SignatureTotals { documents: 3, units: 5003, compared: 5001 });
 
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 7, 39, 100, whole.len() - 8, whole.len() - 1] {

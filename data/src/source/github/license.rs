@@ -1,6 +1,6 @@
-//! Which licence a file or repository is under, by its text or its SPDX tag.
+//! Which license a file or repository is under, by its text or its SPDX tag.
 //!
-//! A small detector: it knows the wording that sets each licence apart, compared without case,
+//! A small detector: it knows the wording that sets each license apart, compared without case,
 //! punctuation and line ends. Names are SPDX identifiers in lower case, as the BigQuery dump of
 //! GitHub has them. What it does not know is [`UNKNOWN`], never a guess.
 
@@ -8,15 +8,15 @@ use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-/// The licence is not known, or none is given.
+/// The license is not known, or none is given.
 pub const UNKNOWN: &str = "unknown";
 
-/// Bytes of a licence file that are looked at.
+/// Bytes of a license file that are looked at.
 const TEXT_BYTES: usize = 64 << 10;
 /// Longest SPDX expression.
 const TAG_BYTES: usize = 100;
 
-/// Wording and the licence it begins. Of several the first in the text counts: licences name
+/// Wording and the license it begins. Of several the first in the text counts: licenses name
 /// others further down.
 const WORDINGS: [(&str, &str); 59] = [
     (
@@ -119,8 +119,8 @@ static DETECTOR: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
     AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(wordings).ok()
 });
 
-/// The licence whose text `text` is, or [`UNKNOWN`].
-pub fn detect_licence(text: &str) -> &'static str {
+/// The license whose text `text` is, or [`UNKNOWN`].
+pub fn detect_license(text: &str) -> &'static str {
     let plain = plain_words(text);
     let found = DETECTOR.as_ref().and_then(|detector| detector.find(&plain));
     let Some(found) = found else { return UNKNOWN };
@@ -174,8 +174,8 @@ pub fn spdx_tag(text: &str) -> Option<String> {
     (!expression.is_empty()).then_some(expression)
 }
 
-/// Whether a file of this name holds the licence of its folder.
-pub fn is_licence_file(name: &str) -> bool {
+/// Whether a file of this name holds the license of its folder.
+pub fn is_license_file(name: &str) -> bool {
     let endings = [".txt", ".md", ".rst"];
     let stem = endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
     // An ending in lower case is that of code: license.go.
@@ -189,12 +189,12 @@ pub fn is_licence_file(name: &str) -> bool {
     })
 }
 
-/// Whether `licence`, an identifier or an SPDX expression in lower case, is covered by `allowed`:
+/// Whether `license`, an identifier or an SPDX expression in lower case, is covered by `allowed`:
 /// every part that `and` joins must be, of those that `or` joins one. `or later` is `+`. What
 /// `with` adds is left out: exceptions only give more rights.
-pub fn is_allowed(licence: &str, allowed: &[String]) -> bool {
-    let licence = licence.replace(['(', ')'], " ");
-    licence.split(" and ").all(|part| {
+pub fn is_allowed(license: &str, allowed: &[String]) -> bool {
+    let license = license.replace(['(', ')'], " ");
+    license.split(" and ").all(|part| {
         part.split(" or ").any(|one| {
             let name = one.split(" with ").next().unwrap_or_default().trim();
             allowed.iter().any(|allowed| allowed == name)
@@ -202,10 +202,10 @@ pub fn is_allowed(licence: &str, allowed: &[String]) -> bool {
     })
 }
 
-/// `licence` as reports name it: its first part that `allowed` does not cover when that is a
+/// `license` as reports name it: its first part that `allowed` does not cover when that is a
 /// known identifier, else `other`.
-pub fn reported_name(licence: &str, allowed: &[String]) -> &'static str {
-    let plain = licence.replace(['(', ')'], " ");
+pub fn reported_name(license: &str, allowed: &[String]) -> &'static str {
+    let plain = license.replace(['(', ')'], " ");
     let mut parts = plain.split(" and ").flat_map(|part| part.split(" or ")).map(str::trim);
     let part = parts.find(|part| !is_allowed(part, allowed)).unwrap_or_default();
     let mut known = WORDINGS.iter().map(|&(_, name)| name).chain(OTHERS);
@@ -214,7 +214,7 @@ pub fn reported_name(licence: &str, allowed: &[String]) -> &'static str {
 
 /// The SPDX expression in the manifest `name` of a package, in lower case: `license` of
 /// `Cargo.toml`, `pyproject.toml` and `package.json`.
-pub fn manifest_licence(name: &str, text: &str) -> Option<String> {
+pub fn manifest_license(name: &str, text: &str) -> Option<String> {
     let (key, separator) = match name {
         "Cargo.toml" | "pyproject.toml" => ("license", '='),
         "package.json" => ("\"license\"", ':'),
@@ -244,17 +244,17 @@ mod tests {
         above copyright\nnotice";
 
     #[test]
-    fn licences_are_told_by_their_wording() {
-        assert_eq!(detect_licence(MIT), "mit");
-        assert_eq!(detect_licence(&MIT[..150]), "mit-0");
-        assert_eq!(detect_licence(BSD), "bsd-2-clause");
+    fn licenses_are_told_by_their_wording() {
+        assert_eq!(detect_license(MIT), "mit");
+        assert_eq!(detect_license(&MIT[..150]), "mit-0");
+        assert_eq!(detect_license(BSD), "bsd-2-clause");
         let three = format!(
             "{BSD} * Neither the name of X nor the names of its contributors may \
             be used to endorse or promote products"
         );
-        assert_eq!(detect_licence(&three), "bsd-3-clause");
+        assert_eq!(detect_license(&three), "bsd-3-clause");
         let four = format!("{three} All advertising materials mentioning features or use");
-        assert_eq!(detect_licence(&four), "bsd-4-clause");
+        assert_eq!(detect_license(&four), "bsd-4-clause");
         for (text, name) in [
             ("Apache License\n                 Version 2.0, January 2004", "apache-2.0"),
             ("GNU GENERAL PUBLIC LICENSE\n     Version 2, June 1991", "gpl-2.0"),
@@ -270,14 +270,14 @@ mod tests {
             ("All rights reserved. Ask us.", UNKNOWN),
             ("", UNKNOWN),
         ] {
-            assert_eq!(detect_licence(text), name);
+            assert_eq!(detect_license(text), name);
         }
     }
 
     #[test]
-    fn the_first_licence_of_a_text_counts() {
+    fn the_first_license_of_a_text_counts() {
         let text = format!("{MIT}\n\nParts are under the GNU General Public License version 2");
-        assert_eq!(detect_licence(&text), "mit");
+        assert_eq!(detect_license(&text), "mit");
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn expressions_are_allowed_as_a_whole() {
         let allowed = ["mit".to_owned(), "apache-2.0".to_owned()];
-        for (licence, expected) in [
+        for (license, expected) in [
             ("mit", true),
             ("gpl-2.0", false),
             ("(gpl-2.0+ or mit)", true),
@@ -302,13 +302,13 @@ mod tests {
             (UNKNOWN, false),
             ("", false),
         ] {
-            assert_eq!(is_allowed(licence, &allowed), expected, "{licence}");
+            assert_eq!(is_allowed(license, &allowed), expected, "{license}");
         }
     }
 
     #[test]
     fn names_in_reports_are_few() {
-        let reported = |licence| reported_name(licence, &["mit".to_owned()]);
+        let reported = |license| reported_name(license, &["mit".to_owned()]);
         assert_eq!(reported("gpl-2.0"), "gpl-2.0");
         assert_eq!(reported("bsd-3-clause"), "bsd-3-clause");
         assert_eq!(reported("my own licence"), "other");
@@ -319,16 +319,16 @@ mod tests {
     #[test]
     fn manifests_say_what_a_package_is_under() {
         let cargo = "[package]\nname = \"x\"\nlicense = \"MIT/Apache-2.0\"\n";
-        assert_eq!(manifest_licence("Cargo.toml", cargo).as_deref(), Some("mit or apache-2.0"));
+        assert_eq!(manifest_license("Cargo.toml", cargo).as_deref(), Some("mit or apache-2.0"));
         let node = "{\n  \"name\": \"x\",\n  \"license\": \"(MIT OR GPL-2.0)\",\n}";
-        assert_eq!(manifest_licence("package.json", node).as_deref(), Some("(mit or gpl-2.0)"));
-        assert_eq!(manifest_licence("package.json", "{\"license\": {\"type\": 1}}"), None);
-        assert_eq!(manifest_licence("Cargo.toml", "license.workspace = true"), None);
-        assert_eq!(manifest_licence("main.rs", cargo), None);
+        assert_eq!(manifest_license("package.json", node).as_deref(), Some("(mit or gpl-2.0)"));
+        assert_eq!(manifest_license("package.json", "{\"license\": {\"type\": 1}}"), None);
+        assert_eq!(manifest_license("Cargo.toml", "license.workspace = true"), None);
+        assert_eq!(manifest_license("main.rs", cargo), None);
     }
 
     #[test]
-    fn licence_files_are_known_by_name() {
+    fn license_files_are_known_by_name() {
         for name in [
             "LICENSE",
             "License.txt",
@@ -339,10 +339,10 @@ mod tests {
             "LICENSE_A2",
             "LICENSE-APACHE-2.0",
         ] {
-            assert!(is_licence_file(name), "{name}");
+            assert!(is_license_file(name), "{name}");
         }
         for name in ["licenses", "license_test.go", "license.go", "main.c", "relicense"] {
-            assert!(!is_licence_file(name), "{name}");
+            assert!(!is_license_file(name), "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The shingles of the books of a group.
+//! The shingles of the books of a task.
 //!
 //! ```text
 //! magic
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Numbers are little-endian u64. As hashes ascend, the first ones are a random sample of the
-//! shingles: a sketch needs no file of its own.
+//! shingles, so a sketch is read from the same file.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::atomic_file::AtomicFile;
 use crate::checksum::FileDigest;
-use crate::dedup::unit_notes::damaged;
+use crate::dedup::signatures::damaged;
 use crate::error::{DataError, Result};
 
 const MAGIC: [u8; 8] = *b"booknot1";
@@ -27,15 +27,15 @@ const CHUNK: usize = 4096;
 /// Bytes of the chunk a reader holds.
 pub(super) const CHUNK_BYTES: usize = CHUNK * 8;
 
-/// Writes the shingles of a group.
-pub(super) struct BookNotesWriter {
+/// Writes the shingles of a task.
+pub(super) struct BookSignatureWriter {
     path: PathBuf,
     file: AtomicFile,
     hasher: Xxh3Default,
     books: u64,
 }
 
-impl BookNotesWriter {
+impl BookSignatureWriter {
     /// Starts the file `path`, which appears when it is finished.
     pub fn create(path: &Path) -> Result<Self> {
         let mut writer = Self {
@@ -76,9 +76,9 @@ impl BookNotesWriter {
     }
 }
 
-/// A book in the notes of a group.
+/// The signature of a book.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NotedBook {
+pub(super) struct BookSignature {
     /// Id of the book.
     pub id: String,
     /// Its shingles.
@@ -89,10 +89,10 @@ pub(super) struct NotedBook {
     pub content: u64,
 }
 
-/// Reads all notes of a group, checks them, and hands out the books.
+/// Reads and checks the signatures of a task and hands each to `visit`.
 pub(super) fn read_books(
     path: &Path,
-    mut visit: impl FnMut(NotedBook) -> Result<()>,
+    mut visit: impl FnMut(BookSignature) -> Result<()>,
 ) -> Result<()> {
     let mut file = File::open(path).map_err(DataError::io(path))?;
     let length = file.metadata().map_err(DataError::io(path))?.len();
@@ -135,7 +135,7 @@ pub(super) fn read_books(
             at += bytes;
         }
         books += 1;
-        visit(NotedBook { id, shingles, offset, content: content.digest() })?;
+        visit(BookSignature { id, shingles, offset, content: content.digest() })?;
     }
     let checksum = hasher.digest();
     let mut footer = [0; FOOTER_BYTES as usize];
@@ -224,10 +224,10 @@ mod tests {
     #[test]
     fn books_come_back_and_damage_is_seen() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notes");
+        let path = folder.path().join("signatures");
         let sets: [Vec<u64>; 3] =
             [(0..10_000).map(|at| at * 3).collect(), vec![], (0..500).map(|at| at * 6).collect()];
-        let mut writer = BookNotesWriter::create(&path).unwrap();
+        let mut writer = BookSignatureWriter::create(&path).unwrap();
         for (at, set) in sets.iter().enumerate() {
             writer.book(&format!("pg:{at}é"), set).unwrap();
         }

@@ -1,4 +1,4 @@
-//! What becomes of every unit of a group.
+//! The decisions of a task: which units of its documents are duplicates.
 //!
 //! ```text
 //! magic
@@ -12,26 +12,26 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::unit_notes::damaged;
+use super::signatures::damaged;
 use crate::atomic_file::AtomicFile;
 use crate::checksum::FileDigest;
 use crate::error::{DataError, Result};
 
 const MAGIC: [u8; 8] = *b"unitdec1";
 
-/// What becomes of a unit.
+/// What a unit of a document is to the other documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
-    /// It stays.
-    Keep,
+pub(super) enum Occurrence {
+    /// The one that stays.
+    Kept,
     /// Another document has it too.
     Duplicate,
-    /// It was out before documents were compared: the document itself repeats it.
+    /// It was not compared: the document itself repeats it.
     Repeated,
 }
 
-/// Writes the decisions of a group, unit by unit.
-pub(super) struct UnitDecisionsWriter {
+/// Writes the decisions of a task, unit by unit.
+pub(super) struct DuplicatesWriter {
     path: PathBuf,
     file: AtomicFile,
     hasher: Xxh3Default,
@@ -41,7 +41,7 @@ pub(super) struct UnitDecisionsWriter {
     open_units: u32,
 }
 
-impl UnitDecisionsWriter {
+impl DuplicatesWriter {
     /// Starts the file `path`, which appears when it is finished.
     pub fn create(path: &Path) -> Result<Self> {
         Ok(Self {
@@ -65,7 +65,7 @@ impl UnitDecisionsWriter {
     }
 
     /// Adds the next unit of the document.
-    pub fn unit(&mut self, decision: Decision) -> Result<()> {
+    pub fn unit(&mut self, decision: Occurrence) -> Result<()> {
         self.open |= (decision as u8) << (2 * self.open_units);
         self.open_units += 1;
         if self.open_units == 4 { self.close_byte() } else { Ok(()) }
@@ -99,8 +99,8 @@ impl UnitDecisionsWriter {
     }
 }
 
-/// Reads the decisions of a group, document by document.
-pub(super) struct UnitDecisions {
+/// Reads the decisions of a task, document by document.
+pub(super) struct Duplicates {
     path: PathBuf,
     reader: BufReader<File>,
     hasher: Xxh3Default,
@@ -108,8 +108,8 @@ pub(super) struct UnitDecisions {
     packed: Vec<u8>,
 }
 
-impl UnitDecisions {
-    /// Opens the decisions of a group.
+impl Duplicates {
+    /// Opens the decisions of a task.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(DataError::io(path))?;
         let mut decisions = Self {
@@ -125,7 +125,7 @@ impl UnitDecisions {
 
     /// The decisions on the next document, which must be the one with this owner and number of
     /// units.
-    pub fn document(&mut self, owner: u64, units: usize) -> Result<Vec<Decision>> {
+    pub fn document(&mut self, owner: u64, units: usize) -> Result<Vec<Occurrence>> {
         let found = u64::from_le_bytes(self.read()?);
         let found_units = u32::from_le_bytes(self.read()?) as usize;
         if (found, found_units) != (owner, units) {
@@ -144,9 +144,9 @@ impl UnitDecisions {
         self.read_into(&mut packed)?;
         let decisions = (0..units)
             .map(|unit| match packed[unit / 4] >> (2 * (unit % 4)) & 3 {
-                0 => Ok(Decision::Keep),
-                1 => Ok(Decision::Duplicate),
-                2 => Ok(Decision::Repeated),
+                0 => Ok(Occurrence::Kept),
+                1 => Ok(Occurrence::Duplicate),
+                2 => Ok(Occurrence::Repeated),
                 _ => Err(damaged(&self.path)),
             })
             .collect();
@@ -200,15 +200,15 @@ impl UnitDecisions {
 mod tests {
     use super::*;
 
-    fn decisions(units: usize) -> Vec<Decision> {
-        let kinds = [Decision::Keep, Decision::Duplicate, Decision::Repeated];
+    fn decisions(units: usize) -> Vec<Occurrence> {
+        let kinds = [Occurrence::Kept, Occurrence::Duplicate, Occurrence::Repeated];
         (0..units).map(|unit| kinds[unit * unit % 7 % 3]).collect()
     }
 
     const UNITS: [usize; 7] = [0, 1, 3, 4, 5, 40_000, 2];
 
     fn write(path: &Path) {
-        let mut writer = UnitDecisionsWriter::create(path).unwrap();
+        let mut writer = DuplicatesWriter::create(path).unwrap();
         for (owner, &units) in UNITS.iter().enumerate() {
             writer.document(owner as u64, units as u32).unwrap();
             for decision in decisions(units) {
@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn read(path: &Path, documents: usize) -> Result<()> {
-        let mut reader = UnitDecisions::open(path)?;
+        let mut reader = Duplicates::open(path)?;
         for (owner, &units) in UNITS.iter().enumerate().take(documents) {
             assert_eq!(reader.document(owner as u64, units)?, decisions(units));
         }
@@ -242,11 +242,11 @@ mod tests {
         for fewer in 0..UNITS.len() {
             assert!(matches!(read(&path, fewer), Err(DataError::BadFile { .. })), "{fewer}");
         }
-        let mut reader = UnitDecisions::open(&path).unwrap();
+        let mut reader = Duplicates::open(&path).unwrap();
         assert!(reader.document(0, 1).unwrap_err().to_string().contains("other documents"));
-        let mut reader = UnitDecisions::open(&path).unwrap();
+        let mut reader = Duplicates::open(&path).unwrap();
         assert!(reader.document(9, 0).is_err());
-        let mut reader = UnitDecisions::open(&path).unwrap();
+        let mut reader = Duplicates::open(&path).unwrap();
         for (owner, &units) in UNITS.iter().enumerate() {
             reader.document(owner as u64, units).unwrap();
         }

@@ -9,7 +9,7 @@ use crate::shard::{Shard, ShardManifest};
 
 /// The shards of one side of one source, read as one long row of tokens.
 #[derive(Debug)]
-pub struct Corpus {
+pub struct SourceTokens {
     name: String,
     shards: Vec<Shard>,
     /// Tokens before each shard, and the total at the end.
@@ -18,7 +18,7 @@ pub struct Corpus {
     vocab_size: usize,
 }
 
-impl Corpus {
+impl SourceTokens {
     /// Opens the shards in `folder` and checks them against its manifest; with `checksums`, which
     /// counts them, every byte is read.
     ///

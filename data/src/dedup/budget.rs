@@ -1,10 +1,10 @@
-//! How a decision over many units is cut so that it fits in memory, and what it needs on disk.
+//! How the search for duplicates is cut so that it fits in memory, and what it needs on disk.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::unit_notes::READ_BUFFER;
+use super::signatures::READ_BUFFER;
 use crate::error::{DataError, Result};
 
 /// Least memory that is accepted, in bytes.
@@ -13,14 +13,14 @@ pub const MIN_MEMORY: u64 = 4 << 20;
 const MAX_FILES: u64 = 256;
 /// Memory that a further thread is worth, in bytes.
 const WORKER_MEMORY: u64 = 4 << 20;
-/// Records for which a partition of its own is worth it.
+/// Records that make one more partition worth while.
 const PARTITION_RECORDS: u64 = 1 << 16;
 /// Largest buffer in front of a file, in bytes.
 const MAX_BUFFER: u64 = 256 << 10;
-/// Bytes of the number of a unit that is out.
-const OUT_BYTES: u64 = 8;
+/// Bytes of the number of a unit that is a duplicate.
+const DUPLICATE_BYTES: u64 = 8;
 
-/// What finding the copies among units takes, known before it starts.
+/// What finding the duplicates among units takes, known before it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Estimate {
     /// Units: paragraphs, lines or documents.
@@ -38,7 +38,7 @@ pub struct Estimate {
     pub workers: usize,
 }
 
-/// What finding the copies among `units` units takes on `threads` threads, with `record_bytes`
+/// What finding the duplicates among `units` units takes on `threads` threads, with `record_bytes`
 /// bytes a unit: 8 for its number, 8 or 16 for its key and 8 for its owner where owners matter.
 ///
 /// # Errors
@@ -49,12 +49,12 @@ pub fn estimate(
     memory_bytes: u64,
     threads: usize,
 ) -> Result<Estimate> {
-    Ok(Plan::new(units, units, record_bytes, memory_bytes, threads)?.estimate)
+    Ok(Budget::new(units, units, record_bytes, memory_bytes, threads)?.estimate)
 }
 
 /// Sizes of everything that is held or written.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
+pub(super) struct Budget {
     pub estimate: Estimate,
     /// Buffer in front of a partition, of one thread.
     pub partition_buffer: usize,
@@ -68,11 +68,11 @@ pub(super) struct Plan {
     pub range_buffer: usize,
 }
 
-impl Plan {
-    /// A plan for `units` units, of which `noted` have a key that counts.
+impl Budget {
+    /// Sizes for `units` units, of which `compared` are compared with those of other documents.
     pub fn new(
         units: u64,
-        noted: u64,
+        compared: u64,
         record_bytes: u64,
         memory_bytes: u64,
         threads: usize,
@@ -81,14 +81,14 @@ impl Plan {
             DataError::config(
                 "memory_bytes",
                 memory_bytes,
-                format!("{needed} or more, to find copies among {units} units"),
+                format!("{needed} or more, to find duplicates among {units} units"),
             )
         };
         if memory_bytes < MIN_MEMORY {
             return Err(too_little(MIN_MEMORY));
         }
         let workers = (memory_bytes / WORKER_MEMORY).clamp(1, threads.max(1) as u64);
-        // What readers of notes hold, the buffer and a chunk of about its size, the buffer of the
+        // What readers of signatures hold, the buffer and a chunk of about its size, the buffer of the
         // file that is written, and a reserve for all that is small.
         let readers = workers * 2 * READ_BUFFER as u64;
         let budget = memory_bytes - memory_bytes / 16 - readers - MAX_BUFFER;
@@ -97,10 +97,10 @@ impl Plan {
         // a quarter to write partitions, five eighths to sort them and write ranges.
         let sort_bytes = budget / workers / 16 * 9 / record_bytes * record_bytes;
         // Partitions differ in size by chance: aim below what fits.
-        let needed = (noted * record_bytes).div_ceil(sort_bytes / 10 * 9);
-        let spread = noted.div_ceil(PARTITION_RECORDS).min(4 * workers);
+        let needed = (compared * record_bytes).div_ceil(sort_bytes / 10 * 9);
+        let spread = compared.div_ceil(PARTITION_RECORDS).min(4 * workers);
         let partitions = needed.max(spread).clamp(1, MAX_FILES);
-        let runs = (noted * record_bytes).div_ceil(partitions).div_ceil(sort_bytes).max(1);
+        let runs = (compared * record_bytes).div_ceil(partitions).div_ceil(sort_bytes).max(1);
         let buffer = (budget / 4 / workers / partitions).min(MAX_BUFFER);
 
         // A bit a unit in half of the budget.
@@ -112,8 +112,8 @@ impl Plan {
         let range_buffer = (budget / 16 / workers / ranges).min(MAX_BUFFER);
         let estimate = Estimate {
             units,
-            // All units are on disk while the first of those that are out are written.
-            spill_bytes: noted * (record_bytes + OUT_BYTES),
+            // All units are on disk while the first duplicates are written.
+            spill_bytes: compared * (record_bytes + DUPLICATE_BYTES),
             memory_bytes,
             partitions: partitions as usize,
             runs: runs as usize,
@@ -160,22 +160,23 @@ mod tests {
             for memory in [MIN_MEMORY, 7 << 20, 64 << 20, 4 << 30] {
                 for threads in [1, 2, 7, 64] {
                     for record in [16, 24, 32] {
-                        let Ok(plan) = Plan::new(units, units, record, memory, threads) else {
+                        let Ok(budget) = Budget::new(units, units, record, memory, threads) else {
                             assert!(memory < 8 << 20 && units > 1_000_000_000);
                             continue;
                         };
-                        let Estimate { partitions, workers, runs, .. } = plan.estimate;
+                        let Estimate { partitions, workers, runs, .. } = budget.estimate;
                         let reading = 2 * READ_BUFFER * workers;
-                        let written = workers * partitions * plan.partition_buffer;
-                        let sorting = workers * (plan.sort_bytes + plan.ranges * plan.range_buffer);
-                        let held = plan.range_units as usize / 8 + plan.range_buffer;
+                        let written = workers * partitions * budget.partition_buffer;
+                        let sorting =
+                            workers * (budget.sort_bytes + budget.ranges * budget.range_buffer);
+                        let held = budget.range_units as usize / 8 + budget.range_buffer;
                         for part in [written + sorting, held] {
-                            assert!((part + reading) as u64 <= memory, "{plan:?}");
+                            assert!((part + reading) as u64 <= memory, "{budget:?}");
                         }
-                        assert!(plan.ranges as u64 * plan.range_units >= units);
-                        let sorted = partitions * runs * plan.sort_bytes;
-                        assert!(sorted as u64 >= units * record, "{plan:?}");
-                        assert!(partitions + plan.ranges <= 512);
+                        assert!(budget.ranges as u64 * budget.range_units >= units);
+                        let sorted = partitions * runs * budget.sort_bytes;
+                        assert!(sorted as u64 >= units * record, "{budget:?}");
+                        assert!(partitions + budget.ranges <= 512);
                     }
                 }
             }
