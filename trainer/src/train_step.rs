@@ -36,7 +36,7 @@ pub struct Trainer {
 #[derive(Debug)]
 enum Trained {
     /// All weights: the master weights, of which the model has a copy, and their moments.
-    Weights { optimizer: AdamW, grads: Grads },
+    Weights { optimizer: Box<AdamW>, grads: Box<Grads> },
     /// Low-rank adapters alone. The weights of the model stay, and nothing else is kept of them.
     Adapters { state: AdapterState, config: OptimizerConfig, grads: Adapters },
 }
@@ -142,8 +142,8 @@ impl Trainer {
 
     fn new(config: &TrainConfig, state: AdamWState) -> Result<Self> {
         let weights = state.master_weights.compute_copy(config.precision);
-        let grads = Grads::zeros(&config.model, DType::F32, &weights.norm.device());
-        let optimizer = AdamW::new(config.optimizer.clone(), state);
+        let grads = Box::new(Grads::zeros(&config.model, DType::F32, &weights.norm.device()));
+        let optimizer = Box::new(AdamW::new(config.optimizer.clone(), state));
         Self::of(config, weights, Trained::Weights { optimizer, grads })
     }
 

@@ -319,7 +319,7 @@ mod tests {
     fn the_shape_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let tokens = SpecialTokens { bos: 5, eos: 6 };
-        write(&mut CheckpointFiles::new(dir.path()), &model(), tokens, None).unwrap();
+        write(&mut CheckpointFiles::new(dir.path()), &model(), tokens, None, None).unwrap();
         assert!(is_model(dir.path()));
         assert_eq!(
             read(dir.path()).unwrap(),
