@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
 use altiplano_model::llama::Llama;
-use altiplano_model::{ActivationCheckpointing, Precision, device, weights};
+use altiplano_model::params::Weights;
+use altiplano_model::{ActivationCheckpointing, LlamaConfig, Precision, device, weights};
+use burn::tensor::Device;
 
-use crate::checkpoint::{self, hugging_face};
+use crate::checkpoint::{self, hugging_face, peft};
 use crate::error::{Result, TrainerError};
 
 /// A model and the tokenizer its ids come from.
@@ -21,38 +23,66 @@ pub struct TrainedModel {
 }
 
 impl TrainedModel {
-    /// Opens a checkpoint of ours, whose checksums are verified, the newest one of a run, or any
-    /// Hugging Face directory of a LLaMA with `tokenizer.model` or `tokenizer.json`.
+    /// Opens a checkpoint of ours, whose checksums are verified, the newest one of a run, any Hugging
+    /// Face directory of a LLaMA with its tokenizer, or low-rank adapters in PEFT's form, which are
+    /// added to the weights of the model they name.
     ///
     /// # Errors
     /// Which file is missing, damaged or does not fit the others.
     pub fn open(path: &Path, device: &str, precision: Precision) -> Result<Self> {
         let dir = checkpoint::find(path)?;
-        if checkpoint::is_checkpoint(&dir) {
-            checkpoint::verify_files(&dir, &[checkpoint::MODEL_FILE])?;
-        }
         let device = device::select(device)?;
-        let (config, _) = hugging_face::read(&dir)?;
-        let Some(tokenizer) = hugging_face::read_tokenizer(&dir)? else {
-            let path = dir.join(hugging_face::TOKENIZER_FILE);
-            return Err(TrainerError::RunFile { path, reason: NO_TOKENIZER.into() });
+        let (config, master_weights) = match peft::is_adapter(&dir) {
+            true => merged_weights(&dir, &device)?,
+            false => weights_of(&dir, &device)?,
         };
-        if tokenizer.vocab_size() > config.vocab_size {
-            return Err(TrainerError::RunFile {
-                path: tokenizer.path().to_path_buf(),
-                reason: format!(
-                    "has {} pieces, the model knows {} tokens: they do not belong together",
-                    tokenizer.vocab_size(),
-                    config.vocab_size
-                ),
-            });
-        }
-        // The weights of a directory from elsewhere may be in several files.
-        let master_weights = weights::load(&dir, "", &config, &device)?;
+        let tokenizer = tokenizer_of(&dir, config.vocab_size)?;
         let weights = master_weights.compute_copy(precision);
         let model = Llama::new(config, weights, ActivationCheckpointing::Full)?;
         Ok(Self { path: dir, model, tokenizer })
     }
+}
+
+/// The model in a Hugging Face directory, in one file or more, or in a checkpoint, f32.
+fn weights_of(dir: &Path, device: &Device) -> Result<(LlamaConfig, Weights)> {
+    if checkpoint::is_checkpoint(dir) {
+        checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
+    }
+    let (config, _) = hugging_face::read(dir)?;
+    let weights = weights::load(dir, "", &config, device)?;
+    Ok((config, weights))
+}
+
+/// The model that the adapters in `dir` belong to, with them in its weights, f32.
+///
+/// # Errors
+/// When the adapters or their model are not there, are damaged or do not fit together.
+pub(crate) fn merged_weights(dir: &Path, device: &Device) -> Result<(LlamaConfig, Weights)> {
+    let (shape, named) = peft::read_config(dir)?;
+    let (config, mut weights) = weights_of(&peft::base_of(dir, &named)?, device)?;
+    peft::load(dir, &config, &shape, device)?.merge_into(&mut weights);
+    Ok((config, weights))
+}
+
+/// The tokenizer of the model in a Hugging Face directory or a checkpoint, which knows `vocab_size` tokens.
+///
+/// # Errors
+/// When it is missing, damaged or has more pieces than that.
+pub fn tokenizer_of(dir: &Path, vocab_size: usize) -> Result<Tokenizer> {
+    let Some(tokenizer) = hugging_face::read_tokenizer(dir)? else {
+        let path = dir.join(hugging_face::TOKENIZER_FILE);
+        return Err(TrainerError::RunFile { path, reason: NO_TOKENIZER.into() });
+    };
+    if tokenizer.vocab_size() > vocab_size {
+        return Err(TrainerError::RunFile {
+            path: tokenizer.path().to_path_buf(),
+            reason: format!(
+                "has {} pieces, the model knows {vocab_size} tokens: they do not belong together",
+                tokenizer.vocab_size(),
+            ),
+        });
+    }
+    Ok(tokenizer)
 }
 
 /// What is said where there is no `tokenizer.model`.
