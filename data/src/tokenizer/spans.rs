@@ -189,4 +189,32 @@ mod tests {
             assert_eq!(end, text.len(), "{text:?}");
         }
     }
+
+    /// Those of a `tokenizer.json` are too: a token begins where a character does, at the byte that the
+    /// pieces before it come to.
+    #[test]
+    fn spans_of_a_tokenizer_json_begin_where_the_pieces_do() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+        for folder in ["tokenizer", "byte_level_bpe"] {
+            let tokenizer = Tokenizer::open(&golden.join(folder).join("tokenizer.json")).unwrap();
+            for text in
+                ["", "a", " a", "  a  b ", "naïve café, 日本 語", "🙂 x\n\n c", "1234 5.6 <s>a</s>"]
+            {
+                let spans = tokenizer.encode_with_spans(text).unwrap();
+                let ids: Vec<u32> = spans.iter().map(|span| span.id).collect();
+                assert_eq!(ids, tokenizer.encode(text).unwrap(), "{folder} {text:?}");
+                let (mut end, mut written) = (0, 0);
+                for span in &spans {
+                    assert_eq!(span.bytes.start, end, "{folder} {text:?} {spans:?}");
+                    end = span.bytes.end;
+                    written += tokenizer.piece_bytes(span.id).unwrap().len();
+                    let of_text = written - usize::from(tokenizer.adds_dummy_prefix());
+                    if text.is_char_boundary(of_text) {
+                        assert_eq!(end, of_text, "{folder} {text:?} {spans:?}");
+                    }
+                }
+                assert_eq!(end, text.len(), "{folder} {text:?}");
+            }
+        }
+    }
 }

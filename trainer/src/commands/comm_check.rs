@@ -62,7 +62,7 @@ pub fn run(args: CommCheckArgs) -> Result<()> {
     let options = Options {
         library: args.library.clone(),
         timeout: Duration::from_secs(args.timeout),
-        report: Arc::new(|line| write_last_line(line)),
+        report: Arc::new(write_last_line),
         ..Options::default()
     };
     let launcher = Launcher::from_environment(|name| std::env::var(name).ok())?;
