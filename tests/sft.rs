@@ -1,14 +1,15 @@
 //! Fine-tuning through the binary: what is trained, that it is learnt, and that it resumes.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
 use altiplano_data::chat::{ChatTemplate, Message};
 use altiplano_data::sft::{ExampleEncoder, TrainOn, for_each_example};
+use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::harness::{Finished, Running, SmallRun, altiplano, repository, run};
+use crate::harness::{Finished, Running, SmallRun, altiplano, copy_dir, repository, run};
 
 /// A base of one step with room for a chat template, and a fine-tuning configuration on it.
 struct Sft {
@@ -233,7 +234,7 @@ fn adapters_learn_resume_and_merge() {
         "lora={r: 8, alpha: 32, targets: [v_proj, o_proj, gate_proj, up_proj, down_proj, q_proj]}";
     sft.sft(&[&base_override, lora]).ok();
     let (half, whole) = (sft.small.checkpoint("taught", 60), sft.small.checkpoint("taught", 120));
-    let adapters = |dir: &std::path::Path| fs::read(dir.join("adapter_model.safetensors")).unwrap();
+    let adapters = |dir: &Path| fs::read(dir.join("adapter_model.safetensors")).unwrap();
     let finished = adapters(&whole);
     assert!(!whole.join("model.safetensors").exists() && finished.len() < base.len());
     assert_ne!(adapters(&half), finished);
@@ -252,7 +253,7 @@ fn adapters_learn_resume_and_merge() {
     };
     export(&[]).fails(1, &["adapters", "--merge"]);
     export(&["--merge"]).ok();
-    let answer = |dir: &std::path::Path| {
+    let answer = |dir: &Path| {
         fs::write(sft.path("input"), "Question?\n").unwrap();
         let mut command = altiplano();
         command.args(["generate", "--chat", "--temperature", "0", "--checkpoint"]).arg(dir);
@@ -265,6 +266,59 @@ fn adapters_learn_resume_and_merge() {
     assert!(fs::read(&base_file).unwrap() == base);
     sft.sft(&["name=x", "lora.r=0"]).fails(2, &["lora.r"]);
     sft.sft(&["name=x", "lora.targets=[lm_head]"]).fails(2, &["lora.targets", "lm_head"]);
+}
+
+/// A model with one matrix as embedding and output head, and a tokenizer that is a `tokenizer.json` alone, is
+/// taught as any other, all of it or by adapters of every matrix, which can be merged.
+#[test]
+fn a_tied_model_with_a_tokenizer_json_is_taught() {
+    let settings = "steps: 200\nbatch: {examples: 1, micro_batch: 1}\nvalidate: {examples: 0}\n\
+                    optimizer: {lr: 1.0e-2, warmup_ratio: 0.05, beta2: 0.99}\n";
+    let sft = Sft::new("alpaca", &record("Question?", "The sea."), settings);
+    let base = sft.path("tied");
+    copy_dir(&repository("tests/golden/llama_kinds/smollm"), &base);
+    copy_dir(&repository("tests/golden/byte_level_bpe"), &base);
+    let json_of = |path: PathBuf| -> Value {
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let mut config = json_of(base.join("config.json"));
+    assert_eq!(config["tie_word_embeddings"], true);
+    config["max_position_embeddings"] = 512.into();
+    fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let base_override = format!("base={}", base.display());
+    let lora = "lora={r: 8, alpha: 32, targets: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, \
+                down_proj]}";
+    sft.sft(&["name=all", &base_override]).ok();
+    sft.sft(&["name=adapted", &base_override, lora]).ok();
+    let (all, adapted) = (sft.small.checkpoint("all", 200), sft.small.checkpoint("adapted", 200));
+    let merged = sft.path("merged");
+    let mut export = altiplano();
+    export.args(["export", "--merge", "--format", "hf", "--checkpoint"]).arg(&adapted);
+    Finished::from(export.arg("--output").arg(&merged).output().unwrap()).ok();
+    let chat = |dir: &Path, arguments: &[&str]| {
+        fs::write(sft.path("input"), "Question?\n").unwrap();
+        let mut command = altiplano();
+        command.args(["generate", "--chat", "--temperature", "0", "--checkpoint"]).arg(dir);
+        command.args(arguments).stdin(fs::File::open(sft.path("input")).unwrap());
+        Finished::from(command.output().unwrap()).ok().stdout
+    };
+    let tokenizer = |dir: &Path| fs::read(dir.join("tokenizer.json")).unwrap();
+    for dir in [&all, &adapted, &merged] {
+        assert!(tokenizer(dir) == tokenizer(&base) && !dir.join("tokenizer.model").exists());
+        let template = json_of(dir.join("tokenizer_config.json"))["chat_template"].clone();
+        assert!(template.as_str().unwrap().contains("### Response:"), "{template}");
+        assert_eq!(chat(dir, &[]), "The sea.\n", "{}", dir.display());
+    }
+    // PEFT writes adapters without a tokenizer: it is that of their model.
+    let bare = sft.path("bare");
+    fs::create_dir(&bare).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(adapted.join(name), bare.join(name)).unwrap();
+    }
+    assert_eq!(chat(&bare, &["--template", "alpaca"]), "The sea.\n");
+    let weights = fs::read(merged.join("model.safetensors")).unwrap();
+    let names = SafeTensors::deserialize(&weights).unwrap();
+    assert!(!names.names().iter().any(|name| name.contains("lm_head")));
 }
 
 #[cfg(unix)]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::checkpoint::{self, hugging_face, peft};
 use crate::error::{Result, TrainerError};
 use crate::interop::{self, StoredModel};
-use crate::trained_model::{NO_TOKENIZER, merged_weights, tokenizer_of};
+use crate::trained_model::{NO_TOKENIZER, merged};
 
 /// A model that generates text.
 #[derive(Debug)]
@@ -57,8 +57,7 @@ impl TextModel {
         device: &str,
         precision: Option<InferencePrecision>,
     ) -> Result<Self> {
-        let (config, weights) = merged_weights(dir, &device::select(device)?)?;
-        let tokenizer = tokenizer_of(dir, config.vocab_size)?;
+        let (config, weights, tokenizer) = merged(dir, &device::select(device)?)?;
         let end_tokens = tokenizer.eos_id().into_iter().collect();
         let model = match precision {
             None => InferenceModel::from_weights(config, &weights)?,

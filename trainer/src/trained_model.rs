@@ -32,11 +32,13 @@ impl TrainedModel {
     pub fn open(path: &Path, device: &str, precision: Precision) -> Result<Self> {
         let dir = checkpoint::find(path)?;
         let device = device::select(device)?;
-        let (config, master_weights) = match peft::is_adapter(&dir) {
-            true => merged_weights(&dir, &device)?,
-            false => weights_of(&dir, &device)?,
+        let (config, master_weights, tokenizer) = if peft::is_adapter(&dir) {
+            merged(&dir, &device)?
+        } else {
+            let (config, weights) = weights_of(&dir, &device)?;
+            let tokenizer = tokenizer_of(&dir, config.vocab_size)?;
+            (config, weights, tokenizer)
         };
-        let tokenizer = tokenizer_of(&dir, config.vocab_size)?;
         let weights = master_weights.compute_copy(precision);
         let model = Llama::new(config, weights, ActivationCheckpointing::Full)?;
         Ok(Self { path: dir, model, tokenizer })
@@ -53,15 +55,21 @@ fn weights_of(dir: &Path, device: &Device) -> Result<(LlamaConfig, Weights)> {
     Ok((config, weights))
 }
 
-/// The model that the adapters in `dir` belong to, with them in its weights, f32.
+/// The model that the adapters in `dir` belong to, with them in its weights, f32, and its tokenizer: that of
+/// the adapters where they have one.
 ///
 /// # Errors
 /// When the adapters or their model are not there, are damaged or do not fit together.
-pub(crate) fn merged_weights(dir: &Path, device: &Device) -> Result<(LlamaConfig, Weights)> {
+pub(crate) fn merged(dir: &Path, device: &Device) -> Result<(LlamaConfig, Weights, Tokenizer)> {
     let (shape, named) = peft::read_config(dir)?;
-    let (config, mut weights) = weights_of(&peft::base_of(dir, &named)?, device)?;
+    let base = peft::base_of(dir, &named)?;
+    let (config, mut weights) = weights_of(&base, device)?;
     peft::load(dir, &config, &shape, device)?.merge_into(&mut weights);
-    Ok((config, weights))
+    let tokenizer = match hugging_face::read_tokenizer(dir)? {
+        Some(tokenizer) => fitting(tokenizer, config.vocab_size)?,
+        None => tokenizer_of(&base, config.vocab_size)?,
+    };
+    Ok((config, weights, tokenizer))
 }
 
 /// The tokenizer of the model in a Hugging Face directory or a checkpoint, which knows `vocab_size` tokens.
@@ -69,20 +77,27 @@ pub(crate) fn merged_weights(dir: &Path, device: &Device) -> Result<(LlamaConfig
 /// # Errors
 /// When it is missing, damaged or has more pieces than that.
 pub fn tokenizer_of(dir: &Path, vocab_size: usize) -> Result<Tokenizer> {
-    let Some(tokenizer) = hugging_face::read_tokenizer(dir)? else {
-        let path = dir.join(hugging_face::TOKENIZER_FILE);
-        return Err(TrainerError::RunFile { path, reason: NO_TOKENIZER.into() });
-    };
-    if tokenizer.vocab_size() > vocab_size {
-        return Err(TrainerError::RunFile {
-            path: tokenizer.path().to_path_buf(),
-            reason: format!(
-                "has {} pieces, the model knows {vocab_size} tokens: they do not belong together",
-                tokenizer.vocab_size(),
-            ),
-        });
+    match hugging_face::read_tokenizer(dir)? {
+        Some(tokenizer) => fitting(tokenizer, vocab_size),
+        None => {
+            let path = dir.join(hugging_face::TOKENIZER_FILE);
+            Err(TrainerError::RunFile { path, reason: NO_TOKENIZER.into() })
+        }
     }
-    Ok(tokenizer)
+}
+
+/// The tokenizer, unless it has more pieces than the model knows tokens.
+fn fitting(tokenizer: Tokenizer, vocab_size: usize) -> Result<Tokenizer> {
+    if tokenizer.vocab_size() <= vocab_size {
+        return Ok(tokenizer);
+    }
+    Err(TrainerError::RunFile {
+        path: tokenizer.path().to_path_buf(),
+        reason: format!(
+            "has {} pieces, the model knows {vocab_size} tokens: they do not belong together",
+            tokenizer.vocab_size(),
+        ),
+    })
 }
 
 /// What is said where there is no `tokenizer.model`.

@@ -228,7 +228,8 @@ impl StoredWeights for MergedWeights {
 }
 
 /// Opens low-rank adapters in PEFT's form together with the model they name: a matrix with an adapter is
-/// W + s B A, computed in f32. Text settings and tokenizer are those of the adapters where they have them.
+/// W + s B A, computed in f32. Text settings, tokenizer and the tokens that begin and end a text are those of
+/// the adapters where they have them.
 ///
 /// # Errors
 /// As [`open`]; when the adapters or their model are not there or do not fit together.
@@ -247,6 +248,14 @@ pub fn open_merged(path: &Path) -> Result<StoredModel> {
     model.weights = Box::new(MergedWeights { adapters: by_name.collect(), base: model.weights });
     if dir.join(TOKENIZER_CONFIG_FILE).exists() {
         model.text = TextSettings { padding: model.text.padding, ..read_text_settings(dir)? };
+    }
+    if let Some(tokenizer) = hugging_face::read_tokenizer(dir)? {
+        let tokens = &mut model.tokens;
+        tokens.bos = tokenizer.bos_id().unwrap_or(tokens.bos);
+        tokens.eos = tokenizer.eos_id().unwrap_or(tokens.eos);
+        let path = dir.join(TOKENIZER_CONFIG_FILE);
+        check_vocabulary(&path, Some(&tokenizer), *tokens, model.config.vocab_size)?;
+        model.tokenizer = Some(tokenizer);
     }
     model.hugging_face_dir = None;
     Ok(model)
