@@ -34,7 +34,7 @@ fn a_worker_that_dies_costs_no_request() {
     let ask = |number: usize| {
         let mut body = body.clone();
         body["prompt"] = json!(format!("{number} people"));
-        body["stream"] = json!(number % 2 == 0);
+        body["stream"] = json!(number.is_multiple_of(2));
         router.open("POST", "/v1/completions", "", &body.to_string())
     };
     let [first, second] = workers;
