@@ -107,7 +107,8 @@ fn assert_logits(name: &str, dir: &Path) {
 
 fn greedy(dir: &Path) -> Value {
     let arguments = ["generate", "--checkpoint", text(dir), "--prompt", "The whale", "--json"];
-    run([&arguments[..], &["--temperature", "0", "--max-tokens", "12"]].concat()).ok().json()
+    let options = ["--temperature", "0", "--max-tokens", "12", "--precision", "f32"];
+    run([&arguments[..], &options].concat()).ok().json()
 }
 
 #[test]

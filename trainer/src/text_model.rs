@@ -80,8 +80,10 @@ pub fn open_weights(
     Ok((opened_path(&stored, path), inference_model(&stored, device, precision)?))
 }
 
+/// A file is one of GGUF if its name or its beginning says so; no other file is a model.
 fn open_stored(path: &Path) -> Result<StoredModel> {
-    match path.is_file() {
+    let is_named_so = || path.extension().is_some_and(|extension| extension == "gguf");
+    match path.is_file() && (is_named_so() || interop::gguf::begins_file(path)) {
         true => interop::gguf::open(path),
         false => interop::hugging_face::open(path),
     }

@@ -194,7 +194,10 @@ pub enum CommError {
         reason: String,
     },
     /// The system refuses the thread that communicates.
-    #[error("cannot start the thread `communication`: {reason}")]
+    #[error(
+        "cannot start the thread `communication`: {reason}; raise the limit on processes and threads (`ulimit -u`, \
+         or `pids.max` of the control group)"
+    )]
     Thread {
         /// The system's answer.
         reason: String,

@@ -77,8 +77,8 @@ Examples:
   altiplano export --checkpoint runs/quickstart --format gguf --type q8_0 --output model.gguf
   altiplano export --checkpoint runs/quickstart --format meta --dtype f16 --output meta
   altiplano export --checkpoint runs/adapted --merge --format hf --output merged
-  altiplano export --checkpoint runs/quickstart --format awq --group-size 32 \
-    --calibration runs/quickstart/data --calibration-sequences 8 --output awq";
+  altiplano export --checkpoint runs/quickstart --format awq --group-size 32 \\
+      --calibration runs/quickstart/data --calibration-sequences 8 --output awq";
 
 /// A family of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -24,9 +24,20 @@ pub use mix::FileType;
 pub use open::open;
 pub use write::{GgufOptions, file_name, write};
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use altiplano_model::quantize::StoredAs;
 
 const MAGIC: &[u8; 4] = b"GGUF";
+
+/// Whether a file begins as one of GGUF does; false where it cannot be read.
+pub fn begins_file(path: &Path) -> bool {
+    let mut bytes = [0; MAGIC.len()];
+    File::open(path).is_ok_and(|mut file| file.read_exact(&mut bytes).is_ok()) && bytes == *MAGIC
+}
+
 /// The version written. Version 2 has the same layout.
 const VERSION: u32 = 3;
 /// Tensors begin at multiples of this unless the file says otherwise.
