@@ -92,7 +92,7 @@ pub fn write(
     }
 }
 
-/// The part of [`write`] that is about text.
+/// The part of [`write()`] that is about text.
 ///
 /// # Errors
 /// When a file cannot be written.
