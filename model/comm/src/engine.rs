@@ -112,9 +112,15 @@ pub(crate) struct Submission {
 
 enum Command {
     Run(Submission, String),
-    Split { channel: Channel, color: usize, ending: Arc<Ending> },
+    Split {
+        channel: Channel,
+        color: usize,
+        ending: Arc<Ending>,
+    },
     Finish(Arc<Ending>),
     Abort(i32),
+    /// The program has left without an end: the transport is not asked for one.
+    Leave,
 }
 
 /// What the engine and the program both see.
@@ -259,6 +265,14 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    /// Wakes the thread, which may have nothing to do, so that the other ranks see this one leave.
+    fn drop(&mut self) {
+        drop(self.commands.send(Command::Leave));
+        self.bell.ring();
+    }
+}
+
 /// The comparison of calls, before an operation.
 struct Comparison {
     own: [u8; size_of::<Call>()],
@@ -333,8 +347,7 @@ impl Loop {
                     Ok(Command::Finish(ending)) => finish = Some(ending),
                     Ok(Command::Abort(status)) => return self.transport.abort(status),
                     Err(TryRecvError::Empty) => break,
-                    // The program has left without an end: the transport is not asked for one.
-                    Err(TryRecvError::Disconnected) => return,
+                    Ok(Command::Leave) | Err(TryRecvError::Disconnected) => return,
                 }
             }
             moved |= self.progress_all();

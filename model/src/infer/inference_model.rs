@@ -389,7 +389,8 @@ mod tests {
             (Some(InferencePrecision::F32), DType::F32, 1e-5),
             (Some(InferencePrecision::Bf16), DType::BF16, 0.03),
             (Some(InferencePrecision::Q8_0), DType::F32, 0.05),
-            (Some(InferencePrecision::Q4_0), DType::F32, 0.4),
+            // 16 times coarser; other logits than the model's would differ by 1.4.
+            (Some(InferencePrecision::Q4_0), DType::F32, 0.8),
         ] {
             let model = model(precision);
             assert_eq!(model.dtype(), dtype);

@@ -98,7 +98,7 @@ pub fn submit(
     }
     let mut requests = Vec::with_capacity(prompts.len());
     let mut shared = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
+    for (number, prompt) in prompts.into_iter().enumerate() {
         if prompt.is_empty() {
             return Err(ApiError::field("prompt", "a list of no tokens; give at least one"));
         }
@@ -114,6 +114,10 @@ pub fn submit(
         }
         let mut params = sampling.params.clone();
         params.max_tokens = wanted;
+        if !sampling.has_seed {
+            // A prompt given twice is answered in two ways.
+            params.seed = params.seed.wrapping_add(number as u64);
+        }
         if params.min_tokens > wanted {
             let message =
                 format!("found {}, which is above max_tokens, {wanted}", params.min_tokens);

@@ -73,6 +73,8 @@ pub struct StreamOptions {
 pub struct Sampling {
     /// How tokens are chosen; `max_tokens` is set later, for every prompt.
     pub params: SamplingParams,
+    /// The request has a seed of its own.
+    pub has_seed: bool,
     /// Answers to a prompt.
     pub n: usize,
     /// Answers of which the `n` likeliest are given.
@@ -177,15 +179,16 @@ impl Sampling {
             })?,
         };
         // Signed and unsigned 64-bit seeds are both in use.
-        params.seed =
-            match fields.take::<serde_json::Number>("seed", "a whole number of 64 bits")? {
-                None => limits.seed,
-                Some(seed) => {
-                    seed.as_u64().or(seed.as_i64().map(i64::cast_unsigned)).ok_or_else(|| {
-                        ApiError::field("seed", format!("found {seed}, expected a whole number"))
-                    })?
-                }
-            };
+        let seed = fields.take::<serde_json::Number>("seed", "a whole number of 64 bits")?;
+        let has_seed = seed.is_some();
+        params.seed = match seed {
+            None => limits.seed,
+            Some(seed) => {
+                seed.as_u64().or(seed.as_i64().map(i64::cast_unsigned)).ok_or_else(|| {
+                    ApiError::field("seed", format!("found {seed}, expected a whole number"))
+                })?
+            }
+        };
         params.min_tokens = fields.take("min_tokens", whole)?.unwrap_or(0);
         params.ignore_eos = fields.take("ignore_eos", yes_or_no)?.unwrap_or(false);
         params.stop_token_ids = ids(fields, "stop_token_ids", model)?.unwrap_or_default();
@@ -245,6 +248,7 @@ impl Sampling {
         let text = "a text";
         Ok(Self {
             params,
+            has_seed,
             n,
             best_of,
             stop,

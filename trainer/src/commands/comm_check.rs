@@ -95,6 +95,14 @@ pub fn run(args: CommCheckArgs) -> Result<()> {
             check(world)?
         }
         _ => {
+            if let Some(library) = &args.library {
+                let message = format!(
+                    "--library {}: no launcher has started this, so the ranks would be threads, which use no \
+                     MPI; start it by mpirun -n 2",
+                    library.display()
+                );
+                return Err(TrainerError::Usage { message });
+            }
             let ranks = usize::from(args.ranks.unwrap_or(RANKS));
             let found = World::run_threads(ranks, &options, check)?;
             let mut found =

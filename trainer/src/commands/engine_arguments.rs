@@ -11,11 +11,15 @@ use super::estimate;
 use crate::error::{Result, TrainerError};
 use crate::serving::{GenerationConfig, ServingOptions};
 
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected 1 or more".to_string())
+}
+
 /// Arguments under vLLM's names.
 #[derive(Debug, Args)]
 pub struct EngineArguments {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
-    /// directory with tokenizer.model, or a GGUF file. Weights are mapped and used as they are stored.
+    /// directory with its tokenizer, or a GGUF file. Weights are mapped and used as they are stored.
     #[arg(long, value_name = "PATH", alias = "model")]
     checkpoint: PathBuf,
     /// Names of the model in requests; the first one is in answers. Default: the name of the
@@ -45,7 +49,7 @@ pub struct EngineArguments {
     #[arg(long, value_name = "SIZE", value_parser = estimate::bytes, alias = "kv-cache-memory-bytes")]
     kv_cache_memory: Option<u64>,
     /// Sequences that are computed at a time.
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one)]
     pub max_num_seqs: usize,
     /// Tokens of a step, prompts and answers together.
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
