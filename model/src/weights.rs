@@ -64,10 +64,10 @@ pub fn write(out: &mut impl Write, path: &Path, trees: &[(&str, &TensorTree)]) -
     write_views(out, path, views.collect())
 }
 
-/// As [`write`], for adapters under PEFT's names.
+/// As [`write()`], for adapters under PEFT's names.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_adapters(
     out: &mut impl Write,
     path: &Path,

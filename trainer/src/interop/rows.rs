@@ -160,7 +160,7 @@ impl Rows<'_> {
         values
     }
 
-    /// The matrix, used where it lies, its rows given in the layout of [`RotaryLayout::Halves`].
+    /// The matrix, used where it lies, its rows given in the layout of `RotaryLayout::Halves`.
     ///
     /// # Errors
     /// [`ModelError::WeightTensor`] when it is in several pieces, or its bytes are not those of its shape.
