@@ -83,7 +83,15 @@ impl EveryCommand {
         fs::write(dir.join("xx.arpa"), ARPA).unwrap();
         let request = "{\"custom_id\": \"a\", \"url\": \"/v1/completions\", \"body\": {\"prompt\": \"The\"}}\n";
         fs::write(dir.join("requests.jsonl"), request).unwrap();
+        fs::write(dir.join("example.json"), "[{\"instruction\": \"a\", \"output\": \"b\"}]")
+            .unwrap();
         for (name, text) in [
+            (
+                "sft.yaml",
+                "name: sft\nbase: runs/small\ntemplate: alpaca\ndata: [{ path: example.json }]\n\
+                 train_on: all\nmax_length: 64\nsteps: 1\nvalidate: { examples: 0 }\n\
+                 batch: { examples: 2, micro_batch: 1 }\ncheckpoint: { every: 0 }\n",
+            ),
             (
                 "language.yaml",
                 "inputs: [lines.txt]\noutput: lid.bin\nheld_out: 0\nmin_chars: 1\n\
@@ -142,6 +150,7 @@ impl EveryCommand {
             ("tokenizer decode --model corpus/tokenizer.model 300 301".to_owned(), ""),
             ("tokenize corpus/data.yaml".to_owned(), ""),
             (format!("train {config} name={name} steps=2 checkpoint.every=0"), ""),
+            (format!("sft sft.yaml name={name}_sft"), ""),
             (
                 format!(
                     "eval --checkpoint {checkpoint} --documents corpus/documents/early --batch 64"

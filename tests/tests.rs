@@ -14,6 +14,7 @@ mod cuda;
 mod data;
 mod devices;
 mod every_command;
+mod examples;
 mod export_import;
 mod harness;
 mod inference;
@@ -28,6 +29,7 @@ mod resume;
 mod run_changes;
 #[cfg(unix)]
 mod serve;
+mod sft;
 #[cfg(unix)]
 mod signals;
 mod terminal;

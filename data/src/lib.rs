@@ -30,6 +30,7 @@
 //! | [`shard`] | token files, memory-mapped |
 //! | [`mixture`] | shares of tokens, source order, epoch permutations |
 //! | [`loader`] | batches, resumable from a handful of integers |
+//! | [`sft`] | examples to fine-tune on: formats, masks, packing, batches |
 //! | [`config`] | the one file that drives all of the above |
 //! | [`jobs`] | what that file drives: documents, tokenizer, shards |
 //!
@@ -128,6 +129,8 @@ pub mod shard;
 pub mod mixture;
 
 pub mod loader;
+
+pub mod sft;
 
 pub mod config;
 

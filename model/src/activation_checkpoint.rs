@@ -132,7 +132,8 @@ mod tests {
         let (device, batch, time) = (Device::flex(), 3, 80);
         let master_weights = Weights::init(&config, 1, DType::F32, &device);
         let rope = RopeTable::new(time, &config.rope_frequencies(), DType::F32, &device);
-        let context = LayerContext { config: &config, rope: &rope, first_visible: None };
+        let context =
+            LayerContext { config: &config, rope: &rope, first_visible: None, adapters: None };
         for precision in [Precision::F32, Precision::Bf16] {
             let weights = master_weights.compute_copy(precision);
             let dtype = weights.embed_tokens.dtype();

@@ -10,10 +10,11 @@
 
 use burn::tensor::{Int, Tensor};
 
+use crate::adapters::{LayerAdapters, Target};
 use crate::config::LlamaConfig;
 use crate::ops::{
     LinearWeight, RopeTable, causal_attention_backward, causal_attention_forward, linear_backward,
-    linear_backward_add, linear_residual_forward, residual_rms_norm_backward,
+    linear_backward_add, linear_residual_forward, lora_forward, residual_rms_norm_backward,
     residual_rms_norm_forward, rms_norm_forward, rope_backward, rope_forward, swiglu_backward,
     swiglu_forward,
 };
@@ -29,6 +30,23 @@ pub struct LayerContext<'a> {
     pub rope: &'a RopeTable,
     /// (B, T): the first key each query may see; `None` when documents see each other.
     pub first_visible: Option<&'a Tensor<2, Int>>,
+    /// Low-rank adapters of the layer, which its matrices have beside their weights.
+    pub adapters: Option<&'a LayerAdapters>,
+}
+
+impl LayerContext<'_> {
+    /// `y`, the output of a matrix for `x`, with that of its adapter where it has one.
+    fn adapted(&self, y: Tensor<3>, x: &Tensor<3>, target: Target) -> Tensor<3> {
+        match self.adapters.and_then(|adapters| adapters.get(target)) {
+            Some(pair) => lora_forward(y, x, pair),
+            None => y,
+        }
+    }
+
+    /// `x` · `weight`ᵀ, with the adapter of the matrix.
+    fn project(&self, x: &Tensor<3>, weight: &impl LinearWeight, target: Target) -> Tensor<3> {
+        self.adapted(weight.forward(x), x, target)
+    }
 }
 
 /// The keys and values that the queries of a pass attend to: those of the pass itself, and in
@@ -127,6 +145,7 @@ pub fn layer_forward(
     let saved = forward_to_swiglu(weights, x, context);
     let FeedForwardSaved { h, swiglu, .. } = &saved.feed_forward;
     let y = linear_residual_forward(h.clone(), swiglu, &weights.down_proj);
+    let y = context.adapted(y, swiglu, Target::DownProj);
     (y, saved)
 }
 
@@ -148,14 +167,15 @@ pub(crate) fn attention_half<M: LinearWeight>(
     context: &LayerContext,
     keys_values: &mut impl KeysValues,
 ) -> (Tensor<3>, AttentionSaved) {
-    let LayerContext { config, rope, first_visible } = *context;
+    let LayerContext { config, rope, first_visible, .. } = *context;
     let (normed, rstd) = rms_norm_forward(&x, &weights.input_layernorm, config.norm_eps);
-    let q = split_heads(weights.q_proj.forward(&normed), config.n_heads);
-    let k = split_heads(weights.k_proj.forward(&normed), config.kv_heads());
-    let v = split_heads(weights.v_proj.forward(&normed), config.kv_heads());
+    let project = |weight: &M, target| context.project(&normed, weight, target);
+    let q = split_heads(project(&weights.q_proj, Target::QProj), config.n_heads);
+    let k = split_heads(project(&weights.k_proj, Target::KProj), config.kv_heads());
+    let v = split_heads(project(&weights.v_proj, Target::VProj), config.kv_heads());
     let (q, k) = (rope_forward(q, rope), rope_forward(k, rope));
     let (o, lse) = keys_values.attend(&q, &k, &v, first_visible);
-    let branch = weights.o_proj.forward(&merge_heads(o.clone()));
+    let branch = context.project(&merge_heads(o.clone()), &weights.o_proj, Target::OProj);
     (branch, AttentionSaved { x, rstd, normed, q, k, v, o, lse })
 }
 
@@ -169,8 +189,8 @@ pub(crate) fn feed_forward_half<M: LinearWeight>(
 ) -> FeedForwardSaved {
     let (gain, eps) = (&weights.post_attention_layernorm, context.config.norm_eps);
     let (h, normed, rstd) = residual_rms_norm_forward(x, branch, gain, eps);
-    let gate = weights.gate_proj.forward(&normed);
-    let up = weights.up_proj.forward(&normed);
+    let gate = context.project(&normed, &weights.gate_proj, Target::GateProj);
+    let up = context.project(&normed, &weights.up_proj, Target::UpProj);
     let swiglu = swiglu_forward(&gate, &up);
     FeedForwardSaved { h, rstd, normed, gate, up, swiglu }
 }

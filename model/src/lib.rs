@@ -13,9 +13,11 @@
 //! | [`param_tree`] | the parameters: a table with a row, a tree with a value for each |
 //! | [`params`] | weights, gradients and moments as trees of tensors, starting values |
 //! | [`param_ops`] | AdamW, norm and zeroing over all parameters at once |
+//! | [`adapters`] | low-rank adapters of matrices: which, starting values, their AdamW |
 //! | [`layer`] | forward and backward of one transformer layer |
 //! | [`activation_checkpoint`] | what a layer saves between the two and how the rest is recomputed |
 //! | [`llama`] | the whole model: loss and gradients |
+//! | [`adapted`] | the gradients of adapters alone, of a model that stays |
 //! | [`mapped_file`] | files mapped into memory |
 //! | [`weight_files`] | safetensors files, one or in shards |
 //! | [`weights`] | safetensors with Hugging Face names |
@@ -47,11 +49,15 @@ pub mod params;
 
 pub mod param_ops;
 
+pub mod adapters;
+
 pub mod layer;
 
 pub mod activation_checkpoint;
 
 pub mod llama;
+
+pub mod adapted;
 
 pub mod mapped_file;
 

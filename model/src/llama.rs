@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::activation_checkpoint::{restore, save};
+use crate::adapters::Adapters;
 use crate::backend::uninterrupted;
 use crate::config::{ActivationCheckpointing, LlamaConfig};
 use crate::error::{ModelError, Result};
@@ -22,6 +23,8 @@ pub struct Llama {
     pub config: LlamaConfig,
     /// Matrices in the precision of the run, norm gains in f32 (or all in f64).
     pub weights: Weights,
+    /// Low-rank adapters of the weights, which then stay as they are.
+    pub adapters: Option<Adapters>,
     /// What a layer saves between forward and backward.
     pub activation_checkpointing: ActivationCheckpointing,
     /// Grows with the positions asked for: a context of a million tokens costs nothing until it is
@@ -93,7 +96,8 @@ impl Llama {
         config.validate()?;
         let device = weights.norm.device();
         let rope = RopeTable::new(1, &config.rope_frequencies(), weights.norm.dtype(), &device);
-        Ok(Self { config, weights, activation_checkpointing, rope: Mutex::new(rope), device })
+        let rope = Mutex::new(rope);
+        Ok(Self { config, weights, adapters: None, activation_checkpointing, rope, device })
     }
 
     /// The device the weights are on.
@@ -102,7 +106,7 @@ impl Llama {
     }
 
     /// Rotation of `time` positions from `start` on.
-    fn rope(&self, start: usize, time: usize) -> RopeTable {
+    pub(crate) fn rope(&self, start: usize, time: usize) -> RopeTable {
         let mut table = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
         let end = start + time;
         if end > table.len() {
@@ -116,6 +120,9 @@ impl Llama {
     /// Losses (B, T) in nats of every target, and the gradients of `scale` · Σ losses, added to
     /// `grads`. With `scale` = 1 / (targets of the whole optimizer step), accumulation over
     /// micro-batches gives the gradient of the mean whatever the split.
+    ///
+    /// Of a model without adapters; with them it is
+    /// [`loss_and_adapter_gradients`](Self::loss_and_adapter_gradients).
     pub fn loss_and_gradients(
         &self,
         batch: &TokenBatch,
@@ -173,17 +180,23 @@ impl Llama {
         let rope = self.rope(0, time);
         let context = self.context(&rope, batch.first_visible.as_ref());
         let mut x = embedding_forward(&self.weights.embed_tokens, &batch.inputs);
-        for layer in &self.weights.layers {
-            x = layer_forward(layer, x, &context).0;
+        for (n, layer) in self.weights.layers.iter().enumerate() {
+            x = layer_forward(layer, x, &self.of_layer(&context, n)).0;
         }
         rms_norm_forward(&x, &self.weights.norm, self.config.norm_eps).0
     }
 
-    fn context<'a>(
+    pub(crate) fn context<'a>(
         &'a self,
         rope: &'a RopeTable,
         first_visible: Option<&'a Tensor<2, Int>>,
     ) -> LayerContext<'a> {
-        LayerContext { config: &self.config, rope, first_visible }
+        LayerContext { config: &self.config, rope, first_visible, adapters: None }
+    }
+
+    /// The context of layer `n`, with its adapters.
+    pub(crate) fn of_layer<'a>(&'a self, context: &LayerContext<'a>, n: usize) -> LayerContext<'a> {
+        let adapters = self.adapters.as_ref().and_then(|adapters| adapters.layers.get(n));
+        LayerContext { adapters, ..*context }
     }
 }

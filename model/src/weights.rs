@@ -12,6 +12,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
+use crate::adapters::{AdapterShape, Adapters};
 use crate::backend::f32_storage;
 use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
@@ -57,12 +58,33 @@ impl<'a> ParamView<'a> {
 /// [`ModelError::Io`] when `out` fails, [`ModelError::WeightFile`] when the names do not fit into
 /// one file.
 pub fn write(out: &mut impl Write, path: &Path, trees: &[(&str, &TensorTree)]) -> Result<()> {
-    let mut views: Vec<(String, ParamView)> = trees
-        .iter()
-        .flat_map(|(prefix, tree)| {
-            tree.iter().map(move |(param, x)| (format!("{prefix}{param}"), ParamView::new(x)))
-        })
-        .collect();
+    let views = trees.iter().flat_map(|(prefix, tree)| {
+        tree.iter().map(move |(param, x)| (format!("{prefix}{param}"), ParamView::new(x)))
+    });
+    write_views(out, path, views.collect())
+}
+
+/// As [`write()`], for adapters under PEFT's names.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_adapters(
+    out: &mut impl Write,
+    path: &Path,
+    trees: &[(&str, &Adapters)],
+) -> Result<()> {
+    let views = trees.iter().flat_map(|(prefix, tree)| {
+        let view = |x| ParamView::new(Leaf::Matrix(x));
+        tree.iter().map(move |(param, x)| (format!("{prefix}{param}"), view(x)))
+    });
+    write_views(out, path, views.collect())
+}
+
+fn write_views(
+    out: &mut impl Write,
+    path: &Path,
+    mut views: Vec<(String, ParamView<'_>)>,
+) -> Result<()> {
     // All of one type, so the order is that of the names, as safetensors itself has it.
     views.sort_by(|(left, _), (right, _)| left.cmp(right));
     let mut end = 0;
@@ -136,6 +158,25 @@ pub fn check_tied(files: &WeightFiles, prefix: &str) -> Result<()> {
         tensor: name,
         found: "other values than the embedding's".into(),
         expected: "none, or the same: config.json says tie_word_embeddings true".into(),
+    })
+}
+
+/// Reads the adapters of a model of this configuration whose names stand behind `prefix`, as f32, from the
+/// safetensors file `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_adapters(
+    path: &Path,
+    prefix: &str,
+    config: &LlamaConfig,
+    shape: &AdapterShape,
+    device: &Device,
+) -> Result<Adapters> {
+    let files = WeightFiles::open_for(path, config)?;
+    Adapters::build(config, shape, |param, size| {
+        let flat = read_tensor(&files, &format!("{prefix}{param}"), &size, device)?;
+        Ok(flat.reshape(size))
     })
 }
 

@@ -1,7 +1,7 @@
 //! Hand-written backward passes against burn's autodiff of the reference forward, in f64.
 
 use altiplano_model::config::rope_frequencies;
-use altiplano_model::ops::{RopeTable, reference};
+use altiplano_model::ops::{LoraPair, RopeTable, reference};
 use burn::tensor::{DType, Device, Tensor};
 
 use super::{assert_close, random, random_ids};
@@ -34,6 +34,25 @@ fn linear() {
     let dx_ours = reference::linear::backward(&dy, &x_plain, &w_plain, &mut dw_ours);
     assert_close("dx", &dx_ours, &dx, 1e-12);
     assert_close("dw", &dw_ours, &dw, 1e-12);
+}
+
+#[test]
+fn lora() {
+    let (x, x_plain) = leaf([2, 5, 7], 1);
+    let (a, a_plain) = leaf([3, 7], 2);
+    let (b, b_plain) = leaf([9, 3], 3);
+    let dy = random([2, 5, 9], 4, F64, &Device::flex());
+    let pair = |a, b| LoraPair { a, b, scale: 1.5 };
+    let zero = Tensor::zeros([2, 5, 9], (&Device::flex().autodiff(), F64));
+    let y = reference::lora::forward(zero, &x, &pair(a.clone(), b.clone()));
+    let (dx, da, db) = gradients!(y, dy; x, a, b);
+    let mut ours = pair(a_plain.zeros_like(), b_plain.zeros_like());
+    let weights = pair(a_plain, b_plain);
+    let dx_ours =
+        reference::lora::backward(x_plain.zeros_like(), &dy, &x_plain, &weights, &mut ours);
+    assert_close("dx", &dx_ours, &dx, 1e-12);
+    assert_close("da", &ours.a, &da, 1e-12);
+    assert_close("db", &ours.b, &db, 1e-12);
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn check_layer(config: &LlamaConfig) {
     let weights = weights(config).layers.remove(1);
     for time in [1, 7, 19] {
         let rope = RopeTable::new(time, &config.rope_frequencies(), F64, &device);
-        let context = LayerContext { config, rope: &rope, first_visible: None };
+        let context = LayerContext { config, rope: &rope, first_visible: None, adapters: None };
         let x = random([2, time, config.dim], 1, F64, &device);
         let dy = random([2, time, config.dim], 2, F64, &device);
         let loss = |x: Tensor<3>| dot(&layer_forward(&weights, x, &context).0, &dy);

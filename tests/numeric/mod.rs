@@ -7,6 +7,7 @@ mod cube;
 mod finite_differences;
 mod golden;
 mod kernels;
+mod lora;
 mod model;
 mod op_checks;
 

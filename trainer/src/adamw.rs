@@ -31,16 +31,25 @@ impl AdamW {
         lr: f64,
         grad_scale: f64,
     ) {
-        let config = &self.config;
-        let hyper = AdamWStep {
-            lr: lr as f32,
-            beta1: config.beta1 as f32,
-            beta2: config.beta2 as f32,
-            eps: config.eps as f32,
-            weight_decay: config.weight_decay as f32,
-            step,
-            grad_scale: grad_scale as f32,
-        };
+        let hyper = numbers_of_step(&self.config, step, lr, grad_scale);
         param_ops::adamw_step(&mut self.state, weights, grads, &hyper);
+    }
+}
+
+/// The numbers of one update.
+pub(crate) fn numbers_of_step(
+    config: &OptimizerConfig,
+    step: u64,
+    lr: f64,
+    grad_scale: f64,
+) -> AdamWStep {
+    AdamWStep {
+        lr: lr as f32,
+        beta1: config.beta1 as f32,
+        beta2: config.beta2 as f32,
+        eps: config.eps as f32,
+        weight_decay: config.weight_decay as f32,
+        step,
+        grad_scale: grad_scale as f32,
     }
 }

@@ -1,5 +1,6 @@
 //! The global norm of the gradient, and clipping by it.
 
+use altiplano_model::adapters::{AdapterParam, Adapters};
 use altiplano_model::param_ops::sums_of_squares;
 use altiplano_model::param_tree::Param;
 use altiplano_model::params::Grads;
@@ -11,6 +12,21 @@ use altiplano_model::params::Grads;
 pub fn global_norm(grads: &Grads) -> Result<f64, Param> {
     let mut total = 0.0;
     for ((param, _), squares) in grads.iter().zip(sums_of_squares(grads)) {
+        if !squares.is_finite() {
+            return Err(param);
+        }
+        total += squares;
+    }
+    Ok(total.sqrt())
+}
+
+/// The same over adapters.
+///
+/// # Errors
+/// The first tensor whose gradient is not finite.
+pub fn global_norm_of_adapters(grads: &Adapters) -> Result<f64, AdapterParam> {
+    let mut total = 0.0;
+    for ((param, _), squares) in grads.iter().zip(grads.sums_of_squares()) {
         if !squares.is_finite() {
             return Err(param);
         }

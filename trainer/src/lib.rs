@@ -29,6 +29,8 @@
 //! | [`train_loop`] | a whole run: started, resumed, extended |
 //! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
+//! | [`chat_session`] | a conversation with a model, within the context |
+//! | [`sft`] | supervised fine-tuning: a run on examples |
 //! | [`interop`] | models of other programs: export and import |
 //! | [`text_model`] | a model opened for generating text |
 //! | [`serving`] | a checkpoint opened for serving |
@@ -85,6 +87,10 @@ pub mod train_loop;
 pub mod batch_dump;
 
 pub mod trained_model;
+
+pub mod chat_session;
+
+pub mod sft;
 
 pub mod interop;
 

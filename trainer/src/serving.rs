@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use altiplano_data::chat::{ChatTemplate, SpecialTokens};
+use altiplano_data::chat::SpecialTokens;
 use altiplano_model::infer::{
     Engine, EngineOptions, InferencePrecision, SchedulingPolicy, bytes_per_block,
 };
@@ -14,6 +14,7 @@ use altiplano_serve::served_model::{SamplingDefaults, ServedModel, now};
 use altiplano_serve::serving_metrics::ServingMetrics;
 use serde_json::Value;
 
+use crate::chat_session::find_template;
 use crate::checkpoint;
 use crate::error::{Result, TrainerError};
 use crate::text_model::TextModel;
@@ -90,7 +91,7 @@ pub fn open(options: ServingOptions) -> Result<Arc<App>> {
     }
     let generation = generation_config(&path, &options)?;
     let tokenizer_config = optional_json(&path, "tokenizer_config.json")?.unwrap_or_default();
-    let template = chat_template(&path, &tokenizer_config, options.chat_template.as_deref())?;
+    let template = find_template(&path, options.chat_template.as_deref())?;
     let dtype = model.dtype();
     let num_blocks = match options.num_blocks {
         Some(blocks) => blocks,
@@ -182,20 +183,6 @@ fn generation_config(dir: &Path, options: &ServingOptions) -> Result<Value> {
         }
     }
     Ok(config)
-}
-
-/// The template asked for, else `chat_template.jinja` of the model, else the one in its
-/// `tokenizer_config.json`.
-fn chat_template(dir: &Path, config: &Value, wanted: Option<&str>) -> Result<Option<ChatTemplate>> {
-    if let Some(wanted) = wanted {
-        return Ok(Some(ChatTemplate::open(wanted)?));
-    }
-    let file = dir.join("chat_template.jinja");
-    if file.exists() {
-        let source = fs::read_to_string(&file).map_err(TrainerError::io(&file))?;
-        return Ok(Some(ChatTemplate::compile(&file.display().to_string(), &source)?));
-    }
-    Ok(ChatTemplate::of_tokenizer_config(&dir.join("tokenizer_config.json"), config, None)?)
 }
 
 /// Blocks of `each` bytes that fit into the memory for the cache, at most `all`.

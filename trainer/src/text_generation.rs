@@ -98,11 +98,25 @@ pub fn generate_text(
     tokenizer: &Tokenizer,
     prompt: &str,
     options: &GenerationOptions,
+    on_text: impl FnMut(&str) -> bool,
+) -> Result<GeneratedText> {
+    generate_from_ids(model, tokenizer, encode(tokenizer, prompt)?, options, on_text)
+}
+
+/// [`generate_text`] behind a prompt of ids.
+///
+/// # Errors
+/// When the prompt is empty or does not fit into the context.
+pub fn generate_from_ids(
+    model: &impl EngineModel,
+    tokenizer: &Tokenizer,
+    prompt: Vec<u32>,
+    options: &GenerationOptions,
     mut on_text: impl FnMut(&str) -> bool,
 ) -> Result<GeneratedText> {
     let options = GenerationOptions { samples: 1, ..options.clone() };
     let mut end = None;
-    generate_texts(model, tokenizer, &[prompt], &options, |generated| match generated {
+    continue_prompts(model, tokenizer, vec![prompt], &options, |generated| match generated {
         Generated::Piece { text, .. } => on_text(text),
         Generated::End(text) => {
             end = Some(text);
@@ -123,19 +137,30 @@ pub fn generate_texts<P: AsRef<str>>(
     tokenizer: &Tokenizer,
     prompts: &[P],
     options: &GenerationOptions,
-    mut on_generated: impl FnMut(Generated<'_>) -> bool,
+    on_generated: impl FnMut(Generated<'_>) -> bool,
 ) -> Result<()> {
     let encoded: Vec<Vec<u32>> =
         prompts.iter().map(|prompt| encode(tokenizer, prompt.as_ref())).collect::<Result<_>>()?;
+    continue_prompts(model, tokenizer, encoded, options, on_generated)
+}
+
+/// [`generate_texts`] behind prompts of ids.
+fn continue_prompts(
+    model: &impl EngineModel,
+    tokenizer: &Tokenizer,
+    prompts: Vec<Vec<u32>>,
+    options: &GenerationOptions,
+    mut on_generated: impl FnMut(Generated<'_>) -> bool,
+) -> Result<()> {
     let samples = options.samples.max(1);
-    let mut engine = Engine::new(model, engine_options(model, tokenizer, &encoded, options))?;
-    for (n, prompt) in encoded.into_iter().enumerate() {
+    let mut engine = Engine::new(model, engine_options(model, tokenizer, &prompts, options))?;
+    let mut texts: Vec<Sample<'_>> =
+        (0..prompts.len() * samples).map(|_| Sample::new(tokenizer, options)).collect();
+    for (n, prompt) in prompts.into_iter().enumerate() {
         let mut request = Request::new(RequestId(n as u64), prompt, options.sampling.clone());
         request.n = samples;
         engine.add(request)?;
     }
-    let mut texts: Vec<Sample<'_>> =
-        (0..prompts.len() * samples).map(|_| Sample::new(tokenizer, options)).collect();
     'steps: while engine.has_requests() {
         for output in engine.step()? {
             let (prompt_index, index) = (output.request.0 as usize, output.index);

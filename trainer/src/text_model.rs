@@ -10,10 +10,10 @@ use altiplano_model::param_tree::ParamTree;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
 
-use crate::checkpoint::{self, hugging_face};
+use crate::checkpoint::{self, hugging_face, peft};
 use crate::error::{Result, TrainerError};
 use crate::interop::{self, StoredModel};
-use crate::trained_model::NO_TOKENIZER;
+use crate::trained_model::{NO_TOKENIZER, merged};
 
 /// A model that generates text.
 #[derive(Debug)]
@@ -30,12 +30,16 @@ pub struct TextModel {
 
 impl TextModel {
     /// Opens a checkpoint of ours, whose checksums are verified, the newest one of a run, any Hugging
-    /// Face directory of a LLaMA with its tokenizer, or a GGUF file. The weights stay in the format
+    /// Face directory of a LLaMA with its tokenizer, a GGUF file, or low-rank adapters, which are added
+    /// to the weights of the model they name. The weights of a model stay in the format
     /// they have, and in their files, unless `precision` asks for another.
     ///
     /// # Errors
     /// Which file or tensor is missing, damaged or does not fit the others.
     pub fn open(path: &Path, device: &str, precision: Option<InferencePrecision>) -> Result<Self> {
+        if path.is_dir() && peft::is_adapter(&checkpoint::find(path)?) {
+            return Self::with_adapters(&checkpoint::find(path)?, device, precision);
+        }
         let stored = open_stored(path)?;
         let opened = opened_path(&stored, path);
         let end_tokens = end_tokens(&stored)?;
@@ -45,6 +49,21 @@ impl TextModel {
             return Err(TrainerError::RunFile { path, reason: NO_TOKENIZER.into() });
         };
         Ok(Self { path: opened, model, tokenizer, end_tokens })
+    }
+
+    /// Opens low-rank adapters in PEFT's form, added to the weights of the model they name.
+    fn with_adapters(
+        dir: &Path,
+        device: &str,
+        precision: Option<InferencePrecision>,
+    ) -> Result<Self> {
+        let (config, weights, tokenizer) = merged(dir, &device::select(device)?)?;
+        let end_tokens = tokenizer.eos_id().into_iter().collect();
+        let model = match precision {
+            None => InferenceModel::from_weights(config, &weights)?,
+            Some(_) => InferenceModel::in_memory(config, &weights, precision)?,
+        };
+        Ok(Self { path: dir.to_path_buf(), model, tokenizer, end_tokens })
     }
 }
 
@@ -157,7 +176,7 @@ mod tests {
         let yaml = "{dim: 16, n_layers: 1, n_heads: 2, vocab_size: 50, max_seq_len: 20}";
         let config: LlamaConfig = serde_yaml::from_str(yaml).unwrap();
         let tokens = hugging_face::SpecialTokens { bos: 1, eos: 2 };
-        hugging_face::write(&mut CheckpointFiles::new(dir), &config, tokens, None).unwrap();
+        hugging_face::write(&mut CheckpointFiles::new(dir), &config, tokens, None, None).unwrap();
         StoredModel {
             config,
             tokens,

@@ -1,18 +1,22 @@
 //! A whole run: from a configuration, or from one of its checkpoints, to the last step.
 
+mod pretraining;
 mod start;
+mod task;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use altiplano_data::loader::MixtureTable;
-use altiplano_data::{Batch, Loader, Tokenizer, ValidationSet};
+use altiplano_data::Batch;
 use altiplano_model::device;
 use altiplano_model::infer::{InferenceModel, SamplingParams};
 
-pub use start::{loader_options, open_loader, resume, train};
+pub use pretraining::{loader_options, next_batches, open_loader};
+pub use start::{resume, train};
+pub(crate) use start::{resume_task, saved_settings, train_task};
+pub(crate) use task::Task;
 
-use crate::checkpoint::{self, TrainState, hugging_face};
+use crate::checkpoint::{self, TrainState};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::metrics::{
@@ -26,7 +30,10 @@ use crate::signals::{self, Signal};
 use crate::tensorboard::EventFile;
 use crate::text_generation::{GenerationOptions, generate_text};
 use crate::train_step::Trainer;
-use crate::validation::{summary, validate};
+use crate::validation::summary;
+
+/// The settings of a run, in its directory.
+pub(crate) const CONFIG_FILE: &str = "config.yaml";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -60,9 +67,7 @@ struct Run {
     config: TrainConfig,
     dir: PathBuf,
     trainer: Trainer,
-    loader: Loader,
-    validation: Option<ValidationSet>,
-    tokenizer: Option<Tokenizer>,
+    task: Box<dyn Task>,
     metrics: MetricsLog,
     events: Option<EventFile>,
     history: History,
@@ -83,12 +88,10 @@ fn interrupted() -> bool {
     signals::pending().is_some()
 }
 
-/// The micro-batches of the next step of a run of `config`.
-///
-/// # Errors
-/// When a shard holds an id outside the vocabulary.
-pub fn next_batches(config: &TrainConfig, loader: &mut Loader) -> Result<Vec<Batch>> {
-    (0..config.batch.grad_accum_steps).map(|_| Ok(loader.next_batch()?)).collect()
+/// Tokens of the micro-batches of a step, without padding.
+fn tokens_of(batches: &[Batch]) -> u64 {
+    let origins = batches.iter().flat_map(|batch| &batch.origins);
+    origins.map(|origin| origin.tokens as u64).sum()
 }
 
 /// Whether something that is done `every` so many steps is done after `step`; never if 0.
@@ -107,6 +110,7 @@ impl Run {
     fn train_loop(mut self) -> Result<TrainReport> {
         let config = self.config.clone();
         let (first_step, last_step) = (self.step, config.total_steps());
+        let first_tokens = self.tokens;
         let schedule = Schedule::new(&config.optimizer, last_step);
         let started = Instant::now();
         let mut progress = TrainProgress::new(first_step, last_step, config.log_every);
@@ -123,8 +127,8 @@ impl Run {
         // A broken validation shows now, not after the first thousand steps.
         if first_step == 0 {
             self.validate_start(&progress)?;
-        } else if let Some(set) = &self.validation {
-            validate(&self.trainer, set, 1, interrupted)?;
+        } else if self.task.validates() {
+            self.task.validate(&self.trainer, 1, &interrupted)?;
         }
         if let Some(metrics) = self.unlogged.take() {
             self.record(metrics, &progress)?;
@@ -133,15 +137,16 @@ impl Run {
         while self.step < last_step && self.unlogged.is_none() && !interrupted() {
             let step_started = Instant::now();
             let step = self.step + 1;
-            let batches = next_batches(&config, &mut self.loader)?;
+            let batches = self.task.next_step()?;
+            let tokens = tokens_of(&batches);
             let data_seconds = step_started.elapsed().as_secs_f64();
             let lr = schedule.lr(step);
             let outcome = self.trainer.step(step, &batches, lr)?;
             let step_seconds = step_started.elapsed().as_secs_f64();
 
             self.step = step;
-            self.tokens += config.tokens_per_step();
-            let tokens_per_second = config.tokens_per_step() as f64 / step_seconds;
+            self.tokens += tokens;
+            let tokens_per_second = tokens as f64 / step_seconds;
             let metrics = StepMetrics {
                 step,
                 tokens: self.tokens,
@@ -182,7 +187,7 @@ impl Run {
             self.draw(&progress);
         }
         progress.finish();
-        self.report(first_step, started.elapsed().as_secs_f64(), ended_early)
+        self.report(first_tokens, started.elapsed().as_secs_f64(), ended_early)
     }
 
     /// Draws the loss curve. A picture that cannot be drawn is told and does not end the run.
@@ -199,9 +204,11 @@ impl Run {
 
     /// Validates before the first step, if the run validates at all, and logs it.
     fn validate_start(&mut self, progress: &TrainProgress) -> Result<()> {
-        let Some(set) = &self.validation else { return Ok(()) };
+        if !self.task.validates() {
+            return Ok(());
+        }
         let sequences = self.config.validate.max_sequences;
-        let Some(validation) = validate(&self.trainer, set, sequences, interrupted)? else {
+        let Some(validation) = self.task.validate(&self.trainer, sequences, &interrupted)? else {
             return Ok(());
         };
         progress.println(&format!("before the first step, {}", summary(&validation)));
@@ -223,12 +230,13 @@ impl Run {
     ) -> Result<Option<&StepMetrics>> {
         let config = &self.config;
         let last = metrics.step == config.total_steps();
-        if let Some(set) = &self.validation
+        if self.task.validates()
             && metrics.validation.is_none()
             && (due(config.validate.every, metrics.step) || last)
         {
             let sequences = self.config.validate.max_sequences;
-            let Some(validation) = validate(&self.trainer, set, sequences, interrupted)? else {
+            let Some(validation) = self.task.validate(&self.trainer, sequences, &interrupted)?
+            else {
                 self.unlogged = Some(metrics);
                 return Ok(None);
             };
@@ -268,33 +276,15 @@ impl Run {
     /// What is about to be computed, for the user to check before it starts.
     fn summary(&self) -> String {
         let config = &self.config;
-        let batch = &config.batch;
-        let budget = config.total_steps() * config.tokens_per_step();
-        let mut text = format!(
-            "{}: {:.1}M parameters, {}, checkpointing {}, {} threads\n\
-             {} steps of {} x {} x {} = {} tokens, {} in all, {:.3e} FLOPs",
+        format!(
+            "{}: {:.1}M parameters, {}, checkpointing {}, {} threads\n{}",
             config.name,
             config.model.parameter_count() as f64 / 1e6,
             config.precision,
             config.activation_checkpointing,
             rayon::current_num_threads(),
-            config.total_steps(),
-            batch.grad_accum_steps,
-            batch.micro_batch,
-            batch.seq_len,
-            config.tokens_per_step(),
-            budget,
-            config.model.train_flops_per_token(batch.seq_len) * budget as f64,
-        );
-        if !config.data.random {
-            let table = MixtureTable {
-                sources: &self.loader.report(),
-                token_budget: budget,
-                max_epochs: config.data.max_epochs,
-            };
-            text.push_str(&format!("\n{table}"));
-        }
-        text
+            self.task.summary(),
+        )
     }
 
     /// Saves the state after the step just done, and prunes what is no longer kept.
@@ -302,21 +292,21 @@ impl Run {
         let state = TrainState {
             step: self.step,
             tokens: self.tokens,
-            loader: serde_json::to_value(self.loader.state()).map_err(|error| {
-                TrainerError::RunFile { path: self.dir.clone(), reason: error.to_string() }
+            loader: self.task.position().map_err(|error| TrainerError::RunFile {
+                path: self.dir.clone(),
+                reason: error.to_string(),
             })?,
-            config: self.settings()?,
+            config: self.task.settings(&self.dir)?,
             loss_window: self.trainer.loss_window.clone(),
             grad_norm_window: self.trainer.grad_norm_window.clone(),
             last_step: last_step.clone(),
         };
         // A checkpoint counts on the lines before its step.
         self.metrics.sync()?;
-        let (trainer, config) = (&self.trainer, &self.config);
+        let (trainer, task) = (&self.trainer, &self.task);
         checkpoint::save(&self.dir, &state, |files| {
             trainer.save_tensors(files)?;
-            let special = self.special_tokens();
-            hugging_face::write(files, &config.model, special, self.tokenizer.as_ref())
+            task.write_model_files(files)
         })?;
         self.saved = Some(self.step);
         self.prune()
@@ -332,25 +322,9 @@ impl Run {
         Ok(())
     }
 
-    /// The configuration as a checkpoint keeps it.
-    fn settings(&self) -> Result<serde_json::Value> {
-        serde_json::to_value(self.config.resolved(&self.dir)?).map_err(|error| {
-            TrainerError::RunFile { path: self.dir.clone(), reason: error.to_string() }
-        })
-    }
-
-    fn special_tokens(&self) -> hugging_face::SpecialTokens {
-        let mut special = hugging_face::SpecialTokens::default();
-        if let Some(tokenizer) = &self.tokenizer {
-            special.bos = tokenizer.bos_id().unwrap_or(special.bos);
-            special.eos = tokenizer.eos_id().unwrap_or(special.eos);
-        }
-        special
-    }
-
     /// Prints what the model writes after each prompt.
     fn sample(&self, progress: &TrainProgress) -> Result<()> {
-        let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
+        let Some(tokenizer) = self.task.tokenizer() else { return Ok(()) };
         let config = &self.config.sample;
         for prompt in &config.prompts {
             if interrupted() {
@@ -374,8 +348,8 @@ impl Run {
         Ok(())
     }
 
-    fn report(self, first_step: u64, seconds: f64, interrupted: bool) -> Result<TrainReport> {
-        let done = (self.step - first_step) * self.config.tokens_per_step();
+    fn report(self, first_tokens: u64, seconds: f64, interrupted: bool) -> Result<TrainReport> {
+        let done = self.tokens - first_tokens;
         let checkpoints = checkpoint::list(&self.dir)?;
         let best = checkpoint::best_of(&checkpoints, &self.history.steps)
             .filter(|_| self.config.checkpoint.keep_best);

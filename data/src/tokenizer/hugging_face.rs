@@ -254,6 +254,16 @@ impl HuggingFace {
         Ok(())
     }
 
+    /// The ids of `text`, without marks, each with the first byte of the text it stands for and the
+    /// one behind the last.
+    pub(super) fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, (usize, usize))>> {
+        let encoded = self
+            .encoder
+            .encode(text, false)
+            .map_err(|error| codec("encode", &error.to_string()))?;
+        Ok(encoded.get_ids().iter().copied().zip(encoded.get_offsets().iter().copied()).collect())
+    }
+
     /// The text of `ids`, without that of special tokens.
     pub(super) fn decode(&self, ids: &[u32]) -> Result<String> {
         self.encoder.decode(ids, true).map_err(|error| codec("decode", &error.to_string()))

@@ -16,6 +16,7 @@ mod hugging_face;
 pub(crate) mod model_proto;
 pub(crate) mod sample;
 mod sentencepiece;
+mod spans;
 mod stream;
 mod tokenizer_json;
 pub(crate) mod train;
@@ -23,6 +24,7 @@ pub(crate) mod trainer_log;
 pub(crate) mod word_cache;
 
 pub use model_proto::{BpeModel, Piece, PieceType};
+pub use spans::TokenSpan;
 pub use stream::StreamDecoder;
 pub use train::{TokenizerConfig, TrainReport, train};
 

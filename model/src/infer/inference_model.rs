@@ -278,7 +278,8 @@ impl InferenceModel {
         keys_values: &mut impl KeysValues,
     ) -> Tensor<3> {
         let weights = &self.weights.layers[n];
-        let context = LayerContext { config: &self.config, rope, first_visible: None };
+        let context =
+            LayerContext { config: &self.config, rope, first_visible: None, adapters: None };
         let (branch, AttentionSaved { x, .. }) = attention_half(weights, x, &context, keys_values);
         let FeedForwardSaved { h, swiglu, .. } = feed_forward_half(weights, &x, &branch, &context);
         // In two steps, which for a few rows is the faster way.

@@ -19,6 +19,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
 
 use super::fast;
+use super::linear::{linear_backward_input, linear_forward};
 use crate::backend::TransformerOps;
 
 /// The target of a position that takes no part in the loss (PyTorch's `ignore_index`).
@@ -62,6 +63,34 @@ pub fn head_cross_entropy_backward(
     (Tensor::from_dispatch(losses), Tensor::from_dispatch(dx))
 }
 
+/// Rows of which [`head_cross_entropy_backward_input`] has the logits at a time.
+const CHUNK_ROWS: usize = 256;
+
+/// (losses (B, T), dx (B, T, C)) of `scale` · Σ losses, for a head that stays: no gradient of the weight,
+/// which would be as large as the head.
+pub fn head_cross_entropy_backward_input(
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+    targets: &Tensor<2, Int>,
+    scale: f64,
+) -> (Tensor<2>, Tensor<3>) {
+    let [batch, time, width] = x.dims();
+    let rows = batch * time;
+    let (x, flat) = (x.clone().reshape([1, rows, width]), targets.clone().reshape([1, rows]));
+    let (mut losses, mut gradients) = (Vec::new(), Vec::new());
+    for begin in (0..rows).step_by(CHUNK_ROWS) {
+        let end = rows.min(begin + CHUNK_ROWS);
+        let (x, targets) =
+            (x.clone().narrow(1, begin, end - begin), flat.clone().narrow(1, begin, end - begin));
+        let (loss, dlogits) =
+            reference::logit_gradients(&linear_forward(&x, weight), &targets, scale);
+        losses.push(loss);
+        gradients.push(linear_backward_input(&dlogits.cast(x.dtype()), weight));
+    }
+    let losses = Tensor::cat(losses, 1).reshape([batch, time]);
+    (losses, Tensor::cat(gradients, 1).reshape([batch, time, width]))
+}
+
 /// The op in plain tensor operations, with all logits at once.
 pub mod reference {
     use burn::tensor::activation::log_softmax;
@@ -76,7 +105,23 @@ pub mod reference {
         targets: &Tensor<2, Int>,
     ) -> (Tensor<2>, Tensor<2>) {
         let rows: Tensor<2> = wide(x).flatten(0, 1);
-        let logits = rows.matmul(wide(weight).transpose());
+        of_logits(rows.matmul(wide(weight).transpose()), targets)
+    }
+
+    /// (losses (B, T), gradient of the logits (B, T, V)) of `scale` · Σ losses.
+    pub(super) fn logit_gradients(
+        logits: &Tensor<3>,
+        targets: &Tensor<2, Int>,
+        scale: f64,
+    ) -> (Tensor<2>, Tensor<3>) {
+        let (log_p, one_hot) = of_logits(wide(logits).flatten(0, 1), targets);
+        let losses = (log_p.clone() * one_hot.clone()).sum_dim(1).neg().reshape(targets.dims());
+        let valid = one_hot.clone().sum_dim(1); // (N, 1): 0 where ignored
+        let dlogits = (log_p.exp() * valid - one_hot) * scale;
+        (losses, dlogits.reshape(logits.dims()))
+    }
+
+    fn of_logits(logits: Tensor<2>, targets: &Tensor<2, Int>) -> (Tensor<2>, Tensor<2>) {
         let [tokens, vocabulary] = logits.dims();
         let ids = Tensor::<1, Int>::arange(0..vocabulary as i64, &targets.device())
             .cast(targets.dtype())

@@ -66,6 +66,14 @@ pub fn linear_backward(
         return reference::backward(dy, x, weight, dweight);
     }
     add_weight_gradient(dy, x, dweight);
+    linear_backward_input(dy, weight)
+}
+
+/// The dx (B, T, in) of [`linear_backward`] alone, for a weight that stays.
+pub fn linear_backward_input(dy: &Tensor<3>, weight: &Tensor<2>) -> Tensor<3> {
+    if !fast(dy) {
+        return reference::backward_input(dy, weight);
+    }
     Tensor::from_dispatch(Dispatch::linear_backward_input(
         dy.clone().into_dispatch(),
         weight.clone().into_dispatch(),
@@ -85,6 +93,14 @@ pub fn linear_backward_add(
         return dx + reference::backward(dy, x, weight, dweight);
     }
     add_weight_gradient(dy, x, dweight);
+    linear_backward_input_add(dx, dy, weight)
+}
+
+/// The dx of [`linear_backward_add`] alone, for a weight that stays.
+pub fn linear_backward_input_add(dx: Tensor<3>, dy: &Tensor<3>, weight: &Tensor<2>) -> Tensor<3> {
+    if !fast(dy) {
+        return dx + reference::backward_input(dy, weight);
+    }
     Tensor::from_dispatch(Dispatch::linear_backward_input_add(
         dx.into_dispatch(),
         dy.clone().into_dispatch(),
@@ -125,7 +141,15 @@ pub mod reference {
     ) -> Tensor<3> {
         let dy_rows: Tensor<2> = wide(dy).flatten(0, 1);
         let x_rows: Tensor<2> = wide(x).flatten(0, 1);
-        accumulate(dweight, dy_rows.clone().transpose().matmul(x_rows));
-        dy_rows.matmul(wide(weight)).reshape(x.dims()).cast(x.dtype())
+        accumulate(dweight, dy_rows.transpose().matmul(x_rows));
+        backward_input(dy, weight)
+    }
+
+    /// See [`super::linear_backward_input`].
+    pub fn backward_input(dy: &Tensor<3>, weight: &Tensor<2>) -> Tensor<3> {
+        let [batch, time, _] = dy.dims();
+        let [_, inputs] = weight.dims();
+        let dy_rows: Tensor<2> = wide(dy).flatten(0, 1);
+        dy_rows.matmul(wide(weight)).reshape([batch, time, inputs]).cast(dy.dtype())
     }
 }

@@ -13,6 +13,7 @@ mod embedding;
 mod head_cross_entropy;
 mod inference;
 mod linear;
+mod lora;
 mod residual;
 mod rms_norm;
 mod rope;
@@ -23,12 +24,15 @@ pub use adamw::adamw_step;
 pub use causal_attention::{causal_attention_backward, causal_attention_forward};
 pub use embedding::{embedding_backward, embedding_forward};
 pub use head_cross_entropy::{
-    IGNORED_TARGET, head_cross_entropy_backward, head_cross_entropy_forward,
+    IGNORED_TARGET, head_cross_entropy_backward, head_cross_entropy_backward_input,
+    head_cross_entropy_forward,
 };
 pub use inference::{head_logits, kv_cache_write};
 pub use linear::{
-    LinearWeight, linear_backward, linear_backward_add, linear_forward, linear_residual_forward,
+    LinearWeight, linear_backward, linear_backward_add, linear_backward_input,
+    linear_backward_input_add, linear_forward, linear_residual_forward,
 };
+pub use lora::{LoraPair, lora_backward, lora_forward};
 pub use residual::residual_forward;
 pub use rms_norm::{
     residual_rms_norm_backward, residual_rms_norm_forward, rms_norm_backward, rms_norm_forward,
@@ -44,6 +48,7 @@ pub mod reference {
     pub use super::embedding::reference as embedding;
     pub use super::head_cross_entropy::reference as head_cross_entropy;
     pub use super::linear::reference as linear;
+    pub use super::lora::reference as lora;
     pub use super::rms_norm::reference as rms_norm;
     pub use super::rope::reference as rope;
     pub use super::swiglu::reference as swiglu;

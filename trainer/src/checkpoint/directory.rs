@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use altiplano_data::atomic_file::{remove_unfinished, sync_folder};
 use altiplano_data::lock::FolderLock;
 
-use super::{DONE_FILE, hugging_face, is_checkpoint};
+use super::{DONE_FILE, hugging_face, is_checkpoint, peft};
 use crate::error::{Result, TrainerError};
 
 /// Begins the name of a directory that is being written or deleted.
@@ -97,7 +97,7 @@ pub fn find(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return none(if path.exists() { "is a file" } else { "does not exist" });
     }
-    if hugging_face::is_model(path) || is_checkpoint(path) {
+    if hugging_face::is_model(path) || peft::is_adapter(path) || is_checkpoint(path) {
         return Ok(path.to_path_buf());
     }
     let below = checkpoints_dir(path);

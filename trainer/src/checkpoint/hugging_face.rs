@@ -22,6 +22,8 @@ use crate::error::{Result, TrainerError};
 pub const TOKENIZER_FILE: &str = "tokenizer.model";
 /// A tokenizer of another kind, where there is no SentencePiece model.
 pub const TOKENIZER_JSON_FILE: &str = "tokenizer.json";
+/// What transformers reads of a tokenizer beside its vocabulary.
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const CONFIG_FILE: &str = "config.json";
 
 /// Ids of the tokens that stand for no text. The default is SentencePiece's own, as in LLaMA.
@@ -60,7 +62,8 @@ pub fn read_tokenizer(dir: &Path) -> Result<Option<Tokenizer>> {
 }
 
 /// Writes `config.json`, `generation_config.json` and, with a tokenizer, the bytes of its file, for a
-/// SentencePiece model the same as `tokenizer.json`, `tokenizer_config.json` and
+/// SentencePiece model the same as `tokenizer.json`, `tokenizer_config.json`, with the chat template
+/// if there is one, and
 /// `special_tokens_map.json`.
 ///
 /// # Errors
@@ -70,6 +73,7 @@ pub fn write(
     model: &LlamaConfig,
     tokens: SpecialTokens,
     tokenizer: Option<&Tokenizer>,
+    chat_template: Option<&str>,
 ) -> Result<()> {
     write_json(files, CONFIG_FILE, &config_json(model, tokens))?;
     write_json(
@@ -82,9 +86,22 @@ pub fn write(
             "transformers_version": TRANSFORMERS_VERSION,
         }),
     )?;
-    let Some(tokenizer) = tokenizer else {
-        return Ok(());
-    };
+    match tokenizer {
+        Some(tokenizer) => write_tokenizer(files, model, tokenizer, chat_template),
+        None => Ok(()),
+    }
+}
+
+/// The part of [`write()`] that is about text.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_tokenizer(
+    files: &mut CheckpointFiles,
+    model: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    chat_template: Option<&str>,
+) -> Result<()> {
     if tokenizer.is_sentencepiece() {
         files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
     }
@@ -105,7 +122,7 @@ pub fn write(
         ("unk_token", name(tokenizer.unk_id())),
     ];
     if !tokenizer.is_sentencepiece() {
-        return write_names(files, model, &marks);
+        return write_names(files, model, &marks, chat_template);
     }
     let mut config = json!({
         "tokenizer_class": class,
@@ -127,7 +144,10 @@ pub fn write(
             map[key] = json!(name);
         }
     }
-    write_json(files, "tokenizer_config.json", &config)?;
+    if let Some(template) = chat_template {
+        config["chat_template"] = json!(template);
+    }
+    write_json(files, TOKENIZER_CONFIG_FILE, &config)?;
     write_json(files, "special_tokens_map.json", &map)
 }
 
@@ -137,6 +157,7 @@ fn write_names(
     files: &mut CheckpointFiles,
     model: &LlamaConfig,
     marks: &[(&str, Option<&str>)],
+    chat_template: Option<&str>,
 ) -> Result<()> {
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -148,7 +169,10 @@ fn write_names(
             config[*key] = json!(name);
         }
     }
-    write_json(files, "tokenizer_config.json", &config)
+    if let Some(template) = chat_template {
+        config["chat_template"] = json!(template);
+    }
+    write_json(files, TOKENIZER_CONFIG_FILE, &config)
 }
 
 /// The version whose keys are written.
@@ -467,7 +491,7 @@ mod tests {
     fn the_shape_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let tokens = SpecialTokens { bos: 5, eos: 6 };
-        write(&mut CheckpointFiles::new(dir.path()), &model(), tokens, None).unwrap();
+        write(&mut CheckpointFiles::new(dir.path()), &model(), tokens, None, None).unwrap();
         assert!(is_model(dir.path()));
         assert_eq!(
             read(dir.path()).unwrap(),

@@ -11,6 +11,8 @@
 //!     DONE                     blake3 of state.json; written last
 //! ```
 //!
+//! A run on low-rank adapters has those of [`peft`] in place of `config.json` and `model.safetensors`.
+//!
 //! [`save()`] writes into `.tmp-step_…` beside it, flushes everything to the disk and renames, so
 //! `kill -9` at any moment leaves the previous or the new checkpoint whole. [`verify()`] reads every
 //! byte again before a run trusts it.
@@ -18,6 +20,7 @@
 mod choice;
 mod directory;
 pub mod hugging_face;
+pub mod peft;
 mod save;
 mod verify;
 
@@ -25,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use choice::{Choice, before, best_of, choose, set_aside};
 pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name};
+pub use peft::ADAPTER_FILE;
 pub use save::{CheckpointFiles, save};
 pub use verify::{is_checkpoint, lists, read_bounded, read_file, read_state, verify, verify_files};
 

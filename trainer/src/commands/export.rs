@@ -54,6 +54,9 @@ pub struct ExportArgs {
     /// Name of the model, for gguf. Default: its size.
     #[arg(long)]
     name: Option<String>,
+    /// The checkpoint holds low-rank adapters: add them to the model they were trained on.
+    #[arg(long)]
+    merge: bool,
     /// The directory to write. For gguf also a file that ends in .gguf.
     #[arg(long, value_name = "PATH")]
     output: PathBuf,
@@ -73,6 +76,7 @@ Examples:
   altiplano export --checkpoint runs/quickstart --format hf --dtype bf16 --output exported
   altiplano export --checkpoint runs/quickstart --format gguf --type q8_0 --output model.gguf
   altiplano export --checkpoint runs/quickstart --format meta --dtype f16 --output meta
+  altiplano export --checkpoint runs/adapted --merge --format hf --output merged
   altiplano export --checkpoint runs/quickstart --format awq --group-size 32 \\
       --calibration runs/quickstart/data --calibration-sequences 8 --output awq";
 
@@ -113,7 +117,10 @@ pub(super) fn number_format(text: &str) -> std::result::Result<StoredAs, String>
 pub fn run(args: ExportArgs) -> Result<()> {
     args.check()?;
     use_threads(args.threads)?;
-    let model = hugging_face::open(&args.checkpoint)?;
+    let model = match args.merge {
+        true => hugging_face::open_merged(&args.checkpoint)?,
+        false => hugging_face::open(&args.checkpoint)?,
+    };
     let stored = args.dtype.unwrap_or(StoredAs::F32);
     let (overwrite, progress) = (args.overwrite, ProgressMode::Auto);
     let summary = match args.format {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use altiplano_model::infer::{InferencePrecision, SamplingParams};
 use clap::{ArgGroup, Args};
 
+use super::chat::{ChatOptions, converse};
 use super::output::{print, print_json};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
@@ -16,10 +17,11 @@ use crate::text_model::TextModel;
 /// Continue texts with a trained model.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-#[command(group = ArgGroup::new("texts").required(true).args(["prompt", "prompt_file", "prompts"]))]
+#[command(group = ArgGroup::new("texts").required(true).args(["prompt", "prompt_file", "prompts", "chat"]))]
 pub struct GenerateArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
-    /// directory with its tokenizer, or a GGUF file. Weights are mapped and used as they are stored.
+    /// directory with its tokenizer, low-rank adapters in PEFT's form, or a GGUF file. Weights are mapped
+    /// and used as they are stored.
     #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// The beginning of the text.
@@ -33,6 +35,16 @@ pub struct GenerateArgs {
     /// input. They are continued together and share the passes over the weights.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
+    /// Answer messages, one a line of standard input, by the chat template of the model. On a
+    /// terminal Ctrl-C ends an answer and Ctrl-D the conversation.
+    #[arg(long, conflicts_with = "n")]
+    chat: bool,
+    /// With --chat: the chat template: alpaca, vicuna_v1.1 or a file. Default: the model's own.
+    #[arg(long, value_name = "NAME", requires = "chat")]
+    template: Option<String>,
+    /// With --chat: the system message. Default: that of the template, if it has one.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     /// Continuations of each prompt.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     n: u32,
@@ -103,6 +115,7 @@ const EXAMPLE: &str = "\
 Examples:
   altiplano generate --checkpoint runs/quickstart \\
       --prompt \"The people\" --max-tokens 64 --temperature 0.7
+  altiplano generate --chat --checkpoint runs/taught --temperature 0 <<< \"Who are you?\"
   printf 'One\\nTwo\\n' | altiplano generate --checkpoint runs/quickstart \\
       --prompts - --max-tokens 8 --min-p 0.05 --logprobs 2 --json";
 
@@ -174,14 +187,18 @@ impl GenerateArgs {
 pub fn run(args: GenerateArgs) -> Result<()> {
     use_threads(args.threads)?;
     let prompts = args.prompts()?;
-    let TextModel { model, tokenizer, end_tokens, .. } =
-        TextModel::open(&args.checkpoint, &args.device, args.precision)?;
-    let known = model.config().vocab_size;
+    let trained = TextModel::open(&args.checkpoint, &args.device, args.precision)?;
+    let known = trained.model.config().vocab_size;
     if let Some((id, _)) = args.logit_bias.iter().find(|(id, _)| *id as usize >= known) {
         let message = format!("--logit-bias {id}: expected an id below {known}, the vocabulary");
         return Err(TrainerError::Usage { message });
     }
-    let options = args.options(end_tokens);
+    let options = args.options(trained.end_tokens.clone());
+    if args.chat {
+        let (template, system) = (args.template.as_deref(), args.system.as_deref());
+        return converse(&trained, options, &ChatOptions { template, system, json: args.json });
+    }
+    let TextModel { model, tokenizer, .. } = trained;
     let one = prompts.len() * options.samples == 1;
     let (waiting, printed) = (BTreeMap::new(), 0);
     let mut in_order = InOrder { prompts: &prompts, samples: options.samples, waiting, printed };

@@ -5,6 +5,7 @@
 
 mod batch;
 mod bench;
+mod chat;
 mod comm_check;
 mod data;
 mod devices;
@@ -17,6 +18,7 @@ mod import;
 mod output;
 mod route;
 mod serve;
+mod sft;
 mod threads;
 mod tokenize;
 mod tokenizer;
@@ -60,6 +62,7 @@ enum Command {
     Tokenizer(tokenizer::TokenizerCommand),
     Tokenize(tokenize::TokenizeArgs),
     Train(train::TrainArgs),
+    Sft(sft::SftArgs),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Serve(Box<serve::ServeArgs>),
@@ -106,6 +109,7 @@ impl Cli {
     pub fn run(self) -> Result<Outcome> {
         match self.command {
             Command::Train(args) => return train::run(args),
+            Command::Sft(args) => return sft::run(args),
             Command::Data(command) => data::run(command),
             Command::Tokenizer(command) => tokenizer::run(command),
             Command::Tokenize(args) => tokenize::run(args),

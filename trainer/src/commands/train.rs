@@ -8,7 +8,7 @@ use super::Outcome;
 use super::output::{print_json, print_line};
 use super::threads::use_threads;
 use crate::checkpoint::Choice;
-use crate::config::{OnResume, TrainConfig, keys_with, load};
+use crate::config::{ON_RESUME, OnResume, TrainConfig, keys_with, load};
 use crate::error::{Result, TrainerError};
 use crate::signals;
 use crate::train_loop::{TrainReport, resume, train};
@@ -53,8 +53,8 @@ and without an effect on the numbers:
 
 Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 (Slurm: --signal=USR1@300) save a checkpoint after the step in
 progress and end with status 130, 143, 129 and 138. Status 0: the last step is done.",
-        keys_with(OnResume::Recorded),
-        keys_with(OnResume::Free),
+        keys_with(ON_RESUME, OnResume::Recorded),
+        keys_with(ON_RESUME, OnResume::Free),
     )
 }
 
@@ -86,7 +86,8 @@ pub fn run(mut args: TrainArgs) -> Result<Outcome> {
     }
 }
 
-fn print_report(report: &TrainReport, json: bool) -> Result<()> {
+/// Prints how a run ended.
+pub(super) fn print_report(report: &TrainReport, json: bool) -> Result<()> {
     let by = report.signal.map_or(String::new(), |signal| format!(" by {}", signal.name()));
     print_line(&format!(
         "{} at step {}{by}: {} tokens, loss {:.4}, {:.0} tokens/s, peak memory {:.0} MB",
@@ -118,7 +119,8 @@ fn one_too_many(argument: &str) -> TrainerError {
     }
 }
 
-fn override_of(argument: PathBuf) -> Result<String> {
+/// The first positional argument, which is an override where there is no configuration.
+pub(super) fn override_of(argument: PathBuf) -> Result<String> {
     match argument.into_os_string().into_string() {
         Ok(text) if text.contains('=') => Ok(text),
         Ok(text) => Err(one_too_many(&text)),

@@ -4,18 +4,18 @@ use altiplano_model::config::LlamaConfig;
 use altiplano_model::error::ModelError;
 
 use super::load::Problem;
-use super::train::{LrSchedule, TrainConfig};
+use super::train::{LrSchedule, OptimizerConfig, TrainConfig};
 
-type Check = Result<(), Problem>;
+pub(super) type Check = Result<(), Problem>;
 
 /// Products of sizes stay far from overflow below this.
-const LARGEST_SIZE: usize = 1 << 24;
+pub(super) const LARGEST_SIZE: usize = 1 << 24;
 
 /// Most threads of one kind: no machine computes faster with more.
 pub const MOST_THREADS: usize = 1024;
 
 /// Most steps of a run: step numbers are written with eight digits and more, and stay exact in f64.
-const MOST_STEPS: u64 = 1 << 40;
+pub(super) const MOST_STEPS: u64 = 1 << 40;
 
 pub(super) fn check(config: &TrainConfig) -> Check {
     check_name(&config.name)?;
@@ -38,7 +38,7 @@ pub(super) fn check_model(model: &LlamaConfig, prefix: &str) -> Check {
     }
 }
 
-fn check_name(name: &str) -> Check {
+pub(super) fn check_name(name: &str) -> Check {
     let plain = !name.chars().any(|c| c.is_control() || "/\\".contains(c));
     if name.is_empty() || name.starts_with('.') || !plain || name.len() > 200 {
         return Err(Problem::new(
@@ -105,7 +105,12 @@ fn check_length(config: &TrainConfig) -> Check {
 }
 
 fn check_optimizer(config: &TrainConfig) -> Check {
-    let o = &config.optimizer;
+    check_adamw(&config.optimizer)?;
+    check_schedule(config)
+}
+
+/// The numbers of AdamW and of the schedule, each alone.
+pub(super) fn check_adamw(o: &OptimizerConfig) -> Check {
     for (key, value, fits, expected) in [
         ("lr", o.lr, o.lr > 0.0, "a positive number"),
         ("min_lr_ratio", o.min_lr_ratio, (0.0..=1.0).contains(&o.min_lr_ratio), "0 to 1"),
@@ -120,7 +125,7 @@ fn check_optimizer(config: &TrainConfig) -> Check {
             return Err(Problem::new(&key, format!("found {value}, expected {expected}")));
         }
     }
-    check_schedule(config)
+    Ok(())
 }
 
 fn check_schedule(config: &TrainConfig) -> Check {
@@ -241,7 +246,11 @@ fn check_intervals(config: &TrainConfig) -> Check {
             format!("found {found}, expected 0 or more"),
         ));
     }
-    if let Some(z) = config.skip_outliers
+    check_skip_outliers(config.skip_outliers)
+}
+
+pub(super) fn check_skip_outliers(limit: Option<f64>) -> Check {
+    if let Some(z) = limit
         && !(z.is_finite() && z > 0.0)
     {
         return Err(Problem::new(

@@ -128,11 +128,12 @@ impl Document {
     }
 
     /// Makes the paths at `keys` (`*` stands for any key or index) relative to the current
-    /// directory, where they were relative to the file they are written in. `below` puts a path
-    /// below the folder of that file.
+    /// directory, where they were relative to the file they are written in; values among `names` stay.
+    /// `below` puts a path below the folder of that file.
     pub fn resolve_paths(
         &mut self,
         keys: &[&str],
+        names: &[&str],
         below: impl Fn(&Path, &String) -> PathBuf,
     ) -> Result<()> {
         for key in keys {
@@ -140,6 +141,9 @@ impl Document {
                 let Some(Value::String(written)) = get(&self.value, &key) else {
                     continue;
                 };
+                if names.contains(&written.as_str()) {
+                    continue;
+                }
                 let path = normalize(&below(&self.directory(&key), written));
                 let Some(path) = path.to_str() else {
                     let message = format!("{}: the path is not UTF-8", key.join("."));

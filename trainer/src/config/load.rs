@@ -22,6 +22,9 @@ pub trait ConfigFile: DeserializeOwned {
     /// the file it is written in, and to the current directory when it is given by an override.
     const PATHS: &'static [&'static str] = &[];
 
+    /// Values of such keys that are names and no paths.
+    const NAMES: &'static [&'static str] = &[];
+
     /// Keys whose value is a path pattern, otherwise as `PATHS`. The folder it is below is taken by its
     /// name, whatever characters of patterns that has.
     const PATTERNS: &'static [&'static str] = &[];
@@ -69,9 +72,10 @@ pub fn load<T: ConfigFile>(file: &Path, overrides: &[String]) -> Result<T> {
     for key in T::INCLUDES {
         document.include(&split(key))?;
     }
-    document.resolve_paths(T::PATHS, |folder, path| folder.join(path))?;
-    document
-        .resolve_paths(T::PATTERNS, |folder, pattern| pattern_below(folder, pattern.as_ref()))?;
+    document.resolve_paths(T::PATHS, T::NAMES, |folder, path| folder.join(path))?;
+    document.resolve_paths(T::PATTERNS, &[], |folder, pattern| {
+        pattern_below(folder, pattern.as_ref())
+    })?;
     let config: T = serde_path_to_error::deserialize(document.value.clone())
         .map_err(|error| document.fail(explain(&error)))?;
     config.check().map_err(|problem| document.fail(problem))?;

@@ -12,6 +12,7 @@ mod load;
 mod locate;
 mod path;
 mod resume;
+mod sft;
 mod step;
 mod train;
 mod yaml;
@@ -21,11 +22,13 @@ pub(crate) use check::MOST_THREADS;
 pub(crate) use explain::nearest;
 pub use load::{ConfigFile, Problem, load};
 pub use path::{normalize, relative_to};
-pub use resume::{Change, ON_RESUME, OnResume, keys_with};
+pub(crate) use resume::recorded_changes;
+pub use resume::{Change, ON_RESUME, ON_RESUME_SFT, OnResume, keys_with};
+pub use sft::{LoraConfig, SftBatchConfig, SftConfig, SftOptimizerConfig, SftValidateConfig};
 pub use step::load_step;
 pub use train::{
-    BatchConfig, CheckpointConfig, LrSchedule, OptimizerConfig, SampleConfig, TrainConfig,
-    ValidateConfig,
+    BatchConfig, CheckpointConfig, LrSchedule, MetricsConfig, OptimizerConfig, SampleConfig,
+    TrainConfig, ValidateConfig,
 };
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
 //! The configuration of a run that is resumed: which keys may change, and which did.
+//!
+//! Runs of pretraining and of fine-tuning have tables of their own and one way to compare.
 
 use std::fmt;
 use std::path::Path;
@@ -59,21 +61,54 @@ pub const ON_RESUME: &[(&str, OnResume)] = &[
     ("log_every", Free),
 ];
 
+/// The same for fine-tuning.
+pub const ON_RESUME_SFT: &[(&str, OnResume)] = &[
+    ("name", Free),
+    ("output", Free),
+    ("seed", Fixed),
+    // Read when the run starts; its checkpoints have the model, the tokenizer and the template.
+    ("base", Free),
+    ("device", Recorded),
+    ("precision", Recorded),
+    ("activation_checkpointing", Free),
+    ("threads", Free),
+    ("template", Fixed),
+    // The examples themselves are guarded by the loader, which knows the hash of their tokens.
+    ("data", Fixed),
+    ("data.*.path", Free),
+    ("max_length", Fixed),
+    ("train_on", Fixed),
+    ("packing", Fixed),
+    ("drop_duplicates", Fixed),
+    ("epochs", Fixed),
+    ("steps", Fixed),
+    ("batch", Fixed),
+    ("batch.micro_batch", Recorded),
+    ("optimizer", Recorded),
+    ("lora", Fixed),
+    ("validate", Fixed),
+    ("validate.every", Free),
+    ("checkpoint", Free),
+    ("metrics", Free),
+    ("skip_outliers", Recorded),
+    ("log_every", Free),
+];
+
 /// The rule that holds for `key`.
-fn rule(key: &str) -> OnResume {
+fn rule(table: &[(&str, OnResume)], key: &str) -> OnResume {
     let key = split(key);
     let holds = |pattern: &str| {
         let pattern = split(pattern);
         let same = pattern.iter().zip(&key).all(|(p, k)| p == "*" || p == k);
         (same && pattern.len() <= key.len()).then_some(pattern.len())
     };
-    let longest = ON_RESUME.iter().filter_map(|&(pattern, rule)| Some((holds(pattern)?, rule)));
+    let longest = table.iter().filter_map(|&(pattern, rule)| Some((holds(pattern)?, rule)));
     longest.max_by_key(|&(length, _)| length).map_or(Fixed, |(_, rule)| rule)
 }
 
-/// The keys of [`ON_RESUME`] with a rule, as a list in words.
-pub fn keys_with(rule: OnResume) -> String {
-    let keys = ON_RESUME.iter().filter(|row| row.1 == rule).map(|&(key, _)| key);
+/// The keys of a table with a rule, as a list in words.
+pub fn keys_with(table: &[(&str, OnResume)], rule: OnResume) -> String {
+    let keys = table.iter().filter(|row| row.1 == rule).map(|&(key, _)| key);
     keys.collect::<Vec<_>>().join(", ")
 }
 
@@ -152,13 +187,27 @@ impl TrainConfig {
             let length = if asked { self.total_steps() } else { saved.total_steps() };
             self.optimizer.decay_steps = Some(length);
         }
-        let changes = differences(saved, &self.resolved(run_dir)?);
-        let refused: Vec<&Change> = changes.iter().filter(|c| rule(&c.key) == Fixed).collect();
-        if !refused.is_empty() {
-            return Err(refusal(&refused, run_dir, overrides));
-        }
-        Ok(changes.into_iter().filter(|change| rule(&change.key) == Recorded).collect())
+        recorded_changes(ON_RESUME, saved, &self.resolved(run_dir)?, run_dir, overrides)
     }
+}
+
+/// The recorded keys of `table` in which the settings `now` of a resumed run differ from the `saved` ones.
+///
+/// # Errors
+/// [`TrainerError::Config`] names every fixed key that changed, and says which may.
+pub(crate) fn recorded_changes<T: Serialize>(
+    table: &[(&str, OnResume)],
+    saved: &T,
+    now: &T,
+    run_dir: &Path,
+    overrides: &[String],
+) -> Result<Vec<Change>> {
+    let changes = differences(saved, now);
+    let refused: Vec<&Change> = changes.iter().filter(|c| rule(table, &c.key) == Fixed).collect();
+    if !refused.is_empty() {
+        return Err(refusal(table, &refused, run_dir, overrides));
+    }
+    Ok(changes.into_iter().filter(|change| rule(table, &change.key) == Recorded).collect())
 }
 
 /// Whether an override gives `key` a value, by its own name or by that of a key above it.
@@ -167,7 +216,15 @@ fn sets(written: &str, key: &str) -> bool {
     split(key).starts_with(&given)
 }
 
-fn refusal(refused: &[&Change], run_dir: &Path, overrides: &[String]) -> TrainerError {
+fn refusal(
+    table: &[(&str, OnResume)],
+    refused: &[&Change],
+    run_dir: &Path,
+    overrides: &[String],
+) -> TrainerError {
+    // Pretraining starts from weights by a key of its own; fine-tuning always does.
+    let starts_from =
+        if table.iter().any(|(key, _)| *key == "base") { "base" } else { "init_from" };
     let makes = |written: &&String| {
         let given = written.split('=').next().unwrap_or_default().trim();
         refused.iter().any(|change| sets(written, &change.key) || given.starts_with(&change.key))
@@ -183,19 +240,19 @@ fn refusal(refused: &[&Change], run_dir: &Path, overrides: &[String]) -> Trainer
         },
         message: format!(
             "{}: cannot change in a run that has a checkpoint. May change, and is recorded: {}. \
-             May change freely: {}. For anything else start a new run; init_from starts it from \
-             the weights of this one",
+             May change freely: {}. For anything else start a new run; {starts_from} starts it \
+             from the weights of this one",
             list.join(", "),
-            keys_with(Recorded),
-            keys_with(Free),
+            keys_with(table, Recorded),
+            keys_with(table, Free),
         ),
     }
 }
 
 /// The keys whose values differ, each the deepest that does.
-fn differences(from: &TrainConfig, to: &TrainConfig) -> Vec<Change> {
+fn differences<T: Serialize>(from: &T, to: &T) -> Vec<Change> {
     // A configuration is plain data: it always has a JSON form.
-    let value = |config| serde_json::to_value(config).unwrap_or_default();
+    let value = |config: &T| serde_json::to_value(config).unwrap_or_default();
     let mut found = Vec::new();
     collect(&value(from), &value(to), &mut Vec::new(), &mut found);
     found
@@ -309,7 +366,7 @@ mod tests {
             ("checkpoint.every", Free),
             ("unheard_of", Fixed),
         ] {
-            assert_eq!(rule(key), expected, "{key}");
+            assert_eq!(rule(ON_RESUME, key), expected, "{key}");
         }
     }
 

@@ -42,6 +42,27 @@ fn every_shipped_run_is_valid() {
     }
 }
 
+/// Alpaca's and Vicuna's recipes as published.
+#[test]
+fn every_shipped_fine_tuning_is_valid() {
+    for path in configs("sft") {
+        let config: SftConfig = load(&path, &[]).unwrap();
+        assert!(path.ends_with("quickstart.yaml") || path.file_stem().unwrap() == &*config.name);
+    }
+    for (name, lr, epochs, max_length, warmup) in [
+        ("alpaca_7b", 2e-5, 3.0, 512, 0.03),
+        ("alpaca_13b", 1e-5, 5.0, 512, 0.03),
+        ("vicuna_7b", 2e-5, 3.0, 2048, 0.04),
+        ("vicuna_13b", 2e-5, 3.0, 2048, 0.04),
+    ] {
+        let config: SftConfig = shipped("sft", &format!("{name}.yaml"));
+        let expected = SftOptimizerConfig { lr, warmup_ratio: warmup, ..Default::default() };
+        assert_eq!(config.optimizer, expected, "{name}");
+        assert_eq!((config.epochs, config.max_length), (Some(epochs), max_length), "{name}");
+        assert_eq!(config.batch.examples, 128, "{name}");
+    }
+}
+
 #[test]
 fn every_shipped_data_configuration_is_valid() {
     for path in configs("data") {
@@ -138,7 +159,7 @@ fn the_recipes_are_those_of_the_paper() {
 
 #[test]
 fn every_shipped_key_has_a_comment() {
-    for path in configs("train").into_iter().chain(configs("model")) {
+    for path in configs("train").into_iter().chain(configs("model")).chain(configs("sft")) {
         let text = std::fs::read_to_string(&path).unwrap();
         let mut commented = std::collections::BTreeSet::new();
         let mut above = "";

@@ -219,7 +219,8 @@ fn write_tensors(
     copy(Parameter::embedding(), out)?;
     let frequencies = model.config.rope_frequencies();
     let rope = RopeTable::new(sequences[0].len(), &frequencies, DType::F32, &device);
-    let context = LayerContext { config: &model.config, rope: &rope, first_visible: None };
+    let context =
+        LayerContext { config: &model.config, rope: &rope, first_visible: None, adapters: None };
     let mut inputs = embedded(model, &sequences, &device)?;
     for layer in 0..model.config.n_layers {
         let of_layer: Vec<Parameter> =

@@ -1,6 +1,6 @@
 //! Hugging Face model directories: opened as a source, and written by an export or an import.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use altiplano_data::progress::ProgressMode;
@@ -8,23 +8,23 @@ use altiplano_model::quantize::StoredAs;
 use altiplano_model::quantize::awq::PACKED;
 use altiplano_model::weight_files::WeightFiles;
 use altiplano_model::{LlamaConfig, weights};
+use burn::tensor::{Device, Tensor};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::output::OutputDirectory;
 use super::parameter::{Parameter, Shape};
-use super::rows::{Heads, Packed, Piece, RotaryLayout, Rows};
+use super::rows::{Heads, LowRank, Packed, Piece, RotaryLayout, Rows};
 use super::safetensors_file::Plan;
 use super::stored_model::{
     StoredModel, StoredWeights, Summary, TextSettings, check_vocabulary, file_error, progress,
     tensor_error,
 };
-use crate::checkpoint::hugging_face::TOKENIZER_JSON_FILE;
-use crate::checkpoint::{self, CheckpointFiles, hugging_face};
-use crate::error::Result;
+use crate::checkpoint::hugging_face::{TOKENIZER_CONFIG_FILE, TOKENIZER_JSON_FILE};
+use crate::checkpoint::{self, CheckpointFiles, hugging_face, peft};
+use crate::error::{Result, TrainerError};
 
 const CONFIG_FILE: &str = "config.json";
-const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What a copy of a directory has too.
 const COPIED_FILES: [&str; 2] = ["generation_config.json", CHAT_TEMPLATE_FILE];
@@ -72,7 +72,7 @@ impl StoredWeights for SafetensorsWeights {
         let (rows, columns) = (0..shape.rows, 0..shape.columns);
         let piece = Piece { bytes: tensor.bytes, stored, rows, columns };
         let heads = parameter.is_rotary().then_some(heads);
-        Ok(Rows { name, shape, heads, pieces: vec![piece], packed: None })
+        Ok(Rows { name, shape, heads, pieces: vec![piece], packed: None, low_rank: None })
     }
 }
 
@@ -113,7 +113,14 @@ impl SafetensorsWeights {
         };
         let heads = Heads { layout: RotaryLayout::Halves, head_dim };
         let heads = parameter.is_rotary().then_some(heads);
-        Ok(Rows { name: stem, shape, heads, pieces: Vec::new(), packed: Some(packed) })
+        Ok(Rows {
+            name: stem,
+            shape,
+            heads,
+            pieces: Vec::new(),
+            packed: Some(packed),
+            low_rank: None,
+        })
     }
 
     /// Names of the tensors of a parameter.
@@ -161,6 +168,7 @@ fn stem(parameter: Parameter) -> String {
 /// of another shape.
 pub fn open(path: &Path) -> Result<StoredModel> {
     let dir = &checkpoint::find(path)?;
+    refuse_adapters(dir)?;
     // Refuses packed weights.
     hugging_face::read(dir)?;
     open_packed(path)
@@ -172,6 +180,7 @@ pub fn open(path: &Path) -> Result<StoredModel> {
 /// As [`open`].
 pub fn open_packed(path: &Path) -> Result<StoredModel> {
     let dir = &checkpoint::find(path)?;
+    refuse_adapters(dir)?;
     if checkpoint::is_checkpoint(dir) {
         checkpoint::verify_files(dir, &[checkpoint::MODEL_FILE])?;
     }
@@ -191,6 +200,65 @@ pub fn open_packed(path: &Path) -> Result<StoredModel> {
         weights: Box::new(weights),
         config,
     })
+}
+
+/// Adapters alone are no model.
+fn refuse_adapters(dir: &Path) -> Result<()> {
+    if !peft::is_adapter(dir) {
+        return Ok(());
+    }
+    let reason = "holds low-rank adapters and no model: `altiplano export --merge` adds them to the model \
+                  they name";
+    Err(TrainerError::RunFile { path: dir.to_path_buf(), reason: reason.into() })
+}
+
+/// The parameters of a model with low-rank adapters added.
+#[derive(Debug)]
+struct MergedWeights {
+    base: Box<dyn StoredWeights>,
+    /// By Hugging Face's name of the matrix.
+    adapters: HashMap<String, LowRank>,
+}
+
+impl StoredWeights for MergedWeights {
+    fn rows(&self, parameter: Parameter, shape: Shape, head_dim: usize) -> Result<Rows<'_>> {
+        let low_rank = self.adapters.get(&parameter.hugging_face()).cloned();
+        Ok(Rows { low_rank, ..self.base.rows(parameter, shape, head_dim)? })
+    }
+}
+
+/// Opens low-rank adapters in PEFT's form together with the model they name: a matrix with an adapter is
+/// W + s B A, computed in f32. Text settings, tokenizer and the tokens that begin and end a text are those of
+/// the adapters where they have them.
+///
+/// # Errors
+/// As [`open`]; when the adapters or their model are not there or do not fit together.
+pub fn open_merged(path: &Path) -> Result<StoredModel> {
+    let dir = &checkpoint::find(path)?;
+    let (shape, named) = peft::read_config(dir)?;
+    let mut model = open(&peft::base_of(dir, &named)?)?;
+    let values = |x: &Tensor<2>| x.to_data().iter::<f32>().collect::<Vec<f32>>().into();
+    let adapters = peft::load(dir, &model.config, &shape, &Device::flex())?;
+    let by_name = adapters.pairs().map(|(layer, target, pair)| {
+        let module = target.module();
+        let name = format!("model.layers.{layer}.{module}.{target}.weight");
+        let (a, b) = (values(&pair.a), values(&pair.b));
+        (name, LowRank { a, b, rank: shape.rank, scale: pair.scale as f32 })
+    });
+    model.weights = Box::new(MergedWeights { adapters: by_name.collect(), base: model.weights });
+    if dir.join(TOKENIZER_CONFIG_FILE).exists() {
+        model.text = TextSettings { padding: model.text.padding, ..read_text_settings(dir)? };
+    }
+    if let Some(tokenizer) = hugging_face::read_tokenizer(dir)? {
+        let tokens = &mut model.tokens;
+        tokens.bos = tokenizer.bos_id().unwrap_or(tokens.bos);
+        tokens.eos = tokenizer.eos_id().unwrap_or(tokens.eos);
+        let path = dir.join(TOKENIZER_CONFIG_FILE);
+        check_vocabulary(&path, Some(&tokenizer), *tokens, model.config.vocab_size)?;
+        model.tokenizer = Some(tokenizer);
+    }
+    model.hugging_face_dir = None;
+    Ok(model)
 }
 
 /// Reads what programs that generate text need, where the directory says it.
@@ -275,7 +343,7 @@ pub(super) fn write_settings(
     stored: StoredAs,
     more: &[(&str, Value)],
 ) -> Result<()> {
-    hugging_face::write(files, &model.config, model.tokens, model.tokenizer.as_ref())?;
+    hugging_face::write(files, &model.config, model.tokens, model.tokenizer.as_ref(), None)?;
     let mut config = read_object(&written.join(CONFIG_FILE))?;
     let number_format = match stored {
         StoredAs::F16 => "float16",

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use altiplano_data::progress::Progress;
 use altiplano_model::RowOrder;
@@ -78,6 +79,8 @@ pub struct Rows<'a> {
     pub pieces: Vec<Piece<'a>>,
     /// Where it lies packed, which is all of it too.
     pub packed: Option<Packed<'a>>,
+    /// What is added to it.
+    pub low_rank: Option<LowRank>,
 }
 
 /// A parameter in AWQ's layout.
@@ -91,6 +94,29 @@ pub struct Packed<'a> {
     pub scales: MappedBytes<'a>,
     /// Inputs of a group.
     pub group: usize,
+}
+
+/// A product s B A of two thin matrices.
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    /// A, (r, in), row after row.
+    pub a: Arc<[f32]>,
+    /// B, (out, r), row after row.
+    pub b: Arc<[f32]>,
+    /// r.
+    pub rank: usize,
+    /// s.
+    pub scale: f32,
+}
+
+impl LowRank {
+    /// Adds row `row` of the product to `out`.
+    fn add_row(&self, row: usize, out: &mut [f32]) {
+        let factors = self.b.get(row * self.rank..(row + 1) * self.rank).unwrap_or_default();
+        for (factor, a) in factors.iter().zip(self.a.chunks_exact(out.len().max(1))) {
+            out.iter_mut().zip(a).for_each(|(out, a)| *out += self.scale * factor * a);
+        }
+    }
 }
 
 /// Part of a parameter that goes into one file, and how.
@@ -134,7 +160,7 @@ impl Rows<'_> {
         values
     }
 
-    /// The matrix, used where it lies, its rows given in the layout of [`RotaryLayout::Halves`].
+    /// The matrix, used where it lies, its rows given in the layout of `RotaryLayout::Halves`.
     ///
     /// # Errors
     /// [`ModelError::WeightTensor`] when it is in several pieces, or its bytes are not those of its shape.
@@ -147,7 +173,8 @@ impl Rows<'_> {
             _ => RowOrder::AsStored,
         };
         let matrix = match &self.pieces[..] {
-            [piece] => {
+            // What is added to it lies nowhere.
+            [piece] if self.low_rank.is_none() => {
                 StoredMatrix::mapped(piece.bytes.shared(), piece.stored, [rows, columns], order)
             }
             _ => None,
@@ -173,6 +200,9 @@ impl Rows<'_> {
             if let (Some(bytes), Some(out)) = (bytes, out.get_mut(piece.columns.clone())) {
                 piece.stored.decode(bytes, out);
             }
+        }
+        if let Some(low_rank) = &self.low_rank {
+            low_rank.add_row(row, out);
         }
     }
 
@@ -309,6 +339,7 @@ mod tests {
             heads: Some(Heads { layout: RotaryLayout::Pairs, head_dim: 4 }),
             pieces: pieces.collect(),
             packed: None,
+            low_rank: None,
         };
         let write = |part: Part| {
             let progress = Progress::new(ProgressMode::Hidden, "x", Work::bytes(0));

@@ -3,21 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use altiplano_data::atomic_file::write_atomically;
-use altiplano_data::{Loader, LoaderOptions, ProgressMode, Tokenizer, ValidationSet};
 use altiplano_model::device;
 use burn::tensor::Device;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{Run, TrainReport};
+use super::pretraining::Pretraining;
+use super::task::Task;
+use super::{CONFIG_FILE, Run, TrainReport};
 use crate::change_log::{self, CHANGES_FILE};
 use crate::checkpoint::{self, RunLock, TrainState};
-use crate::config::{Change, LrSchedule, TrainConfig, load};
+use crate::config::{Change, LrSchedule, TrainConfig};
 use crate::error::{Result, TrainerError};
 use crate::metrics::{MetricsLog, last_logged_step, read_metrics};
-use crate::starting_weights::starting_weights;
 use crate::tensorboard::EventFile;
 use crate::train_step::Trainer;
 
-const CONFIG_FILE: &str = "config.yaml";
 const METRICS_FILE: &str = "metrics.jsonl";
 
 /// The checkpoint that a run goes on from.
@@ -34,14 +35,22 @@ struct Resumed {
 /// # Errors
 /// Whatever a step fails with; what was saved before is intact.
 pub fn train(config: TrainConfig) -> Result<TrainReport> {
-    let device = device::select(&config.device)?;
-    let dir = config.run_dir();
+    train_task(Box::new(Pretraining::new(config)))
+}
+
+/// [`train`] for a run of any kind.
+///
+/// # Errors
+/// As [`train`].
+pub(crate) fn train_task(task: Box<dyn Task>) -> Result<TrainReport> {
+    let device = device::select(&task.config().device)?;
+    let dir = task.config().run_dir();
     let lock = checkpoint::lock(&dir)?;
     checkpoint::recover(&dir, &lock)?;
     if !checkpoint::list(&dir)?.is_empty() {
         return Err(TrainerError::RunExists { path: dir });
     }
-    start(config, dir, lock, &device)
+    start(task, dir, lock, &device)
 }
 
 /// Goes on from a checkpoint of `config`'s run, bit for bit as if it had not stopped; from the first
@@ -53,21 +62,33 @@ pub fn train(config: TrainConfig) -> Result<TrainReport> {
 /// When the checkpoint chosen is not there or a file of it is damaged, when a setting differs that
 /// may not, or when the corpus is not the one the run was started with.
 pub fn resume(
-    mut config: TrainConfig,
+    config: TrainConfig,
     choice: checkpoint::Choice,
     overrides: &[String],
 ) -> Result<TrainReport> {
-    let device = device::select(&config.device)?;
-    let dir = config.run_dir();
+    resume_task(Box::new(Pretraining::new(config)), choice, overrides)
+}
+
+/// [`resume`] for a run of any kind.
+///
+/// # Errors
+/// As [`resume`].
+pub(crate) fn resume_task(
+    mut task: Box<dyn Task>,
+    choice: checkpoint::Choice,
+    overrides: &[String],
+) -> Result<TrainReport> {
+    let device = device::select(&task.config().device)?;
+    let dir = task.config().run_dir();
     let lock = checkpoint::lock(&dir)?;
     checkpoint::recover(&dir, &lock)?;
     let Some((step, path)) = checkpoint::choose(&dir, choice)? else {
-        return start(config, dir, lock, &device);
+        return start(task, dir, lock, &device);
     };
     let state =
         checkpoint::verify(&path).map_err(|error| name_the_one_before(error, &dir, step))?;
-    let saved = saved_config(&path, &state)?;
-    let changes = config.resumed_from(&saved, &dir, overrides)?;
+    let changes = task.resumed_from(state.config.clone(), &path, &dir, overrides)?;
+    let config = task.config();
     if config.total_steps() < state.step {
         return Err(TrainerError::Usage {
             message: format!(
@@ -78,43 +99,45 @@ pub fn resume(
             ),
         });
     }
-    let trainer = Trainer::resume(&config, &path, &state, &device)?;
+    let trainer = task.resume(&path, &state, &device)?;
     let mut lines = vec![format!("resumes from step {step}: {}", path.display())];
     lines.extend(changes.iter().map(|change| format!("from step {} on, {change}", step + 1)));
-    lines.extend(decay_advice(&config, &changes));
+    lines.extend(decay_advice(config, &changes));
     if config.total_steps() == state.step {
         lines.push(format!(
             "all {step} steps are done; a larger `steps` or `tokens` extends the run"
         ));
     }
     let resumed = Resumed { state, changes, directory_step: step };
-    Run::open(config, dir, trainer, Some(resumed), lock, lines)?.train()
+    Run::open(task, dir, trainer, Some(resumed), lock, lines)?.train()
 }
 
 /// Trains from the first step in a directory without a finished checkpoint.
-fn start(config: TrainConfig, dir: PathBuf, lock: RunLock, device: &Device) -> Result<TrainReport> {
+fn start(task: Box<dyn Task>, dir: PathBuf, lock: RunLock, device: &Device) -> Result<TrainReport> {
     let mut lines = Vec::new();
     if dir.join(CONFIG_FILE).exists() {
         let dir = dir.display();
         lines.push(format!("{dir} has no finished checkpoint: the run starts from step 0"));
     }
-    let (weights, about) = starting_weights(&config, device)?;
+    let (trainer, about) = task.start(device)?;
     lines.extend(about);
-    let trainer = Trainer::start_from(&config, weights)?;
-    Run::open(config, dir, trainer, None, lock, lines)?.train()
+    Run::open(task, dir, trainer, None, lock, lines)?.train()
 }
 
-/// The configuration a checkpoint was written with.
-fn saved_config(path: &Path, state: &TrainState) -> Result<TrainConfig> {
+/// The settings that a checkpoint was written with.
+///
+/// # Errors
+/// When it does not hold them, or they are those of another version or of another kind of run.
+pub(crate) fn saved_settings<T: DeserializeOwned>(saved: Value, path: &Path) -> Result<T> {
     let fail = |reason: String| TrainerError::Checkpoint { path: path.to_path_buf(), reason };
-    if state.config.is_null() {
+    if saved.is_null() {
         return Err(fail(
             "its format version, 1, does not hold the settings of its run: resume it with the \
              altiplano that wrote it, or start a new run from its weights by init_from"
                 .into(),
         ));
     }
-    serde_json::from_value(state.config.clone()).map_err(|error| {
+    serde_json::from_value(saved).map_err(|error| {
         fail(format!(
             "was written by another version of altiplano, whose settings differ: {error}; resume \
              it with that version, or start a new run from its weights by init_from"
@@ -147,62 +170,31 @@ fn decay_advice(config: &TrainConfig, changes: &[Change]) -> Option<String> {
     })
 }
 
-/// What the loader of a run needs to know of its configuration.
-pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> LoaderOptions {
-    LoaderOptions {
-        seq_len: config.batch.seq_len,
-        batch_size: config.batch.micro_batch,
-        seed: config.seed,
-        readers: config.readers,
-        tokenizer_fingerprint: tokenizer
-            .map(|tokenizer| tokenizer.fingerprint().to_string())
-            .unwrap_or_default(),
-        vocab_size: config.model.vocab_size,
-        progress: ProgressMode::Auto,
-    }
-}
-
-/// The stream of batches that a run of `config` sees from its first step on, and its tokenizer.
-///
-/// # Errors
-/// When the tokenizer or a shard cannot be opened, or they do not fit together.
-pub fn open_loader(config: &TrainConfig) -> Result<(Loader, Option<Tokenizer>)> {
-    let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
-    let options = loader_options(config, tokenizer.as_ref());
-    Ok((Loader::open(&config.data, options)?, tokenizer))
-}
-
 impl Run {
     /// Opens what a run reads and writes; `lines` are for the user.
     fn open(
-        config: TrainConfig,
+        mut task: Box<dyn Task>,
         dir: PathBuf,
         trainer: Trainer,
         resumed: Option<Resumed>,
         lock: RunLock,
         mut lines: Vec<String>,
     ) -> Result<Self> {
-        let (mut loader, tokenizer) = open_loader(&config)?;
-        let options = loader_options(&config, tokenizer.as_ref());
-        let validation = (config.validate.every > 0 && !config.data.random)
-            .then(|| ValidationSet::open(&config.data, &options))
-            .transpose()?;
+        task.open()?;
+        let config = task.config().clone();
         let (mut step, mut tokens, mut last_step, mut saved) = (0, 0, None, None);
         let (mut changes, mut directory_step) = (Vec::new(), 0);
         if let Some(resumed) = resumed {
             let state = resumed.state;
-            let position = serde_json::from_value(state.loader).map_err(|error| {
-                TrainerError::Checkpoint { path: dir.clone(), reason: error.to_string() }
-            })?;
-            loader.restore(&position)?;
+            task.restore(state.loader, &dir)?;
             (step, tokens, last_step) = (state.step, state.tokens, Some(state.last_step));
             (saved, changes) = (Some(step), resumed.changes);
             directory_step = resumed.directory_step;
         }
-        let yaml = config.resolved_yaml(&dir)?;
+        let yaml = task.yaml(&dir)?;
         let log = dir.join(METRICS_FILE);
         // Nothing is changed before everything that can be wrong has been looked at.
-        lines.extend(set_later_checkpoints_aside(&dir, directory_step, &lock)?);
+        lines.extend(set_later_checkpoints_aside(&*task, &dir, directory_step, &lock)?);
         if let Some(last) = last_logged_step(&log)?.filter(|&last| last > step) {
             lines.push(match step + 1 == last {
                 true => format!("step {last} of metrics.jsonl is done again"),
@@ -222,9 +214,7 @@ impl Run {
             config,
             dir,
             trainer,
-            loader,
-            validation,
-            tokenizer,
+            task,
             metrics,
             events,
             history,
@@ -240,15 +230,13 @@ impl Run {
 
 /// Makes a run of its own of the checkpoints after `step`, where the run now goes on. Gives the line
 /// that says so.
-fn set_later_checkpoints_aside(dir: &Path, step: u64, lock: &RunLock) -> Result<Option<String>> {
-    let config_of = |branch: &Path| {
-        let mut config: TrainConfig = load(&dir.join(CONFIG_FILE), &[])?;
-        if let (Some(parent), Some(name)) = (branch.parent(), branch.file_name()) {
-            config.output = parent.to_path_buf();
-            config.name = name.to_string_lossy().into_owned();
-        }
-        config.resolved_yaml(branch)
-    };
+fn set_later_checkpoints_aside(
+    task: &dyn Task,
+    dir: &Path,
+    step: u64,
+    lock: &RunLock,
+) -> Result<Option<String>> {
+    let config_of = |branch: &Path| task.branch_yaml(dir, branch);
     let files = [METRICS_FILE, CHANGES_FILE];
     let aside = checkpoint::set_aside(dir, step, &files, config_of, lock)?;
     Ok(aside.map(|(branch, steps)| {

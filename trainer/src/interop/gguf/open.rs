@@ -204,7 +204,7 @@ impl StoredWeights for Header {
         let (rows, columns) = (0..shape.rows, 0..shape.columns);
         let piece = Piece { bytes, stored: place.stored, rows, columns };
         let heads = parameter.is_rotary().then_some(heads);
-        Ok(Rows { name, shape, heads, pieces: vec![piece], packed: None })
+        Ok(Rows { name, shape, heads, pieces: vec![piece], packed: None, low_rank: None })
     }
 }
 

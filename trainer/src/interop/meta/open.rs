@@ -36,6 +36,7 @@ impl StoredWeights for MetaWeights {
             heads: parameter.is_rotary().then_some(heads),
             pieces: Vec::new(),
             packed: None,
+            low_rank: None,
         };
         let split = self.split(parameter, shape)?;
         let count = self.0.len();
