@@ -174,12 +174,11 @@ impl LlamaConfig {
 
     /// Width of the feed-forward, `F`: LLaMA's 2/3 · 4d rounded up to `multiple_of`.
     pub fn ffn_dim(&self) -> usize {
-        self.hidden_dim
-            .unwrap_or_else(|| {
-                // 0 is refused by `validate`, which asks for this width too.
-                let multiple = self.multiple_of.max(1);
-                (8 * self.dim / 3).div_ceil(multiple) * multiple
-            })
+        self.hidden_dim.unwrap_or_else(|| {
+            // 0 is refused by `validate`, which asks for this width too.
+            let multiple = self.multiple_of.max(1);
+            (8 * self.dim / 3).div_ceil(multiple) * multiple
+        })
     }
 
     /// Checks that the sizes fit together.

@@ -7,6 +7,7 @@ use crate::chat_completions::{conversation, ids, render};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::sampling::check_ids;
+use crate::served_model::LARGEST_TEXT;
 
 /// Most ids of `/detokenize`.
 const MOST_IDS: usize = 1 << 20;

@@ -82,7 +82,8 @@ pub(super) fn api_key(argument: Option<String>) -> Result<Option<String>> {
     let key = argument.or_else(|| std::env::var("ALTIPLANO_API_KEY").ok());
     match key.as_deref() {
         Some("") => Err(TrainerError::Usage {
-            message: "the key of --api-key or ALTIPLANO_API_KEY is empty; give one, or neither".into(),
+            message: "the key of --api-key or ALTIPLANO_API_KEY is empty; give one, or neither"
+                .into(),
         }),
         _ => Ok(key),
     }
