@@ -15,7 +15,7 @@ use clap::Args;
 use super::engine_arguments::EngineArguments;
 use super::estimate;
 use super::threads::use_threads;
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 use crate::serving;
 
 /// Serve a model over HTTP in OpenAI's form, with a chat page.
