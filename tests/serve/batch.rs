@@ -69,7 +69,7 @@ fn a_batch_that_is_killed_goes_on_without_losing_or_repeating_a_line() {
     killed.signal("KILL");
     killed.finish();
     // As if the kill had cut a line short.
-    let torn = fs::read_to_string(&output).unwrap() + "{\"id\": \"batch_req_9";
+    let torn = fs::read_to_string(&output).unwrap() + "{\"id\":\"batch_req_9";
     fs::write(&output, torn).unwrap();
     let resumed: Finished = batch(dir.path(), "killed.jsonl").output().unwrap().into();
     let report = resumed.ok().json();
@@ -81,4 +81,17 @@ fn a_batch_that_is_killed_goes_on_without_losing_or_repeating_a_line() {
     fs::write(dir.path().join("other.jsonl"), "{\"a\": 1}\n").unwrap();
     let other: Finished = batch(dir.path(), "other.jsonl").output().unwrap().into();
     other.fails(1, &["other.jsonl", "not an answer of a batch"]);
+    // A file without a line break at its end is no answer that was cut short.
+    let notes = dir.path().join("notes");
+    fs::write(&notes, "my only notes").unwrap();
+    let other: Finished = batch(dir.path(), "notes").output().unwrap().into();
+    other.fails(1, &["notes", "not an answer of a batch"]);
+    assert_eq!(fs::read_to_string(&notes).unwrap(), "my only notes");
+    let input: Finished = batch(dir.path(), "in.jsonl").output().unwrap().into();
+    input.fails(1, &["in.jsonl", "is the input too"]);
+    // Answers to other lines are not taken for those to these.
+    lines[0] = lines[0].replace("request-0", "another");
+    fs::write(dir.path().join("in.jsonl"), lines.join("\n")).unwrap();
+    let other: Finished = batch(dir.path(), "killed.jsonl").output().unwrap().into();
+    other.fails(1, &["killed.jsonl", "another", "request-0"]);
 }
