@@ -46,8 +46,8 @@ Examples:
   altiplano estimate configs/train/quickstart.yaml batch.micro_batch=16
   altiplano estimate configs/train/llama_65b.yaml --devices 2048 --device-memory 80GB
   altiplano estimate configs/train/llama_65b.yaml --ranks 2048 --layouts
-  altiplano estimate configs/train/llama_65b.yaml batch.micro_batch=4 batch.grad_accum_steps=512 \
-    --ranks 256 --tensor 8 --scale 8..16384 --simulate
+  altiplano estimate configs/train/llama_65b.yaml batch.micro_batch=4 batch.grad_accum_steps=512 \\
+      --ranks 256 --tensor 8 --scale 8..16384 --simulate
 
 With --ranks the time comes out of the rates of the hardware and what the ranks exchange, and a
 step has micro_batch x grad_accum_steps sequences over all ranks. Without it:
