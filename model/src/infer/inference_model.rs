@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::stored_matrix::{StoredMatrix, check_ids, finite_vector, out_of_range};
 use crate::backend;
 use crate::config::LlamaConfig;
-use crate::device::is_cpu;
+use crate::device::is_flex;
 use crate::error::{ModelError, Result};
 use crate::layer::{
     AttentionSaved, FeedForwardSaved, KeysValues, LayerContext, attention_half, feed_forward_half,
@@ -145,7 +145,7 @@ impl InferenceModel {
             None if all_bf16() => DType::BF16,
             _ => DType::F32,
         };
-        let on_cpu = is_cpu(device) && backend::has_kernels(device, dtype);
+        let on_cpu = is_flex(device) && backend::has_kernels(device, dtype);
         if let Some(precision @ (InferencePrecision::Q8_0 | InferencePrecision::Q4_0)) = precision
             && !on_cpu
         {
