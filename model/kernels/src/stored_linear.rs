@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Rows of `x` and of the weight both lie along the contraction, so nothing is packed: a kernel
-//! ([`DotKernel`]) takes a few rows of `x` and four of the weight, keeps a vector of sums for every
+//! (`DotKernel`) takes a few rows of `x` and four of the weight, keeps a vector of sums for every
 //! pair in registers and adds up its lanes at the end. The weight is read once from memory for all
 //! rows of `x`, which is what generation waits for.
 //!
@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `f32`, `f16`, and `bf16` with f32 activations | widened in registers, f32 |
 //! | `bf16` with bf16 activations | pairs of bf16 into f32 sums where the CPU has them, else as above |
-//! | `q8_0`, `q4_0` | of integers: activations are rounded to 8 bits, see [`activations`] |
+//! | `q8_0`, `q4_0` | of integers: activations are rounded to 8 bits, see `activations` |
 //! | others | the caller decodes a row to f32 |
 //!
 //! Rounding a row of activations to 8 bits, in groups of 256 with a scale each, brings an error of about
