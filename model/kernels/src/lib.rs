@@ -24,7 +24,7 @@
 //! | `gemm` | the matrix product: slabs, blocks, tiles, panels; drawn at its top |
 //! | [`residual`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`] | the ops that are bound by memory |
 //! | [`linear`] | the linear layer |
-//! | [`mod@stored_linear`] | the linear layer of inference: weights in the format they are stored in |
+//! | [`stored_linear`](mod@stored_linear) | the linear layer of inference: weights in the format they are stored in |
 //! | [`attention`], [`cross_entropy`] | the other ops made of matrix products |
 //! | [`logits`] | the passes over a vocabulary that choose a token |
 //! | [`adamw`], [`fill`], [`reduce`] | the optimizer's: update, zeroing, sum of squares |
