@@ -4,7 +4,8 @@ use std::io::Read;
 
 use serde_json::json;
 
-use super::server::{Answer, Server, checkpoint};
+use super::client::Answer;
+use super::server::{Server, checkpoint};
 use crate::harness::{altiplano, run};
 
 /// A request that runs for as long as the context has room; many of them keep a server busy.

@@ -2,6 +2,8 @@
 
 mod answers;
 mod batch;
+#[path = "../../trainer/serve/src/tests/client.rs"]
+mod client;
 mod faults;
 mod page;
 mod route;

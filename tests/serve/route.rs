@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::server::{Answer, Server};
+use super::client::Answer;
+use super::server::Server;
 
 #[test]
 fn a_worker_that_dies_costs_no_request() {

@@ -1,8 +1,7 @@
-//! `altiplano serve` and `route` as processes on loopback, and a client on a plain socket.
+//! `altiplano serve` and `route` as processes on loopback.
 
 use std::cell::RefCell;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -10,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::client::{self, Answer};
 use crate::harness::{Finished, Running, SmallRun, altiplano, copy_dir, temporary};
 
 /// A small trained model, made once: 400 pieces, a context of 64 tokens.
@@ -87,15 +87,7 @@ impl Server {
 
     /// Sends a request and does not read the answer.
     pub fn open(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\
-             {headers}\r\n{body}"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        stream
+        client::open(&self.address, method, path, headers, body)
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Answer {
@@ -150,71 +142,10 @@ impl Drop for Server {
     }
 }
 
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: String,
-    pub body: String,
-}
-
 impl Answer {
-    pub fn read(stream: TcpStream) -> Self {
-        let mut reader = BufReader::new(stream);
-        let mut headers = String::new();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).unwrap();
-            if line.trim().is_empty() {
-                break;
-            }
-            headers.push_str(&line.to_ascii_lowercase());
-        }
-        let mut body = Vec::new();
-        if headers.contains("transfer-encoding: chunked") {
-            loop {
-                let mut size = String::new();
-                reader.read_line(&mut size).unwrap();
-                let size = usize::from_str_radix(size.trim(), 16).unwrap();
-                let mut chunk = vec![0; size + 2];
-                reader.read_exact(&mut chunk).unwrap();
-                if size == 0 {
-                    break;
-                }
-                body.extend_from_slice(&chunk[..size]);
-            }
-        } else {
-            reader.read_to_end(&mut body).unwrap();
-        }
-        let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
-        Self { status, headers, body: String::from_utf8(body).unwrap() }
-    }
-
-    #[track_caller]
-    pub fn ok(&self) -> Value {
-        assert_eq!(self.status, 200, "{}", self.body);
-        serde_json::from_str(&self.body).unwrap()
-    }
-
     /// The answer is good, whole or a stream.
     #[track_caller]
     pub fn is_good(&self) {
         assert_eq!(self.status, 200, "{}", self.body);
-    }
-
-    /// The message of an error in OpenAI's shape.
-    #[track_caller]
-    pub fn error(&self, status: u16) -> String {
-        assert_eq!(self.status, status, "{}", self.body);
-        let value: Value = serde_json::from_str(&self.body).unwrap();
-        value["error"]["message"].as_str().unwrap().to_owned()
-    }
-
-    /// The objects of a stream, which ends with `[DONE]`.
-    #[track_caller]
-    pub fn events(&self) -> Vec<Value> {
-        let mut data: Vec<&str> =
-            self.body.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
-        assert_eq!(data.pop(), Some("[DONE]"), "{}", self.body);
-        data.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
     }
 }

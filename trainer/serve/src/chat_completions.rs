@@ -15,6 +15,7 @@ use crate::event_stream::{self, Events};
 use crate::fields::Fields;
 use crate::generation::{Answers, MaxTokens, Submitted, submit};
 use crate::logprobs::TokenNames;
+use crate::runtime::off_the_reactor;
 use crate::sampling::{Sampling, within};
 use crate::served_model::{ServedModel, now};
 
@@ -52,7 +53,7 @@ struct ChatCompletion {
 /// # Errors
 /// In OpenAI's shape.
 pub async fn answer(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Response> {
-    let chat = off_the_reactor(app, body, id).await?;
+    let chat = start(app, body, id).await?;
     if chat.submitted.sampling.stream.is_some() {
         return Ok(stream(chat));
     }
@@ -64,21 +65,20 @@ pub async fn answer(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Response
 /// # Errors
 /// In OpenAI's shape.
 pub async fn answer_whole(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Value> {
-    let chat = off_the_reactor(app, body, id).await?;
+    let chat = start(app, body, id).await?;
     if chat.submitted.sampling.stream.is_some() {
         return Err(ApiError::field("stream", "there is no stream here"));
     }
     collect(chat).await
 }
 
-/// Reads and tokenizes a request on a thread where that may take its time.
-async fn off_the_reactor(app: &Arc<App>, body: Value, id: &str) -> ApiResult<ChatCompletion> {
+/// Reads and tokenizes a request.
+async fn start(app: &Arc<App>, body: Value, id: &str) -> ApiResult<ChatCompletion> {
     let (app, id) = (Arc::clone(app), id.to_owned());
-    let started = tokio::task::spawn_blocking(move || start(&app, body, &id)).await;
-    started.unwrap_or_else(|_| Err(ApiError::internal("the request could not be read")))
+    off_the_reactor(move || read(&app, body, &id)).await
 }
 
-fn start(app: &Arc<App>, body: Value, id: &str) -> ApiResult<ChatCompletion> {
+fn read(app: &Arc<App>, body: Value, id: &str) -> ApiResult<ChatCompletion> {
     let arrived = Instant::now();
     app.check_ready()?;
     let mut fields = Fields::of(body)?;

@@ -13,6 +13,7 @@ use crate::event_stream::{self, Events};
 use crate::fields::Fields;
 use crate::generation::{Answers, MaxTokens, Submitted, Usage, submit};
 use crate::logprobs::{CompletionLogprobs, TokenNames};
+use crate::runtime::off_the_reactor;
 use crate::sampling::{Sampling, check_ids, within};
 use crate::served_model::now;
 
@@ -44,7 +45,7 @@ struct Completion {
 /// # Errors
 /// In OpenAI's shape.
 pub async fn answer(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Response> {
-    let completion = off_the_reactor(app, body, id).await?;
+    let completion = start(app, body, id).await?;
     if completion.submitted.sampling.stream.is_some() {
         return Ok(stream(completion));
     }
@@ -56,21 +57,20 @@ pub async fn answer(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Response
 /// # Errors
 /// In OpenAI's shape.
 pub async fn answer_whole(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Value> {
-    let completion = off_the_reactor(app, body, id).await?;
+    let completion = start(app, body, id).await?;
     if completion.submitted.sampling.stream.is_some() {
         return Err(ApiError::field("stream", "there is no stream here"));
     }
     collect(completion).await
 }
 
-/// Reads and tokenizes a request on a thread where that may take its time.
-async fn off_the_reactor(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Completion> {
+/// Reads and tokenizes a request.
+async fn start(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Completion> {
     let (app, id) = (Arc::clone(app), id.to_owned());
-    let started = tokio::task::spawn_blocking(move || start(&app, body, &id)).await;
-    started.unwrap_or_else(|_| Err(ApiError::internal("the request could not be read")))
+    off_the_reactor(move || read(&app, body, &id)).await
 }
 
-fn start(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Completion> {
+fn read(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Completion> {
     let arrived = Instant::now();
     app.check_ready()?;
     let mut fields = Fields::of(body)?;

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
+use crate::runtime::off_the_reactor;
 use crate::{chat_completions, completions, page, tokenization};
 
 /// How long a client may take to send a body.
@@ -197,24 +198,28 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 
 async fn tokenize(State(app): State<Arc<App>>, body: Body) -> ApiResult<Json<Value>> {
     let body = read_json(body, app.options.max_body_bytes).await?;
-    off_the_reactor(move || tokenization::tokenize(&app, body)).await
+    in_turn(move || tokenization::tokenize(&app, body)).await
 }
 
 async fn detokenize(State(app): State<Arc<App>>, body: Body) -> ApiResult<Json<Value>> {
     let body = read_json(body, app.options.max_body_bytes).await?;
-    off_the_reactor(move || tokenization::detokenize(&app, body)).await
+    in_turn(move || tokenization::detokenize(&app, body)).await
 }
 
 /// Bodies of `/tokenize` and `/detokenize` that are worked on at a time: each takes memory in many
 /// times its length.
 static TEXTS_AT_A_TIME: Semaphore = Semaphore::const_new(2);
 
-async fn off_the_reactor(
+async fn in_turn(
     work: impl FnOnce() -> ApiResult<Value> + Send + 'static,
 ) -> ApiResult<Json<Value>> {
-    let _place = TEXTS_AT_A_TIME.acquire().await;
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(ApiError::internal("the text could not be read"))).map(Json)
+    let place = TEXTS_AT_A_TIME.acquire().await;
+    // The place is kept until the work ends, also when the client has gone before.
+    let done = off_the_reactor(move || {
+        let _place = place;
+        work()
+    });
+    done.await.map(Json)
 }
 
 async fn tokenizer_info(State(app): State<Arc<App>>) -> Json<Value> {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::error::{Result, ServeError};
+use crate::error::{ApiError, ApiResult, Result, ServeError};
 
 /// Threads of connections: they wait most of the time.
 const THREADS: usize = 2;
@@ -30,4 +30,15 @@ impl Runtime {
         self.0.shutdown_background();
         done
     }
+}
+
+/// Does `work` on a thread that may be kept for as long as it takes.
+///
+/// # Errors
+/// Those of `work`; 500 when it panicked.
+pub async fn off_the_reactor<T: Send + 'static>(
+    work: impl FnOnce() -> ApiResult<T> + Send + 'static,
+) -> ApiResult<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(ApiError::internal("the request could not be read")))
 }

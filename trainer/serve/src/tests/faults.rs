@@ -5,8 +5,9 @@ use std::net::Shutdown;
 
 use serde_json::json;
 
+use super::client::Answer;
 use super::fake_engine::SCRIPT;
-use super::server::{Answer, TestServer, options};
+use super::server::{TestServer, options};
 use crate::admission::AdmissionLimits;
 use crate::app::AppOptions;
 

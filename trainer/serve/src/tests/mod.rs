@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod client;
 mod fake_engine;
 mod faults;
 mod requests;
