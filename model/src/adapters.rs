@@ -71,7 +71,7 @@ impl Target {
     /// Outputs and inputs of the matrix.
     pub fn shape(self, config: &LlamaConfig) -> [usize; 2] {
         let (c, f) = (config.dim, config.ffn_dim());
-        let queries = config.n_heads * config.head_dim();
+        let queries = config.attention_dim();
         let keys = config.kv_heads() * config.head_dim();
         match self {
             Self::QProj => [queries, c],

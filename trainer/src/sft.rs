@@ -58,7 +58,11 @@ pub fn resume(config: SftConfig, choice: Choice, overrides: &[String]) -> Result
     // A checkpoint has the model's shape and its tokenizer: the base may be gone. Adapters need their base.
     let task = match config.lora {
         None => FineTuning::open(config, &chosen)?,
-        Some(_) => FineTuning::open_base(config)?,
+        // That which the checkpoint names: the newest of the base's run may be another by now.
+        Some(_) => {
+            let (_, named) = peft::read_config(&chosen)?;
+            FineTuning::open(config, &peft::base_of(&chosen, &named)?)?
+        }
     };
     resume_task(Box::new(task), choice, overrides)
 }
@@ -86,6 +90,7 @@ impl FineTuning {
 
     /// The same with the model's shape and the tokenizer of `model_dir`.
     fn open(config: SftConfig, model_dir: &Path) -> Result<Self> {
+        let model_dir = &model_dir.canonicalize().map_err(TrainerError::io(model_dir))?;
         let (model, _) = hugging_face::read(model_dir)?;
         let tokenizer = tokenizer_of(model_dir, model.vocab_size)?;
         let template = ChatTemplate::open(&config.template)?;
@@ -225,9 +230,10 @@ impl Task for FineTuning {
             let tokenizer = Some(&self.tokenizer);
             return hugging_face::write(files, &self.plan.model, tokens, tokenizer, template);
         };
-        let base = self.plan.init_from.as_deref().unwrap_or(&self.config.base);
-        let base = base.canonicalize().map_err(TrainerError::io(base))?;
-        peft::write_config(files, &lora.shape(), &base)?;
+        // As it was found when the run started: its run may have deleted it since.
+        if let Some(base) = &self.plan.init_from {
+            peft::write_config(files, &lora.shape(), base)?;
+        }
         hugging_face::write_tokenizer(files, &self.plan.model, &self.tokenizer, template)
     }
 

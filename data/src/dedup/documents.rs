@@ -154,7 +154,8 @@ impl Signatures for DocumentSignatures {
     }
 }
 
-fn owner(document: &Document) -> u64 {
+/// Who a unit belongs to: the same number for the same id.
+pub(super) fn owner(document: &Document) -> u64 {
     xxh3_64(document.id.as_bytes())
 }
 

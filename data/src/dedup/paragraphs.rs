@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::documents::owner;
 use super::duplicates::Duplicates;
 use super::find::{Keeper, find_duplicates};
 use super::lines::{LineReasons, kept_lines, lines_of};
@@ -142,10 +142,6 @@ impl Signatures for ParagraphSignatures {
     fn finish(self: Box<Self>) -> Result<FileDigest> {
         self.signatures.finish()
     }
-}
-
-fn owner(document: &Document) -> u64 {
-    xxh3_64(document.id.as_bytes())
 }
 
 const REASONS: LineReasons = LineReasons {

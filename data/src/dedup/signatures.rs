@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Numbers are little-endian. A key of zeros is a unit that is not compared with other
-//! documents, such as a line that its document repeats. `owner` says who keeps a unit that several documents have: the smallest.
+//! documents, such as a line that its document repeats. `owner` says who keeps a unit that several
+//! documents have: the smallest.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};

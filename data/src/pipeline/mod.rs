@@ -95,7 +95,7 @@ impl Default for RunOptions {
 }
 
 /// What a run did.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RunReport {
     /// Stages of tasks that were done.
     #[serde(rename = "groups_done")]
@@ -181,13 +181,7 @@ fn run_in_tasks(
         done += counts.done;
         skipped += counts.skipped;
     }
-    let mut report = RunReport {
-        tasks_done: done,
-        tasks_skipped: skipped,
-        waiting: Vec::new(),
-        manifests: BTreeMap::new(),
-        waterfall: None,
-    };
+    let mut report = RunReport { tasks_done: done, tasks_skipped: skipped, ..RunReport::default() };
     if alone {
         finish_sources(output, &plans, &mut report)?;
     } else {
@@ -206,13 +200,7 @@ fn merge_in_tasks(
     let _lock = lock(output)?;
     remove_leftovers(output, true)?;
     let plans = plans(output, sources, holdout, options, task_bytes)?;
-    let mut report = RunReport {
-        tasks_done: 0,
-        tasks_skipped: 0,
-        waiting: Vec::new(),
-        manifests: BTreeMap::new(),
-        waterfall: None,
-    };
+    let mut report = RunReport::default();
     for plan in &plans {
         // The first decision that is not made yet, or the end.
         let all = Rank::default();

@@ -74,7 +74,8 @@ impl<'a> ExampleEncoder<'a> {
         train_on: TrainOn,
     ) -> Self {
         let specials = SpecialTokens::of(tokenizer);
-        let has_input = template.source().contains("message.input");
+        let spellings = ["message.input", "message['input']", "message[\"input\"]"];
+        let has_input = spellings.iter().any(|place| template.source().contains(place));
         Self { tokenizer, template, specials, has_input, max_length, train_on }
     }
 

@@ -1,6 +1,6 @@
 //! All examples of a run: read, encoded, held out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -295,15 +295,6 @@ impl Examples {
     pub fn origin(&self, example: u32) -> String {
         let ExampleOrigin { file, record } = self.rows[example as usize].origin;
         format!("{} record {record}", self.files[file])
-    }
-
-    /// Numbers of the examples that come from each file.
-    pub fn per_file(&self) -> BTreeMap<&str, u64> {
-        let mut counts = BTreeMap::new();
-        for row in &self.rows {
-            *counts.entry(self.files[row.origin.file].as_str()).or_insert(0) += 1;
-        }
-        counts
     }
 }
 

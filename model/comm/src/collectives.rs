@@ -16,7 +16,7 @@ use crate::transport::{Outcome, Request};
 /// Bytes below which an all-reduce gathers all inputs: one exchange instead of two.
 pub(crate) const SMALL: usize = 4 << 10;
 
-/// Above so many members, and below [`LIBRARY_BYTES`] in all, the library's own all-gather is used
+/// Above so many members, or below [`LIBRARY_BYTES`] in all, the library's own all-gather is used
 /// where the parts are equal: it needs fewer messages than one to each member.
 const LIBRARY_MEMBERS: usize = 16;
 const LIBRARY_BYTES: usize = 64 << 10;

@@ -425,7 +425,12 @@ impl<E: Element, O: Element> Product<'_, E, O> {
         let unpacked_bytes = K::unpacked_bytes(inputs);
         let mut unpacked = (unpacked_bytes > 0 && rows.len() >= UNPACK_FROM)
             .then(|| Scratch::new::<u8>(unpacked_bytes));
-        let mut panel = Panel::Stored(w, w[0].wrapping_add(WEIGHT_ROWS * self.row_bytes));
+        // Decoded rows lie in scratch memory: what follows them there is not the next rows.
+        let next = match &decoded {
+            Some(_) => std::ptr::null(),
+            None => w[0].wrapping_add(WEIGHT_ROWS * self.row_bytes),
+        };
+        let mut panel = Panel::Stored(w, next);
         if let Some(unpacked) = &mut unpacked {
             let to = unpacked.as_mut::<u8>().as_mut_ptr();
             // SAFETY: K runs on this CPU; room for what is unpacked.

@@ -10,19 +10,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::app::App;
-use crate::error::{ApiError, Result, ServeError};
+use crate::error::{Result, ServeError};
 use crate::{chat_completions, completions};
 
 /// Longest line in bytes.
 const LONGEST_LINE: usize = 64 << 20;
-/// Before a request that was turned away is tried again.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a batch did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -142,26 +139,17 @@ async fn answer(app: &Arc<App>, line: &Line) -> (Value, bool) {
         }
     };
     let request_id = app.new_id();
-    let answered = loop {
-        let body = request.body.clone();
-        let answered = match request.chat {
-            true => chat_completions::answer_whole(app, body, &request_id).await,
-            false => completions::answer_whole(app, body, &request_id).await,
-        };
-        match answered {
-            Err(error) if error.status == 429 => tokio::time::sleep(PAUSE).await,
-            answered => break answered,
-        }
+    let answered = match request.chat {
+        true => chat_completions::answer_whole(app, request.body, &request_id).await,
+        false => completions::answer_whole(app, request.body, &request_id).await,
     };
-    let (status, body) = match &answered {
-        Ok(body) => (200, body.clone()),
-        Err(error) => (error.status.as_u16(), ApiError::to_json(error)),
+    let failed = answered.is_err();
+    let (status, body) = match answered {
+        Ok(body) => (200, body),
+        Err(error) => (error.status.as_u16(), error.to_json()),
     };
     let response = json!({"status_code": status, "request_id": request_id, "body": body});
-    (
-        json!({"id": id, "custom_id": request.custom_id, "response": response, "error": null}),
-        answered.is_err(),
-    )
+    (json!({"id": id, "custom_id": request.custom_id, "response": response, "error": null}), failed)
 }
 
 struct BatchRequest {
@@ -250,6 +238,12 @@ fn open_output(path: &Path) -> Result<(File, HashMap<String, Value>)> {
             return Err(not_an_answer(answered.len() + 1));
         }
         if line.last() != Some(&b'\n') {
+            // Only the last line can have been cut short.
+            if !reader.fill_buf().map_err(failed)?.is_empty() {
+                let number = answered.len() + 1;
+                let reason = format!("line {number} has more than {LONGEST_LINE} bytes");
+                return Err(ServeError::file(path, reason));
+            }
             break;
         }
         let value: Option<Value> = serde_json::from_slice(&line).ok();

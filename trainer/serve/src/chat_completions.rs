@@ -14,10 +14,9 @@ use crate::error::{ApiError, ApiResult};
 use crate::event_stream::{self, Events};
 use crate::fields::Fields;
 use crate::generation::{Answers, MaxTokens, Submitted, submit};
-use crate::logprobs::TokenNames;
 use crate::runtime::off_the_reactor;
 use crate::sampling::{Sampling, within};
-use crate::served_model::{ServedModel, now};
+use crate::served_model::{ServedModel, check_length, now};
 
 /// Most messages of a conversation.
 const MOST_MESSAGES: usize = 4096;
@@ -246,6 +245,7 @@ pub fn render(
 /// # Errors
 /// 400 when the tokenizer cannot encode it.
 pub fn ids(model: &ServedModel, rendered: &RenderedChat, add_special: bool) -> ApiResult<Vec<u32>> {
+    check_length("messages", &rendered.text)?;
     let mut ids = rendered.encode(&model.tokenizer)?;
     if let Some(bos) =
         model.tokenizer.bos_id().filter(|bos| add_special && ids.first() != Some(bos))
@@ -257,23 +257,11 @@ pub fn ids(model: &ServedModel, rendered: &RenderedChat, add_special: bool) -> A
 
 impl ChatCompletion {
     fn object(&self, kind: &str, created: u64, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": kind,
-            "created": created,
-            "model": self.submitted.app.model.name(),
-            "system_fingerprint": self.submitted.app.model.tokenizer.fingerprint()[..12],
-            "choices": choices,
-        })
-    }
-
-    fn names(&self) -> TokenNames<'_> {
-        let app = &self.submitted.app;
-        TokenNames { model: &app.model, as_ids: self.submitted.sampling.tokens_as_ids }
+        self.submitted.object(&self.id, kind, created, choices)
     }
 
     fn logprobs(&self, tokens: &[PlacedToken]) -> Option<Value> {
-        self.top_logprobs.map(|count| self.names().chat(tokens, count))
+        self.top_logprobs.map(|count| self.submitted.names().chat(tokens, count))
     }
 
     /// A choice whose text is under `key`: `message` or `delta`.
@@ -297,12 +285,7 @@ impl ChatCompletion {
 async fn collect(mut chat: ChatCompletion) -> ApiResult<Value> {
     let app = Arc::clone(&chat.submitted.app);
     let mut answers = Answers::new(&app, &chat.submitted);
-    let mut whole = vec![Delta::default(); answers.choices.len()];
-    while let Some(updates) = chat.submitted.next(&mut answers).await? {
-        for update in updates {
-            whole[update.choice].append(update.delta);
-        }
-    }
+    let whole = chat.submitted.whole(&mut answers).await?;
     let choices = whole.iter().enumerate().map(|(index, delta)| {
         let text = format!("{}{}", chat.echoed, delta.text);
         chat.choice(index, "message", json!({"role": "assistant", "content": text}), delta)
@@ -311,7 +294,7 @@ async fn collect(mut chat: ChatCompletion) -> ApiResult<Value> {
     object["usage"] = answers.usage(&chat.submitted).to_json();
     if chat.prompt_logprobs {
         let scored = answers.prompt_logprobs[0].as_deref().unwrap_or_default();
-        object["prompt_logprobs"] = chat.names().of_prompt(scored);
+        object["prompt_logprobs"] = chat.submitted.names().of_prompt(scored);
     }
     if chat.submitted.sampling.return_token_ids {
         object["prompt_token_ids"] = json!(*chat.submitted.prompts[0]);

@@ -12,7 +12,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::event_stream::{self, Events};
 use crate::fields::Fields;
 use crate::generation::{Answers, MaxTokens, Submitted, Usage, submit};
-use crate::logprobs::{CompletionLogprobs, TokenNames};
+use crate::logprobs::CompletionLogprobs;
 use crate::runtime::off_the_reactor;
 use crate::sampling::{Sampling, check_ids, within};
 use crate::served_model::now;
@@ -170,19 +170,7 @@ fn prompts(value: Option<Value>) -> ApiResult<Vec<Prompt>> {
 
 impl Completion {
     fn object(&self, created: u64, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": "text_completion",
-            "created": created,
-            "model": self.submitted.app.model.name(),
-            "system_fingerprint": self.submitted.app.model.tokenizer.fingerprint()[..12],
-            "choices": choices,
-        })
-    }
-
-    fn names(&self) -> TokenNames<'_> {
-        let app = &self.submitted.app;
-        TokenNames { model: &app.model, as_ids: self.submitted.sampling.tokens_as_ids }
+        self.submitted.object(&self.id, "text_completion", created, choices)
     }
 
     /// The beginning of an echoed answer: text and probabilities of the prompt.
@@ -193,7 +181,7 @@ impl Completion {
         }
         if self.logprobs.is_some() {
             let scored = answers.prompt_logprobs[prompt].as_deref().unwrap_or_default();
-            logprobs.push_prompt(self.names(), &self.submitted.prompts[prompt], scored);
+            logprobs.push_prompt(self.submitted.names(), &self.submitted.prompts[prompt], scored);
         }
         (self.texts[prompt].clone(), logprobs)
     }
@@ -223,12 +211,7 @@ impl Completion {
 async fn collect(mut completion: Completion) -> ApiResult<Value> {
     let app = Arc::clone(&completion.submitted.app);
     let mut answers = Answers::new(&app, &completion.submitted);
-    let mut whole = vec![Delta::default(); answers.choices.len()];
-    while let Some(updates) = completion.submitted.next(&mut answers).await? {
-        for update in updates {
-            whole[update.choice].append(update.delta);
-        }
-    }
+    let whole = completion.submitted.whole(&mut answers).await?;
     let Sampling { n, best_of, .. } = completion.submitted.sampling;
     let mut choices = Vec::new();
     for prompt in 0..completion.submitted.prompts.len() {
@@ -243,12 +226,12 @@ async fn collect(mut completion: Completion) -> ApiResult<Value> {
         for (number, choice) in order.into_iter().take(n).enumerate() {
             let (mut text, mut logprobs) = completion.echoed(prompt, &answers);
             let delta = &whole[choice];
-            logprobs.push(completion.names(), &delta.logprobs, text.chars().count());
+            logprobs.push(completion.submitted.names(), &delta.logprobs, text.chars().count());
             text.push_str(&delta.text);
             let mut value = completion.choice(prompt * n + number, &text, &logprobs, delta);
             if completion.prompt_logprobs {
                 let scored = answers.prompt_logprobs[prompt].as_deref().unwrap_or_default();
-                value["prompt_logprobs"] = completion.names().of_prompt(scored);
+                value["prompt_logprobs"] = completion.submitted.names().of_prompt(scored);
             }
             if completion.submitted.sampling.return_token_ids {
                 value["prompt_token_ids"] = json!(*completion.submitted.prompts[prompt]);
@@ -303,7 +286,7 @@ async fn send(
             if !std::mem::replace(&mut begun[index], true) {
                 before[index] = text.chars().count();
             }
-            logprobs.push(completion.names(), &delta.logprobs, before[index]);
+            logprobs.push(completion.submitted.names(), &delta.logprobs, before[index]);
             text.push_str(&delta.text);
             let choice = completion.choice(index, &text, &logprobs, &delta);
             let mut event = completion.object(created, vec![choice]);

@@ -1,5 +1,6 @@
 //! A request at work: its prompts go to the engine, and what comes back becomes answers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::choice::{Choice, Delta};
 use crate::constraint::{BadWords, Both};
 use crate::engine_thread::{AbortGuard, Aborter, Deliveries, Delivery};
 use crate::error::{ApiError, ApiResult};
+use crate::logprobs::TokenNames;
 use crate::sampling::{KeptSide, Sampling};
 
 /// Tokens of prompts and answers.
@@ -164,7 +166,7 @@ fn too_long(context: usize, prompt: usize, max_tokens: usize) -> ApiError {
             "This model's maximum context length is {context} tokens. However, you requested {} tokens \
              ({prompt} in the prompt, {max_tokens} in the completion). Shorten the prompt or lower \
              max_tokens, or set truncate_prompt_tokens.",
-            prompt + max_tokens
+            prompt.saturating_add(max_tokens)
         ),
     )
 }
@@ -172,16 +174,19 @@ fn too_long(context: usize, prompt: usize, max_tokens: usize) -> ApiError {
 /// The ids of bad words, at the beginning of a text and inside it.
 fn bad_words(app: &App, sampling: &Sampling) -> ApiResult<Vec<Vec<u32>>> {
     let mut words = Vec::new();
+    // The first id of each text.
+    let mut id_of = HashMap::new();
+    for id in 0..app.model.tokenizer.vocab_size() as u32 {
+        id_of.entry(app.model.token_text(id)).or_insert(id);
+    }
     for word in &sampling.bad_words {
         let ids = app.model.tokenizer.encode(word)?;
         if let Some((first, rest)) = ids.split_first() {
             // The tokenizer puts a space before a text; where the word goes on from others there is none.
             let text = app.model.token_text(*first);
             let bare = text.strip_prefix(' ').filter(|bare| !bare.is_empty());
-            let same = (0..app.model.tokenizer.vocab_size() as u32)
-                .find(|id| bare.is_some_and(|bare| app.model.token_text(*id) == bare));
-            if let Some(same) = same {
-                words.push([&[same], rest].concat());
+            if let Some(same) = bare.and_then(|bare| id_of.get(bare)) {
+                words.push([&[*same], rest].concat());
             }
         }
         words.push(ids);
@@ -242,6 +247,38 @@ impl Submitted {
         self.guard.take()
     }
 
+    /// How tokens are written in the answers.
+    pub fn names(&self) -> TokenNames<'_> {
+        TokenNames { model: &self.app.model, as_ids: self.sampling.tokens_as_ids }
+    }
+
+    /// OpenAI's object around `choices`, of the kind that its `object` names.
+    pub fn object(&self, id: &str, kind: &str, created: u64, choices: Vec<Value>) -> Value {
+        let model = &self.app.model;
+        json!({
+            "id": id,
+            "object": kind,
+            "created": created,
+            "model": model.name(),
+            "system_fingerprint": model.tokenizer.fingerprint()[..12],
+            "choices": choices,
+        })
+    }
+
+    /// Waits for all that comes, for every answer.
+    ///
+    /// # Errors
+    /// As [`Submitted::next`].
+    pub async fn whole(&mut self, answers: &mut Answers<'_>) -> ApiResult<Vec<Delta>> {
+        let mut whole = vec![Delta::default(); answers.choices.len()];
+        while let Some(updates) = self.next(answers).await? {
+            for update in updates {
+                whole[update.choice].append(update.delta);
+            }
+        }
+        Ok(whole)
+    }
+
     /// Waits for what comes next; None when every answer has ended.
     ///
     /// # Errors
@@ -251,8 +288,8 @@ impl Submitted {
             return Ok(None);
         }
         match self.deliveries.recv().await {
-            Some(Delivery::Output { prompt, output }) => {
-                if let Some(scored) = output.prompt_logprobs.clone() {
+            Some(Delivery::Output { prompt, mut output }) => {
+                if let Some(scored) = output.prompt_logprobs.take() {
                     answers.prompt_logprobs[prompt] = Some(scored);
                 }
                 if output.cached_tokens > 0 && answers.cached[prompt] == 0 {

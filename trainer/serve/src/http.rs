@@ -85,7 +85,7 @@ async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) 
     let path = handler(request.uri().path());
     let mut response = next.run(request).await;
     let (status, took) = (response.status().as_u16(), begun.elapsed());
-    app.metrics.http(path, method.as_str(), status, took);
+    app.metrics.http(path, method_label(&method), status, took);
     if ["/health", "/metrics", "/ping"].contains(&path) {
         tracing::debug!(%id, "{method} {path} {status}");
     } else {
@@ -95,6 +95,20 @@ async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) 
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// The method as counters know it: no more values than there are here.
+pub fn method_label(method: &Method) -> &str {
+    let known = [
+        Method::GET,
+        Method::POST,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::PUT,
+        Method::DELETE,
+        Method::PATCH,
+    ];
+    if known.contains(method) { method.as_str() } else { "other" }
 }
 
 /// The path as counters know it: no more values than there are paths.

@@ -11,7 +11,19 @@ use crate::error::{ApiError, ApiResult};
 
 /// Most bytes of a text that is encoded: it takes about 70 times its length of memory, and more than this
 /// fits into no context.
-pub const LARGEST_TEXT: usize = 4 << 20;
+const LARGEST_TEXT: usize = 4 << 20;
+
+/// Refuses a text that is too long to be encoded.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn check_length(field: &str, text: &str) -> ApiResult<()> {
+    if text.len() <= LARGEST_TEXT {
+        return Ok(());
+    }
+    let message = format!("{} bytes of text, the limit is {LARGEST_TEXT}", text.len());
+    Err(ApiError::field(field, message))
+}
 
 /// Sampling where a request says nothing: `generation_config.json`'s values, else OpenAI's.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -139,10 +151,7 @@ impl ServedModel {
     /// # Errors
     /// 400 when the tokenizer cannot encode it.
     pub fn encode_prompt(&self, text: &str, add_special_tokens: bool) -> ApiResult<Vec<u32>> {
-        if text.len() > LARGEST_TEXT {
-            let message = format!("{} bytes of text, the limit is {LARGEST_TEXT}", text.len());
-            return Err(ApiError::field("prompt", message));
-        }
+        check_length("prompt", text)?;
         let mut ids = self.tokenizer.encode_document(text, add_special_tokens, false)?;
         if ids.is_empty() {
             // The begin mark alone is the beginning of any text; a tokenizer without one has the end

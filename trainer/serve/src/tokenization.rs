@@ -7,7 +7,7 @@ use crate::chat_completions::{conversation, ids, render};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::sampling::check_ids;
-use crate::served_model::LARGEST_TEXT;
+use crate::served_model::check_length;
 
 /// Most ids of `/detokenize`.
 const MOST_IDS: usize = 1 << 20;
@@ -25,14 +25,13 @@ pub fn tokenize(app: &App, body: Value) -> ApiResult<Value> {
     let add_special = fields.take::<bool>("add_special_tokens", yes_or_no)?;
     let with_texts = fields.take("return_token_strs", yes_or_no)?.unwrap_or(false);
     let tokens = match fields.take::<String>("prompt", "a text")? {
-        Some(text) if text.len() > LARGEST_TEXT => {
-            let message = format!("{} bytes of text, the limit is {LARGEST_TEXT}", text.len());
-            return Err(ApiError::field("prompt", message));
+        Some(text) => {
+            check_length("prompt", &text)?;
+            match add_special.unwrap_or(true) {
+                true => model.tokenizer.encode_document(&text, true, false)?,
+                false => model.specials.encode(&model.tokenizer, &text)?,
+            }
         }
-        Some(text) => match add_special.unwrap_or(true) {
-            true => model.tokenizer.encode_document(&text, true, false)?,
-            false => model.specials.encode(&model.tokenizer, &text)?,
-        },
         None => {
             let (messages, options) = conversation(&mut fields).map_err(|error| {
                 let message = format!("expected prompt or messages: {}", error.message);

@@ -372,7 +372,9 @@ pub fn read_packed(dir: &Path) -> Result<(LlamaConfig, SpecialTokens, Option<usi
     })?;
     hf.check(&path)?;
     let rope_scaling = hf.scaling(&path)?;
-    let rope_theta = hf.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
+    // In the order of transformers 5, which takes `rope_scaling` for an older `rope_parameters`.
+    let theta = |rope: &Option<RopeParameters>| rope.as_ref()?.rope_theta;
+    let rope_theta = theta(&hf.rope_scaling).or(theta(&hf.rope_parameters));
     let model = LlamaConfig {
         dim: hf.hidden_size,
         n_layers: hf.num_hidden_layers,

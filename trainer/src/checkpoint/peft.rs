@@ -12,7 +12,7 @@ use altiplano_model::config::LlamaConfig;
 use altiplano_model::weights;
 use burn::tensor::Device;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{CheckpointFiles, is_checkpoint, read_file, verify_files};
 use crate::error::{Result, TrainerError};
@@ -67,7 +67,11 @@ struct PeftConfig {
     #[serde(default)]
     use_dora: bool,
     #[serde(default)]
+    lora_bias: bool,
+    #[serde(default)]
     modules_to_save: Option<Vec<String>>,
+    rank_pattern: Option<Map<String, Value>>,
+    alpha_pattern: Option<Map<String, Value>>,
 }
 
 /// Reads rank, scale and targets of the adapters in `dir`, and where the model they belong to lies. That of a
@@ -91,6 +95,7 @@ pub fn read_config(dir: &Path) -> Result<(AdapterShape, PathBuf)> {
         ("fan_in_fan_out", config.fan_in_fan_out),
         ("use_rslora", config.use_rslora),
         ("use_dora", config.use_dora),
+        ("lora_bias", config.lora_bias),
     ] {
         if given {
             return refuse(key, "true".into(), "false");
@@ -101,6 +106,13 @@ pub fn read_config(dir: &Path) -> Result<(AdapterShape, PathBuf)> {
     }
     if let Some(modules) = config.modules_to_save.filter(|modules| !modules.is_empty()) {
         return refuse("modules_to_save", modules.join(", "), "none");
+    }
+    for (key, pattern) in
+        [("rank_pattern", &config.rank_pattern), ("alpha_pattern", &config.alpha_pattern)]
+    {
+        if pattern.as_ref().is_some_and(|pattern| !pattern.is_empty()) {
+            return refuse(key, "some".into(), "none");
+        }
     }
     if config.r == 0 || config.r > LARGEST_RANK {
         return refuse("r", config.r.to_string(), "1 to 65536");
@@ -155,8 +167,8 @@ pub fn base_of(dir: &Path, named: &Path) -> Result<PathBuf> {
         None => Err(TrainerError::RunFile {
             path: dir.join(CONFIG_FILE),
             reason: format!(
-                "base_model_name_or_path: found {:?}, which is no folder here; write the path of the \
-                 model there that the adapters were trained on",
+                "base_model_name_or_path: found {:?}, which is not a folder here; put the model there that \
+                 the adapters were trained on, or, in a directory that is not a checkpoint, write its path",
                 named.display().to_string()
             ),
         }),

@@ -66,7 +66,8 @@ pub const ON_RESUME_SFT: &[(&str, OnResume)] = &[
     ("name", Free),
     ("output", Free),
     ("seed", Fixed),
-    // Read when the run starts; its checkpoints have the model, the tokenizer and the template.
+    // Read when the run starts. Its checkpoints have the model, the tokenizer and the template; those of
+    // adapters name the model they go on over.
     ("base", Free),
     ("device", Recorded),
     ("precision", Recorded),

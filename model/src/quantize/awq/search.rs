@@ -41,7 +41,8 @@ struct Features {
     attention_normed: Tensor<3>,
     attention_output: Tensor<3>,
     branch: Tensor<3>,
-    feed_forward: FeedForwardSaved,
+    normed: Tensor<3>,
+    swiglu: Tensor<3>,
 }
 
 /// Searches a layer, given its f32 weights and its inputs (B, T, C) in chunks.
@@ -51,22 +52,20 @@ pub fn search_layer(
     context: &LayerContext,
     group: usize,
 ) -> SearchedLayer {
-    let features: Vec<Features> = inputs
+    let (features, outputs): (Vec<Features>, Vec<Tensor<3>>) = inputs
         .into_iter()
         .map(|x| {
             let (branch, saved) = attention_half(weights, x.clone(), context, &mut OwnKeysValues);
             let feed_forward = feed_forward_half(weights, &x, &branch, context);
+            let FeedForwardSaved { h, normed, swiglu, .. } = feed_forward;
+            let output = linear_residual_forward(h, &swiglu, &weights.down_proj);
+            let attention_normed = saved.normed;
             let attention_output = saved.o.flatten(2, 3);
-            Features { x, attention_normed: saved.normed, attention_output, branch, feed_forward }
+            let features =
+                Features { x, attention_normed, attention_output, branch, normed, swiglu };
+            (features, output)
         })
-        .collect();
-    let outputs: Vec<Tensor<3>> = features
-        .iter()
-        .map(|f| {
-            let FeedForwardSaved { h, swiglu, .. } = &f.feed_forward;
-            linear_residual_forward(h.clone(), swiglu, &weights.down_proj)
-        })
-        .collect();
+        .unzip();
 
     let mut found = weights.clone();
     let mut shares = Vec::new();
@@ -102,28 +101,27 @@ pub fn search_layer(
         searched(inputs, &[&weights.o_proj], &loss)
     });
 
-    let feed_forward_outputs: Vec<Tensor<3>> = features
-        .iter()
-        .map(|f| linear_forward(&f.feed_forward.swiglu, &weights.down_proj))
-        .collect();
+    let feed_forward_outputs: Vec<Tensor<3>> =
+        features.iter().map(|f| linear_forward(&f.swiglu, &weights.down_proj)).collect();
     let feed_forward = |tried: &[Tensor<2>]| {
         sum(features.iter().zip(&feed_forward_outputs).map(|(f, expected)| {
-            let normed = &f.feed_forward.normed;
+            let normed = &f.normed;
             let gate = linear_forward(normed, &tried[0]);
             let up = linear_forward(normed, &tried[1]);
             let swiglu = swiglu_forward(&gate, &up);
             squares(linear_forward(&swiglu, &weights.down_proj) - expected.clone())
         }))
     };
-    let normed = features.iter().map(|f| &f.feed_forward.normed).collect();
+    let normed = features.iter().map(|f| &f.normed).collect();
     let of_feed_forward = searched(normed, &[&weights.gate_proj, &weights.up_proj], &feed_forward);
 
     let down = |tried: &[Tensor<2>]| {
-        sum(features.iter().zip(&feed_forward_outputs).map(|(f, expected)| {
-            squares(linear_forward(&f.feed_forward.swiglu, &tried[0]) - expected.clone())
-        }))
+        sum(features
+            .iter()
+            .zip(&feed_forward_outputs)
+            .map(|(f, expected)| squares(linear_forward(&f.swiglu, &tried[0]) - expected.clone())))
     };
-    let inputs = features.iter().map(|f| &f.feed_forward.swiglu).collect();
+    let inputs = features.iter().map(|f| &f.swiglu).collect();
     let of_down = searched(inputs, &[&weights.down_proj], &down);
 
     // The divisions go into what makes the inputs.
@@ -151,10 +149,10 @@ pub fn search_layer(
     cut(&mut found.v_proj, normed(), Some(&of_attention));
     let inputs = features.iter().map(|f| &f.attention_output).collect();
     cut(&mut found.o_proj, inputs, of_output.as_ref());
-    let normed = || features.iter().map(|f| &f.feed_forward.normed).collect();
+    let normed = || features.iter().map(|f| &f.normed).collect();
     cut(&mut found.gate_proj, normed(), Some(&of_feed_forward));
     cut(&mut found.up_proj, normed(), Some(&of_feed_forward));
-    let inputs = features.iter().map(|f| &f.feed_forward.swiglu).collect();
+    let inputs = features.iter().map(|f| &f.swiglu).collect();
     cut(&mut found.down_proj, inputs, Some(&of_down));
     SearchedLayer { weights: found, outputs, shares }
 }

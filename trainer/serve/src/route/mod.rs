@@ -33,7 +33,7 @@ use self::merged_metrics::merge;
 use self::relay::{Incoming, relay};
 use self::workers::{WorkerStatus, Workers};
 use crate::error::{ApiError, ApiResult, Result};
-use crate::http::{read_body, read_json, sends_key};
+use crate::http::{method_label, read_body, read_json, sends_key};
 use crate::listener::Listener;
 use crate::metrics::{Counter, Exposition, Family, Gauge, Histogram, Labels};
 use crate::page;
@@ -165,7 +165,7 @@ async fn observe(State(router): State<Arc<Router>>, request: Request, next: Next
     let method = request.method().clone();
     let response = next.run(request).await;
     let status = response.status().as_u16().to_string();
-    router.metrics.http.with(&[method.as_str(), &status]).add(1);
+    router.metrics.http.with(&[method_label(&method), &status]).add(1);
     router.metrics.seconds.observe(begun.elapsed().as_secs_f64());
     response
 }

@@ -114,7 +114,11 @@ impl Workers {
         if !list.contains_key(address) && list.len() >= MOST_WORKERS {
             return false;
         }
-        let in_flight = list.get(address).map_or(0, |worker| worker.in_flight);
+        let known = list.get(address);
+        let in_flight = known.map_or(0, |worker| worker.in_flight);
+        // One that is asked, because it failed, goes on sending them.
+        let sends_heart_beats =
+            sends_heart_beats || known.is_some_and(|worker| worker.sends_heart_beats);
         let worker = Worker {
             models: status.model_names,
             speed: status.speed,
