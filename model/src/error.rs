@@ -134,3 +134,15 @@ pub enum ModelError {
         vocab_size: usize,
     },
 }
+
+impl ModelError {
+    /// A parameter holds values that are not finite.
+    pub fn tensor_not_finite(param: impl std::fmt::Display) -> Self {
+        Self::NotFinite {
+            place: format!("tensor {:?}", param.to_string()),
+            found: "holds values that are not finite; the file is damaged, or its training diverged: use \
+                    another checkpoint"
+                .into(),
+        }
+    }
+}

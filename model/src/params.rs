@@ -9,7 +9,8 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 
 use crate::config::{LlamaConfig, Precision};
-use crate::param_tree::{Init, LayerTree, Param, ParamTree};
+use crate::error::ModelError;
+use crate::param_tree::{Init, LayerTree, Leaf, Param, ParamTree};
 
 /// A tensor for every parameter. The names below say which; they are one type because every op
 /// over all parameters takes any of them.
@@ -70,6 +71,19 @@ impl TensorTree {
             Ok(Tensor::zeros([param.count(config)], (device, dtype)))
         });
         zeros
+    }
+
+    /// Refuses weights of which some are not finite.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFinite`] with the name of the first such tensor.
+    pub fn check_finite(&self) -> Result<(), ModelError> {
+        let is_finite = |data: TensorData| data.iter::<f64>().all(f64::is_finite);
+        let bad = self.iter().find(|(_, leaf)| match leaf {
+            Leaf::Vector(vector) => !is_finite(vector.to_data()),
+            Leaf::Matrix(matrix) => !is_finite(matrix.to_data()),
+        });
+        bad.map_or(Ok(()), |(param, _)| Err(ModelError::tensor_not_finite(param)))
     }
 
     /// What the forward pass reads of these master weights: matrices in `precision`, norm gains in

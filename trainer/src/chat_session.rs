@@ -6,13 +6,10 @@
 use std::path::Path;
 
 use altiplano_data::Tokenizer;
-use altiplano_data::chat::{ChatTemplate, Message, RenderOptions, SpecialTokens};
+use altiplano_data::chat::{ChatTemplate, Message, RenderOptions, SpecialTokens, TemplateSource};
 
 use crate::checkpoint::{self, hugging_face};
 use crate::error::{Result, TrainerError};
-
-/// The template of a model as a file of its own.
-const TEMPLATE_FILE: &str = "chat_template.jinja";
 
 /// Share of the context that is kept free for an answer, at most.
 const ANSWER_SHARE: usize = 4;
@@ -153,39 +150,39 @@ impl<'a> WithoutLeadIn<'a> {
     }
 }
 
-/// The template that `given` names, else `chat_template.jinja` of the model in `dir`, else the one in its
-/// `tokenizer_config.json`. None where there is none.
+/// The template that `given` names, else the one `found` in the model in `path`. None where there is none.
 ///
 /// # Errors
 /// When a file cannot be read, or is not a template.
-pub fn find_template(dir: &Path, given: Option<&str>) -> Result<Option<ChatTemplate>> {
+pub fn find_template(
+    path: &Path,
+    found: Option<&TemplateSource>,
+    given: Option<&str>,
+) -> Result<Option<ChatTemplate>> {
     if let Some(name) = given {
         return Ok(Some(ChatTemplate::open(name)?));
     }
-    let unfit = |path: &Path, reason: String| TrainerError::RunFile { path: path.into(), reason };
-    let path = dir.join(TEMPLATE_FILE);
-    if path.exists() {
-        let source = String::from_utf8(checkpoint::read_bounded(&path)?)
-            .map_err(|error| unfit(&path, format!("is not UTF-8: {error}")))?;
-        return Ok(Some(ChatTemplate::compile(&path.display().to_string(), &source)?));
-    }
-    let path = dir.join(hugging_face::TOKENIZER_CONFIG_FILE);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let json = checkpoint::read_file(dir, hugging_face::TOKENIZER_CONFIG_FILE)?;
-    let config = serde_json::from_slice(&json)
-        .map_err(|error| unfit(&path, format!("is not JSON: {error}")))?;
-    Ok(ChatTemplate::of_tokenizer_config(&path, &config, None)?)
+    let found = match (found, path.is_dir()) {
+        (None, true) => checkpoint::read_chat_template(path)?,
+        (found, _) => found.cloned(),
+    };
+    Ok(found.map(|found| found.compile()).transpose()?)
 }
 
 /// As [`find_template`], for a model that has to have one.
 ///
 /// # Errors
 /// As [`find_template`]; when there is none.
-pub fn template_of(dir: &Path, given: Option<&str>) -> Result<ChatTemplate> {
-    find_template(dir, given)?.ok_or_else(|| TrainerError::RunFile {
-        path: dir.join(hugging_face::TOKENIZER_CONFIG_FILE),
+pub fn template_of(
+    path: &Path,
+    found: Option<&TemplateSource>,
+    given: Option<&str>,
+) -> Result<ChatTemplate> {
+    find_template(path, found, given)?.ok_or_else(|| TrainerError::RunFile {
+        path: match path.is_dir() {
+            true => path.join(hugging_face::TOKENIZER_CONFIG_FILE),
+            false => path.to_path_buf(),
+        },
         reason: "has no chat_template: the model was not taught to converse; --template alpaca, \
                  vicuna_v1.1 or a file gives one"
             .into(),

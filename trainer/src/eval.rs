@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use altiplano_data::Tokenizer;
 use altiplano_model::device::in_pool;
+use altiplano_model::error::ModelError;
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::ops::IGNORED_TARGET;
 use serde::Serialize;
@@ -77,7 +78,8 @@ struct Window {
 /// of the share of the work that is done, and of how many more documents are scored to their end.
 ///
 /// # Errors
-/// When a document cannot be encoded or its ids are outside the model's vocabulary.
+/// When a document cannot be encoded or its ids are outside the model's vocabulary;
+/// [`ModelError::NotFinite`] with the tensor when losses are no numbers.
 pub fn score_documents(
     model: &Llama,
     tokenizer: &Tokenizer,
@@ -160,6 +162,17 @@ fn score_batch(model: &Llama, batch: &[Window], nats: &mut [f64]) -> Result<()> 
     let tokens =
         TokenBatch::new(&inputs, &targets, None, time, model.config.vocab_size, model.device())?;
     let losses: Vec<f64> = model.losses(&tokens).into_data().iter::<f64>().collect();
+    if !losses.iter().all(|loss| loss.is_finite()) {
+        model.weights.check_finite()?;
+        return Err(ModelError::NotFinite {
+            place: "loss".into(),
+            found:
+                "is not finite though all weights are: activations beyond the range of the number \
+                    format; try precision f32"
+                    .into(),
+        }
+        .into());
+    }
     for (window, row) in batch.iter().zip(losses.chunks_exact(time)) {
         nats[window.document] += row.iter().sum::<f64>();
     }

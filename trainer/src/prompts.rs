@@ -10,6 +10,16 @@ use crate::error::{Result, TrainerError};
 /// What stands for standard input where a file is named.
 const STDIN: &str = "-";
 
+/// Most bytes of a file of prompts.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// All that comes, or one byte more than is allowed.
+fn read_bounded(reader: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// A line of JSON. Further keys are the user's own.
 #[derive(Deserialize)]
 struct JsonPrompt {
@@ -19,16 +29,19 @@ struct JsonPrompt {
 /// The whole text of a file, or of standard input for `-`, without line breaks at its end.
 ///
 /// # Errors
-/// When it cannot be read or is not UTF-8.
+/// When it cannot be read, is too large or is not UTF-8.
 pub fn read_prompt(path: &Path) -> Result<String> {
-    let mut bytes = Vec::new();
-    if path == Path::new(STDIN) {
-        std::io::stdin()
-            .lock()
-            .read_to_end(&mut bytes)
-            .map_err(TrainerError::io("standard input"))?;
+    let bytes = if path == Path::new(STDIN) {
+        read_bounded(std::io::stdin().lock()).map_err(TrainerError::io("standard input"))?
     } else {
-        bytes = std::fs::read(path).map_err(TrainerError::io(path))?;
+        let file = std::fs::File::open(path).map_err(TrainerError::io(path))?;
+        read_bounded(file).map_err(TrainerError::io(path))?
+    };
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(TrainerError::PromptFile {
+            place: path.display().to_string(),
+            reason: format!("has more than {MOST_BYTES} bytes, which is the most"),
+        });
     }
     let text = String::from_utf8(bytes).map_err(|error| TrainerError::PromptFile {
         place: path.display().to_string(),
@@ -85,6 +98,12 @@ mod tests {
         assert_eq!(prompts("one\n\n two \r\n").unwrap(), ["one", " two "]);
         let json = "\n{\"prompt\": \"a\\nb\", \"id\": 7}\n{\"prompt\": \"\"}";
         assert_eq!(prompts(json).unwrap(), ["a\nb", ""]);
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        let error = read_prompts(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.contains("/dev/zero") && error.contains("more than"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use altiplano_data::chat::SpecialTokens;
+use altiplano_model::device;
 use altiplano_model::infer::{
     Engine, EngineOptions, InferencePrecision, SchedulingPolicy, bytes_per_block,
 };
@@ -12,6 +13,7 @@ use altiplano_serve::app::{App, AppOptions};
 use altiplano_serve::engine_thread;
 use altiplano_serve::served_model::{SamplingDefaults, ServedModel, now};
 use altiplano_serve::serving_metrics::ServingMetrics;
+use burn::tensor::Device;
 use serde_json::Value;
 
 use crate::chat_session::find_template;
@@ -19,8 +21,10 @@ use crate::checkpoint;
 use crate::error::{Result, TrainerError};
 use crate::text_model::TextModel;
 
-/// The share of free memory that the cache gets by default.
+/// The share of free memory that the cache gets by default on the CPU.
 const CACHE_SHARE: f64 = 0.5;
+/// Bytes that it gets by default elsewhere.
+const DEVICE_CACHE_BYTES: u64 = 4 << 30;
 
 /// Where sampling defaults come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +83,7 @@ pub struct ServingOptions {
 /// # Errors
 /// Which file or option does not fit.
 pub fn open(options: ServingOptions) -> Result<Arc<App>> {
-    let TextModel { path, model, tokenizer, end_tokens } =
+    let TextModel { path, model, tokenizer, end_tokens, template } =
         TextModel::open(&options.checkpoint, &options.device, options.precision)?;
     let config = model.config().clone();
     let context = config.max_seq_len;
@@ -89,9 +93,9 @@ pub fn open(options: ServingOptions) -> Result<Arc<App>> {
             format!("--max-model-len {max_model_len}: the context of this model is {context}");
         return Err(TrainerError::Usage { message });
     }
-    let generation = generation_config(&path, &options)?;
+    let defaults = sampling_defaults(&path, &options)?;
     let tokenizer_config = optional_json(&path, "tokenizer_config.json")?.unwrap_or_default();
-    let template = find_template(&path, options.chat_template.as_deref())?;
+    let template = find_template(&path, template.as_ref(), options.chat_template.as_deref())?;
     let dtype = model.dtype();
     let num_blocks = match options.num_blocks {
         Some(blocks) => blocks,
@@ -100,7 +104,8 @@ pub fn open(options: ServingOptions) -> Result<Arc<App>> {
             let all = options
                 .max_num_seqs
                 .saturating_mul(max_model_len.div_ceil(options.block_size.max(1)));
-            blocks_that_fit(options.cache_bytes, each, all)?
+            let bytes = options.cache_bytes.unwrap_or_else(|| cache_bytes(model.device()));
+            blocks_that_fit(bytes, each, all)?
         }
     };
     let mut engine_options = EngineOptions::new(max_model_len, 1);
@@ -126,7 +131,7 @@ pub fn open(options: ServingOptions) -> Result<Arc<App>> {
         vocab_size: config.vocab_size,
         eos_token_ids: end_tokens,
         tokenizer,
-        defaults: SamplingDefaults::of_generation_config(&generation),
+        defaults,
         created: now(),
     };
     let metrics = Arc::new(ServingMetrics::new(served.name(), max_model_len));
@@ -160,37 +165,61 @@ fn optional_json(dir: &Path, name: &str) -> Result<Option<Value>> {
     Ok(Some(json))
 }
 
-fn generation_config(dir: &Path, options: &ServingOptions) -> Result<Value> {
+/// The sampling defaults of a model, checked as those of a request are.
+fn sampling_defaults(dir: &Path, options: &ServingOptions) -> Result<SamplingDefaults> {
     let name = "generation_config.json";
+    let dir = match &options.generation_config {
+        GenerationConfig::Directory(dir) => dir,
+        _ => dir,
+    };
+    let path = dir.join(name);
     let mut config = match &options.generation_config {
         GenerationConfig::None => Value::Null,
         GenerationConfig::Model => optional_json(dir, name)?.unwrap_or_default(),
         GenerationConfig::Directory(dir) => {
             optional_json(dir, name)?.ok_or_else(|| TrainerError::RunFile {
-                path: dir.join(name),
+                path: path.clone(),
                 reason:
                     "no such file; --generation-config takes auto, none or a directory that has it"
                         .into(),
             })?
         }
     };
-    if let Some(Value::Object(replacing)) = &options.override_generation_config {
-        if !config.is_object() {
-            config = Value::Object(Default::default());
-        }
-        for (key, value) in replacing {
-            config[key] = value.clone();
-        }
+    if !config.is_object() && !config.is_null() {
+        let reason = "expected a JSON object".into();
+        return Err(TrainerError::RunFile { path, reason });
     }
-    Ok(config)
+    let replacing = options.override_generation_config.as_ref().and_then(Value::as_object);
+    for (key, value) in replacing.into_iter().flatten() {
+        config[key] = value.clone();
+    }
+    SamplingDefaults::of_generation_config(&config).map_err(|unfit| {
+        match replacing.is_some_and(|keys| keys.contains_key(unfit.key)) {
+            true => {
+                TrainerError::Usage { message: format!("--override-generation-config: {unfit}") }
+            }
+            false => TrainerError::RunFile {
+                path,
+                reason: format!(
+                    "{unfit}; mend it, or give another value by --override-generation-config, or \
+                     leave the file out by --generation-config none"
+                ),
+            },
+        }
+    })
+}
+
+/// Bytes of the cache where nobody says it: a share of what is free on the CPU. How much is free elsewhere
+/// is not known, and is not what this machine's own memory says.
+fn cache_bytes(device: &Device) -> u64 {
+    match device::is_cpu(device) {
+        true => (free_memory() as f64 * CACHE_SHARE) as u64,
+        false => DEVICE_CACHE_BYTES,
+    }
 }
 
 /// Blocks of `each` bytes that fit into the memory for the cache, at most `all`.
-fn blocks_that_fit(cache_bytes: Option<u64>, each: u128, all: usize) -> Result<usize> {
-    let bytes = match cache_bytes {
-        Some(bytes) => bytes,
-        None => (free_memory() as f64 * CACHE_SHARE) as u64,
-    };
+fn blocks_that_fit(bytes: u64, each: u128, all: usize) -> Result<usize> {
     let blocks = usize::try_from(u128::from(bytes) / each.max(1)).unwrap_or(usize::MAX).min(all);
     if blocks == 0 {
         let message = format!(

@@ -1,5 +1,7 @@
 //! Text from a model: prompts to ids, ids to text as they come, stop strings.
 
+use std::collections::HashMap;
+
 use altiplano_data::chat::StopStrings;
 use altiplano_data::{StreamDecoder, Tokenizer};
 use altiplano_model::error::ModelError;
@@ -127,7 +129,7 @@ pub fn generate_from_ids(
 }
 
 /// Continues `prompts`, many at a time: they share the passes over the weights, and no text depends on
-/// which others there are. `on_generated` says whether to go on; once it says no, all texts end where
+/// which others there are; a prompt that is given again draws anew. `on_generated` says whether to go on; once it says no, all texts end where
 /// they are.
 ///
 /// # Errors
@@ -156,8 +158,13 @@ fn continue_prompts(
     let mut engine = Engine::new(model, engine_options(model, tokenizer, &prompts, options))?;
     let mut texts: Vec<Sample<'_>> =
         (0..prompts.len() * samples).map(|_| Sample::new(tokenizer, options)).collect();
+    let mut times_given = HashMap::new();
     for (n, prompt) in prompts.into_iter().enumerate() {
-        let mut request = Request::new(RequestId(n as u64), prompt, options.sampling.clone());
+        let before = times_given.entry(prompt.clone()).or_insert(0);
+        let mut sampling = options.sampling.clone();
+        sampling.seed = seed_of_repetition(sampling.seed, *before);
+        *before += 1;
+        let mut request = Request::new(RequestId(n as u64), prompt, sampling);
         request.n = samples;
         engine.add(request)?;
     }
@@ -200,6 +207,19 @@ fn continue_prompts(
         on_generated(Generated::End(whole));
     }
     Ok(())
+}
+
+/// The seed of a prompt that was given `before` times before among the same prompts, so that its texts
+/// are others. The first has the seed itself, whichever other prompts there are.
+fn seed_of_repetition(seed: u64, before: u64) -> u64 {
+    if before == 0 {
+        return seed;
+    }
+    // The finalizer of SplitMix64: seeds next to each other become far from each other.
+    let mut mixed = seed.wrapping_add(before.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 /// The ids of a prompt.

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use altiplano_data::Tokenizer;
+use altiplano_data::chat::TemplateSource;
 use altiplano_model::device;
 use altiplano_model::infer::{InferenceModel, InferencePrecision};
 use altiplano_model::param_tree::ParamTree;
@@ -26,6 +27,8 @@ pub struct TextModel {
     pub tokenizer: Tokenizer,
     /// Tokens that end a text.
     pub end_tokens: Vec<u32>,
+    /// How conversations become text, where the file that was opened says it itself: a GGUF file.
+    pub template: Option<TemplateSource>,
 }
 
 impl TextModel {
@@ -48,7 +51,10 @@ impl TextModel {
             let path = opened.join(hugging_face::TOKENIZER_FILE);
             return Err(TrainerError::RunFile { path, reason: NO_TOKENIZER.into() });
         };
-        Ok(Self { path: opened, model, tokenizer, end_tokens })
+        let template = stored.text.chat_template.filter(|_| opened.is_file());
+        let origin = format!("{}: {}", opened.display(), interop::gguf::CHAT_TEMPLATE_KEY);
+        let template = template.map(|source| TemplateSource { origin, source });
+        Ok(Self { path: opened, model, tokenizer, end_tokens, template })
     }
 
     /// Opens low-rank adapters in PEFT's form, added to the weights of the model they name.
@@ -63,7 +69,7 @@ impl TextModel {
             None => InferenceModel::from_weights(config, &weights)?,
             Some(_) => InferenceModel::in_memory(config, &weights, precision)?,
         };
-        Ok(Self { path: dir.to_path_buf(), model, tokenizer, end_tokens })
+        Ok(Self { path: dir.to_path_buf(), model, tokenizer, end_tokens, template: None })
     }
 }
 

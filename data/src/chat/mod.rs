@@ -16,7 +16,7 @@ mod template;
 
 pub use rendered::{RenderedChat, Segment, SpecialTokens};
 pub use stop::StopStrings;
-pub use template::{BUILT_IN_TEMPLATES, ChatTemplate, Message, RenderOptions};
+pub use template::{BUILT_IN_TEMPLATES, ChatTemplate, Message, RenderOptions, TemplateSource};
 
 #[cfg(test)]
 mod tests;

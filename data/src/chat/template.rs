@@ -36,6 +36,25 @@ const MARKS: &str = "altiplano_marks";
 /// The filter that takes the place of `{% generation %}`.
 const GENERATION: &str = "altiplano_generation";
 
+/// A template that is not compiled yet, and where it is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateSource {
+    /// For messages.
+    pub origin: String,
+    /// The template.
+    pub source: String,
+}
+
+impl TemplateSource {
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::compile`].
+    pub fn compile(&self) -> Result<ChatTemplate> {
+        ChatTemplate::compile(&self.origin, &self.source)
+    }
+}
+
 /// A message of a conversation, as a template sees it: `role`, `content` and what else was given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message(pub Map<String, Json>);
@@ -151,46 +170,43 @@ impl ChatTemplate {
         Ok(Self { origin, source, marks_generation, environment })
     }
 
-    /// The template of a `tokenizer_config.json`: a string, or a list of named ones, of which `name` is
-    /// taken, `default` by default. None when there is no `chat_template`.
+    /// The template in a `tokenizer_config.json`: a string, or of a list of named ones that of `name`,
+    /// `default` by default. None when there is no `chat_template`.
     ///
     /// # Errors
-    /// As [`ChatTemplate::compile`]; [`DataError::ChatTemplate`] when the key is of another shape or there is no
-    /// template of that name.
-    pub fn of_tokenizer_config(
+    /// [`DataError::ChatTemplate`] when the key is of another shape or there is no template of that name.
+    pub fn in_tokenizer_config(
         path: &Path,
         config: &Json,
         name: Option<&str>,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Option<TemplateSource>> {
         let origin = format!("{}: chat_template", path.display());
-        match config.get("chat_template") {
-            None | Some(Json::Null) => Ok(None),
-            Some(Json::String(source)) => Self::compile(&origin, source).map(Some),
-            Some(Json::Array(list)) => {
-                let wanted = name.unwrap_or("default");
-                let named = |entry: &Json| {
-                    let name = entry.get("name")?.as_str()?.to_owned();
-                    Some((name, entry.get("template")?.as_str()?.to_owned()))
-                };
-                let named: Vec<(String, String)> = list.iter().filter_map(named).collect();
-                match named.iter().find(|(known, _)| known == wanted) {
-                    Some((name, source)) => {
-                        Self::compile(&format!("{origin} {name:?}"), source).map(Some)
-                    }
-                    None => {
-                        let known: Vec<&str> =
-                            named.iter().map(|(name, _)| name.as_str()).collect();
-                        let known = known.join(", ");
-                        Err(failed(
-                            &origin,
-                            None,
-                            format!("no template {wanted:?}; there are: {known}"),
-                        ))
-                    }
-                }
+        let list = match config.get("chat_template") {
+            None | Some(Json::Null) => return Ok(None),
+            Some(Json::String(source)) => {
+                return Ok(Some(TemplateSource { origin, source: source.clone() }));
             }
+            Some(Json::Array(list)) => list,
             Some(_) => {
-                Err(failed(&origin, None, "found neither a string nor a list of named ones"))
+                let reason = "found neither a string nor a list of named ones";
+                return Err(failed(&origin, None, reason));
+            }
+        };
+        let wanted = name.unwrap_or("default");
+        let named = list.iter().filter_map(|entry| {
+            Some((entry.get("name")?.as_str()?, entry.get("template")?.as_str()?))
+        });
+        let named: Vec<(&str, &str)> = named.collect();
+        match named.iter().find(|(known, _)| *known == wanted) {
+            Some((name, source)) => Ok(Some(TemplateSource {
+                origin: format!("{origin} {name:?}"),
+                source: (*source).to_owned(),
+            })),
+            None => {
+                let known: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+                let known = known.join(", ");
+                let reason = format!("no template {wanted:?}; there are: {known}");
+                Err(failed(&origin, None, reason))
             }
         }
     }

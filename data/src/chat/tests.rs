@@ -174,12 +174,12 @@ fn a_template_cannot_work_or_write_without_end() {
 #[test]
 fn templates_of_a_tokenizer_config() {
     let path = Path::new("tokenizer_config.json");
-    let of = |config, name| ChatTemplate::of_tokenizer_config(path, &config, name);
+    let of = |config, name| ChatTemplate::in_tokenizer_config(path, &config, name);
     assert!(of(json!({}), None).unwrap().is_none());
-    assert_eq!(of(json!({"chat_template": "x"}), None).unwrap().unwrap().source(), "x");
+    assert_eq!(of(json!({"chat_template": "x"}), None).unwrap().unwrap().source, "x");
     let list = json!({"chat_template": [{"name": "default", "template": "d"}, {"name": "rag", "template": "r"}]});
-    assert_eq!(of(list.clone(), None).unwrap().unwrap().source(), "d");
-    assert_eq!(of(list.clone(), Some("rag")).unwrap().unwrap().source(), "r");
+    assert_eq!(of(list.clone(), None).unwrap().unwrap().source, "d");
+    assert_eq!(of(list.clone(), Some("rag")).unwrap().unwrap().source, "r");
     let error = of(list, Some("tool_use")).unwrap_err().to_string();
     assert!(error.contains("default, rag"), "{error}");
     assert!(of(json!({"chat_template": 3}), None).is_err());

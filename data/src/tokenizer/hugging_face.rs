@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer as Encoder;
 
 use super::codec;
+use super::growth;
 use super::model_proto::{Piece, PieceType};
 use crate::error::{DataError, Result};
 
@@ -61,6 +62,10 @@ pub(super) struct Loaded {
 #[derive(Deserialize)]
 struct Settings {
     #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
     decoder: Value,
     model: ModelSettings,
 }
@@ -100,6 +105,13 @@ pub(super) fn load(path: &Path, bytes: &[u8]) -> Result<Loaded> {
     if let Some(dropout) = settings.model.dropout.filter(|dropout| *dropout != 0.0) {
         let reason = "expected null: ids would be drawn at random";
         return Err(fail(format!("model.dropout: found {dropout}, {reason}")));
+    }
+    for (part, steps) in [
+        ("normalizer", &settings.normalizer),
+        ("pre_tokenizer", &settings.pre_tokenizer),
+        ("decoder", &settings.decoder),
+    ] {
+        growth::check(part, steps).map_err(fail)?;
     }
     // The crate unwraps in places, and what it reads is a stranger's file: a panic is an error of the
     // file. Nothing of what it was making is used afterwards.

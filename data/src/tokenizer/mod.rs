@@ -12,6 +12,7 @@
 
 mod bpe;
 mod description;
+mod growth;
 mod hugging_face;
 pub(crate) mod model_proto;
 pub(crate) mod sample;

@@ -141,11 +141,6 @@ impl<M: EngineModel> Engine<M> {
         &self.options
     }
 
-    /// The model.
-    pub fn model(&self) -> &M {
-        &self.model
-    }
-
     /// Takes a request. Its first output comes with a later step.
     ///
     /// # Errors

@@ -305,12 +305,7 @@ impl InferenceModel {
             Leaf::Matrix(matrix) => !matrix.is_finite(),
         });
         match (bad, layer) {
-            (Some((param, _)), _) => ModelError::NotFinite {
-                place: format!("tensor {:?}", param.to_string()),
-                found: "holds values that are not finite; the file is damaged, or its training \
-                        diverged: use another checkpoint"
-                    .into(),
-            },
+            (Some((param, _)), _) => ModelError::tensor_not_finite(param),
             (None, layer) => ModelError::NotFinite {
                 place: layer.map_or("logits".into(), |n| format!("model.layers.{n}")),
                 found: format!(

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::admission::{Admission, AdmissionLimits};
+use crate::api_key::ApiKey;
 use crate::constraint::Grammars;
 use crate::engine_thread::EngineHandle;
 use crate::error::{ApiError, ApiResult};
@@ -27,7 +28,7 @@ pub struct AppOptions {
     /// Tokens are written `token_id:123`.
     pub return_tokens_as_token_ids: bool,
     /// The key that requests to `/v1` and the tokenizer have to send.
-    pub api_key: Option<String>,
+    pub api_key: Option<ApiKey>,
     /// Largest body of a request in bytes.
     pub max_body_bytes: usize,
 }
@@ -47,8 +48,6 @@ pub struct App {
     pub grammars: Grammars,
     /// How requests are treated.
     pub options: AppOptions,
-    /// The hash of the key.
-    pub api_key: Option<blake3::Hash>,
     draining: AtomicBool,
     requests: AtomicU64,
     open: AtomicUsize,
@@ -68,7 +67,6 @@ impl App {
             admission: Admission::new(options.admission, Arc::clone(&metrics)),
             metrics,
             grammars: Grammars::default(),
-            api_key: options.api_key.as_ref().map(|key| blake3::hash(key.as_bytes())),
             options,
             draining: AtomicBool::new(false),
             requests: AtomicU64::new(0),

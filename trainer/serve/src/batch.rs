@@ -2,12 +2,14 @@
 //!
 //! An answer is appended as a whole line when it is there, under an `id` made of the number of its input
 //! line. So a batch that was killed goes on: lines that have an answer are skipped, a line that was cut
-//! short is removed and answered again, and none is lost or repeated. A request without a seed gets one
+//! short is removed and answered again, and none is lost or repeated. Answers that are errors are removed
+//! too and made again: what failed may have been mended meanwhile. A request without a seed gets one
 //! that follows from its line, so an answer does not depend on interruptions.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,13 +18,14 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::error::{Result, ServeError};
+use crate::request_body::RequestBody;
 use crate::{chat_completions, completions};
 
 /// Longest line in bytes.
 const LONGEST_LINE: usize = 64 << 20;
 
 /// What a batch did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BatchReport {
     /// Lines answered now.
     pub answered: usize,
@@ -30,6 +33,17 @@ pub struct BatchReport {
     pub failed: usize,
     /// Lines that had been answered before.
     pub skipped: usize,
+    /// The first line that failed and why, if one did.
+    pub first_failure: Option<LineFailure>,
+}
+
+/// Why a line has an error for an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LineFailure {
+    /// The line of the input, from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub reason: String,
 }
 
 /// How far a batch is.
@@ -53,7 +67,7 @@ fn answer_id(number: usize) -> String {
     format!("batch_req_{number}")
 }
 
-/// Answers every line of `input` that has no answer in `output` yet, `concurrency` at a time.
+/// Answers every line of `input` that has no good answer in `output` yet, `concurrency` at a time.
 ///
 /// # Errors
 /// When a file cannot be read or written, when the output is another's or of another input, when the
@@ -73,7 +87,7 @@ pub async fn run(
     let (mut out, answered) = open_output(output)?;
     let mut report = BatchReport::default();
     let mut done = BatchProgress { bytes: 0, lines: 0 };
-    let mut open: JoinSet<(u64, Value, bool)> = JoinSet::new();
+    let mut open: JoinSet<Answered> = JoinSet::new();
     let mut at_end = false;
     loop {
         while !at_end && open.len() < concurrency.max(1) {
@@ -101,22 +115,25 @@ pub async fn run(
                 progress(done);
                 continue;
             }
-            let app = Arc::clone(app);
-            open.spawn(async move {
-                let (value, failed) = answer(&app, &line).await;
-                (line.bytes, value, failed)
-            });
+            let (app, input) = (Arc::clone(app), input.to_path_buf());
+            open.spawn(async move { answer(&app, &input, line).await });
         }
         let Some(finished) = open.join_next().await else { break };
         if let Some(reason) = app.engine.ended() {
             return Err(ServeError::EngineEnded { reason });
         }
-        let (bytes, value, failed) = finished.map_err(|error| ServeError::file(input, error))?;
+        let Answered { line, bytes, value, failure } =
+            finished.map_err(|error| ServeError::file(input, error))?;
         // One write: after a kill a line is there or is the last one and cut short.
-        let line = format!("{value}\n");
-        out.write_all(line.as_bytes()).map_err(|error| ServeError::file(output, error))?;
+        let text = format!("{value}\n");
+        out.write_all(text.as_bytes()).map_err(|error| ServeError::file(output, error))?;
         report.answered += 1;
-        report.failed += usize::from(failed);
+        if let Some(reason) = failure {
+            report.failed += 1;
+            if report.first_failure.as_ref().is_none_or(|first| first.line > line) {
+                report.first_failure = Some(LineFailure { line, reason });
+            }
+        }
         done.bytes += bytes;
         done.lines += 1;
         progress(done);
@@ -125,31 +142,72 @@ pub async fn run(
     Ok(report)
 }
 
-/// The answer to a line, and whether it is an error.
-async fn answer(app: &Arc<App>, line: &Line) -> (Value, bool) {
-    let id = answer_id(line.number);
-    let request = match read_request(line) {
+/// A line with its answer.
+struct Answered {
+    line: usize,
+    bytes: u64,
+    value: Value,
+    /// Why the answer is an error, if it is.
+    failure: Option<String>,
+}
+
+async fn answer(app: &Arc<App>, input: &Path, line: Line) -> Answered {
+    let (id, number) = (answer_id(line.number), line.number);
+    let of_line = |reason: &str| format!("{}: line {number}: {reason}", input.display());
+    let made = |value: Value, failure: Option<String>| Answered {
+        line: number,
+        bytes: line.bytes,
+        value,
+        failure,
+    };
+    let error = |code: &str, reason: &str| json!({"code": code, "message": of_line(reason)});
+    let request = match read_request(&line) {
         Ok(request) => request,
-        Err((custom_id, message)) => {
-            let error = json!({"code": "invalid_request", "message": message});
-            return (
-                json!({"id": id, "custom_id": custom_id, "response": null, "error": error}),
-                true,
-            );
+        Err((custom_id, reason)) => {
+            let error = error("invalid_request", &reason);
+            let value = json!({"id": id, "custom_id": custom_id, "response": null, "error": error});
+            return made(value, Some(reason));
         }
     };
     let request_id = app.new_id();
+    let body = RequestBody::of_json(request.body);
     let answered = match request.chat {
-        true => chat_completions::answer_whole(app, request.body, &request_id).await,
-        false => completions::answer_whole(app, request.body, &request_id).await,
+        true => chat_completions::answer_whole(app, body, &request_id).await,
+        false => completions::answer_whole(app, body, &request_id).await,
     };
-    let failed = answered.is_err();
-    let (status, body) = match answered {
-        Ok(body) => (200, body),
-        Err(error) => (error.status.as_u16(), error.to_json()),
+    let (status, body, failure) = match answered {
+        Ok(body) => {
+            let failure = failed_choice(&body);
+            (200, body, failure)
+        }
+        Err(error) => (error.status.as_u16(), error.to_json(), Some(error.message)),
+    };
+    // A request that was refused has its error in the body, as from a server.
+    let error = match &failure {
+        Some(reason) if status == 200 => error("not_finished", reason),
+        _ => Value::Null,
     };
     let response = json!({"status_code": status, "request_id": request_id, "body": body});
-    (json!({"id": id, "custom_id": request.custom_id, "response": response, "error": null}), failed)
+    let custom_id = request.custom_id;
+    made(json!({"id": id, "custom_id": custom_id, "response": response, "error": error}), failure)
+}
+
+/// Why an answer that came is none: a choice of it that did not come to an end of its own.
+fn failed_choice(body: &Value) -> Option<String> {
+    let choices = body.get("choices").and_then(Value::as_array)?;
+    let failed = choices
+        .iter()
+        .find(|choice| choice["finish_reason"] == "error" || choice["finish_reason"] == "abort")?;
+    let said = failed.get("error").and_then(Value::as_str);
+    Some(said.unwrap_or("the answer was ended early").to_owned())
+}
+
+/// Whether a line of the output is an answer that is an error.
+fn is_failure(answer: &Value) -> bool {
+    let status = answer["response"]["status_code"].as_u64();
+    !answer["error"].is_null()
+        || !status.is_some_and(|status| (200..300).contains(&status))
+        || failed_choice(&answer["response"]["body"]).is_some()
 }
 
 struct BatchRequest {
@@ -162,9 +220,9 @@ struct BatchRequest {
 fn read_request(line: &Line) -> std::result::Result<BatchRequest, (Value, String)> {
     let number = line.number;
     let request: Value = serde_json::from_str(&line.text)
-        .map_err(|error| (Value::Null, format!("line {number} is not JSON: {error}")))?;
+        .map_err(|error| (Value::Null, format!("is not JSON: {error}")))?;
     let custom_id = request.get("custom_id").cloned().unwrap_or_default();
-    let wrong = |what: String| Err((custom_id.clone(), format!("line {number}: {what}")));
+    let wrong = |what: String| Err((custom_id.clone(), what));
     match request.get("method").and_then(Value::as_str) {
         None | Some("POST") => {}
         Some(other) => return wrong(format!("method: found {other:?}, expected POST")),
@@ -206,22 +264,22 @@ fn custom_id_of(text: &str) -> Value {
     value.and_then(|value| value.get("custom_id").cloned()).unwrap_or_default()
 }
 
-/// Opens the output for appending, for this process alone; the names of the answers in it, and the
-/// `custom_id` that each answers.
+/// Opens the output for appending, for this process alone, without the answers in it that are errors; the
+/// names of the others, and the `custom_id` that each answers.
 fn open_output(path: &Path) -> Result<(File, HashMap<String, Value>)> {
     let failed = |error: std::io::Error| ServeError::file(path, error);
     let mut file =
         OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
-    file.try_lock().map_err(|error| {
-        let reason = format!("another process is writing it ({error}); wait until it ends, or choose another --output");
-        ServeError::file(path, reason)
-    })?;
+    lock(&file, path)?;
     let not_an_answer = |number: usize| {
         let reason = format!("line {number} is not an answer of a batch; choose another --output");
         ServeError::file(path, reason)
     };
     let mut answered = HashMap::new();
+    let mut lines = 0;
     let mut whole = 0;
+    // Where the answers are that stay.
+    let mut kept: Vec<Range<u64>> = Vec::new();
     let mut reader = BufReader::new(&file);
     loop {
         let mut line = Vec::new();
@@ -235,12 +293,12 @@ fn open_output(path: &Path) -> Result<(File, HashMap<String, Value>)> {
         }
         let known = line.len().min(BEGINNING.len());
         if line[..known] != BEGINNING[..known] {
-            return Err(not_an_answer(answered.len() + 1));
+            return Err(not_an_answer(lines + 1));
         }
         if line.last() != Some(&b'\n') {
             // Only the last line can have been cut short.
             if !reader.fill_buf().map_err(failed)?.is_empty() {
-                let number = answered.len() + 1;
+                let number = lines + 1;
                 let reason = format!("line {number} has more than {LONGEST_LINE} bytes");
                 return Err(ServeError::file(path, reason));
             }
@@ -249,17 +307,59 @@ fn open_output(path: &Path) -> Result<(File, HashMap<String, Value>)> {
         let value: Option<Value> = serde_json::from_slice(&line).ok();
         let id = value.as_ref().and_then(|value| value.get("id")?.as_str().map(str::to_owned));
         match (id, value) {
+            (Some(_), Some(value)) if is_failure(&value) => {}
             (Some(id), Some(value)) => {
                 answered.insert(id, value.get("custom_id").cloned().unwrap_or_default());
+                match kept.last_mut().filter(|range| range.end == whole) {
+                    Some(range) => range.end += read as u64,
+                    None => kept.push(whole..whole + read as u64),
+                }
             }
-            _ => return Err(not_an_answer(answered.len() + 1)),
+            _ => return Err(not_an_answer(lines + 1)),
         }
+        lines += 1;
         whole += read as u64;
     }
-    // What a kill cut short is answered again.
-    file.set_len(whole).map_err(failed)?;
+    drop(reader);
+    if kept.iter().map(|range| range.end - range.start).sum::<u64>() < whole {
+        file = without_failures(&file, path, &kept).map_err(failed)?;
+    } else {
+        // What a kill cut short is answered again.
+        file.set_len(whole).map_err(failed)?;
+    }
     file.seek(SeekFrom::End(0)).map_err(failed)?;
     Ok((file, answered))
+}
+
+/// Locks an output for this process.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    file.try_lock().map_err(|error| {
+        let reason = format!(
+            "another process is writing it ({error}); wait until it ends, or choose another --output"
+        );
+        ServeError::file(path, reason)
+    })
+}
+
+/// Puts a copy of the parts that stay in the place of `file`, at once: after a kill it is there or not.
+fn without_failures(file: &File, path: &Path, kept: &[Range<u64>]) -> std::io::Result<File> {
+    let path = path.canonicalize()?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".without-errors");
+    let copy_path = path.with_file_name(name);
+    let mut copy = OpenOptions::new().read(true).write(true).create(true).open(&copy_path)?;
+    // Nobody takes the new file before this process has it.
+    copy.try_lock()?;
+    copy.set_len(0)?;
+    let mut from = file;
+    for range in kept {
+        from.seek(SeekFrom::Start(range.start))?;
+        std::io::copy(&mut from.take(range.end - range.start), &mut copy)?;
+    }
+    copy.set_permissions(file.metadata()?.permissions())?;
+    copy.sync_all()?;
+    std::fs::rename(&copy_path, &path)?;
+    Ok(copy)
 }
 
 /// The lines of the input, read one by one.

@@ -1,7 +1,6 @@
 //! `POST /v1/chat/completions`.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use altiplano_data::chat::{Message, RenderOptions, RenderedChat};
 use axum::response::{IntoResponse, Response};
@@ -13,8 +12,8 @@ use crate::completions::add_usage;
 use crate::error::{ApiError, ApiResult};
 use crate::event_stream::{self, Events};
 use crate::fields::Fields;
-use crate::generation::{Answers, MaxTokens, Submitted, submit};
-use crate::runtime::off_the_reactor;
+use crate::generation::{Answers, Arrival, MaxTokens, Submitted, submit};
+use crate::request_body::RequestBody;
 use crate::sampling::{Sampling, within};
 use crate::served_model::{ServedModel, check_length, now};
 
@@ -51,7 +50,7 @@ struct ChatCompletion {
 ///
 /// # Errors
 /// In OpenAI's shape.
-pub async fn answer(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Response> {
+pub async fn answer(app: &Arc<App>, body: RequestBody, id: &str) -> ApiResult<Response> {
     let chat = start(app, body, id).await?;
     if chat.submitted.sampling.stream.is_some() {
         return Ok(stream(chat));
@@ -63,7 +62,7 @@ pub async fn answer(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Response
 ///
 /// # Errors
 /// In OpenAI's shape.
-pub async fn answer_whole(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Value> {
+pub async fn answer_whole(app: &Arc<App>, body: RequestBody, id: &str) -> ApiResult<Value> {
     let chat = start(app, body, id).await?;
     if chat.submitted.sampling.stream.is_some() {
         return Err(ApiError::field("stream", "there is no stream here"));
@@ -72,13 +71,13 @@ pub async fn answer_whole(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Va
 }
 
 /// Reads and tokenizes a request.
-async fn start(app: &Arc<App>, body: Value, id: &str) -> ApiResult<ChatCompletion> {
+async fn start(app: &Arc<App>, body: RequestBody, id: &str) -> ApiResult<ChatCompletion> {
     let (app, id) = (Arc::clone(app), id.to_owned());
-    off_the_reactor(move || read(&app, body, &id)).await
+    let arrival = Arrival::now(&app);
+    body.with_json(move |json| read(&app, json, &id, arrival)).await
 }
 
-fn read(app: &Arc<App>, body: Value, id: &str) -> ApiResult<ChatCompletion> {
-    let arrived = Instant::now();
+fn read(app: &Arc<App>, body: Value, id: &str, arrival: Arrival) -> ApiResult<ChatCompletion> {
     app.check_ready()?;
     let mut fields = Fields::of(body)?;
     let model = &app.model;
@@ -119,7 +118,7 @@ fn read(app: &Arc<App>, body: Value, id: &str) -> ApiResult<ChatCompletion> {
         None => String::new(),
     };
     let prompt_logprobs = sampling.params.prompt_logprobs.is_some();
-    let submitted = submit(app, vec![ids], sampling, max_tokens, permit, arrived)?;
+    let submitted = submit(app, vec![ids], sampling, max_tokens, permit, arrival)?;
     let id = submitted.sampling.request_id.as_deref().unwrap_or(id);
     Ok(ChatCompletion {
         id: format!("chatcmpl-{id}"),
@@ -277,6 +276,9 @@ impl ChatCompletion {
         });
         if self.submitted.sampling.return_token_ids {
             choice["token_ids"] = json!(delta.token_ids);
+        }
+        if let Some(error) = finish.and_then(|finish| finish.error.as_ref()) {
+            choice["error"] = json!(error);
         }
         choice
     }

@@ -15,6 +15,8 @@ pub struct Finish {
     pub reason: &'static str,
     /// The stop string or stop token that was found; null otherwise.
     pub stop_reason: Value,
+    /// What failed, where the reason is `error`.
+    pub error: Option<String>,
 }
 
 /// A token with its probability, and where its text begins.
@@ -113,12 +115,12 @@ impl<'a> Choice<'a> {
             delta.text.push_str(&self.stops.push(&rest));
         }
         if let Some(stop) = self.stops.matched() {
-            delta.finish = Some(Finish { reason: "stop", stop_reason: json!(stop) });
+            delta.finish = Some(Finish { reason: "stop", stop_reason: json!(stop), error: None });
             ended = None;
         }
         if let Some(reason) = ended {
             delta.text.push_str(&self.stops.finish());
-            delta.finish = Some(finish(reason));
+            delta.finish = Some(Finish { error: output.error, ..finish(reason) });
         }
         self.finished = delta.finish.is_some();
         delta
@@ -152,5 +154,5 @@ fn finish(reason: FinishReason) -> Finish {
         FinishReason::Abort => ("abort", Value::Null),
         FinishReason::Error => ("error", Value::Null),
     };
-    Finish { reason, stop_reason }
+    Finish { reason, stop_reason, error: None }
 }

@@ -1,7 +1,6 @@
 //! `POST /v1/completions`.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -11,11 +10,11 @@ use crate::choice::Delta;
 use crate::error::{ApiError, ApiResult};
 use crate::event_stream::{self, Events};
 use crate::fields::Fields;
-use crate::generation::{Answers, MaxTokens, Submitted, Usage, submit};
+use crate::generation::{Answers, Arrival, MaxTokens, Submitted, Usage, submit};
 use crate::logprobs::CompletionLogprobs;
-use crate::runtime::off_the_reactor;
+use crate::request_body::RequestBody;
 use crate::sampling::{Sampling, check_ids, within};
-use crate::served_model::now;
+use crate::served_model::{ServedModel, now};
 
 /// Tokens of an answer where a request says nothing, as OpenAI has it.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -44,7 +43,7 @@ struct Completion {
 ///
 /// # Errors
 /// In OpenAI's shape.
-pub async fn answer(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Response> {
+pub async fn answer(app: &Arc<App>, body: RequestBody, id: &str) -> ApiResult<Response> {
     let completion = start(app, body, id).await?;
     if completion.submitted.sampling.stream.is_some() {
         return Ok(stream(completion));
@@ -56,7 +55,7 @@ pub async fn answer(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Response
 ///
 /// # Errors
 /// In OpenAI's shape.
-pub async fn answer_whole(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Value> {
+pub async fn answer_whole(app: &Arc<App>, body: RequestBody, id: &str) -> ApiResult<Value> {
     let completion = start(app, body, id).await?;
     if completion.submitted.sampling.stream.is_some() {
         return Err(ApiError::field("stream", "there is no stream here"));
@@ -65,13 +64,13 @@ pub async fn answer_whole(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Va
 }
 
 /// Reads and tokenizes a request.
-async fn start(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Completion> {
+async fn start(app: &Arc<App>, body: RequestBody, id: &str) -> ApiResult<Completion> {
     let (app, id) = (Arc::clone(app), id.to_owned());
-    off_the_reactor(move || read(&app, body, &id)).await
+    let arrival = Arrival::now(&app);
+    body.with_json(move |json| read(&app, json, &id, arrival)).await
 }
 
-fn read(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Completion> {
-    let arrived = Instant::now();
+fn read(app: &Arc<App>, body: Value, id: &str, arrival: Arrival) -> ApiResult<Completion> {
     app.check_ready()?;
     let mut fields = Fields::of(body)?;
     let model = &app.model;
@@ -111,27 +110,33 @@ fn read(app: &Arc<App>, body: Value, id: &str) -> ApiResult<Completion> {
     for prompt in prompts {
         match prompt {
             Prompt::Text(text) => {
-                ids.push(model.encode_prompt(&text, add_special)?);
-                texts.push(text);
-            }
-            Prompt::Ids(given) => {
-                check_ids("prompt", &given, model)?;
+                let mut encoded = model.encode_prompt(&text, add_special)?;
+                let cut = sampling.cut(&mut encoded);
                 if echo {
-                    let known: Vec<u32> = given
-                        .iter()
-                        .copied()
-                        .filter(|id| (*id as usize) < model.tokenizer.vocab_size())
-                        .collect();
-                    texts.push(model.tokenizer.decode(&known)?);
+                    texts.push(if cut { text_of(&encoded, model)? } else { text });
+                }
+                ids.push(encoded);
+            }
+            Prompt::Ids(mut given) => {
+                check_ids("prompt", &given, model)?;
+                sampling.cut(&mut given);
+                if echo {
+                    texts.push(text_of(&given, model)?);
                 }
                 ids.push(given);
             }
         }
     }
     let max_tokens = MaxTokens::Exactly(max_tokens);
-    let submitted = submit(app, ids, sampling, max_tokens, permit, arrived)?;
+    let submitted = submit(app, ids, sampling, max_tokens, permit, arrival)?;
     let id = submitted.sampling.request_id.as_deref().unwrap_or(id);
     Ok(Completion { id: format!("cmpl-{id}"), echo, logprobs, prompt_logprobs, texts, submitted })
+}
+
+/// The text of ids; those of padding have none.
+fn text_of(ids: &[u32], model: &ServedModel) -> ApiResult<String> {
+    let known = ids.iter().copied().filter(|id| (*id as usize) < model.tokenizer.vocab_size());
+    Ok(model.tokenizer.decode(&known.collect::<Vec<u32>>())?)
 }
 
 fn prompts(value: Option<Value>) -> ApiResult<Vec<Prompt>> {
@@ -203,6 +208,9 @@ impl Completion {
         });
         if self.submitted.sampling.return_token_ids {
             choice["token_ids"] = json!(delta.token_ids);
+        }
+        if let Some(error) = finish.and_then(|finish| finish.error.as_ref()) {
+            choice["error"] = json!(error);
         }
         choice
     }

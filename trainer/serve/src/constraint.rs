@@ -36,6 +36,15 @@ pub enum AnswerForm {
     Lark(String),
 }
 
+/// What an answer has to look like, and the field that says so.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AskedForm {
+    /// `response_format` or `structured_outputs`.
+    pub field: &'static str,
+    /// What it says.
+    pub form: AnswerForm,
+}
+
 impl AnswerForm {
     /// Reads OpenAI's `response_format`; None for plain text.
     ///
@@ -99,14 +108,6 @@ impl AnswerForm {
             0 => Ok(None),
             1 => Ok(forms.pop()),
             _ => Err(wrong("expected one of json, json_object, regex, choice and grammar".into())),
-        }
-    }
-
-    /// The field that says so.
-    fn field(&self) -> &'static str {
-        match self {
-            Self::JsonObject | Self::JsonSchema(_) => "response_format",
-            Self::Regex(_) | Self::Choice(_) | Self::Lark(_) => "structured_outputs",
         }
     }
 
@@ -200,9 +201,8 @@ impl Grammars {
     pub fn compile(
         &self,
         model: &ServedModel,
-        form: &AnswerForm,
+        AskedForm { field: name, form }: &AskedForm,
     ) -> ApiResult<Box<dyn TokenConstraint>> {
-        let name = form.field();
         let size = form.size();
         if size > LARGEST_GRAMMAR {
             let message =

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use altiplano_model::infer::{Request, RequestId, SequenceOutput};
+use altiplano_model::infer::{Request, RequestId, SequenceId, SequenceOutput};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
@@ -45,6 +45,7 @@ pub type Deliveries = UnboundedReceiver<Delivery>;
 enum Command {
     Add { request: Box<Request>, prompt: usize, deliver: UnboundedSender<Delivery> },
     Abort(RequestId),
+    AbortSequence(SequenceId),
     AbortAll,
     ResetPrefixCache(oneshot::Sender<()>),
 }
@@ -68,7 +69,9 @@ pub fn start(
 ) -> Result<EngineHandle, ServeError> {
     let (commands, received) = channel();
     let (end, ended) = watch::channel(None);
-    metrics.set_engine(&engine.stats());
+    let stats = engine.stats();
+    metrics.set_cache(&stats);
+    metrics.set_engine(&stats);
     let run = move || {
         let mut thread = EngineThread { engine, metrics, open: HashMap::new(), commands: received };
         let ending = catch_unwind(AssertUnwindSafe(|| thread.run()));
@@ -155,10 +158,11 @@ pub struct Aborter {
 }
 
 impl Aborter {
-    /// Ends the request of one prompt, because all its sequences have what they need.
-    pub fn abort(&self, prompt: usize) {
-        if let Some(id) = self.requests.get(prompt) {
-            let _ = self.commands.send(Command::Abort(*id));
+    /// Ends one answer to a prompt, because it has what it needs.
+    pub fn abort_sequence(&self, prompt: usize, index: usize) {
+        if let Some(request) = self.requests.get(prompt) {
+            let sequence = SequenceId { request: *request, index };
+            let _ = self.commands.send(Command::AbortSequence(sequence));
         }
     }
 }
@@ -168,7 +172,7 @@ impl Aborter {
 pub struct AbortGuard(Aborter);
 
 impl AbortGuard {
-    /// Ends single requests while the guard is elsewhere.
+    /// Ends single answers while the guard is elsewhere.
     pub fn aborter(&self) -> Aborter {
         self.0.clone()
     }
@@ -176,7 +180,9 @@ impl AbortGuard {
 
 impl Drop for AbortGuard {
     fn drop(&mut self) {
-        (0..self.0.requests.len()).for_each(|prompt| self.0.abort(prompt));
+        for id in &self.0.requests {
+            let _ = self.0.commands.send(Command::Abort(*id));
+        }
     }
 }
 
@@ -190,9 +196,16 @@ impl std::fmt::Debug for Command {
 struct Open {
     prompt: usize,
     deliver: UnboundedSender<Delivery>,
-    /// Sequences that have not ended.
-    left: usize,
+    /// Of each sequence, whether it has ended.
+    ended: Vec<bool>,
     times: Times,
+}
+
+impl Open {
+    /// Sequences that have not ended.
+    fn left(&self) -> usize {
+        self.ended.iter().filter(|ended| !**ended).count()
+    }
 }
 
 /// When things happened to a request.
@@ -227,21 +240,23 @@ impl<E: TokenEngine> EngineThread<E> {
             }
             if self.engine.has_requests() {
                 let outputs = self.engine.step()?;
+                let stats = self.engine.stats();
                 self.note_events();
-                self.metrics.iteration_tokens.observe(self.engine.stats().step_tokens as f64);
+                self.metrics.iteration_tokens.observe(stats.step_tokens as f64);
+                self.metrics.set_engine(&stats);
                 let now = Instant::now();
                 outputs.into_iter().for_each(|output| self.deliver(output, now));
             } else {
                 self.note_events();
+                self.metrics.set_engine(&self.engine.stats());
             }
-            self.metrics.set_engine(&self.engine.stats());
         }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Add { request, prompt, deliver } => {
-                let (id, left) = (request.id, request.n);
+                let (id, ended) = (request.id, vec![false; request.n]);
                 let times = Times {
                     queued: Instant::now(),
                     scheduled: None,
@@ -251,7 +266,7 @@ impl<E: TokenEngine> EngineThread<E> {
                 };
                 match self.engine.add(*request) {
                     Ok(()) => {
-                        self.open.insert(id, Open { prompt, deliver, left, times });
+                        self.open.insert(id, Open { prompt, deliver, ended, times });
                     }
                     Err(reason) => {
                         let _ = deliver.send(Delivery::Refused(reason));
@@ -259,8 +274,15 @@ impl<E: TokenEngine> EngineThread<E> {
                 }
             }
             Command::Abort(id) => {
-                if self.open.remove(&id).is_some() {
+                if let Some(open) = self.open.remove(&id) {
                     self.engine.abort(id);
+                    // Its client went away: nobody else counts the end of these.
+                    self.metrics.finished.with(&["abort"]).add(open.left() as u64);
+                }
+            }
+            Command::AbortSequence(sequence) => {
+                if self.end_sequence(sequence) {
+                    self.engine.abort_sequence(sequence);
                 }
             }
             Command::AbortAll => {
@@ -298,16 +320,31 @@ impl<E: TokenEngine> EngineThread<E> {
             open.times.first_token.get_or_insert(now);
             open.times.last_token = Some(now);
         }
-        if output.finish_reason.is_some() {
-            open.left = open.left.saturating_sub(1);
+        if open.ended.get(output.index).copied().unwrap_or(true) {
+            return;
         }
+        let ended = output.finish_reason.is_some();
+        let sequence = SequenceId { request: id, index: output.index };
         // A client that went away says so by a command of its own.
         let _ = open.deliver.send(Delivery::Output { prompt: open.prompt, output });
-        if open.left == 0
-            && let Some(open) = self.open.remove(&id)
+        if ended {
+            self.end_sequence(sequence);
+        }
+    }
+
+    /// Takes down the end of a sequence; false when it has ended before.
+    fn end_sequence(&mut self, sequence: SequenceId) -> bool {
+        let Some(open) = self.open.get_mut(&sequence.request) else { return false };
+        let Some(ended) = open.ended.get_mut(sequence.index) else { return false };
+        if std::mem::replace(ended, true) {
+            return false;
+        }
+        if open.left() == 0
+            && let Some(open) = self.open.remove(&sequence.request)
         {
             self.observe(&open.times);
         }
+        true
     }
 
     fn observe(&self, times: &Times) {

@@ -160,6 +160,25 @@ pub enum ServeError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// Lines of a batch have errors for answers.
+    #[error(
+        "{}: {failed} lines failed, the first of them line {first}: {reason}; {} says of each why, and the \
+         same command answers them again",
+        input.display(),
+        output.display()
+    )]
+    LinesFailed {
+        /// The requests.
+        input: PathBuf,
+        /// The answers.
+        output: PathBuf,
+        /// How many.
+        failed: usize,
+        /// The number of the first, from 1.
+        first: usize,
+        /// Why that one failed.
+        reason: String,
+    },
     /// Arguments that do not fit together.
     #[error("{message}")]
     Usage {
@@ -172,9 +191,6 @@ pub enum ServeError {
         /// What is wrong with it.
         reason: String,
     },
-    /// From the data crate.
-    #[error(transparent)]
-    Data(#[from] DataError),
 }
 
 impl ServeError {

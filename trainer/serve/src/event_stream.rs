@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::engine_thread::AbortGuard;
 
-/// After so long without an event a comment keeps the connection open.
+/// Between two comments, which keep a connection open on which no event comes for long.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Where a task puts its events.

@@ -1,6 +1,5 @@
 //! A request at work: its prompts go to the engine, and what comes back becomes answers.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +13,8 @@ use crate::constraint::{BadWords, Both};
 use crate::engine_thread::{AbortGuard, Aborter, Deliveries, Delivery};
 use crate::error::{ApiError, ApiResult};
 use crate::logprobs::TokenNames;
-use crate::sampling::{KeptSide, Sampling};
+use crate::sampling::Sampling;
+use crate::served_model::ServedModel;
 
 /// Tokens of prompts and answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,8 +52,21 @@ pub struct Submitted {
     aborter: Aborter,
     guard: Option<AbortGuard>,
     _permit: Permit,
-    arrived: Instant,
+    arrival: Arrival,
+}
+
+/// A request that has come: the server does not end before it has been answered.
+#[derive(Debug)]
+pub struct Arrival {
+    at: Instant,
     _open: OpenRequest,
+}
+
+impl Arrival {
+    /// A request that has come now.
+    pub fn now(app: &Arc<App>) -> Self {
+        Self { at: Instant::now(), _open: app.open_request() }
+    }
 }
 
 /// How many tokens of an answer there may be.
@@ -75,16 +88,11 @@ pub fn submit(
     sampling: Sampling,
     max_tokens: MaxTokens,
     mut permit: Permit,
-    arrived: Instant,
+    arrival: Arrival,
 ) -> ApiResult<Submitted> {
     let model = &app.model;
-    if let Some((most, kept)) = sampling.truncate {
-        for prompt in &mut prompts {
-            match kept {
-                KeptSide::Left => prompt.truncate(most),
-                KeptSide::Right => drop(prompt.drain(..prompt.len().saturating_sub(most))),
-            }
-        }
+    for prompt in &mut prompts {
+        sampling.cut(prompt);
     }
     let context = model.max_model_len;
     let mut constraint = match &sampling.form {
@@ -92,7 +100,8 @@ pub fn submit(
         None => None,
     };
     if !sampling.bad_words.is_empty() {
-        let words: Box<dyn TokenConstraint> = Box::new(BadWords::new(bad_words(app, &sampling)?));
+        let words: Box<dyn TokenConstraint> =
+            Box::new(BadWords::new(bad_words(model, &sampling.bad_words)?));
         constraint = Some(match constraint {
             Some(grammar) => Box::new(Both(grammar, words)),
             None => words,
@@ -154,8 +163,7 @@ pub fn submit(
         aborter: guard.aborter(),
         guard: Some(guard),
         _permit: permit,
-        arrived,
-        _open: app.open_request(),
+        arrival,
     })
 }
 
@@ -171,27 +179,29 @@ fn too_long(context: usize, prompt: usize, max_tokens: usize) -> ApiError {
     )
 }
 
-/// The ids of bad words, at the beginning of a text and inside it.
-fn bad_words(app: &App, sampling: &Sampling) -> ApiResult<Vec<Vec<u32>>> {
-    let mut words = Vec::new();
-    // The first id of each text.
-    let mut id_of = HashMap::new();
-    for id in 0..app.model.tokenizer.vocab_size() as u32 {
-        id_of.entry(app.model.token_text(id)).or_insert(id);
-    }
-    for word in &sampling.bad_words {
-        let ids = app.model.tokenizer.encode(word)?;
-        if let Some((first, rest)) = ids.split_first() {
-            // The tokenizer puts a space before a text; where the word goes on from others there is none.
-            let text = app.model.token_text(*first);
-            let bare = text.strip_prefix(' ').filter(|bare| !bare.is_empty());
-            if let Some(same) = bare.and_then(|bare| id_of.get(bare)) {
-                words.push([&[*same], rest].concat());
+/// The ids of bad words: at the beginning of a text, after other text, and after a blank. How a word is
+/// cut into pieces depends on what is before it.
+fn bad_words(model: &ServedModel, words: &[String]) -> ApiResult<Vec<Vec<u32>>> {
+    // Nothing is joined across the end of a line.
+    const BEFORE: &str = "\n";
+    let before = model.tokenizer.encode(BEFORE)?;
+    let mut all = Vec::new();
+    for word in words {
+        let bare = word.trim_start_matches(' ');
+        let mut forms = vec![model.tokenizer.encode(word)?];
+        for text in [word.clone(), bare.to_owned(), format!(" {bare}")] {
+            let ids = model.tokenizer.encode(&format!("{BEFORE}{text}"))?;
+            forms.extend(ids.strip_prefix(&before[..]).map(<[u32]>::to_vec));
+        }
+        for form in forms {
+            // A blank alone is no word.
+            let has_text = form.iter().any(|id| !model.token_text(*id).trim().is_empty());
+            if (has_text || bare.is_empty()) && !form.is_empty() && !all.contains(&form) {
+                all.push(form);
             }
         }
-        words.push(ids);
     }
-    Ok(words)
+    Ok(all)
 }
 
 /// What came for one answer.
@@ -310,13 +320,14 @@ impl Submitted {
                     }
                 }
                 self.time(answers, choice, output.token.is_some());
+                let index = output.index;
+                let engine_knows = output.finish_reason.is_some();
                 let delta = answers.choices[choice].push(output);
                 if delta.finish.is_some() {
                     self.ended(answers, choice, &delta);
-                    let of_prompt = &answers.choices[prompt * each..(prompt + 1) * each];
-                    if of_prompt.iter().all(|choice| choice.finished) {
+                    if !engine_knows {
                         // A stop string ends an answer without the engine's knowing.
-                        self.aborter.abort(prompt);
+                        self.aborter.abort_sequence(prompt, index);
                     }
                 }
                 Ok(Some(vec![Update { choice, delta }]))
@@ -346,7 +357,7 @@ impl Submitted {
         metrics.generation_tokens.add(1);
         let first = match answers.times[choice] {
             None => {
-                metrics.first_token.observe((now - self.arrived).as_secs_f64());
+                metrics.first_token.observe((now - self.arrival.at).as_secs_f64());
                 now
             }
             Some((first, last)) => {
@@ -363,12 +374,41 @@ impl Submitted {
         let metrics = &self.app.metrics;
         let tokens = answers.choices[choice].tokens;
         metrics.request_generation_tokens.observe(tokens as f64);
-        metrics.end_to_end.observe(self.arrived.elapsed().as_secs_f64());
+        metrics.end_to_end.observe(self.arrival.at.elapsed().as_secs_f64());
         if let Some((first, last)) = answers.times[choice].filter(|_| tokens > 1) {
             metrics.time_per_token.observe((last - first).as_secs_f64() / (tokens - 1) as f64);
         }
         if let Some(finish) = &delta.finish {
             metrics.finished.with(&[finish.reason]).add(1);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::tests::server::{served_model, tokenizer};
+
+    #[test]
+    fn a_bad_word_is_barred_with_and_without_a_blank_before_it() {
+        let model = served_model(tokenizer());
+        let id = |text: &str| {
+            let is = |id: &u32| model.tokenizer.piece(*id).is_some_and(|piece| piece.text == text);
+            (0..model.vocab_size as u32).find(is).unwrap()
+        };
+        let ids = |texts: &[&str]| texts.iter().map(|text| id(text)).collect::<Vec<u32>>();
+        let barred = |word: &str| bad_words(&model, &[word.to_owned()]).unwrap();
+        for word in ["cat", " cat"] {
+            let words = barred(word);
+            assert!(words.contains(&ids(&["\u{2581}cat"])), "{words:?}");
+            assert!(words.contains(&ids(&["c", "at"])), "{words:?}");
+        }
+        // The blank is a piece of its own here.
+        let words = barred("hat");
+        assert!(words.contains(&ids(&["\u{2581}", "h", "at"])), "{words:?}");
+        assert!(words.contains(&ids(&["h", "at"])), "{words:?}");
+        // No word of ids is a blank alone, which would bar all words.
+        assert!(!words.contains(&ids(&["\u{2581}"])));
     }
 }

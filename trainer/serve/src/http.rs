@@ -2,11 +2,11 @@
 //! one shape.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,11 +16,9 @@ use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::runtime::off_the_reactor;
+use crate::request_body::RequestBody;
 use crate::{chat_completions, completions, page, tokenization};
 
-/// How long a client may take to send a body.
-const BODY_TIME: Duration = Duration::from_secs(60);
 /// Longest name that a client gives its request.
 const LONGEST_ID: usize = 128;
 const REQUEST_ID: &str = "x-request-id";
@@ -124,47 +122,11 @@ fn is_open(path: &str) -> bool {
 }
 
 async fn check_key(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match app.api_key {
-        Some(key) if !is_open(request.uri().path()) && !sends_key(request.headers(), key) => {
+    match &app.options.api_key {
+        Some(key) if !is_open(request.uri().path()) && !key.is_sent(request.headers()) => {
             ApiError::unauthorized().into_response()
         }
         _ => next.run(request).await,
-    }
-}
-
-/// Whether the key was sent. Hashes are compared in a time that does not depend on them.
-pub fn sends_key(headers: &HeaderMap, key: blake3::Hash) -> bool {
-    let sent = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-    let sent = sent.strip_prefix(b"Bearer ").unwrap_or_default();
-    blake3::hash(sent) == key
-}
-
-/// The JSON of a body, within the bounds.
-///
-/// # Errors
-/// 400 when it is not JSON, 408 when it takes too long, 413 when it is too large.
-pub async fn read_json(body: Body, most: usize) -> ApiResult<Value> {
-    let bytes = read_body(body, most).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::invalid(format!("the body is not JSON: {error}")))
-}
-
-/// The bytes of a body, within the bounds.
-///
-/// # Errors
-/// 408 when it takes too long, 413 when it is too large.
-pub async fn read_body(body: Body, most: usize) -> ApiResult<axum::body::Bytes> {
-    match tokio::time::timeout(BODY_TIME, to_bytes(body, most)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
-            let message =
-                format!("the body cannot be read, or has more than {most} bytes: {error}");
-            Err(ApiError::other(StatusCode::PAYLOAD_TOO_LARGE, message))
-        }
-        Err(_) => {
-            let message = format!("the body took longer than {} s", BODY_TIME.as_secs());
-            Err(ApiError::other(StatusCode::REQUEST_TIMEOUT, message))
-        }
     }
 }
 
@@ -174,7 +136,7 @@ async fn complete(
     body: Body,
 ) -> ApiResult<Response> {
     app.check_ready()?;
-    let body = read_json(body, app.options.max_body_bytes).await?;
+    let body = RequestBody::read(body, app.options.max_body_bytes).await?;
     completions::answer(&app, body, &id).await
 }
 
@@ -184,7 +146,7 @@ async fn chat(
     body: Body,
 ) -> ApiResult<Response> {
     app.check_ready()?;
-    let body = read_json(body, app.options.max_body_bytes).await?;
+    let body = RequestBody::read(body, app.options.max_body_bytes).await?;
     chat_completions::answer(&app, body, &id).await
 }
 
@@ -211,13 +173,13 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn tokenize(State(app): State<Arc<App>>, body: Body) -> ApiResult<Json<Value>> {
-    let body = read_json(body, app.options.max_body_bytes).await?;
-    in_turn(move || tokenization::tokenize(&app, body)).await
+    let body = RequestBody::read(body, app.options.max_body_bytes).await?;
+    in_turn(body, move |json| tokenization::tokenize(&app, json)).await
 }
 
 async fn detokenize(State(app): State<Arc<App>>, body: Body) -> ApiResult<Json<Value>> {
-    let body = read_json(body, app.options.max_body_bytes).await?;
-    in_turn(move || tokenization::detokenize(&app, body)).await
+    let body = RequestBody::read(body, app.options.max_body_bytes).await?;
+    in_turn(body, move |json| tokenization::detokenize(&app, json)).await
 }
 
 /// Bodies of `/tokenize` and `/detokenize` that are worked on at a time: each takes memory in many
@@ -225,13 +187,14 @@ async fn detokenize(State(app): State<Arc<App>>, body: Body) -> ApiResult<Json<V
 static TEXTS_AT_A_TIME: Semaphore = Semaphore::const_new(2);
 
 async fn in_turn(
-    work: impl FnOnce() -> ApiResult<Value> + Send + 'static,
+    body: RequestBody,
+    work: impl FnOnce(Value) -> ApiResult<Value> + Send + 'static,
 ) -> ApiResult<Json<Value>> {
     let place = TEXTS_AT_A_TIME.acquire().await;
     // The place is kept until the work ends, also when the client has gone before.
-    let done = off_the_reactor(move || {
+    let done = body.with_json(move |json| {
         let _place = place;
-        work()
+        work(json)
     });
     done.await.map(Json)
 }
@@ -253,9 +216,10 @@ async fn reset_prefix_cache(State(app): State<Arc<App>>) -> ApiResult<StatusCode
     Ok(StatusCode::OK)
 }
 
-/// What a router asks its workers, in FastChat's fields.
-async fn worker_status(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(app.worker_status())
+/// What a router asks its workers, in FastChat's fields; an error while this one takes no requests.
+async fn worker_status(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
+    app.check_ready()?;
+    Ok(Json(app.worker_status()))
 }
 
 async fn no_such_path(method: Method, request: Request) -> ApiError {

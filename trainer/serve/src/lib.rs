@@ -6,7 +6,9 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong: for clients in OpenAI's shape, and for the server |
+//! | [`api_key`] | the key that requests have to send |
 //! | [`runtime`] | threads that serve connections |
+//! | [`request_body`] | bodies of requests, within bounds |
 //! | [`metrics`] | counters, gauges, histograms and their text |
 //! | [`token_engine`] | what is asked of an engine |
 //! | [`serving_metrics`] | what is counted, under vLLM's names |
@@ -33,7 +35,11 @@
 
 pub mod error;
 
+pub mod api_key;
+
 pub mod runtime;
+
+pub mod request_body;
 
 pub mod metrics;
 

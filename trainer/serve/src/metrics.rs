@@ -111,11 +111,6 @@ impl Histogram {
         seen.counts[bucket] += 1;
         seen.sum += value;
     }
-
-    /// How many values there were.
-    pub fn count(&self) -> u64 {
-        lock(&self.seen).counts.iter().sum()
-    }
 }
 
 impl Metric for Histogram {

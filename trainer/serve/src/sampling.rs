@@ -7,7 +7,7 @@ use altiplano_model::infer::SamplingParams;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::constraint::AnswerForm;
+use crate::constraint::{AnswerForm, AskedForm};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::served_model::ServedModel;
@@ -86,7 +86,7 @@ pub struct Sampling {
     /// Special tokens have no text in the answer.
     pub skip_special_tokens: bool,
     /// What the answer has to look like.
-    pub form: Option<AnswerForm>,
+    pub form: Option<AskedForm>,
     /// Words that may not appear.
     pub bad_words: Vec<String>,
     /// Tokens that are left of a long prompt, and which.
@@ -240,11 +240,14 @@ impl Sampling {
             let message = "cannot be given together with response_format";
             return Err(ApiError::field("structured_outputs", message));
         }
-        let form = match (format, structured) {
-            (Some(format), _) => AnswerForm::of_response_format(&format)?,
-            (_, Some(outputs)) => AnswerForm::of_structured_outputs(&outputs)?,
-            _ => None,
+        let (field, form) = match (format, structured) {
+            (Some(format), _) => ("response_format", AnswerForm::of_response_format(&format)?),
+            (_, Some(outputs)) => {
+                ("structured_outputs", AnswerForm::of_structured_outputs(&outputs)?)
+            }
+            _ => ("", None),
         };
+        let form = form.map(|form| AskedForm { field, form });
         let text = "a text";
         Ok(Self {
             params,
@@ -266,6 +269,19 @@ impl Sampling {
             stream,
             request_id: request_id(fields)?,
         })
+    }
+}
+
+impl Sampling {
+    /// Cuts a prompt as `truncate_prompt_tokens` says; whether anything was cut off.
+    pub fn cut(&self, prompt: &mut Vec<u32>) -> bool {
+        let whole = prompt.len();
+        match self.truncate {
+            None => {}
+            Some((most, KeptSide::Left)) => prompt.truncate(most),
+            Some((most, KeptSide::Right)) => drop(prompt.drain(..whole.saturating_sub(most))),
+        }
+        prompt.len() < whole
     }
 }
 

@@ -55,22 +55,67 @@ impl Default for SamplingDefaults {
     }
 }
 
+/// A value of a `generation_config.json` that means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: found {found}, expected {expected}")]
+pub struct UnfitDefault {
+    /// The key.
+    pub key: &'static str,
+    /// Its value.
+    pub found: String,
+    /// What would do.
+    pub expected: &'static str,
+}
+
 impl SamplingDefaults {
     /// The values of a `generation_config.json`; keys that it lacks keep OpenAI's.
-    pub fn of_generation_config(config: &Value) -> Self {
-        let number = |key: &str| config.get(key).and_then(Value::as_f64);
-        let whole = |key: &str| config.get(key).and_then(Value::as_u64).map(|value| value as usize);
+    ///
+    /// # Errors
+    /// The first value that a request could not have either.
+    pub fn of_generation_config(config: &Value) -> Result<Self, UnfitDefault> {
+        let given = |key: &'static str| config.get(key).filter(|value| !value.is_null());
+        let unfit =
+            |key, found: &Value, expected| UnfitDefault { key, found: found.to_string(), expected };
+        let number = |key, default: f32, expected, fits: fn(f64) -> bool| match given(key) {
+            None => Ok(default),
+            Some(found) => match found.as_f64().filter(|value| fits(*value)) {
+                Some(value) => Ok(value as f32),
+                None => Err(unfit(key, found, expected)),
+            },
+        };
+        let whole = |key, default: Option<usize>, least: i64, expected| match given(key) {
+            None => Ok(default),
+            Some(found) => match found.as_i64().filter(|value| *value >= least) {
+                // -1 is vLLM's way to keep all.
+                Some(value) => Ok(Some(usize::try_from(value).unwrap_or(0))),
+                None => Err(unfit(key, found, expected)),
+            },
+        };
         let default = Self::default();
         // `do_sample: false` is transformers' way to say greedy, but every file has it by default.
-        Self {
-            temperature: number("temperature").map_or(default.temperature, |value| value as f32),
-            top_p: number("top_p").map_or(default.top_p, |value| value as f32),
-            top_k: whole("top_k").unwrap_or(default.top_k),
-            min_p: number("min_p").map_or(default.min_p, |value| value as f32),
-            repetition_penalty: number("repetition_penalty")
-                .map_or(default.repetition_penalty, |value| value as f32),
-            max_tokens: whole("max_new_tokens"),
-        }
+        Ok(Self {
+            temperature: number(
+                "temperature",
+                default.temperature,
+                "a number, 0 or more",
+                |value| value >= 0.0 && value <= f64::from(f32::MAX),
+            )?,
+            top_p: number("top_p", default.top_p, "above 0, at most 1", |value| {
+                value > 0.0 && value <= 1.0
+            })?,
+            top_k: whole("top_k", Some(default.top_k), -1, "a whole number; 0 or -1 keep all")?
+                .unwrap_or(default.top_k),
+            min_p: number("min_p", default.min_p, "from 0 to 1", |value| {
+                (0.0..=1.0).contains(&value)
+            })?,
+            repetition_penalty: number(
+                "repetition_penalty",
+                default.repetition_penalty,
+                "a number above 0",
+                |value| value as f32 > 0.0 && value <= f64::from(f32::MAX),
+            )?,
+            max_tokens: whole("max_new_tokens", None, 1, "a whole number, 1 or more")?,
+        })
     }
 }
 
@@ -187,14 +232,42 @@ impl ServedModel {
         }
     }
 
-    /// Whether a token is special: it has no text of its own.
-    pub fn is_special(&self, id: u32) -> bool {
-        self.tokenizer.piece(id).is_some_and(|piece| piece.kind == PieceType::Control)
-    }
-
     /// The name of a special token as text, for answers that show them.
     pub fn special_name(&self, id: u32) -> Option<&str> {
         let piece = self.tokenizer.piece(id)?;
         (piece.kind == PieceType::Control).then_some(piece.text.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_that_a_request_could_have() {
+        let read = |config| SamplingDefaults::of_generation_config(&config);
+        let some = json!({"temperature": 0.6, "top_k": -1, "top_p": null, "max_new_tokens": 7});
+        let expected = SamplingDefaults {
+            temperature: 0.6,
+            max_tokens: Some(7),
+            ..SamplingDefaults::default()
+        };
+        assert_eq!(read(some), Ok(expected));
+        assert_eq!(read(Value::Null), Ok(SamplingDefaults::default()));
+        for (key, value) in [
+            ("temperature", json!(-1)),
+            ("temperature", json!("hot")),
+            ("temperature", json!(1e300)),
+            ("top_p", json!(0)),
+            ("top_p", json!(1.5)),
+            ("top_k", json!(-2)),
+            ("top_k", json!(2.5)),
+            ("min_p", json!(2)),
+            ("repetition_penalty", json!(0)),
+            ("max_new_tokens", json!(0)),
+        ] {
+            let error = read(json!({ key: value })).map_err(|error| error.key);
+            assert_eq!(error, Err(key), "{value}");
+        }
     }
 }

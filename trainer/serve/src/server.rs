@@ -29,15 +29,6 @@ pub struct ServerOptions {
     pub log_stats: bool,
 }
 
-/// How a server ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// A signal asked for it and open requests were answered.
-    Drained,
-    /// A second signal did not wait for them.
-    AtOnce,
-}
-
 /// The signals that ask a process to end.
 #[derive(Debug)]
 pub struct EndSignals {
@@ -75,7 +66,7 @@ pub async fn serve(
     app: Arc<App>,
     options: ServerOptions,
     ready: impl FnOnce(SocketAddr),
-) -> Result<Ended> {
+) -> Result<()> {
     let mut signals = EndSignals::catch()?;
     let listener = Listener::bind(options.address).await?;
     let address = listener.address();
@@ -88,10 +79,10 @@ pub async fn serve(
             tracing::info!("{name}: no new requests; {} are open", app.open_requests());
             app.drain();
             tokio::select! {
-                () = drain(&app, options.shutdown_timeout) => Ok(Ended::Drained),
+                () = drain(&app, options.shutdown_timeout) => Ok(()),
                 name = signals.next() => {
                     tracing::info!("{name} again: ends at once");
-                    return Ok(Ended::AtOnce);
+                    return Ok(());
                 }
                 reason = app.engine.wait_for_end() => Err(ServeError::EngineEnded { reason }),
             }

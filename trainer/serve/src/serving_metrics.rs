@@ -138,6 +138,12 @@ impl ServingMetrics {
         metrics
     }
 
+    /// Takes over the shape of the engine's cache, once.
+    pub fn set_cache(&self, stats: &EngineStats) {
+        let shape = [stats.block_size.to_string(), stats.total_blocks.to_string()];
+        self.cache_config.with(&[&shape[0], &shape[1]]).set(1.0);
+    }
+
     /// Takes over what the engine says of itself.
     pub fn set_engine(&self, stats: &EngineStats) {
         self.running.set(stats.running as f64);
@@ -147,8 +153,6 @@ impl ServingMetrics {
         self.prefix_queries.set(stats.prefix_cache_queries);
         self.prefix_hits.set(stats.prefix_cache_hits);
         self.preemptions.set(stats.preemptions);
-        let shape = [stats.block_size.to_string(), stats.total_blocks.to_string()];
-        self.cache_config.with(&[&shape[0], &shape[1]]).set(1.0);
     }
 
     /// Sequences that run, that wait, and the share of the cache in use.

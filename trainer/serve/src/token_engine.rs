@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use altiplano_model::infer::{
-    self, Engine, EngineEventKind, EngineModel, Request, RequestId, SequenceOutput,
+    self, Engine, EngineEventKind, EngineModel, Request, RequestId, SequenceId, SequenceOutput,
 };
 
 /// How an engine is doing.
@@ -70,6 +70,9 @@ pub trait TokenEngine: Send {
     /// Ends a request; its blocks are free at once.
     fn abort(&mut self, request: RequestId);
 
+    /// Ends one sequence of a request that has given a token. Its last output comes with the next step.
+    fn abort_sequence(&mut self, sequence: SequenceId);
+
     /// Computes one step of everything that runs.
     ///
     /// # Errors
@@ -96,6 +99,10 @@ impl<M: EngineModel> TokenEngine for Engine<M> {
 
     fn abort(&mut self, request: RequestId) {
         Self::abort(self, request);
+    }
+
+    fn abort_sequence(&mut self, sequence: SequenceId) {
+        Self::abort_sequence(self, sequence);
     }
 
     fn step(&mut self) -> Result<Vec<SequenceOutput>, String> {

@@ -17,6 +17,7 @@
 //! `kill -9` at any moment leaves the previous or the new checkpoint whole. [`verify()`] reads every
 //! byte again before a run trusts it.
 
+mod chat_template;
 mod choice;
 mod directory;
 pub mod hugging_face;
@@ -26,6 +27,7 @@ mod verify;
 
 use serde::{Deserialize, Serialize};
 
+pub use chat_template::{CHAT_TEMPLATE_FILE, read_chat_template};
 pub use choice::{Choice, before, best_of, choose, set_aside};
 pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name};
 pub use peft::ADAPTER_FILE;

@@ -6,6 +6,7 @@ use altiplano_data::progress::{Progress, ProgressMode, Work};
 use altiplano_serve::admission::AdmissionLimits;
 use altiplano_serve::app::AppOptions;
 use altiplano_serve::batch;
+use altiplano_serve::error::ServeError;
 use altiplano_serve::runtime::Runtime;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -32,7 +33,7 @@ pub struct BatchRunArgs {
     #[arg(long, short, value_name = "FILE")]
     input: PathBuf,
     /// Answers, one a line, appended as they are made. Lines of the input that have one are not
-    /// answered again.
+    /// answered again, unless it is an error.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// Print one JSON object at the end.
@@ -45,7 +46,8 @@ Example:
   altiplano batch run --checkpoint runs/quickstart --input in.jsonl --output out.jsonl
 
 A line of in.jsonl: {\"custom_id\": \"a\", \"url\": \"/v1/completions\", \"body\": {\"prompt\": \"The\"}}
-A batch that was interrupted goes on when it is run again.";
+A batch that was interrupted goes on when it is run again. Lines that failed are answered again then; until
+that their answers are errors. Exit status: 0 when every line has a good answer, 1 when lines failed.";
 
 /// Runs the command.
 pub fn run(command: BatchCommand) -> Result<()> {
@@ -87,5 +89,15 @@ pub fn run(command: BatchCommand) -> Result<()> {
             "skipped": report.skipped,
         }))?;
     }
-    Ok(())
+    match report.first_failure {
+        None => Ok(()),
+        Some(first) => Err(ServeError::LinesFailed {
+            input: args.input,
+            output: args.output,
+            failed: report.failed,
+            first: first.line,
+            reason: first.reason,
+        }
+        .into()),
+    }
 }

@@ -36,7 +36,7 @@ pub(super) fn converse(
     mut generation: GenerationOptions,
     options: &ChatOptions<'_>,
 ) -> Result<()> {
-    let template = template_of(&trained.path, options.template)?;
+    let template = template_of(&trained.path, trained.template.as_ref(), options.template)?;
     let context = trained.model.config().max_seq_len;
     let tokenizer = &trained.tokenizer;
     let mut session = ChatSession::new(

@@ -19,7 +19,8 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
 #[derive(Debug, Args)]
 pub struct EngineArguments {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, a Hugging Face
-    /// directory with its tokenizer, or a GGUF file. Weights are mapped and used as they are stored.
+    /// directory with its tokenizer, low-rank adapters in PEFT's form, which are added to the model
+    /// they name, or a GGUF file. Weights are mapped and used as they are stored.
     #[arg(long, value_name = "PATH", alias = "model")]
     checkpoint: PathBuf,
     /// Names of the model in requests; the first one is in answers. Default: the name of the
@@ -44,8 +45,8 @@ pub struct EngineArguments {
     /// Blocks of the cache, whatever the memory.
     #[arg(long, value_name = "BLOCKS")]
     num_gpu_blocks_override: Option<usize>,
-    /// Memory of the cache, such as 4GB. Default: half of what is free, and no more than the most
-    /// sequences can use.
+    /// Memory of the cache, such as 4GB. Default: half of what is free on the CPU, 4 GiB on other
+    /// devices, and no more than the most sequences can use.
     #[arg(long, value_name = "SIZE", value_parser = estimate::bytes, alias = "kv-cache-memory-bytes")]
     kv_cache_memory: Option<u64>,
     /// Sequences that are computed at a time.

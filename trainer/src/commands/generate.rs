@@ -90,7 +90,8 @@ pub struct GenerateArgs {
     /// Give the log-probability of each token and of the N likeliest ones at its place; with --json.
     #[arg(long, value_name = "N", requires = "json")]
     logprobs: Option<usize>,
-    /// Seed of the draws. A text depends on it, its prompt and its number alone, not on other prompts.
+    /// Seed of the draws. A text depends on it, its prompt and its number alone, not on other prompts; a
+    /// prompt that is given again gets other texts.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// End the text before this string; may be given several times.

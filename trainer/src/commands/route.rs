@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use altiplano_data::terminal::write_line;
+use altiplano_serve::api_key::ApiKey;
 use altiplano_serve::route::{self, Dispatch, RouterOptions};
 use altiplano_serve::runtime::Runtime;
 use clap::{Args, ValueEnum};
 
 use super::estimate;
-use super::serve::api_key;
+use super::serve::{api_key, seconds};
 use crate::error::Result;
 
 /// One address in front of many servers: several models, several workers for each.
@@ -31,18 +32,19 @@ pub struct RouteArgs {
     /// Seed of the lottery.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Seconds between heart-beats; a worker that is silent for two of them gets no request.
-    #[arg(long, value_name = "SECONDS", default_value_t = 45)]
+    /// Seconds between heart-beats. A worker whose heart-beat is late, that failed, or that somebody
+    /// waits for is asked how it is every two seconds, and gets no request when it does not answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 45, value_parser = seconds(1))]
     heart_beat: u64,
     /// Key that clients and workers have to send; it is handed on to the workers. Default: the
     /// environment variable ALTIPLANO_API_KEY.
     #[arg(long, value_name = "KEY")]
-    api_key: Option<String>,
+    api_key: Option<ApiKey>,
     /// Largest body of a request.
     #[arg(long, value_name = "SIZE", default_value = "32MB", value_parser = estimate::bytes)]
     max_request_size: u64,
     /// Seconds that open requests may go on after SIGTERM.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds(0))]
     shutdown_timeout: u64,
 }
 
@@ -72,7 +74,7 @@ pub fn run(args: RouteArgs) -> Result<()> {
             DispatchName::Lottery => Dispatch::Lottery,
         },
         seed: args.seed,
-        heart_beat: Duration::from_secs(args.heart_beat.max(1)),
+        heart_beat: Duration::from_secs(args.heart_beat),
         api_key: api_key(args.api_key)?,
         max_body_bytes: usize::try_from(args.max_request_size).unwrap_or(usize::MAX),
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use altiplano_data::terminal::write_line;
 use altiplano_serve::admission::AdmissionLimits;
+use altiplano_serve::api_key::ApiKey;
 use altiplano_serve::app::AppOptions;
 use altiplano_serve::route::{self, Membership};
 use altiplano_serve::runtime::Runtime;
 use altiplano_serve::server::{self, ServerOptions};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use super::engine_arguments::EngineArguments;
 use super::estimate;
@@ -33,7 +35,7 @@ pub struct ServeArgs {
     /// Key that requests have to send as `Authorization: Bearer KEY`. Default: the environment
     /// variable ALTIPLANO_API_KEY, which other users of the machine cannot see.
     #[arg(long, value_name = "KEY")]
-    api_key: Option<String>,
+    api_key: Option<ApiKey>,
     /// Sequences that may wait beside those that are computed; more get status 429.
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_num_queued_reqs: usize,
@@ -44,7 +46,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", default_value = "32MB", value_parser = estimate::bytes)]
     max_request_size: u64,
     /// Seconds that open requests may go on after SIGTERM.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds(0))]
     shutdown_timeout: u64,
     /// Tokens of an event of a stream.
     #[arg(long, value_name = "TOKENS", default_value_t = 1)]
@@ -55,11 +57,12 @@ pub struct ServeArgs {
     /// A router to register at, such as http://127.0.0.1:21001.
     #[arg(long, value_name = "URL")]
     router: Option<String>,
-    /// The address at which that router reaches this server. Default: where it listens.
+    /// The address at which that router reaches this server. Default: where it listens, which is one
+    /// address unless --host is 0.0.0.0 or ::.
     #[arg(long, value_name = "URL", requires = "router")]
     worker_address: Option<String>,
     /// Seconds between heart-beats to the router.
-    #[arg(long, value_name = "SECONDS", default_value_t = 45)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 45, value_parser = seconds(1))]
     heart_beat: u64,
 }
 
@@ -74,23 +77,52 @@ and the chat page at http://127.0.0.1:8000/.
 SIGTERM lets open requests end; a second one ends at once. Exit status: 0 after a signal, 1 when the
 engine broke down.";
 
+/// Seconds from `least` to a week.
+pub(super) fn seconds(least: u64) -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(least..=7 * 24 * 3600)
+}
+
 /// The key of the arguments or of the environment.
 ///
 /// # Errors
-/// [`TrainerError::Usage`] when it is empty: a server that is open to all is asked for by no key.
-pub(super) fn api_key(argument: Option<String>) -> Result<Option<String>> {
-    let key = argument.or_else(|| std::env::var("ALTIPLANO_API_KEY").ok());
-    match key.as_deref() {
-        Some("") => Err(TrainerError::Usage {
-            message: "the key of --api-key or ALTIPLANO_API_KEY is empty; give one, or neither"
-                .into(),
-        }),
+/// [`TrainerError::Usage`] when it is empty, because a server that is open to all is asked for by no key,
+/// or no header can carry it.
+pub(super) fn api_key(argument: Option<ApiKey>) -> Result<Option<ApiKey>> {
+    let of_environment = || std::env::var("ALTIPLANO_API_KEY").ok().map(ApiKey::from);
+    let key = argument.or_else(of_environment);
+    let refused = |what: &str| {
+        let message = format!("the key of --api-key or ALTIPLANO_API_KEY {what}");
+        Err(TrainerError::Usage { message })
+    };
+    match key.as_ref().map(ApiKey::text) {
+        Some("") => refused("is empty; give one, or neither"),
+        Some(text) if !text.bytes().all(|byte| byte.is_ascii_graphic()) => refused(
+            "has characters that no header can carry; use letters, digits and signs of ASCII",
+        ),
         _ => Ok(key),
     }
 }
 
+/// The address of this server for its router, where it is not the one it listens on.
+///
+/// # Errors
+/// [`TrainerError::Usage`] when it listens on all addresses and says none.
+fn worker_address(args: &ServeArgs) -> Result<Option<String>> {
+    if args.router.is_some() && args.worker_address.is_none() && args.host.is_unspecified() {
+        return Err(TrainerError::Usage {
+            message: format!(
+                "--router with --host {}: the router cannot reach this server there; give \
+                 --worker-address http://NAME:PORT with a name or address of this machine",
+                args.host
+            ),
+        });
+    }
+    Ok(args.worker_address.clone())
+}
+
 /// Runs the command.
 pub fn run(args: ServeArgs) -> Result<()> {
+    let worker_address = worker_address(&args)?;
     use_threads(args.engine.threads)?;
     let app = AppOptions {
         admission: AdmissionLimits {
@@ -116,9 +148,10 @@ pub fn run(args: ServeArgs) -> Result<()> {
     let ready = move |address: SocketAddr| {
         write_line(&format!("serving {names} at http://{address}/"));
         if let Some(router) = args.router {
-            let worker = args.worker_address.unwrap_or_else(|| format!("http://{address}"));
-            let every = Duration::from_secs(args.heart_beat.max(1));
-            route::join(Membership { router, worker, key, every }, move || told.worker_status());
+            let worker = worker_address.unwrap_or_else(|| format!("http://{address}"));
+            let every = Duration::from_secs(args.heart_beat);
+            let status = move || told.check_ready().ok().map(|()| told.worker_status());
+            route::join(Membership { router, worker, key, every }, status);
         }
     };
     Runtime::start()?.run(server::serve(app, options, ready))?;

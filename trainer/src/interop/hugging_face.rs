@@ -21,11 +21,10 @@ use super::stored_model::{
     tensor_error,
 };
 use crate::checkpoint::hugging_face::{TOKENIZER_CONFIG_FILE, TOKENIZER_JSON_FILE};
-use crate::checkpoint::{self, CheckpointFiles, hugging_face, peft};
+use crate::checkpoint::{self, CHAT_TEMPLATE_FILE, CheckpointFiles, hugging_face, peft};
 use crate::error::{Result, TrainerError};
 
 const CONFIG_FILE: &str = "config.json";
-const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What a copy of a directory has too.
 const COPIED_FILES: [&str; 2] = ["generation_config.json", CHAT_TEMPLATE_FILE];
 /// The tokenizer for programs that do not read SentencePiece's model.
@@ -279,16 +278,12 @@ fn read_text_settings(dir: &Path) -> Result<TextSettings> {
             |key: &str, default: bool| config.get(key).and_then(Value::as_bool).unwrap_or(default);
         settings.add_bos = flag("add_bos_token", settings.add_bos);
         settings.add_eos = flag("add_eos_token", settings.add_eos);
-        settings.chat_template =
-            config.get("chat_template").and_then(Value::as_str).map(str::to_string);
     }
-    let template = dir.join(CHAT_TEMPLATE_FILE);
-    if template.exists() {
-        let bytes = checkpoint::read_bounded(&template)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|error| file_error(&template, format!("is not UTF-8: {error}")))?;
-        settings.chat_template = Some(text);
-    }
+    settings.chat_template = match checkpoint::read_chat_template(dir) {
+        // A list without a default is a matter of who converses; the weights can be used.
+        Err(TrainerError::Data(_)) => None,
+        found => found?.map(|found| found.source),
+    };
     let config = read(CONFIG_FILE)?.unwrap_or_default();
     let padding = config.get("pad_token_id").and_then(Value::as_u64);
     settings.padding = padding.and_then(|id| u32::try_from(id).ok());

@@ -210,7 +210,7 @@ impl Rows<'_> {
     ///
     /// # Errors
     /// When `out` cannot be written, whose file is `path`; [`ModelError::WeightTensor`] when a value
-    /// does not fit the format.
+    /// is not finite or does not fit the format.
     pub fn write(
         &self,
         part: &Part,
@@ -238,14 +238,23 @@ impl Rows<'_> {
                     || vec![0f32; self.shape.columns],
                     |row, (n, bytes)| {
                         self.read(first + n, part.layout, row);
-                        part.stored.encode(&row[columns.clone()], bytes)
+                        let row = &row[columns.clone()];
+                        match row.iter().find(|value| !value.is_finite()) {
+                            Some(value) => Err(OutOfRange(*value)),
+                            None => part.stored.encode(row, bytes),
+                        }
                     },
                 )
                 .map_err(|OutOfRange(value)| {
-                    self.unfit(
-                        format!("the value {value}"),
-                        format!("numbers that {} can hold; f32 holds all", part.stored.name()),
-                    )
+                    let expected = match value.is_finite() {
+                        true => format!("numbers that {} holds; f32 holds all", part.stored.name()),
+                        false => {
+                            "finite numbers: the file is damaged, or its training diverged; use \
+                                  another checkpoint"
+                                .into()
+                        }
+                    };
+                    self.unfit(format!("the value {value}"), expected)
                 })?;
             out.write_all(chunk).map_err(TrainerError::io(path))?;
             progress.add(chunk.len() as u64);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Method, Request, Response, header};
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -12,8 +12,8 @@ use serde_json::Value;
 
 /// How long a worker may take to accept a connection.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long a short question may take.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long a short question may take at most.
+pub const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Largest answer to a short question in bytes.
 const LARGEST_ANSWER: usize = 16 << 20;
 
@@ -23,16 +23,36 @@ pub struct HttpClient {
     client: Client<HttpConnector, Body>,
     /// The key of its own questions.
     key: Option<header::HeaderValue>,
+    /// How long they may take.
+    answer_time: Duration,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// The other side answers, but not this: the status.
+    Status(StatusCode),
+    /// Nothing came, or not all of it, or something else: why.
+    Broken(String),
+}
+
+impl std::fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => status.fmt(f),
+            Self::Broken(reason) => f.write_str(reason),
+        }
+    }
 }
 
 impl HttpClient {
-    /// A client that sends `key` with its own questions.
-    pub fn new(key: Option<&str>) -> Self {
+    /// A client that sends `key` with its own questions, which have to be answered within `answer_time`.
+    pub fn new(key: Option<&str>, answer_time: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIME));
         connector.set_nodelay(true);
         let key = key.and_then(|key| header::HeaderValue::from_str(&format!("Bearer {key}")).ok());
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), key }
+        Self { client: Client::builder(TokioExecutor::new()).build(connector), key, answer_time }
     }
 }
 
@@ -80,30 +100,25 @@ impl HttpClient {
         address: &str,
         path: &str,
         body: &Value,
-    ) -> Result<Value, String> {
+    ) -> Result<Value, NoAnswer> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        let bytes = self
-            .collect(Method::POST, address, path, &headers, Body::from(body.to_string()))
-            .await?;
+        let bytes =
+            self.collect(Method::POST, address, path, headers, Body::from(body.to_string()));
+        let bytes = bytes.await?;
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+        serde_json::from_slice(&bytes).map_err(|error| NoAnswer::Broken(error.to_string()))
     }
 
     /// Asks for a text.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn get_text(
-        &self,
-        address: &str,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<String, String> {
-        let bytes = self.collect(Method::GET, address, path, headers, Body::empty()).await?;
-        String::from_utf8(bytes).map_err(|error| error.to_string())
+    pub async fn get_text(&self, address: &str, path: &str) -> Result<String, NoAnswer> {
+        let bytes = self.collect(Method::GET, address, path, HeaderMap::new(), Body::empty());
+        String::from_utf8(bytes.await?).map_err(|error| NoAnswer::Broken(error.to_string()))
     }
 
     async fn collect(
@@ -111,25 +126,29 @@ impl HttpClient {
         method: Method,
         address: &str,
         path: &str,
-        headers: &HeaderMap,
+        mut headers: HeaderMap,
         body: Body,
-    ) -> Result<Vec<u8>, String> {
-        let mut headers = headers.clone();
+    ) -> Result<Vec<u8>, NoAnswer> {
         if let Some(key) = &self.key {
             headers.insert(header::AUTHORIZATION, key.clone());
         }
         let answer = async {
-            let response = self.send(method, address, path, &headers, body).await?;
+            let response =
+                self.send(method, address, path, &headers, body).await.map_err(NoAnswer::Broken)?;
             let status = response.status();
             let body = Limited::new(response.into_body(), LARGEST_ANSWER);
-            let bytes = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+            let bytes = body.collect().await;
+            let bytes = bytes.map_err(|error| NoAnswer::Broken(error.to_string()))?.to_bytes();
             match status.is_success() {
                 true => Ok(bytes.to_vec()),
-                false => Err(format!("{status}")),
+                false => Err(NoAnswer::Status(status)),
             }
         };
-        let answer = tokio::time::timeout(ANSWER_TIME, answer).await;
-        answer.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIME.as_secs())))
+        let answer = tokio::time::timeout(self.answer_time, answer).await;
+        answer.unwrap_or_else(|_| {
+            let seconds = self.answer_time.as_secs_f64();
+            Err(NoAnswer::Broken(format!("no answer within {seconds} s")))
+        })
     }
 }
 

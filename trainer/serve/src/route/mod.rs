@@ -22,22 +22,29 @@ use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router as Paths};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 pub use heart_beat::{Membership, join};
 pub use workers::Dispatch;
 
-use self::client::HttpClient;
+use self::client::{ANSWER_TIME, HttpClient};
+use self::heart_beat::Asked;
 use self::merged_metrics::merge;
 use self::relay::{Incoming, relay};
 use self::workers::{WorkerStatus, Workers};
-use crate::error::{ApiError, ApiResult, Result};
-use crate::http::{method_label, read_body, read_json, sends_key};
+use crate::api_key::ApiKey;
+use crate::error::{ApiError, ApiResult, Result, ServeError};
+use crate::http::method_label;
 use crate::listener::Listener;
 use crate::metrics::{Counter, Exposition, Family, Gauge, Histogram, Labels};
 use crate::page;
-use crate::server::{EndSignals, Ended};
+use crate::request_body::{RequestBody, receive};
+use crate::server::EndSignals;
+
+/// Longest time between two questions to a worker how it is.
+const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// How a router works.
 #[derive(Debug, Clone)]
@@ -50,10 +57,11 @@ pub struct RouterOptions {
     pub dispatch: Dispatch,
     /// The seed of the lottery.
     pub seed: u64,
-    /// Time between heart-beats; a worker that is silent for two of them gets no request.
+    /// Time between heart-beats. A worker whose heart-beat is late is asked how it is, and forgotten
+    /// after two of them.
     pub heart_beat: Duration,
     /// The key that clients send; workers get it too.
-    pub api_key: Option<String>,
+    pub api_key: Option<ApiKey>,
     /// Largest body in bytes.
     pub max_body_bytes: usize,
     /// How long open requests may go on after a signal.
@@ -76,46 +84,53 @@ pub struct Router {
     workers: Arc<Workers>,
     client: HttpClient,
     metrics: RouterMetrics,
-    api_key: Option<blake3::Hash>,
+    /// Its name among routers, by which it knows itself.
+    id: String,
     draining: AtomicBool,
 }
 
 /// Routes until a signal comes; `ready` hears of the address.
 ///
 /// # Errors
-/// When the address is taken.
-pub async fn serve(options: RouterOptions, ready: impl FnOnce(SocketAddr)) -> Result<Ended> {
+/// When the address is taken, or one of the workers that are named is this router.
+pub async fn serve(options: RouterOptions, ready: impl FnOnce(SocketAddr)) -> Result<()> {
     let mut signals = EndSignals::catch()?;
     let listener = Listener::bind(options.address).await?;
     let address = listener.address();
     let router = Router::new(options);
     let (end, ending) = watch::channel(false);
-    // Workers that are named are known before the first request.
-    for worker in &router.options.workers {
-        heart_beat::ask_one(&router, worker).await;
-    }
-    let asking = tokio::spawn(heart_beat::ask(Arc::clone(&router), router.options.heart_beat));
     let server = tokio::spawn(listener.serve(routes(Arc::clone(&router)), ending));
+    // Workers that are named are known before the first request.
+    let named = &router.options.workers;
+    named.iter().for_each(|worker| router.workers.expect(worker));
+    let asked = heart_beat::ask_all(&router, named).await;
+    if let Some(at) = asked.iter().position(|asked| *asked == Asked::Itself) {
+        let message =
+            format!("--workers {}: is this router itself; name the servers behind it", named[at]);
+        return Err(ServeError::Usage { message });
+    }
+    let every = ASK_EVERY.min(router.options.heart_beat / 4);
+    let asking = tokio::spawn(heart_beat::ask(Arc::clone(&router), every));
     ready(address);
     let name = signals.next().await;
     tracing::info!("{name}: no new requests");
     router.draining.store(true, Ordering::Relaxed);
     let _ = end.send(true);
-    let ended = tokio::select! {
-        _ = tokio::time::timeout(router.options.shutdown_timeout, server) => Ended::Drained,
-        _ = signals.next() => Ended::AtOnce,
-    };
+    tokio::select! {
+        _ = tokio::time::timeout(router.options.shutdown_timeout, server) => {}
+        _ = signals.next() => {}
+    }
     asking.abort();
-    Ok(ended)
+    Ok(())
 }
 
 impl Router {
     fn new(options: RouterOptions) -> Arc<Self> {
         // A worker's next heart-beat may be late by as much again.
         let workers = Workers::new(options.dispatch, options.heart_beat * 2, options.seed);
+        let key = options.api_key.as_ref().map(ApiKey::text);
         Arc::new(Self {
-            api_key: options.api_key.as_ref().map(|key| blake3::hash(key.as_bytes())),
-            client: HttpClient::new(options.api_key.as_deref()),
+            client: HttpClient::new(key, ANSWER_TIME.min(options.heart_beat)),
             options,
             workers,
             metrics: RouterMetrics {
@@ -124,8 +139,14 @@ impl Router {
                 http: Family::new(&["method", "status"], Counter::default),
                 seconds: Histogram::new(&[0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0]),
             },
+            id: format!("{:032x}", rand::random::<u128>()),
             draining: AtomicBool::new(false),
         })
+    }
+
+    /// Whether what a worker says of itself is what this router says.
+    fn is_itself(&self, status: &Value) -> bool {
+        status.get("router_id").and_then(Value::as_str) == Some(&self.id)
     }
 }
 
@@ -172,8 +193,8 @@ async fn observe(State(router): State<Arc<Router>>, request: Request, next: Next
 
 async fn check_key(State(router): State<Arc<Router>>, request: Request, next: Next) -> Response {
     let guarded = |path: &str| !["/", "/health", "/metrics", "/test_connection"].contains(&path);
-    match router.api_key {
-        Some(key) if guarded(request.uri().path()) && !sends_key(request.headers(), key) => {
+    match &router.options.api_key {
+        Some(key) if guarded(request.uri().path()) && !key.is_sent(request.headers()) => {
             ApiError::unauthorized().into_response()
         }
         _ => next.run(request).await,
@@ -189,8 +210,8 @@ async fn forward(
     if router.draining.load(Ordering::Relaxed) {
         return Err(ApiError::unavailable("the router is shutting down"));
     }
-    let path = request.uri().path().to_owned();
-    let body = read_body(request.into_body(), router.options.max_body_bytes).await?;
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let body = receive(request.into_body(), router.options.max_body_bytes).await?;
     relay(&router, Incoming { method, path, headers, body }).await
 }
 
@@ -258,12 +279,11 @@ async fn metrics(State(router): State<Arc<Router>>) -> Response {
         &router.metrics.seconds,
         &none,
     );
-    let mut texts = Vec::new();
-    for address in up {
-        if let Ok(text) = router.client.get_text(&address, "/metrics", &HeaderMap::new()).await {
-            texts.push((address, text));
-        }
-    }
+    let texts = join_all(up.into_iter().map(async |address| {
+        let text = router.client.get_text(&address, "/metrics").await;
+        text.ok().map(|text| (address, text))
+    }));
+    let texts: Vec<(String, String)> = texts.await.into_iter().flatten().collect();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, out.finish() + &merge(&texts)).into_response()
 }
@@ -272,31 +292,30 @@ async fn metrics(State(router): State<Arc<Router>>) -> Response {
 const LARGEST_MESSAGE: usize = 1 << 20;
 
 async fn register(State(router): State<Arc<Router>>, body: Body) -> ApiResult<Json<Value>> {
-    let message = read_json(body, LARGEST_MESSAGE).await?;
+    let message = RequestBody::read(body, LARGEST_MESSAGE).await?.with_json(Ok).await?;
     let name = worker_name(&message)?;
     let sends = message.get("check_heart_beat").and_then(Value::as_bool).unwrap_or(true);
-    match message.get("worker_status").and_then(WorkerStatus::of_json) {
-        Some(status) => {
-            if !router.workers.register(name, status, sends) {
-                return Err(ApiError::unavailable("there are too many workers"));
-            }
-        }
-        None => {
-            if !heart_beat::ask_one(&router, name).await {
-                return Err(ApiError::invalid(format!(
-                    "the worker {name} does not say what it serves"
-                )));
-            }
-        }
+    // It is asked in any case: a router that is its own worker would hand requests to itself for ever.
+    let asked = heart_beat::status_of(&router, name).await.ok();
+    if asked.as_ref().is_some_and(|status| router.is_itself(status)) {
+        let message = format!("{name} is this router itself, which cannot be its own worker");
+        return Err(ApiError::field("worker_name", message));
     }
-    Ok(Json(Value::Null))
+    let given = message.get("worker_status").and_then(WorkerStatus::of_json);
+    let status = given.or_else(|| WorkerStatus::of_json(&asked?)).ok_or_else(|| {
+        ApiError::invalid(format!("the worker {name} does not say what it serves"))
+    })?;
+    match router.workers.register(name, status, sends) {
+        true => Ok(Json(Value::Null)),
+        false => Err(ApiError::unavailable("there are too many workers")),
+    }
 }
 
 async fn receive_heart_beat(
     State(router): State<Arc<Router>>,
     body: Body,
 ) -> ApiResult<Json<Value>> {
-    let message = read_json(body, LARGEST_MESSAGE).await?;
+    let message = RequestBody::read(body, LARGEST_MESSAGE).await?.with_json(Ok).await?;
     let queue = message.get("queue_length").and_then(Value::as_u64).unwrap_or(0) as usize;
     Ok(Json(json!({"exist": router.workers.heart_beat(worker_name(&message)?, queue)})))
 }
@@ -308,9 +327,7 @@ fn worker_name(message: &Value) -> ApiResult<&str> {
 }
 
 async fn refresh(State(router): State<Arc<Router>>) -> Json<Value> {
-    for address in router.workers.addresses().1 {
-        heart_beat::ask_one(&router, &address).await;
-    }
+    heart_beat::ask_all(&router, &router.workers.addresses().1).await;
     Json(Value::Null)
 }
 
@@ -319,7 +336,7 @@ async fn list_models(State(router): State<Arc<Router>>) -> Json<Value> {
 }
 
 async fn worker_address(State(router): State<Arc<Router>>, body: Body) -> ApiResult<Json<Value>> {
-    let message = read_json(body, LARGEST_MESSAGE).await?;
+    let message = RequestBody::read(body, LARGEST_MESSAGE).await?.with_json(Ok).await?;
     let model = message.get("model").and_then(Value::as_str);
     let assigned = router.workers.assign(model, b"", &[]);
     // FastChat's way to say that there is none.
@@ -327,6 +344,12 @@ async fn worker_address(State(router): State<Arc<Router>>, body: Body) -> ApiRes
     Ok(Json(json!({"address": address})))
 }
 
-async fn status(State(router): State<Arc<Router>>) -> Json<Value> {
-    Json(router.workers.status())
+/// What another router asks of this one.
+async fn status(State(router): State<Arc<Router>>) -> ApiResult<Json<Value>> {
+    if router.draining.load(Ordering::Relaxed) {
+        return Err(ApiError::unavailable("the router is shutting down"));
+    }
+    let mut status = router.workers.status();
+    status["router_id"] = json!(router.id);
+    Ok(Json(status))
 }

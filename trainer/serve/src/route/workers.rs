@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// How a worker is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,7 +23,7 @@ pub enum Dispatch {
 const AFFINITY_SLACK: f64 = 4.0;
 
 /// A worker.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Worker {
     models: Vec<String>,
     speed: f64,
@@ -31,10 +32,37 @@ struct Worker {
     /// Requests of this router that it has.
     in_flight: usize,
     last_heard: Instant,
-    /// It failed since it was last heard of.
+    /// It failed since it last answered a question.
     failed: bool,
     /// It says when it lives; otherwise it is asked.
     sends_heart_beats: bool,
+    /// How often it was lost. Who waits for its answers hears of it, also when it is forgotten.
+    losses: watch::Sender<u64>,
+}
+
+impl Worker {
+    /// A worker that nothing is known of, and that gets nothing before it has answered.
+    fn unknown() -> Self {
+        Self {
+            models: Vec::new(),
+            speed: 1.0,
+            others: 0,
+            in_flight: 0,
+            last_heard: Instant::now(),
+            failed: true,
+            sends_heart_beats: false,
+            losses: watch::Sender::new(0),
+        }
+    }
+
+    /// Takes over what it says of itself.
+    fn set_status(&mut self, status: WorkerStatus) {
+        self.models = status.model_names;
+        self.speed = status.speed;
+        self.others = status.queue_length.saturating_sub(self.in_flight);
+        self.last_heard = Instant::now();
+        self.failed = false;
+    }
 }
 
 /// What a worker says of itself, in FastChat's fields.
@@ -77,12 +105,19 @@ pub struct Assigned {
     /// The worker's address.
     pub address: String,
     workers: Arc<Workers>,
+    losses: watch::Receiver<u64>,
 }
 
 impl Assigned {
     /// The worker broke off.
     pub fn fail(&self) {
         self.workers.fail(&self.address);
+    }
+
+    /// Waits until the worker is lost: it does not answer questions any more.
+    pub async fn lost(&mut self) {
+        // An error says that the worker was forgotten.
+        let _ = self.losses.changed().await;
     }
 }
 
@@ -108,49 +143,78 @@ impl Workers {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Knows of a worker that was named and has said nothing yet.
+    pub fn expect(&self, address: &str) {
+        self.lock().entry(address.to_owned()).or_insert_with(Worker::unknown);
+    }
+
     /// Takes a worker in, or up again. False when there are too many.
     pub fn register(&self, address: &str, status: WorkerStatus, sends_heart_beats: bool) -> bool {
         let mut list = self.lock();
         if !list.contains_key(address) && list.len() >= MOST_WORKERS {
             return false;
         }
-        let known = list.get(address);
-        let in_flight = known.map_or(0, |worker| worker.in_flight);
-        // One that is asked, because it failed, goes on sending them.
-        let sends_heart_beats =
-            sends_heart_beats || known.is_some_and(|worker| worker.sends_heart_beats);
-        let worker = Worker {
-            models: status.model_names,
-            speed: status.speed,
-            others: status.queue_length.saturating_sub(in_flight),
-            in_flight,
-            last_heard: Instant::now(),
-            failed: false,
-            sends_heart_beats,
-        };
-        if list.insert(address.to_owned(), worker).is_none() {
+        let worker = list.entry(address.to_owned()).or_insert_with(Worker::unknown);
+        if worker.failed {
             tracing::info!(worker = address, "a worker is there");
         }
+        worker.sends_heart_beats |= sends_heart_beats;
+        worker.set_status(status);
         true
     }
 
-    /// Hears of a worker; false when it is not known and has to register.
+    /// A worker answered a question; one that was forgotten meanwhile has to register.
+    pub fn answered(&self, address: &str, status: WorkerStatus) {
+        if let Some(worker) = self.lock().get_mut(address) {
+            if worker.failed {
+                tracing::info!(worker = address, "a worker is there");
+            }
+            worker.set_status(status);
+        }
+    }
+
+    /// Hears of a worker; false when it is not known and has to register. One that failed gets nothing
+    /// before it has answered a question, because its heart-beats may arrive where requests do not.
     pub fn heart_beat(&self, address: &str, queue_length: usize) -> bool {
         let mut list = self.lock();
         let Some(worker) = list.get_mut(address) else { return false };
         worker.others = queue_length.saturating_sub(worker.in_flight);
         worker.last_heard = Instant::now();
-        worker.failed = false;
         true
     }
 
-    /// A worker did not answer: it gets nothing until it is heard of again.
+    /// A worker failed a request or says that it is not ready: it gets nothing until it has answered a
+    /// question. What it is answering may still end well.
     pub fn fail(&self, address: &str) {
         if let Some(worker) = self.lock().get_mut(address)
             && !std::mem::replace(&mut worker.failed, true)
         {
-            tracing::warn!(worker = address, "a worker does not answer");
+            tracing::warn!(worker = address, "a worker failed");
         }
+    }
+
+    /// A worker does not answer questions: nobody waits for its answers any more.
+    pub fn lose(&self, address: &str) {
+        if let Some(worker) = self.lock().get_mut(address) {
+            if !std::mem::replace(&mut worker.failed, true) || worker.in_flight > 0 {
+                tracing::warn!(worker = address, "a worker does not answer");
+            }
+            worker.losses.send_modify(|losses| *losses += 1);
+        }
+    }
+
+    /// The workers to be asked how they are: those that do not say so themselves, that failed, whose
+    /// heart-beat is late by `heart_beat`, and those somebody waits for.
+    pub fn to_ask(&self, heart_beat: Duration) -> Vec<String> {
+        let is_asked = |worker: &Worker| {
+            !worker.sends_heart_beats
+                || worker.failed
+                || worker.in_flight > 0
+                || worker.last_heard.elapsed() > heart_beat
+        };
+        let list = self.lock();
+        let asked = list.iter().filter(|(_, worker)| is_asked(worker));
+        asked.map(|(address, _)| address.clone()).collect()
     }
 
     /// Forgets workers that registered themselves and have been silent for too long.
@@ -186,6 +250,18 @@ impl Workers {
         let list = self.lock();
         let up = list.iter().filter(|(_, worker)| self.is_up(worker));
         (up.map(|(address, _)| address.clone()).collect(), list.keys().cloned().collect())
+    }
+
+    /// Names of the models when a request has to name one: some worker that is up serves none of the
+    /// models of another. Empty when every worker may take a request that names none.
+    pub fn choice_of_models(&self) -> Vec<String> {
+        let list = self.lock();
+        let mut up = list.values().filter(|worker| self.is_up(worker));
+        let Some(first) = up.next() else { return Vec::new() };
+        let mut shared = first.models.clone();
+        up.for_each(|worker| shared.retain(|name| worker.models.contains(name)));
+        drop(list);
+        if shared.is_empty() { self.models() } else { Vec::new() }
     }
 
     /// Requests that workers have, and the sum of their speeds: what a router says of itself as a worker.
@@ -254,8 +330,10 @@ impl Workers {
                 candidates.swap_remove(won.unwrap_or(0)).0
             }
         };
-        list.get_mut(&address)?.in_flight += 1;
-        Some(Assigned { address, workers: Arc::clone(self) })
+        let worker = list.get_mut(&address)?;
+        worker.in_flight += 1;
+        let losses = worker.losses.subscribe();
+        Some(Assigned { address, workers: Arc::clone(self), losses })
     }
 }
 
@@ -311,14 +389,65 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_fails_gets_nothing_until_it_is_heard_of() {
+    fn a_worker_that_fails_gets_nothing_until_it_has_answered() {
         let workers = workers(Dispatch::ShortestQueue);
         workers.fail("a");
         assert_eq!(workers.models(), ["b", "m"]);
         assert!(workers.assign(Some("a"), b"", &[]).is_none());
+        // Heart-beats do not say that requests arrive.
         assert!(workers.heart_beat("a", 0));
+        assert!(workers.assign(Some("a"), b"", &[]).is_none());
+        assert_eq!(workers.to_ask(Duration::from_secs(45)), ["a"]);
+        let status = || WorkerStatus {
+            model_names: vec!["m".into(), "a".into()],
+            speed: 1.0,
+            queue_length: 0,
+        };
+        workers.answered("a", status());
         assert!(workers.assign(Some("a"), b"", &[]).is_some());
+        assert_eq!(workers.to_ask(Duration::from_secs(45)), Vec::<String>::new());
         assert!(!workers.heart_beat("unknown", 0));
+        workers.answered("unknown", status());
+        assert_eq!(workers.addresses().1, ["a", "b"]);
+    }
+
+    #[test]
+    fn who_waits_for_a_worker_hears_that_it_is_lost_or_forgotten() {
+        use futures_util::FutureExt;
+        let workers = workers(Dispatch::ShortestQueue);
+        let mut waiting = workers.assign(Some("a"), b"", &[]).unwrap();
+        assert_eq!(workers.to_ask(Duration::from_secs(45)), ["a"]);
+        // One request failed: another may still end well.
+        workers.fail("a");
+        assert!(waiting.lost().now_or_never().is_none());
+        workers.lose("a");
+        assert!(waiting.lost().now_or_never().is_some());
+        let silent = Workers::new(Dispatch::ShortestQueue, Duration::from_millis(200), 0);
+        let named = |name: &str| WorkerStatus {
+            model_names: vec![name.into()],
+            speed: 1.0,
+            queue_length: 0,
+        };
+        silent.register("a", named("m"), true);
+        let mut waiting = silent.assign(Some("m"), b"", &[]).unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+        silent.expire();
+        assert!(waiting.lost().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_model_has_to_be_named_where_workers_have_none_in_common() {
+        let workers = workers(Dispatch::ShortestQueue);
+        assert_eq!(workers.choice_of_models(), Vec::<String>::new());
+        let status = WorkerStatus { model_names: vec!["x".into()], speed: 1.0, queue_length: 0 };
+        workers.register("c", status, true);
+        assert_eq!(workers.choice_of_models(), ["a", "b", "m", "x"]);
+        workers.fail("c");
+        assert_eq!(workers.choice_of_models(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_worker_that_is_silent_is_forgotten() {
         let silent = Workers::new(Dispatch::ShortestQueue, Duration::ZERO, 0);
         let status = WorkerStatus { model_names: vec!["m".into()], speed: 1.0, queue_length: 0 };
         silent.register("a", status, true);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use altiplano_data::Tokenizer;
 use altiplano_model::infer::{
-    FinishReason, Request, RequestId, ScoredToken, SequenceOutput, TokenLogprob,
+    FinishReason, Request, RequestId, ScoredToken, SequenceId, SequenceOutput, TokenLogprob,
 };
 
 use crate::token_engine::{EngineEvent, EngineStats, EventKind, TokenEngine};
@@ -76,6 +76,13 @@ impl TokenEngine for FakeEngine {
 
     fn abort(&mut self, request: RequestId) {
         self.open.retain(|open| open.request.id != request);
+    }
+
+    fn abort_sequence(&mut self, sequence: SequenceId) {
+        for open in self.open.iter_mut().filter(|open| open.request.id == sequence.request) {
+            open.said[sequence.index] = None;
+        }
+        self.open.retain(|open| open.said.iter().any(Option::is_some));
     }
 
     fn step(&mut self) -> Result<Vec<SequenceOutput>, String> {

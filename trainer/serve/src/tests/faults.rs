@@ -9,6 +9,7 @@ use super::client::Answer;
 use super::fake_engine::SCRIPT;
 use super::server::{TestServer, options};
 use crate::admission::AdmissionLimits;
+use crate::api_key::ApiKey;
 use crate::app::AppOptions;
 
 const RUNNING: &str = "vllm:num_requests_running{model_name=\"tiny\",engine=\"0\"}";
@@ -123,7 +124,10 @@ fn a_server_that_ends_takes_nothing_new_and_finishes_what_runs() {
 
 #[test]
 fn a_key_guards_what_answers_and_not_what_watches() {
-    let server = TestServer::start(AppOptions { api_key: Some("secret".into()), ..options() });
+    let server = TestServer::start(AppOptions {
+        api_key: Some(ApiKey::from("secret".to_owned())),
+        ..options()
+    });
     let body = json!({"prompt": "a", "max_tokens": 1}).to_string();
     for headers in ["", "Authorization: Bearer wrong\r\n", "Authorization: secret\r\n"] {
         let answer = server.request("POST", "/v1/completions", headers, &body);

@@ -6,4 +6,4 @@ mod client;
 mod fake_engine;
 mod faults;
 mod requests;
-mod server;
+pub mod server;

@@ -50,6 +50,23 @@ pub fn tokenizer() -> Tokenizer {
     Tokenizer::from_bytes(Path::new("test.model"), &model.to_bytes()).unwrap()
 }
 
+/// A model with this tokenizer.
+pub fn served_model(tokenizer: Tokenizer) -> ServedModel {
+    ServedModel {
+        names: vec!["tiny".into(), "other name".into()],
+        root: "runs/tiny".into(),
+        specials: SpecialTokens::of(&tokenizer),
+        template: Some(ChatTemplate::open("vicuna_v1.1").unwrap()),
+        tokenizer_config: Value::Null,
+        max_model_len: 512,
+        vocab_size: tokenizer.vocab_size(),
+        eos_token_ids: vec![2],
+        tokenizer,
+        defaults: SamplingDefaults::default(),
+        created: now(),
+    }
+}
+
 pub struct TestServer {
     pub app: Arc<App>,
     pub address: SocketAddr,
@@ -73,19 +90,7 @@ impl TestServer {
     pub fn start(options: AppOptions) -> Self {
         let tokenizer = tokenizer();
         let engine = FakeEngine::new(&tokenizer);
-        let model = ServedModel {
-            names: vec!["tiny".into(), "other name".into()],
-            root: "runs/tiny".into(),
-            specials: SpecialTokens::of(&tokenizer),
-            template: Some(ChatTemplate::open("vicuna_v1.1").unwrap()),
-            tokenizer_config: Value::Null,
-            max_model_len: 512,
-            vocab_size: tokenizer.vocab_size(),
-            eos_token_ids: vec![2],
-            tokenizer,
-            defaults: SamplingDefaults::default(),
-            created: now(),
-        };
+        let model = served_model(tokenizer);
         let metrics = Arc::new(ServingMetrics::new("tiny", 512));
         let engine = engine_thread::start(engine, Arc::clone(&metrics)).unwrap();
         let app = App::new(model, engine, metrics, options);

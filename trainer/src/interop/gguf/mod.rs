@@ -103,3 +103,6 @@ mod key {
     pub const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
     pub const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 }
+
+/// The key of the chat template.
+pub const CHAT_TEMPLATE_KEY: &str = key::CHAT_TEMPLATE;
