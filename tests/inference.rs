@@ -7,7 +7,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use crate::harness::{SmallRun, copy_dir, run};
+use crate::harness::{Finished, SmallRun, altiplano, copy_dir, run};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -146,7 +146,111 @@ fn vocabularies_end_tokens_and_numbers() {
         }
     });
     let arguments = ["generate", "--checkpoint", text(&broken), "--prompt", "The whale"];
-    run(arguments).fails(1, &["model.layers.1.mlp.down_proj.weight", "not finite"]);
+    let bad = "model.layers.1.mlp.down_proj.weight";
+    run(arguments).fails(1, &[bad, "not finite"]);
+    // Whatever else reads the weights says so too.
+    let dir = models.run.dir.path();
+    let (document, output) = (dir.join("document.txt"), dir.join("refused"));
+    fs::write(&document, "The whale").unwrap();
+    run(["eval", "--checkpoint", text(&broken), "--documents", text(&document)])
+        .fails(1, &[bad, "not finite"]);
+    for format in ["hf", "gguf", "meta"] {
+        run([
+            "export",
+            "--checkpoint",
+            text(&broken),
+            "--output",
+            text(&output),
+            "--format",
+            format,
+        ])
+        .fails(1, &["down_proj", "NaN", "finite numbers"]);
+    }
+    run(["import", "--from", "hf", text(&broken), "--output", text(&output)])
+        .fails(1, &[bad, "NaN", "finite numbers"]);
+    let input = dir.join("in.jsonl");
+    let line = json!({"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "The whale"}});
+    fs::write(&input, line.to_string()).unwrap();
+    let output = dir.join("out.jsonl");
+    let arguments = ["batch", "run", "--checkpoint", text(&broken), "--input", text(&input)];
+    run([&arguments[..], &["--output", text(&output)]].concat())
+        .fails(1, &["in.jsonl: 1 of 1 lines failed", "line 1", bad]);
+    let answer: Value = serde_json::from_str(&fs::read_to_string(output).unwrap()).unwrap();
+    assert!(answer["error"]["message"].as_str().unwrap().contains(bad), "{answer}");
+}
+
+/// A prompt that is given twice gets two texts, the same ones every time, and the first is that of the
+/// prompt alone.
+#[test]
+fn a_prompt_given_again_draws_anew() {
+    let models = Models::new();
+    let file = models.run.dir.path().join("prompts.txt");
+    fs::write(&file, "The whale\nCall me\nThe whale\nThe whale\n").unwrap();
+    let checkpoint = models.checkpoint();
+    let texts = |prompts: &[&str]| -> Vec<Value> {
+        let arguments = ["generate", "--checkpoint", text(&checkpoint), "--seed", "3", "--json"];
+        let finished = run([&arguments[..], &["--max-tokens", "16"], prompts].concat()).ok();
+        let mut lines: Vec<Value> =
+            finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines.sort_by_key(|line| line["prompt_index"].as_u64());
+        lines.into_iter().map(|line| line["token_ids"].clone()).collect()
+    };
+    let many = texts(&["--prompts", text(&file)]);
+    assert_eq!(many, texts(&["--prompts", text(&file)]));
+    assert!(many[0] != many[2] && many[2] != many[3] && many[0] != many[3], "{many:?}");
+    assert_eq!(many[0], texts(&["--prompt", "The whale"])[0]);
+    assert_eq!(many[1], texts(&["--prompt", "Call me"])[0]);
+    run(["generate", "--checkpoint", text(&checkpoint), "--prompts", "/dev/zero"])
+        .fails(1, &["/dev/zero", "more than"]);
+}
+
+/// The template of a model goes into a GGUF file, one of several too, and is found there.
+#[test]
+fn a_chat_template_travels_in_a_gguf_file() {
+    use std::process::Stdio;
+
+    let models = Models::new();
+    let hf = models.export("hf", &["hf"]);
+    let list = json!([{"name": "rag", "template": "no"},
+                      {"name": "default", "template": "{{ bos_token }}{{ messages[0].content }} said"}]);
+    edit_json(&hf.join("tokenizer_config.json"), "chat_template", list);
+    let gguf = models.run.dir.path().join("chat.gguf");
+    run([
+        "export",
+        "--checkpoint",
+        text(&hf),
+        "--output",
+        text(&gguf),
+        "--format",
+        "gguf",
+        "--type",
+        "f32",
+    ])
+    .ok();
+    let input = models.run.dir.path().join("question.txt");
+    fs::write(&input, "The whale\n").unwrap();
+    let chat = |model: &Path| -> Finished {
+        let mut command = altiplano();
+        command.args(["generate", "--chat", "--temperature", "0", "--max-tokens", "8", "--json"]);
+        command.arg("--checkpoint").arg(model);
+        let stdin: Stdio = fs::File::open(&input).unwrap().into();
+        command.stdin(stdin).output().unwrap().into()
+    };
+    let said = chat(&gguf).ok().json()["text"].clone();
+    assert_eq!(chat(&hf).ok().json()["text"], said);
+    let plain = models.export("plain.gguf", &["gguf", "--type", "f32"]);
+    chat(&plain).fails(1, &["plain.gguf", "no chat_template", "--template"]);
+    // The server finds it where `generate` does.
+    let lines = models.run.dir.path().join("in.jsonl");
+    let body = json!({"messages": [{"role": "user", "content": "The whale"}], "max_tokens": 8,
+                      "temperature": 0});
+    let line = json!({"custom_id": "a", "url": "/v1/chat/completions", "body": body});
+    fs::write(&lines, line.to_string()).unwrap();
+    let output = models.run.dir.path().join("out.jsonl");
+    let arguments = ["batch", "run", "--checkpoint", text(&gguf), "--input", text(&lines)];
+    run([&arguments[..], &["--output", text(&output)]].concat()).ok();
+    let answer: Value = serde_json::from_str(&fs::read_to_string(output).unwrap()).unwrap();
+    assert_eq!(answer["response"]["body"]["choices"][0]["message"]["content"], said);
 }
 
 /// A large model takes the memory of its file: its weights are mapped, and no copy is made.

@@ -55,15 +55,16 @@ fn a_batch_that_is_killed_goes_on_without_losing_or_repeating_a_line() {
     lines[5] = json!({"custom_id": "other", "url": "/v1/embeddings", "body": {}}).to_string();
     fs::write(dir.path().join("in.jsonl"), lines.join("\n")).unwrap();
     let whole: Finished = batch(dir.path(), "whole.jsonl").output().unwrap().into();
-    assert_eq!(whole.ok().json(), json!({"answered": 60, "failed": 3, "skipped": 0}));
+    let whole = whole.fails(1, &["in.jsonl: 3 of 60 lines failed", "line 4: top_p", "whole.jsonl"]);
+    assert_eq!(whole.json(), json!({"answered": 60, "failed": 3, "skipped": 0}));
     let expected = answers(&dir.path().join("whole.jsonl"));
     assert_eq!(expected["batch_req_4"], json!(["bad", 400, null, "top_p"]));
-    assert!(expected["batch_req_5"][1].as_str().unwrap().contains("line 5 is not JSON"));
+    assert!(expected["batch_req_5"][1].as_str().unwrap().contains("in.jsonl: line 5: is not JSON"));
     assert!(expected["batch_req_6"][1].as_str().unwrap().contains("/v1/embeddings"));
 
     let output = dir.path().join("killed.jsonl");
     let killed = Running::start(&mut batch(dir.path(), "killed.jsonl"));
-    while fs::read_to_string(&output).unwrap_or_default().lines().count() < 5 {
+    while fs::read_to_string(&output).unwrap_or_default().lines().count() < 8 {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     killed.signal("KILL");
@@ -72,12 +73,26 @@ fn a_batch_that_is_killed_goes_on_without_losing_or_repeating_a_line() {
     let torn = fs::read_to_string(&output).unwrap() + "{\"id\":\"batch_req_9";
     fs::write(&output, torn).unwrap();
     let resumed: Finished = batch(dir.path(), "killed.jsonl").output().unwrap().into();
-    let report = resumed.ok().json();
+    let report = resumed.fails(1, &["lines failed"]).json();
     assert!(report["skipped"].as_u64().unwrap() >= 5, "{report}");
     assert_eq!(answers(&output), expected);
-    // Again: nothing is left to do.
+    // Again: what failed is tried again, and a line that was mended is answered.
+    lines[3] = lines[3].replace("7", "0.7");
+    fs::write(dir.path().join("in.jsonl"), lines.join("\n")).unwrap();
     let again: Finished = batch(dir.path(), "killed.jsonl").output().unwrap().into();
-    assert_eq!(again.ok().json()["skipped"], 60);
+    let again = again.fails(1, &["2 of 3 lines failed", "line 5"]);
+    assert_eq!(again.json(), json!({"answered": 3, "failed": 2, "skipped": 57}));
+    let mended = answers(&output);
+    assert_eq!(mended["batch_req_4"][1], 200);
+    assert_eq!(mended.len(), 60);
+    assert_eq!(mended["batch_req_60"], expected["batch_req_60"]);
+    // Nothing is left to do.
+    (lines[4], lines[5]) = (lines[7].clone(), lines[8].clone());
+    fs::write(dir.path().join("in.jsonl"), lines.join("\n")).unwrap();
+    let last: Finished = batch(dir.path(), "killed.jsonl").output().unwrap().into();
+    assert_eq!(last.ok().json(), json!({"answered": 2, "failed": 0, "skipped": 58}));
+    let last: Finished = batch(dir.path(), "killed.jsonl").output().unwrap().into();
+    assert_eq!(last.ok().json()["skipped"], 60);
     fs::write(dir.path().join("other.jsonl"), "{\"a\": 1}\n").unwrap();
     let other: Finished = batch(dir.path(), "other.jsonl").output().unwrap().into();
     other.fails(1, &["other.jsonl", "not an answer of a batch"]);

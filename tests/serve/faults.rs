@@ -94,4 +94,17 @@ fn wrong_arguments_are_named() {
     serve(&["--override-generation-config", "[]"]).fails(2, &["--override-generation-config"]);
     serve(&["--scheduling-policy", "random"]).fails(2, &["fcfs"]);
     run(["serve", "--checkpoint", "nowhere"]).fails(1, &["nowhere"]);
+    let router = ["--router", "http://127.0.0.1:1"];
+    serve(&[&router[..], &["--host", "0.0.0.0"]].concat())
+        .fails(2, &["--host 0.0.0.0", "--worker-address"]);
+    serve(&["--heart-beat", "18446744073709551615"]).fails(2, &["--heart-beat"]);
+    serve(&["--api-key", "a b"]).fails(2, &["--api-key", "header"]);
+    // Sampling defaults are looked at before anybody asks.
+    serve(&["--override-generation-config", "{\"temperature\": -1}"])
+        .fails(2, &["--override-generation-config", "temperature: found -1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("generation_config.json");
+    std::fs::write(config, "{\"top_p\": 7, \"temperature\": 0.5}").unwrap();
+    serve(&["--generation-config", dir.path().to_str().unwrap()])
+        .fails(1, &["generation_config.json", "top_p: found 7", "--generation-config none"]);
 }

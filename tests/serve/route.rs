@@ -1,9 +1,22 @@
 //! `altiplano route` in front of servers.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use serde_json::{Value, json};
 
 use super::client::Answer;
 use super::server::Server;
+use crate::harness::run;
+
+/// Waits until so many workers are up.
+fn wait_for_workers(router: &Server, count: usize) {
+    let line = format!("altiplano_route_workers_up {count}\n");
+    router.wait_until(&line, |router| router.get("/metrics").body.contains(&line));
+}
 
 #[test]
 fn a_worker_that_dies_costs_no_request() {
@@ -103,6 +116,12 @@ fn workers_are_named_or_register_as_fastchat_s_do() {
                           "worker_status": {"model_names": ["ghost"], "speed": 1, "queue_length": 0}});
     assert_eq!(router.post("/register_worker", &register).status, 200);
     assert_eq!(beat("http://127.0.0.1:1")["exist"], true);
+    // Two models: a request has to name one.
+    let error = router.post("/v1/completions", &body).error(400);
+    assert!(error.contains("ghost") && error.contains("served"), "{error}");
+    assert!(error.ends_with("[model]"), "{error}");
+    router.get("/tokenizer_info").error(400);
+    router.get("/tokenizer_info?model=served").ok();
     let ghost = json!({"prompt": "The", "model": "ghost"});
     assert!(router.post("/v1/completions", &ghost).error(503).contains("no worker"));
     let status = router.post("/worker_get_status", &json!({})).ok();
@@ -110,4 +129,134 @@ fn workers_are_named_or_register_as_fastchat_s_do() {
     assert!(router.get("/").body.contains("<title>altiplano: chat"));
     router.stop();
     worker.stop();
+}
+
+#[test]
+fn a_worker_that_stops_holds_up_nobody() {
+    let router = Server::route(&["--heart-beat", "4"]);
+    let join = ["--router", &router.url(), "--heart-beat", "1", "--max-num-seqs", "1"];
+    let [first, second] = [Server::start(&join), Server::start(&join)];
+    wait_for_workers(&router, 2);
+    // It takes connections and answers nothing.
+    first.signal("STOP");
+    let asked: Vec<TcpStream> = (0..6)
+        .map(|number| {
+            let prompt = format!("{number} people");
+            let body = json!({"prompt": prompt, "max_tokens": 5, "stream": number % 2 == 0});
+            router.open("POST", "/v1/completions", "", &body.to_string())
+        })
+        .collect();
+    asked.into_iter().map(Answer::read).for_each(|answer| answer.is_good());
+    wait_for_workers(&router, 1);
+    first.signal("CONT");
+    wait_for_workers(&router, 2);
+    second.stop();
+    wait_for_workers(&router, 1);
+    // A stream that has begun ends with an error: what was read must not be said again.
+    let long =
+        json!({"prompt": "The", "max_tokens": 56, "ignore_eos": true, "n": 128, "stream": true});
+    let mut stream = router.open("POST", "/v1/completions", "", &long.to_string());
+    stream.read_exact(&mut [0; 600]).unwrap();
+    first.signal("STOP");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    let rest = String::from_utf8_lossy(&rest);
+    let events: Vec<&str> =
+        rest.split('\n').filter_map(|line| line.trim().strip_prefix("data: ")).collect();
+    let [.., error, done] = events[..] else { panic!("{rest}") };
+    assert_eq!(done, "[DONE]");
+    let error: Value = serde_json::from_str(error).unwrap();
+    assert_eq!(error["error"]["code"], 500, "{error}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("does not answer"), "{error}");
+    // Nobody is left.
+    router.post("/v1/completions", &json!({"prompt": "The"})).error(503);
+    first.signal("KILL");
+    first.finish();
+    router.stop();
+}
+
+#[test]
+fn a_router_is_not_its_own_worker() {
+    let port = Server::free_port();
+    let own = format!("http://127.0.0.1:{port}");
+    run(["route", "--port", &port, "--workers", &own]).fails(2, &["--workers", &own, "itself"]);
+    let router = Server::route(&[]);
+    let register = json!({"worker_name": router.url(), "check_heart_beat": true,
+                          "worker_status": {"model_names": ["m"], "speed": 1, "queue_length": 0}});
+    let error = router.post("/register_worker", &register).error(400);
+    assert!(error.contains(&router.url()) && error.contains("itself"), "{error}");
+    assert_eq!(router.get("/v1/models").ok()["data"], json!([]));
+    router.stop();
+}
+
+#[test]
+fn a_named_worker_is_seen_when_it_comes() {
+    let port = Server::free_port();
+    let router = Server::route(&["--workers", &format!("http://127.0.0.1:{port}")]);
+    router.post("/v1/completions", &json!({"prompt": "The"})).error(503);
+    let late = Server::start_at(&port, &[]);
+    // Long before the next of the heart-beats, which are 45 seconds apart.
+    wait_for_workers(&router, 1);
+    router.complete(&json!({"prompt": "The", "max_tokens": 2}));
+    late.stop();
+    router.stop();
+}
+
+/// A worker that says it is there, and breaks off in the middle of its answers; of those to the router's
+/// questions too while `breaks` is set.
+fn half_a_worker(breaks: Arc<AtomicBool>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = move |stream: TcpStream| {
+        let mut reader = BufReader::new(&stream);
+        let (mut lines, mut length) = (Vec::new(), 0);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+            lines.push(line);
+        }
+        reader.read_exact(&mut vec![0; length]).unwrap();
+        let status =
+            json!({"model_names": ["served"], "speed": 1000, "queue_length": 0}).to_string();
+        let whole = lines[0].contains("/worker_get_status") && !breaks.load(Ordering::Relaxed);
+        let sent = if whole { &status[..] } else { &status[..20] };
+        let _ = write!(
+            &stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{sent}",
+            status.len()
+        );
+    };
+    thread::spawn(move || listener.incoming().flatten().for_each(answer));
+    address
+}
+
+#[test]
+fn a_worker_that_breaks_off_halfway_is_taken_out() {
+    let breaks = Arc::new(AtomicBool::new(false));
+    let half = half_a_worker(Arc::clone(&breaks));
+    let worker = Server::start(&[]);
+    let named = ["--workers", &half, &worker.url(), "--heart-beat", "4", "--dispatch", "lottery"];
+    let router = Server::route(&named);
+    wait_for_workers(&router, 2);
+    // The half worker is by far the fastest, so it is asked; nothing of what it says reaches a client.
+    let body = json!({"prompt": "The", "max_tokens": 4, "temperature": 0});
+    let expected = worker.complete(&body)["choices"].clone();
+    for _ in 0..3 {
+        assert_eq!(router.complete(&body)["choices"], expected);
+    }
+    assert!(!router.get("/metrics").body.contains("altiplano_route_retries_total 0\n"));
+    wait_for_workers(&router, 2);
+    breaks.store(true, Ordering::Relaxed);
+    wait_for_workers(&router, 1);
+    worker.stop();
+    router.stop();
 }

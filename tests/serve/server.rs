@@ -37,11 +37,22 @@ pub struct Server {
 impl Server {
     /// `altiplano serve` on a free port with further arguments.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_at("0", arguments)
+    }
+
+    /// The same on a port of its own.
+    pub fn start_at(port: &str, arguments: &[&str]) -> Self {
         let mut command = altiplano();
         command.arg("serve").arg("--checkpoint").arg(checkpoint());
-        command.args(["--port", "0", "--threads", "1", "--num-gpu-blocks-override", "64"]);
+        command.args(["--port", port, "--threads", "1", "--num-gpu-blocks-override", "64"]);
         command.arg("--chat-template").arg(temporary("served.jinja"));
         Self::wait(Running::start(command.args(arguments)), "serving ")
+    }
+
+    /// A port that nobody listens on.
+    pub fn free_port() -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port().to_string()
     }
 
     /// `altiplano route` on a free port.

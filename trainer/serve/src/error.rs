@@ -162,7 +162,7 @@ pub enum ServeError {
     },
     /// Lines of a batch have errors for answers.
     #[error(
-        "{}: {failed} lines failed, the first of them line {first}: {reason}; {} says of each why, and the \
+        "{}: {failed} of {answered} lines failed, the first of them line {first}: {reason}; {} says of each why, and the \
          same command answers them again",
         input.display(),
         output.display()
@@ -174,6 +174,8 @@ pub enum ServeError {
         output: PathBuf,
         /// How many.
         failed: usize,
+        /// Of how many that were answered now.
+        answered: usize,
         /// The number of the first, from 1.
         first: usize,
         /// Why that one failed.

@@ -95,6 +95,7 @@ pub fn run(command: BatchCommand) -> Result<()> {
             input: args.input,
             output: args.output,
             failed: report.failed,
+            answered: report.answered,
             first: first.line,
             reason: first.reason,
         }

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
+use altiplano_model::infer::{Request, RequestId, SamplingParams};
+use futures_util::FutureExt;
 use serde_json::json;
 
 use super::client::Answer;
@@ -11,6 +13,9 @@ use super::server::{TestServer, options};
 use crate::admission::AdmissionLimits;
 use crate::api_key::ApiKey;
 use crate::app::AppOptions;
+use crate::completions;
+use crate::engine_thread::Delivery;
+use crate::request_body::RequestBody;
 
 const RUNNING: &str = "vllm:num_requests_running{model_name=\"tiny\",engine=\"0\"}";
 
@@ -50,6 +55,8 @@ fn a_client_that_goes_away_ends_its_request() {
         drop(client);
         server.wait_until("the request to end", |server| server.metric(RUNNING) == 0.0);
         server.wait_until("its room", |server| server.app.open_requests() == 0);
+        let aborted = "vllm:request_success_total{model_name=\"tiny\",engine=\"0\",finished_reason=\"abort\"}";
+        assert_eq!(server.metric(aborted), if stream { 1.0 } else { 2.0 });
     }
     let usage = "vllm:kv_cache_usage_perc{model_name=\"tiny\",engine=\"0\"}";
     assert_eq!(server.metric(usage), 0.0);
@@ -96,6 +103,7 @@ fn a_sequence_with_bad_logits_ends_by_an_error() {
     let server = TestServer::start(options());
     let choice = server.post("/v1/completions", &json!({"prompt": "X"})).ok()["choices"][0].clone();
     assert_eq!((&choice["finish_reason"], &choice["text"]), (&json!("error"), &json!("")));
+    assert_eq!(choice["error"], "the logits are not finite");
     assert_eq!(
         server.metric("vllm:corrupted_requests_total{model_name=\"tiny\",engine=\"0\"}"),
         1.0
@@ -120,6 +128,52 @@ fn a_server_that_ends_takes_nothing_new_and_finishes_what_runs() {
     let answer = Answer::read(running).ok();
     assert_eq!(answer["choices"][0]["finish_reason"], "abort");
     assert!(answer["choices"][0]["text"].as_str().unwrap().starts_with(&SCRIPT[..4]));
+}
+
+/// A request counts as open before it is read, so that the server does not end meanwhile.
+#[test]
+fn a_request_is_open_from_its_arrival() {
+    let server = TestServer::start(options());
+    let body = RequestBody::of_json(json!({"prompt": "a", "max_tokens": 1}));
+    let answer = server.runtime.block_on(async {
+        let mut answer = Box::pin(completions::answer(&server.app, body, "x"));
+        assert!(answer.as_mut().now_or_never().is_none());
+        assert_eq!(server.app.open_requests(), 1);
+        answer.await
+    });
+    assert_eq!(answer.unwrap().status(), 200);
+    assert_eq!(server.app.open_requests(), 0);
+}
+
+#[test]
+fn one_answer_of_several_can_end_early() {
+    let server = TestServer::start(options());
+    // Endless and slow.
+    let ids = server.post("/tokenize", &json!({"prompt": "ZQ"})).ok()["tokens"].clone();
+    let ids: Vec<u32> = serde_json::from_value(ids).unwrap();
+    let params = SamplingParams { max_tokens: 60, ignore_eos: true, ..SamplingParams::default() };
+    let mut request = Request::new(RequestId(0), ids, params);
+    request.n = 2;
+    let (mut deliveries, guard) = server.app.engine.submit(vec![request]).unwrap();
+    guard.aborter().abort_sequence(0, 0);
+    let mut came = [0; 2];
+    while let Some(Delivery::Output { output, .. }) = deliveries.blocking_recv() {
+        came[output.index] += 1;
+    }
+    assert_eq!(came[1], 60);
+    assert!(came[0] < 60, "{came:?}");
+    drop(guard);
+    let aborted =
+        "vllm:request_success_total{model_name=\"tiny\",engine=\"0\",finished_reason=\"abort\"}";
+    assert_eq!(server.metric(aborted), 0.0);
+}
+
+#[test]
+fn a_worker_that_ends_says_so_to_its_router() {
+    let server = TestServer::start(options());
+    assert_eq!(server.post("/worker_get_status", &json!({})).ok()["queue_length"], 0);
+    server.app.drain();
+    server.post("/worker_get_status", &json!({})).error(503);
 }
 
 #[test]

@@ -321,6 +321,28 @@ fn unknown_fields_are_taken_and_truncation_keeps_the_end() {
     let answer = server.post("/v1/completions", &body).ok();
     assert_eq!(answer["usage"]["prompt_tokens"], 7);
     assert_ne!(answer["choices"][0]["prompt_token_ids"][0], 1);
+    // What was cut off is not echoed.
+    for prompt in [
+        json!("ab at cat"),
+        server.post("/tokenize", &json!({"prompt": "ab at cat"})).ok()["tokens"].clone(),
+    ] {
+        let body =
+            json!({"prompt": prompt, "truncate_prompt_tokens": 1, "max_tokens": 0, "echo": true});
+        let answer = server.post("/v1/completions", &body).ok();
+        assert_eq!(answer["choices"][0]["text"].as_str().unwrap().trim(), "cat");
+    }
+}
+
+#[test]
+fn a_form_that_is_none_blames_the_field_that_gave_it() {
+    let server = server();
+    let bad = json!({"type": "object", "properties": 3});
+    let ask = |name: &str, value: Value| {
+        server.post("/v1/completions", &json!({"prompt": "a", name: value})).error(400)
+    };
+    assert!(ask("structured_outputs", json!({"json": bad})).contains("[structured_outputs]"));
+    let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": bad}});
+    assert!(ask("response_format", format).contains("[response_format]"));
 }
 
 #[test]

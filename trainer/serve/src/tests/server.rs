@@ -71,7 +71,7 @@ pub struct TestServer {
     pub app: Arc<App>,
     pub address: SocketAddr,
     end: watch::Sender<bool>,
-    _runtime: Runtime,
+    pub runtime: Runtime,
 }
 
 pub fn options() -> AppOptions {
@@ -103,7 +103,7 @@ impl TestServer {
         let address = listener.address();
         let (end, ending) = watch::channel(false);
         runtime.spawn(listener.serve(routes(Arc::clone(&app)), ending));
-        Self { app, address, end, _runtime: runtime }
+        Self { app, address, end, runtime }
     }
 
     /// Sends a request and does not read the answer.
