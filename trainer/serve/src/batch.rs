@@ -347,7 +347,8 @@ fn without_failures(file: &File, path: &Path, kept: &[Range<u64>]) -> std::io::R
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".without-errors");
     let copy_path = path.with_file_name(name);
-    let mut copy = OpenOptions::new().read(true).write(true).create(true).open(&copy_path)?;
+    let mut copy =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&copy_path)?;
     // Nobody takes the new file before this process has it.
     copy.try_lock()?;
     copy.set_len(0)?;
