@@ -106,7 +106,7 @@ impl Tokenizer {
     /// is for messages.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::Tokenizer`] when it is not a model.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         let fingerprint = blake3::hash(bytes).to_hex().to_string();
         if is_json(path) {
@@ -253,7 +253,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// As [`Tokenizer::encode`], but always by the crate of its kind: what ours is compared with.
+    /// As [`Tokenizer::encode`], but always by the crate of its kind: the reference of the tests.
     ///
     /// # Errors
     /// [`DataError::Codec`] when SentencePiece fails.

@@ -123,7 +123,7 @@ impl BpeEncoder {
                 characters.set(character, id);
             }
         }
-        // Characters that are no pieces but stand in one, or have the name of a mark, are symbols
+        // Characters that are not pieces but are part of one, or have the name of a mark, are symbols
         // too: merges look at the text only. In the order of the pieces, so that the tables are
         // the same every time.
         for text in model.pieces.iter().map(|piece| piece.text.as_str()) {
