@@ -18,6 +18,7 @@ pub(crate) mod sample;
 mod sentencepiece;
 mod spans;
 mod stream;
+mod stream_encoder;
 mod tokenizer_json;
 pub(crate) mod train;
 pub(crate) mod trainer_log;
@@ -26,6 +27,7 @@ pub(crate) mod word_cache;
 pub use model_proto::{BpeModel, Piece, PieceType};
 pub use spans::TokenSpan;
 pub use stream::StreamDecoder;
+pub use stream_encoder::StreamEncoder;
 pub use train::{TokenizerConfig, TrainReport, train};
 
 use std::path::{Path, PathBuf};
