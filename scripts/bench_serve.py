@@ -88,14 +88,11 @@ def commands(file):
     threads = os.environ["THREADS"]
     ours = [os.environ["ALTIPLANO"], "serve", "--checkpoint", str(file), "--port", "PORT", "--threads", threads]
     yield "altiplano", ours
-    if os.environ["ALONE"]:
-        return
     if os.environ["LLAMA_SERVER"]:
-        options = ["-m", str(file), "--port", "PORT", "-t", threads, "-np", "32", "-c", str(32 * 1024)]
+        options = ["-m", str(file), "--host", "127.0.0.1", "--port", "PORT", "-t", threads, "-tb", threads]
+        # A slot for each client, with room for a prompt and its answer.
+        options += ["-np", "32", "-c", str(32 * 1024)]
         yield "llama.cpp", [os.environ["LLAMA_SERVER"], *options]
-    else:
-        options = ["--model", str(file), "--port", "PORT", "--n_threads", threads, "--n_ctx", "1024"]
-        yield "llama-cpp-python", [".venv-llama/bin/python", "-m", "llama_cpp.server", *options]
 
 
 def words(seed, tokens):
