@@ -180,6 +180,12 @@ fn every_command_works_with_one() {
     assert!(!gguf.exists());
 }
 
+/// Forty steps that double a text.
+fn doubling(steps: &str) -> Value {
+    let double = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aa" });
+    json!({ "type": "Sequence", steps: vec![double; 40] })
+}
+
 /// A file from a stranger is an error with its name, never a panic.
 #[test]
 fn files_that_are_not_tokenizers_are_refused_by_name() {
@@ -219,6 +225,9 @@ fn files_that_are_not_tokenizers_are_refused_by_name() {
             "precompiled_charsmap": "AAAA" })
         }),
         changed(&|json| json["added_tokens"] = json!([{ "id": "x", "content": 1 }])),
+        // A letter becomes a terabyte.
+        changed(&|json| json["normalizer"] = doubling("normalizers")),
+        changed(&|json| json["decoder"] = doubling("decoders")),
     ];
     for (n, bytes) in cases.iter().enumerate() {
         fs::write(&path, bytes).unwrap();

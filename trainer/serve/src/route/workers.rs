@@ -422,16 +422,9 @@ mod tests {
         assert!(waiting.lost().now_or_never().is_none());
         workers.lose("a");
         assert!(waiting.lost().now_or_never().is_some());
-        let silent = Workers::new(Dispatch::ShortestQueue, Duration::from_millis(200), 0);
-        let named = |name: &str| WorkerStatus {
-            model_names: vec![name.into()],
-            speed: 1.0,
-            queue_length: 0,
-        };
-        silent.register("a", named("m"), true);
-        let mut waiting = silent.assign(Some("m"), b"", &[]).unwrap();
-        std::thread::sleep(Duration::from_millis(250));
-        silent.expire();
+        let mut waiting = workers.assign(Some("b"), b"", &[]).unwrap();
+        assert!(waiting.lost().now_or_never().is_none());
+        workers.lock().remove("b");
         assert!(waiting.lost().now_or_never().is_some());
     }
 
