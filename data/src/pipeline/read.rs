@@ -16,7 +16,11 @@ use crate::document::RUN_AGAIN;
 use crate::error::{DataError, Result};
 use crate::source::{Input, ReadContext, Record, Rejection};
 use crate::step::Verdict;
+use crate::text::charset::{FIXED_MOJIBAKE, REPAIRED_ENCODING};
 
+/// Keys of the metadata by which a reader says that it mended a document: counted under the same
+/// names.
+const NOTED: [&str; 4] = [REPAIRED_ENCODING, FIXED_MOJIBAKE, "bad_content_length", "cut_body"];
 /// Rejected records of one kind that are logged per input file.
 const LOGGED_PER_REASON: u64 = 3;
 
@@ -56,6 +60,11 @@ pub(super) fn read_inputs(
                 Record::Document(document) => {
                     let bytes = document.text.len() as u64;
                     read.keep(bytes, 0, &document.text);
+                    for name in NOTED {
+                        if document.has_metadata(name) {
+                            read.note(name);
+                        }
+                    }
                     sink.end_rejections(&mut rejections)?;
                     batch.push(document, position);
                     if batch.is_full() {

@@ -69,6 +69,11 @@ impl StepStats {
         add_to(&mut self.dropped_bytes, reason.name(), left);
     }
 
+    /// Adds one to the count `name`.
+    pub fn note(&mut self, name: &str) {
+        add_to(&mut self.noted, name, 1);
+    }
+
     /// Adds what the step itself counted.
     fn add_counts(&mut self, counts: &StepCounts) {
         for (name, removed) in counts.removed() {

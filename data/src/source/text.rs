@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::lines::{Line, Lines};
-use super::record::{Fields, document_or_empty, too_long, utf8};
+use super::record::{Fields, document_or_empty, too_long, utf8, with_fixed_text};
 use super::{ReadContext, Record, RecordSink, SourceOptions, jsonl, parquet};
 use crate::document::Document;
 use crate::error::{DataError, Result};
@@ -68,6 +68,9 @@ pub struct TextSource {
     /// integers, default none). C4's training files have 356317 or 356318.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records_per_file: Option<[u64; 2]>,
+    /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
+    #[serde(default)]
+    pub fix_mojibake: bool,
     /// Longest record in bytes; longer ones are counted and skipped (integer, default 64 MiB).
     #[serde(default = "default_max_record_bytes")]
     pub max_record_bytes: usize,
@@ -106,6 +109,7 @@ impl TextSource {
             url_field: default_url_field(),
             created_field: default_created_field(),
             records_per_file: None,
+            fix_mojibake: false,
             max_record_bytes: default_max_record_bytes(),
         }
     }
@@ -191,7 +195,7 @@ impl SourceOptions for TextSource {
         let mut records = 0;
         let sink: RecordSink<'_> = &mut |record| {
             records += 1;
-            sink(record)
+            sink(with_fixed_text(record, self.fix_mojibake))
         };
         match self.format {
             TextFormat::Files => self.read_files(source, input, bytes_read, sink),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use memchr::memmem;
 
 use super::inclusion::{Inclusion, Scan, scan};
-use crate::text::charset::decode;
+use crate::text::charset::{Decoded, decode};
 use crate::text::tex::is_tex;
 
 /// How deep files may take in others.
@@ -212,37 +212,45 @@ fn has_tex_name(path: &str) -> bool {
     }
 }
 
-/// Decodes the files of a project: as UTF-8, else by the encoding that `inputenc` is told
-/// anywhere in them, else by detection. Line ends become LF. Also the encodings other than UTF-8,
-/// and how many files hold bytes that mean nothing.
-pub(super) fn decode_files(
-    files: BTreeMap<String, Vec<u8>>,
-) -> (BTreeMap<String, String>, Vec<&'static str>, u64) {
+/// The files of a paper as text.
+#[derive(Debug, Default)]
+pub(super) struct DecodedFiles {
+    /// By path, with Unix line ends.
+    pub texts: BTreeMap<String, String>,
+    /// Encodings other than UTF-8.
+    pub encodings: Vec<&'static str>,
+    /// How many files have bytes that mean nothing.
+    pub lossy: u64,
+    /// All files together, without their text.
+    pub all: Decoded,
+}
+
+/// Decodes the files of a paper, in the encoding that one of them declares for LaTeX, or else as
+/// detected.
+pub(super) fn decode_files(files: BTreeMap<String, Vec<u8>>) -> DecodedFiles {
     let declared: Vec<&str> = files.values().filter_map(|bytes| declared_encoding(bytes)).collect();
     let declared = &declared[..declared.len().min(1)];
-    let mut encodings = Vec::new();
-    let mut lossy = 0;
-    let decoded = files
-        .iter()
-        .map(|(path, bytes)| {
-            let mut decoded = decode(bytes, declared);
-            if decoded.lossy {
-                // Every byte means something there, and old papers are mostly in it.
-                let latin = decode(bytes, &["windows-1252"]);
-                lossy += 1;
-                decoded = if latin.lossy { decoded } else { latin };
-            }
-            if decoded.encoding != "UTF-8" && !encodings.contains(&decoded.encoding) {
-                encodings.push(decoded.encoding);
-            }
-            let mut text = decoded.text;
-            if text.contains('\r') {
-                text = text.replace("\r\n", "\n").replace('\r', "\n");
-            }
-            (path.clone(), text)
-        })
-        .collect();
-    (decoded, encodings, lossy)
+    let mut result = DecodedFiles::default();
+    for (path, bytes) in &files {
+        let mut decoded = decode(bytes, declared);
+        if decoded.bad_bytes > 0 && decoded.encoding != "UTF-8" {
+            // Every byte means something there, and old papers are mostly in it.
+            let latin = decode(bytes, &["windows-1252"]);
+            decoded = if latin.bad_bytes > 0 { decoded } else { latin };
+        }
+        result.lossy += u64::from(decoded.bad_bytes > 0);
+        if decoded.encoding != "UTF-8" && !result.encodings.contains(&decoded.encoding) {
+            result.encodings.push(decoded.encoding);
+        }
+        result.all.bad_bytes += decoded.bad_bytes;
+        result.all.bytes += decoded.bytes;
+        let mut text = decoded.text;
+        if text.contains('\r') {
+            text = text.replace("\r\n", "\n").replace('\r', "\n");
+        }
+        result.texts.insert(path.clone(), text);
+    }
+    result
 }
 
 /// The encoding in `\usepackage[…]{inputenc}`, as a WHATWG label.
@@ -265,6 +273,7 @@ fn declared_encoding(bytes: &[u8]) -> Option<&'static str> {
         b"koi8-u" => "koi8-u",
         b"cp866" => "ibm866",
         b"applemac" => "macintosh",
+        b"utf8" | b"utf8x" => "utf-8",
         _ => return None,
     })
 }
@@ -355,14 +364,19 @@ mod tests {
         let utf8 = "é".as_bytes().to_vec();
         let map =
             BTreeMap::from([("a".to_owned(), text), ("b".to_owned(), other), ("c".into(), utf8)]);
-        let (decoded, encodings, lossy) = decode_files(map);
+        let DecodedFiles { texts: decoded, encodings, lossy, .. } = decode_files(map);
         assert!(decoded["a"].ends_with("Привет\n"), "{decoded:?}");
         assert_eq!((decoded["b"].as_str(), decoded["c"].as_str()), ("мир", "é"));
         assert_eq!((encodings, lossy), (vec!["KOI8-R"], 0));
         let latin = b"\\documentclass{article} d\xe9j\xe0 vu \\'a la fran\xe7aise".to_vec();
-        let (decoded, _, lossy) = decode_files(BTreeMap::from([("a".to_owned(), latin)]));
-        assert!(decoded["a"].contains("déjà vu") && decoded["a"].ends_with("française"));
-        assert_eq!(lossy, 0);
+        let found = decode_files(BTreeMap::from([("a".to_owned(), latin)]));
+        let decoded = &found.texts["a"];
+        assert!(decoded.contains("déjà vu") && decoded.ends_with("française"));
+        assert_eq!(found.lossy, 0);
+        let cut = [&b"\\documentclass{a} Ce que "[..], "l’été a été déjà".as_bytes(), b"\xff\xc3"];
+        let found = decode_files(BTreeMap::from([("a".to_owned(), cut.concat())]));
+        assert!(found.texts["a"].ends_with("l’été a été déjà\u{fffd}\u{fffd}"));
+        assert_eq!((found.lossy, found.all.bad_bytes, found.encodings.len()), (1, 2, 0));
     }
 
     #[test]

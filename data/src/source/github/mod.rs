@@ -17,9 +17,11 @@ use serde_json::{Map, Value};
 
 use super::input::{Input, list_inputs, pattern_below};
 use super::record::too_long;
+use super::record::with_fixed_text;
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
+use crate::text::charset::{EncodingOptions, REPAIRED_ENCODING, default_max_bad_bytes};
 use license::UNKNOWN;
 
 /// How the files lie.
@@ -49,6 +51,13 @@ pub struct GithubSource {
     /// `jsonl`, `parquet` or `repositories` (string, default `jsonl`).
     #[serde(default)]
     pub format: GithubFormat,
+    /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
+    #[serde(default)]
+    pub fix_mojibake: bool,
+    /// For `repositories`: largest share of bytes that mean nothing in the encoding of a file; a
+    /// file with more is not text (number, 0 to 1, default 0.05).
+    #[serde(default = "default_max_bad_bytes")]
+    pub max_bad_bytes: f64,
     /// Longest record, or file of a repository, in bytes; longer ones are counted and skipped
     /// (integer, default 16 MiB).
     #[serde(default = "default_max_record_bytes")]
@@ -72,15 +81,24 @@ impl GithubSource {
         Self {
             paths,
             format,
+            fix_mojibake: false,
+            max_bad_bytes: default_max_bad_bytes(),
             max_record_bytes: default_max_record_bytes(),
             max_expanded_bytes: default_max_expanded_bytes(),
         }
     }
 }
 
+impl GithubSource {
+    fn encoding(&self) -> EncodingOptions {
+        EncodingOptions { fix_mojibake: false, max_bad_bytes: self.max_bad_bytes }
+    }
+}
+
 impl SourceOptions for GithubSource {
+    /// Version 1 took a bad byte for another encoding.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {
@@ -94,6 +112,7 @@ impl SourceOptions for GithubSource {
             let key = format!("{key}.paths");
             return Err(DataError::config(key, "an empty list", "at least one path"));
         }
+        self.encoding().validate(key)?;
         if self.max_record_bytes == 0 || self.max_record_bytes > 1 << 30 {
             return Err(DataError::config(
                 format!("{key}.max_record_bytes"),
@@ -112,6 +131,7 @@ impl SourceOptions for GithubSource {
     }
 
     fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()> {
+        let sink: RecordSink<'_> = &mut |record| sink(with_fixed_text(record, self.fix_mojibake));
         match self.format {
             GithubFormat::Jsonl => rows::read_jsonl(self, context, sink),
             GithubFormat::Parquet => rows::read_parquet(self, context, sink),
@@ -130,6 +150,8 @@ struct CodeFile {
     license: Option<String>,
     lang: Option<String>,
     copies: Option<u64>,
+    /// Share of the bytes that mean nothing in the encoding.
+    repaired: Option<f64>,
     /// Whether the dump says that it is not text.
     binary: bool,
     /// Where the record lies: a byte offset or a row.
@@ -174,6 +196,7 @@ impl CodeFile {
         set("license", Some(license.into()));
         set("size", Some(bytes.into()));
         set("content_md5", Some(hash.into()));
+        set(REPAIRED_ENCODING, self.repaired.map(Value::from));
         Record::Document(Document {
             id,
             text: self.content,

@@ -16,7 +16,6 @@ use crate::source::archive::{
 use crate::source::input::InputReader;
 use crate::source::record::too_long;
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
-use crate::text::charset::decode;
 
 /// Bytes of a license file that are read.
 const LICENSE_BYTES: u64 = 256 << 10;
@@ -68,19 +67,22 @@ pub(super) fn read(
         }
         let mut content = Vec::new();
         body.read_to_end(&mut content)?;
-        let decoded = decode(&content, &[]);
-        if is_binary(&content) || decoded.lossy {
-            let detail = "not text".to_owned();
-            return Ok(sink(reject(Reason::unwanted("binary"), detail))?);
-        }
+        let decoded = match config.encoding().decode(&content, &[]) {
+            Ok(decoded) if !is_binary(decoded.text.as_bytes()) => decoded,
+            _ => {
+                let detail = "not text".to_owned();
+                return Ok(sink(reject(Reason::unwanted("binary"), detail))?);
+            }
+        };
         let path = path.strip_prefix(&repository.top).unwrap_or(&path).to_owned();
         let license = spdx_tag(&decoded.text).or_else(|| repository.license_of(&path));
         let file = CodeFile {
-            content: decoded.text,
             license,
             path: Some(path),
             repo_name: Some(repository.name.clone()),
             commit: repository.commit.clone(),
+            repaired: (decoded.bad_bytes > 0).then(|| decoded.bad_share()),
+            content: decoded.text,
             offset: member.offset,
             ..CodeFile::default()
         };

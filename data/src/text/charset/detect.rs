@@ -1,0 +1,150 @@
+//! Which encoding bytes are in when nothing says it.
+
+use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
+use encoding_rs::Encoding;
+
+/// Bytes the detector looks at; more does not change its guess.
+const DETECTOR_BYTES: usize = 1 << 20;
+/// Pieces that vote when one bad byte may have misled the detector.
+const PIECES: usize = 16;
+/// Bytes at the beginning that show whether a text is UTF-16.
+const UTF16_BYTES: usize = 1 << 14;
+
+/// The encoding of `bytes`, which are not UTF-8.
+pub(super) fn detect(bytes: &[u8]) -> &'static Encoding {
+    let bytes = &bytes[..bytes.len().min(DETECTOR_BYTES)];
+    let guess = guess(bytes);
+    if !guess.is_single_byte() {
+        return guess;
+    }
+    if let Some(voted) = vote(bytes) {
+        return voted;
+    }
+    // The detector does not know the Macintosh's own encoding.
+    let macintosh = encoding_rs::MACINTOSH;
+    let (odd, odd_macintosh) = (oddities_of(bytes, guess), oddities_of(bytes, macintosh));
+    if odd > 0 && odd_macintosh * 4 < odd { macintosh } else { guess }
+}
+
+fn guess(bytes: &[u8]) -> &'static Encoding {
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
+    // The end may cut a character, which is no reason against an encoding.
+    detector.feed(bytes, bytes.last().is_some_and(u8::is_ascii));
+    detector.guess(None, Utf8Detection::Allow)
+}
+
+/// One byte that means nothing rules an encoding out for good, though the rest of a long text is in
+/// it. So its pieces are asked one by one: the encoding of several bytes a character that most of
+/// them are in.
+fn vote(bytes: &[u8]) -> Option<&'static Encoding> {
+    let most = bytes.len().div_ceil(PIECES).max(64);
+    let mut votes: Vec<(&'static Encoding, usize)> = Vec::new();
+    let (mut from, mut all) = (0, 0);
+    while from < bytes.len() {
+        let end = (from + most).min(bytes.len());
+        // Characters of several bytes do not reach over a line end.
+        let end = memchr::memchr(b'\n', &bytes[end..]).map_or(bytes.len(), |at| end + at + 1);
+        let piece = &bytes[from..end];
+        from = end;
+        let high = piece.iter().filter(|byte| !byte.is_ascii()).count();
+        if high == 0 {
+            continue;
+        }
+        all += high;
+        let guess = guess(piece);
+        match votes.iter_mut().find(|(encoding, _)| *encoding == guess) {
+            Some((_, count)) => *count += high,
+            None => votes.push((guess, high)),
+        }
+    }
+    let (encoding, count) = votes.into_iter().max_by_key(|(_, count)| *count)?;
+    (!encoding.is_single_byte() && encoding != encoding_rs::UTF_8 && count * 2 > all)
+        .then_some(encoding)
+}
+
+fn oddities_of(bytes: &[u8], encoding: &'static Encoding) -> usize {
+    oddities(&encoding.decode_without_bom_handling(bytes).0)
+}
+
+/// Whether `text` reads as text that somebody wrote.
+pub(super) fn is_plausible(text: &str) -> bool {
+    let high = text.chars().filter(|c| !c.is_ascii()).count();
+    oddities(text) * 4 <= high
+}
+
+/// Characters that do not stand where they stand: a control, a capital or a sign inside a word of
+/// small letters, a letter of another alphabet beside a Latin one.
+fn oddities(text: &str) -> usize {
+    let mut before = ' ';
+    let mut characters = text.chars().peekable();
+    let mut count = 0;
+    while let Some(c) = characters.next() {
+        let after = characters.peek().copied().unwrap_or(' ');
+        if !c.is_ascii() && is_odd(before, c, after) {
+            count += 1;
+        }
+        before = c;
+    }
+    count
+}
+
+fn is_odd(before: char, c: char, after: char) -> bool {
+    if c.is_control() {
+        return true;
+    }
+    if ('\u{300}'..='\u{36f}').contains(&c) {
+        return !before.is_alphabetic();
+    }
+    let latin = |c: char| c.is_ascii_alphabetic() || ('À'..='ɏ').contains(&c) && c.is_alphabetic();
+    if c.is_alphabetic() && !"ªº".contains(c) {
+        let beside_latin = before.is_ascii_alphabetic() || after.is_ascii_alphabetic();
+        let capital_inside = c.is_uppercase() && before.is_ascii_lowercase();
+        return capital_inside || !latin(c) && beside_latin || c == 'ˆ';
+    }
+    // Apostrophes, hyphens and middle dots are inside words.
+    let inside = latin(before) && latin(after);
+    inside && !"’‘·­–—…-".contains(c) || "ˆ˜‡†ƒ¤¦¨¬¯´¸ˇ˘˙˚˛˝◊∂∆∏∑√∞∫≈≠≤≥\u{f8ff}".contains(c) && latin(before)
+}
+
+/// UTF-16 without its mark. In it the ASCII of a text, line ends at least, has a zero beside it,
+/// always on the same side; other text has none.
+pub(crate) fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
+    let start = &bytes[..bytes.len().min(UTF16_BYTES) & !1];
+    if start.len() < 8 || memchr::memchr(0, start).is_none() {
+        return None;
+    }
+    let zeros = |side: usize| start.iter().skip(side).step_by(2).filter(|byte| **byte == 0).count();
+    let (even, odd) = (zeros(0), zeros(1));
+    // Other text with zeros that got into it.
+    let units = start.len() / 2;
+    let printable = start.iter().filter(|byte| (b' '..0x7f).contains(byte)).count();
+    let ascii = printable * 20 > (start.len() - even - odd) * 17;
+    if ascii && (even + odd) * 4 < units || units >= 64 && (even + odd) * 400 < units.max(800) {
+        return None;
+    }
+    let encoding = match (even, odd) {
+        (0, _) => encoding_rs::UTF_16LE,
+        (_, 0) => encoding_rs::UTF_16BE,
+        // A character like U+0100 has its zero on the other side.
+        _ if odd > 20 * even => encoding_rs::UTF_16LE,
+        _ if even > 20 * odd => encoding_rs::UTF_16BE,
+        _ => return None,
+    };
+    let text = encoding.decode_without_bom_handling_and_without_replacement(start);
+    let text = match text {
+        Some(text) => text,
+        // The window may have cut a pair.
+        None => encoding.decode_without_bom_handling_and_without_replacement(&start[..start.len() - 2])?,
+    };
+    let (mut letters, mut blanks, mut all) = (0, 0, 0);
+    for c in text.chars() {
+        all += 1;
+        let private = ('\u{e000}'..='\u{f8ff}').contains(&c) || ('\u{fdd0}'..='\u{fdef}').contains(&c);
+        if private || c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{c}') {
+            return None;
+        }
+        letters += usize::from(c.is_alphanumeric());
+        blanks += usize::from(c.is_whitespace() || c.is_ascii_punctuation());
+    }
+    (letters * 2 > all && (blanks > 0 || all < 64)).then_some(encoding)
+}
