@@ -1,8 +1,9 @@
-//! Text as such: character sets, lines, white space, normal forms, words, HTML, TeX, names of the
+//! Text as such: character sets, superscripts, lines, white space, normal forms, words, HTML, TeX, names of the
 //! Wikipedias.
 
 pub mod ccnet;
 pub mod charset;
+pub(crate) mod script_marks;
 pub mod html;
 pub mod python;
 pub mod sentences;

@@ -22,7 +22,7 @@ use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
 use crate::text::charset::{EncodingOptions, REPAIRED_ENCODING, default_max_bad_bytes};
-use license::UNKNOWN;
+use license::{UNKNOWN, own_license};
 
 /// How the files lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,7 +181,9 @@ impl CodeFile {
             (Some(repo), None, Some(path)) => format!("{repo}:{path}"),
             _ => hash.clone(),
         };
-        let license = self.license.unwrap_or_else(|| UNKNOWN.to_owned());
+        // What a file says of itself counts more than what is around it.
+        let own = own_license(&self.content);
+        let license = own.or(self.license).unwrap_or_else(|| UNKNOWN.to_owned());
         let mut metadata = Map::new();
         let mut set = |key: &str, value: Option<Value>| {
             value.map(|value| metadata.insert(key.to_owned(), value));

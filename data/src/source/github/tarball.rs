@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use super::license::{UNKNOWN, detect_license, is_license_file, manifest_license, spdx_tag};
+use super::license::{UNKNOWN, detect_license, is_license_file, manifest_license};
 use super::{CodeFile, GithubSource, is_binary};
 use crate::document::Reason;
 use crate::error::{DataError, Result};
@@ -75,7 +75,7 @@ pub(super) fn read(
             }
         };
         let path = path.strip_prefix(&repository.top).unwrap_or(&path).to_owned();
-        let license = spdx_tag(&decoded.text).or_else(|| repository.license_of(&path));
+        let license = repository.license_of(&path);
         let file = CodeFile {
             license,
             path: Some(path),
