@@ -378,7 +378,10 @@ mod tests {
         assert_eq!(by_path("a.rs", "aaa!!!!!!!!!"), "");
         assert_eq!(by_path("a.rs", "aaa!!!!!!!!!!"), "alnum");
         assert_eq!(by_path("a.rs", "aa, 1, 2, 3 "), "letters_per_token");
-        assert_eq!(by_path("a.rs", "a[i] = b[j] + c(k, 1);\n"), "");
+        assert_eq!(
+            by_path("a.c", "for (i = 0; i < n; i++) { sum += values[i] * weights[i]; }\n"),
+            ""
+        );
         assert_eq!(by_path("a.rs", "aaaa, 1b"), "");
     }
 

@@ -235,7 +235,13 @@ fn with_utf32_mark(bytes: &[u8]) -> Option<Decoded> {
         .collect();
     // As UTF-16 it would be half zeros, so what is no UTF-32 is UTF-16 after all.
     let fits = bad_bytes * 4 < bytes.len();
-    fits.then_some(Decoded { text, encoding: name, bad_bytes, bytes: bytes.len(), fixed_mojibake: false })
+    fits.then_some(Decoded {
+        text,
+        encoding: name,
+        bad_bytes,
+        bytes: bytes.len(),
+        fixed_mojibake: false,
+    })
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 
 pub mod ccnet;
 pub mod charset;
-pub(crate) mod script_marks;
 pub mod html;
 pub mod python;
+pub(crate) mod script_marks;
 pub mod sentences;
 pub mod tex;
 pub mod wikipedia;

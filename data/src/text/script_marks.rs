@@ -16,9 +16,9 @@ pub(crate) enum Script {
 const BEFORE_BYTES: usize = 8;
 /// Endings of ordinal numbers and abbreviations, which are part of the word before them.
 const ORDINALS: &[&str] = &[
-    "a", "as", "da", "de", "do", "e", "ed", "eme", "er", "ers", "ere", "es", "ième", "ème",
-    "ère", "ma", "me", "nd", "nda", "nde", "ndo", "o", "os", "ra", "rd", "re", "ro", "st", "ta",
-    "te", "th", "to", "º", "ª", "ste", "va", "vo",
+    "a", "as", "da", "de", "do", "e", "ed", "eme", "er", "ers", "ere", "es", "ième", "ème", "ère",
+    "ma", "me", "nd", "nda", "nde", "ndo", "o", "os", "ra", "rd", "re", "ro", "st", "ta", "te",
+    "th", "to", "º", "ª", "ste", "va", "vo",
 ];
 
 /// What is written before the script with `content` that follows `before` directly. `content` may

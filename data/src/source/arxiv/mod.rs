@@ -6,6 +6,7 @@
 
 mod inclusion;
 mod project;
+mod styles;
 mod submission;
 
 pub use project::{SplicedTex, splice_tex};

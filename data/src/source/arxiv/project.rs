@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use memchr::memmem;
 
 use super::inclusion::{Inclusion, Scan, scan};
+use super::styles::own_definitions;
 use crate::text::charset::{Decoded, decode};
 use crate::text::tex::is_tex;
 
@@ -37,7 +38,8 @@ pub struct SplicedTex {
 /// Joins the files of one paper, path to text: finds the root (a file with `\documentclass` or
 /// `\documentstyle` and `\begin{document}`; of several, the one that takes in the most bytes) and
 /// puts every file that it asks for with `\input`, `\include`, `\subfile` or `\import` in that
-/// place, each once and at most ten deep. None when no file can be the root.
+/// place, each once and at most ten deep; of styles and classes of their own the definitions. The
+/// root of several is the one with a `.bbl` beside it. None when no file can be the root.
 ///
 /// Nothing is read but `files`. The result is not longer than all files and a line end each.
 pub fn splice_tex(files: &BTreeMap<String, String>) -> Option<SplicedTex> {
@@ -96,7 +98,9 @@ impl Project<'_> {
                 break;
             }
             folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
-            for ending in [".tex", "", ".ltx"] {
+            let style = wanted.style.map(|ending| [ending]);
+            let endings = style.as_ref().map_or(&[".tex", "", ".ltx"][..], |ending| &ending[..]);
+            for ending in endings {
                 let path = format!("{folder}/{}/{}{ending}", wanted.folder, wanted.name);
                 let found = normalized(&path)
                     .and_then(|path| self.paths.binary_search(&path.as_str()).ok());
@@ -126,11 +130,20 @@ impl Project<'_> {
             (0..self.paths.len())
                 .filter(|&file| has_tex_name(self.paths[file]) && fits(file))
                 .take(MOST_ROOTS)
-                .map(|file| (self.reachable_bytes(file, wanted), file))
+                // The one whose bibliography was sent along is the one that was compiled.
+                .map(|file| {
+                    ((self.has_bibliography(file), self.reachable_bytes(file, wanted)), file)
+                })
                 // Of equals the first by path.
-                .max_by_key(|&(bytes, file)| (bytes, std::cmp::Reverse(file)))
+                .max_by_key(|&(weight, file)| (weight, std::cmp::Reverse(file)))
                 .map(|(_, file)| file)
         })
+    }
+
+    fn has_bibliography(&self, file: usize) -> bool {
+        let path = self.paths[file];
+        let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
+        self.paths.binary_search(&format!("{stem}.bbl").as_str()).is_ok()
     }
 
     fn reachable_bytes(&self, root: usize, wanted: &[Vec<Option<usize>>]) -> usize {
@@ -169,12 +182,21 @@ impl Splicer<'_> {
                 continue;
             }
             match *target {
+                Some(target) if inclusion.style.is_some() => {
+                    if !std::mem::replace(&mut self.used[target], true) && depth < MOST_DEPTH {
+                        self.out.push_str(&text[at..inclusion.place.start]);
+                        at = inclusion.place.end;
+                        self.add_style(target, depth + 1);
+                    }
+                }
                 Some(target) if !self.used[target] && depth < MOST_DEPTH => {
                     self.out.push_str(&text[at..inclusion.place.start]);
                     self.add(target, depth + 1);
                     at = inclusion.place.end;
                 }
                 Some(_) => {}
+                // Most styles are those of everybody.
+                None if inclusion.style.is_some() => {}
                 None => self.missing += 1,
             }
         }
@@ -183,6 +205,28 @@ impl Splicer<'_> {
         if depth > 0 && !self.out.ends_with('\n') {
             self.out.push('\n');
         }
+    }
+}
+
+impl Splicer<'_> {
+    /// Adds the macros of a style, and of those that it asks for.
+    fn add_style(&mut self, file: usize, depth: usize) {
+        for (inclusion, target) in
+            self.project.scans[file].inclusions.iter().zip(&self.wanted[file])
+        {
+            if let Some(target) = *target
+                && inclusion.style.is_some()
+                && depth < MOST_DEPTH
+                && !std::mem::replace(&mut self.used[target], true)
+            {
+                self.add_style(target, depth + 1);
+            }
+        }
+        let definitions = own_definitions(self.project.paths[file], self.project.texts[file]);
+        if !definitions.is_empty() && !self.out.ends_with('\n') {
+            self.out.push('\n');
+        }
+        self.out.push_str(&definitions);
     }
 }
 
@@ -355,6 +399,43 @@ mod tests {
             "\\documentclass{x}\\begin{document}One Two\n\\input{../../out}\\end{document}"
         );
         assert_eq!(spliced.n_missing_files, 1);
+    }
+
+    #[test]
+    fn macros_of_own_styles_are_in_the_text() {
+        let spliced = splice_tex(&files(&[
+            ("main.tex", "\\documentclass[a4paper]{paper}\n\\usepackage{amsmath,mine}\n\\begin{document}\\R\\end{document}"),
+            ("mine.sty", "\\ProvidesPackage{mine}\\RequirePackage{more}\n\\newcommand{\\R}{\\mathbb{R}}"),
+            ("more.sty", "\\def\\x{y}"),
+            ("amsmath.sty", "\\def\\no{x}"),
+            ("paper.cls", "\\newcommand{\\me}{X}\\def\\@y{z}"),
+        ]))
+        .unwrap();
+        assert_eq!(
+            spliced.text,
+            "\\documentclass[a4paper]{paper}\n\\newcommand{\\me}{X}\n\n\\usepackage{amsmath,mine}\n\
+             \\def\\x{y}\n\\newcommand{\\R}{\\mathbb{R}}\n\n\\begin{document}\\R\\end{document}"
+        );
+        assert_eq!((spliced.n_missing_files, spliced.root.as_str()), (0, "main.tex"));
+        let old = splice_tex(&files(&[
+            ("a.tex", "\\documentstyle[12pt,mine]{article}\\begin{document}\\R\\end{document}"),
+            ("mine.sty", "\\def\\R{r}"),
+        ]));
+        assert!(old.unwrap().text.contains("\\def\\R{r}"));
+    }
+
+    #[test]
+    fn the_root_is_the_one_with_a_bibliography() {
+        let paper =
+            |body: &str| format!("\\documentclass{{a}}\\begin{{document}}{body}\\end{{document}}");
+        let long = paper(&"A long answer to the referee. ".repeat(20));
+        let spliced = splice_tex(&files(&[
+            ("paper.tex", &paper("Paper.")),
+            ("paper.bbl", "\\begin{thebibliography}{9}\\end{thebibliography}"),
+            ("reply.tex", &long),
+        ]))
+        .unwrap();
+        assert_eq!(spliced.root, "paper.tex");
     }
 
     #[test]

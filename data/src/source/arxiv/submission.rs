@@ -7,8 +7,8 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::document::Reason;
 use crate::error::DataError;
-use crate::text::charset::utf16_without_mark;
 use crate::source::archive::{ArchiveError, Capped, inner_path, read_members};
+use crate::text::charset::utf16_without_mark;
 
 /// Most files of a project that can hold TeX.
 const MOST_FILES: usize = 20_000;
@@ -16,10 +16,10 @@ const MOST_FILES: usize = 20_000;
 const BLOCK: usize = 512;
 
 /// Endings of files that are no TeX: figures, bibliographies, classes.
-const NOT_TEX: [&str; 36] = [
+const NOT_TEX: [&str; 35] = [
     "eps", "ps", "epsi", "pdf", "png", "jpg", "jpeg", "gif", "svg", "tif", "tiff", "bmp", "bib",
-    "bst", "cls", "clo", "fd", "csv", "dat", "gz", "zip", "tar", "mp4", "avi", "mov", "mpg", "py",
-    "m", "nb", "c", "f", "tfm", "pfb", "ttf", "xml", "html",
+    "bst", "clo", "fd", "csv", "dat", "gz", "zip", "tar", "mp4", "avi", "mov", "mpg", "py", "m",
+    "nb", "c", "f", "tfm", "pfb", "ttf", "xml", "html",
 ];
 
 /// The files of one paper: path and content.

@@ -210,16 +210,26 @@ fn leading_comments(text: &str) -> &str {
             Some(close) if words.contains(close) => inside = None,
             Some(_) => {}
             None => {
-                let blocks =
-                    [("/*", "*/"), ("<!--", "-->"), ("\"\"\"", "\"\"\""), ("'''", "'''"), ("(*", "*)"),
-                     ("{-", "-}"), ("=begin", "=end"), ("<#", "#>"), ("--[[", "]]")];
+                let blocks = [
+                    ("/*", "*/"),
+                    ("<!--", "-->"),
+                    ("\"\"\"", "\"\"\""),
+                    ("'''", "'''"),
+                    ("(*", "*)"),
+                    ("{-", "-}"),
+                    ("=begin", "=end"),
+                    ("<#", "#>"),
+                    ("--[[", "]]"),
+                ];
                 let block = blocks.iter().find(|(open, _)| words.starts_with(open));
-                let mark = ["//", "#", "--", ";", "%", "!", "REM", "rem", "::", "<?", "<!", "..", "'"];
+                let mark =
+                    ["//", "#", "--", ";", "%", "!", "REM", "rem", "::", "<?", "<!", "..", "'"];
                 match block {
                     Some((open, close)) => {
                         inside = (!words[open.len()..].contains(close)).then_some(close);
                     }
-                    None if words.is_empty() || mark.iter().any(|mark| words.starts_with(mark)) => {}
+                    None if words.is_empty() || mark.iter().any(|mark| words.starts_with(mark)) => {
+                    }
                     None => break,
                 }
             }
@@ -382,10 +392,16 @@ mod tests {
     fn a_file_may_have_a_license_of_its_own() {
         for (text, expected) in [
             ("// SPDX-License-Identifier: MIT\nint x;", Some("mit")),
-            ("/* This is free software under the GNU General Public License. */\nint x;", Some("gpl")),
+            (
+                "/* This is free software under the GNU General Public License. */\nint x;",
+                Some("gpl"),
+            ),
             ("# Licensed under the Apache License, Version 2.0\nx = 1", Some("apache-2.0")),
             ("\"\"\"Released under the MIT license.\"\"\"\nx = 1", Some("mit")),
-            ("/*\n * \"Commons Clause\" License Condition v1.0\n * Apache License, Version 2.0\n */", Some("commons-clause")),
+            (
+                "/*\n * \"Commons Clause\" License Condition v1.0\n * Apache License, Version 2.0\n */",
+                Some("commons-clause"),
+            ),
             ("// Unauthorized copying of this file is prohibited.\nint x;", Some("proprietary")),
             ("// Copyright 2020 A\nint x;", None),
             ("static const char *text = \"GNU General Public License\";", None),

@@ -15,7 +15,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::input::{Input, list_inputs, pattern_below};
+use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::record::too_long;
 use super::record::with_fixed_text;
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
@@ -33,7 +33,7 @@ pub enum GithubFormat {
     Jsonl,
     /// A row is a file.
     Parquet,
-    /// A file is a repository: `.tar`, `.tar.gz` or `.tar.zst`.
+    /// A file is a repository: `.tar`, `.tar.gz`, `.tgz`, `.tar.zst` or `.zip`.
     Repositories,
 }
 
@@ -48,9 +48,9 @@ pub struct GithubSource {
     /// Path patterns (list of strings), relative to the configuration: `*`, `?`, `[ab]`, `{a,b}`
     /// and `**` for any depth. `jsonl` may end in `.gz` or `.zst`.
     pub paths: Vec<PathBuf>,
-    /// `jsonl`, `parquet` or `repositories` (string, default `jsonl`).
-    #[serde(default)]
-    pub format: GithubFormat,
+    /// `jsonl`, `parquet` or `repositories` (string, default: as each file begins).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<GithubFormat>,
     /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
     #[serde(default)]
     pub fix_mojibake: bool,
@@ -80,7 +80,7 @@ impl GithubSource {
     pub fn new(paths: Vec<PathBuf>, format: GithubFormat) -> Self {
         Self {
             paths,
-            format,
+            format: Some(format),
             fix_mojibake: false,
             max_bad_bytes: default_max_bad_bytes(),
             max_record_bytes: default_max_record_bytes(),
@@ -132,12 +132,28 @@ impl SourceOptions for GithubSource {
 
     fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()> {
         let sink: RecordSink<'_> = &mut |record| sink(with_fixed_text(record, self.fix_mojibake));
-        match self.format {
+        let format = match self.format {
+            Some(format) => format,
+            None => format_by_content(&context.input.path)?,
+        };
+        match format {
             GithubFormat::Jsonl => rows::read_jsonl(self, context, sink),
             GithubFormat::Parquet => rows::read_parquet(self, context, sink),
             GithubFormat::Repositories => tarball::read(self, context, sink),
         }
     }
+}
+
+/// How the files lie in the file, by its beginning.
+fn format_by_content(path: &Path) -> Result<GithubFormat> {
+    let mut reader = InputReader::open(path)?;
+    let start = reader.fill()?;
+    let archive = start.starts_with(b"PK\x03\x04") || start.get(257..262) == Some(b"ustar");
+    Ok(match start {
+        [b'P', b'A', b'R', b'1', ..] => GithubFormat::Parquet,
+        _ if archive => GithubFormat::Repositories,
+        _ => GithubFormat::Jsonl,
+    })
 }
 
 /// One file of source code, before it is a document.

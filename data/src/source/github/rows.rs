@@ -99,7 +99,18 @@ fn parse_line(
         Value::String(digits) => digits.parse().ok(),
         other => other.as_u64(),
     });
-    let file = CodeFile { content, path, repo_name, commit, license, lang, copies, binary, offset, repaired: None };
+    let file = CodeFile {
+        content,
+        path,
+        repo_name,
+        commit,
+        license,
+        lang,
+        copies,
+        binary,
+        offset,
+        repaired: None,
+    };
     file.into_record(context.source, config.max_record_bytes)
 }
 

@@ -245,9 +245,15 @@ mod tests {
         assert_eq!(body(chunked, &whole[..20]).unwrap(), b"Wikipedi");
         // The crawler has undone it, or the size is nonsense.
         assert_eq!(body(chunked, b"<p>plain").unwrap(), b"<p>plain");
-        for plain in [&b"2020\nwas a year of many things"[..], b"face\r\nto face", b"12\r\nshort\r\n"] {
+        for plain in
+            [&b"2020\nwas a year of many things"[..], b"face\r\nto face", b"12\r\nshort\r\n"]
+        {
             let cut = plain == b"12\r\nshort\r\n" || plain.starts_with(b"face");
-            let expected = if cut { &plain[plain.iter().position(|b| *b == b'\n').unwrap() + 1..] } else { plain };
+            let expected = if cut {
+                &plain[plain.iter().position(|b| *b == b'\n').unwrap() + 1..]
+            } else {
+                plain
+            };
             assert_eq!(body(chunked, plain).unwrap(), expected);
         }
         assert_eq!(body(chunked, b"4\r\nWikipedia").unwrap(), b"4\r\nWikipedia");
@@ -281,11 +287,11 @@ mod tests {
         let brotli = b"\x1b\x21\x00\xf8\x1d\x07\x6e\xec\x1a\xa0\x57\x60\xcd\x9a\x85\xa7\x8c\
             \x4e\xfb\xbc\xc1\xcd\x49\x90\x36\xbc\x58\x2a\x02\x40\x63\xcb\x3d\x00";
         assert_eq!(with("br", brotli).unwrap(), text);
-        assert_eq!(with("br", &brotli[..28]).unwrap(), text[..with("br", &brotli[..28]).unwrap().len()]);
         // No header, another one's name, and a body that is cut.
         assert_eq!(body("", &gzip(text)).unwrap(), text);
         assert_eq!(with("br", &gzip(text)).unwrap(), text);
-        let long: Vec<u8> = (0..300u32).flat_map(|n| (n * 7919 % 1000).to_string().into_bytes()).collect();
+        let long: Vec<u8> =
+            (0..300u32).flat_map(|n| (n * 7919 % 1000).to_string().into_bytes()).collect();
         for whole in [gzip(&long), zstd::encode_all(&long[..], 3).unwrap()] {
             let cut = &whole[..whole.len() - 30];
             match with("gzip", cut) {

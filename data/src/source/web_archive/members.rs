@@ -147,7 +147,8 @@ impl Members {
             Compression::Gzip
         } else if start.starts_with(&ZSTD_MAGIC) || is_skippable_frame(start) {
             Compression::Zstd
-        } else if text.starts_with(RECORD_MAGIC) || text.is_empty() {
+        } else if text.starts_with(RECORD_MAGIC) || text.starts_with(b"filedesc") || text.is_empty()
+        {
             Compression::None
         } else {
             match ending.as_deref().and_then(|ending| ending.to_str()) {

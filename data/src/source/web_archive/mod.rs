@@ -185,7 +185,8 @@ impl SourceOptions for WebArchiveSource {
         };
         if let Some(list) = &self.list {
             let root = self.root.as_deref().or(list.parent()).unwrap_or(Path::new("."));
-            all.extend(list::read(list, root)?);
+            let list_key = format!("{key}.list");
+            all.extend(list::read(list, root).map_err(|error| error.of_key(&list_key))?);
         }
         let mut inputs: BTreeMap<String, Input> = BTreeMap::new();
         for input in all {

@@ -63,7 +63,8 @@ const BYTES: usize = 1 << 13;
 pub(super) fn is_binary(body: &[u8]) -> bool {
     let start = body.trim_ascii_start();
     // Pages may have a blank line before the document they are.
-    let magic = |magic: &&[u8]| body.starts_with(magic) || magic[0] == b'%' && start.starts_with(magic);
+    let magic =
+        |magic: &&[u8]| body.starts_with(magic) || magic[0] == b'%' && start.starts_with(magic);
     if MAGIC.iter().any(magic) || body.get(4..8) == Some(b"ftyp") {
         return true;
     }
@@ -87,8 +88,21 @@ pub(super) fn is_no_text(identified: &str) -> bool {
         "text" | "message" | "multipart" | "unk" | "no-type" | "x-unknown" => false,
         "image" => sub != "svg+xml",
         "application" => ![
-            "xml", "xhtml", "html", "json", "javascript", "ecmascript", "php", "x-sh", "x-tex",
-            "x-latex", "yaml", "toml", "x-perl", "x-python", "x-ruby",
+            "xml",
+            "xhtml",
+            "html",
+            "json",
+            "javascript",
+            "ecmascript",
+            "php",
+            "x-sh",
+            "x-tex",
+            "x-latex",
+            "yaml",
+            "toml",
+            "x-perl",
+            "x-python",
+            "x-ruby",
         ]
         .iter()
         .any(|text| sub.contains(text)),
@@ -112,7 +126,8 @@ mod tests {
         ] {
             assert!(is_binary(body), "{body:?}");
         }
-        let utf16: Vec<u8> = "Привет, мир и всё\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let utf16: Vec<u8> =
+            "Привет, мир и всё\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for body in [&b"<html>"[..], b"", b"plain \x1b[0m text", b"I like PDF", &utf16] {
             assert!(!is_binary(body), "{body:?}");
         }

@@ -96,6 +96,8 @@ pub(super) struct Records {
     most_bytes: usize,
     /// The file is of the older format.
     arc: bool,
+    /// Line feeds that were passed over before the next record.
+    feeds: usize,
     /// Where the record that is being read begins.
     place: (u64, u64),
     line: Vec<u8>,
@@ -134,6 +136,7 @@ impl Records {
             members: Members::open(path)?,
             most_bytes,
             arc: false,
+            feeds: 0,
             place: (0, 0),
             line: Vec::new(),
             line_is_start: false,
@@ -210,6 +213,21 @@ impl Records {
                     Err(damage) => return Ok(Found::Bad(damaged(&damage, length))),
                 }
                 bad_length = true;
+            }
+            // The block took line ends with it that are not its own.
+            Part::Whole(()) if self.feeds < 2 && !self.arc => {
+                let ends =
+                    |block: &&mut Vec<u8>| block.ends_with(b"\r\n") || block.ends_with(b"\r");
+                if let Some(block) = block.as_mut().filter(ends) {
+                    bad_length = true;
+                    for _ in self.feeds..2 {
+                        for end in [b'\n', b'\r'] {
+                            if block.last() == Some(&end) {
+                                block.pop();
+                            }
+                        }
+                    }
+                }
             }
             Part::Whole(()) | Part::Ended => {}
         }
@@ -304,6 +322,7 @@ impl Records {
 
     /// Passes over the empty lines between records (and a byte order mark at the beginning).
     fn skip_line_ends(&mut self) -> Result<Part<()>> {
+        self.feeds = 0;
         loop {
             match self.members.fill()? {
                 Fill::Data => {}
@@ -315,12 +334,12 @@ impl Records {
             if begins {
                 self.arc = available.starts_with(arc::MAGIC);
             }
-            let count = if begins && available.starts_with("\u{feff}".as_bytes())
-            {
+            let count = if begins && available.starts_with("\u{feff}".as_bytes()) {
                 3
             } else {
                 available.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
             };
+            self.feeds += available[..count].iter().filter(|byte| **byte == b'\n').count();
             if count == 0 {
                 return Ok(Part::Whole(()));
             }

@@ -85,9 +85,7 @@ impl Comments {
             }
             "css" => new(&[C], &[]),
             "php" | "php3" | "php4" | "php5" | "phps" | "phpt" => new(&[C], &["///", "//", "#"]),
-            "py" | "pyi" | "pyx" | "pxd" => {
-                Self { docstrings: true, ..new(&[], &["#"]) }
-            }
+            "py" | "pyi" | "pyx" | "pxd" => Self { docstrings: true, ..new(&[], &["#"]) },
             "rb" | "rake" | "gemspec" => new(&[("=begin", "=end")], &["#"]),
             "sh" | "bash" | "command" | "zsh" | "fish" | "ksh" | "awk" | "sed" | "pl" | "pm"
             | "perl" | "cmake" | "dockerfile" | "jl" | "r" | "yml" | "yaml" | "toml" | "mk"
@@ -176,7 +174,8 @@ impl Comments {
             }
             run_mark = Some(mark);
             let after = end - line.len() + mark.len();
-            let content = text[after..end].trim_start_matches(mark.chars().next_back().unwrap_or(' '));
+            let content =
+                text[after..end].trim_start_matches(mark.chars().next_back().unwrap_or(' '));
             let text_start = end - content.len();
             lines.push(Line { start: at, end, text: text_start, text_end: end });
             at = end;
@@ -329,8 +328,7 @@ static DIRECTIVE: LazyLock<Regex> = LazyLock::new(|| {
             |@dart|pragma|scalastyle|ktlint|vim?:|-\*-).*
         |///\s*<(reference|amd).*
         |(--|;+|%|\x22|')\s*(-\*-.*-\*-|vim?:|luacheck:|selene:|stylelint).*
-        |\#\s*(///.*|region\b.*)
-        |//\s*(///.*)
+        |\#\s*(///(\s.*)?|region\b.*)
     )$";
     Regex::new(pattern).expect("the pattern above is valid")
 });

@@ -128,7 +128,7 @@ enum Kind {
 
 /// The parts of `comment` that are a notice: all of it, or paragraphs.
 pub(super) fn notices_of(text: &str, comment: &Comment, place: Place) -> Vec<(usize, usize)> {
-    let content = |line: &Line| &text[line.text.min(line.text_end)..line.text_end];
+    let content = |line: &Line| text[line.text.min(line.text_end)..line.text_end].trim_end();
     let strict = place.code_seen || comment.is_documentation || place.heading && comment.is_hash;
     // Paragraphs, as ranges of lines and what they are.
     let mut paragraphs: Vec<(usize, usize, Kind)> = Vec::new();
@@ -175,7 +175,9 @@ fn next_part<'t>(
     let joined = || lines.iter().map(content).collect::<Vec<_>>().join(" ");
     let Some(first) = lines.iter().position(is_notice) else {
         let all = joined();
-        if !strict && PHRASE.is_match(all.as_bytes()) || !strict && TOP_PHRASE.is_match(all.as_bytes()) {
+        if !strict && PHRASE.is_match(all.as_bytes())
+            || !strict && TOP_PHRASE.is_match(all.as_bytes())
+        {
             return (Kind::Notice, lines.len());
         }
         if licensed && LICENSE_BODY.is_match(all.as_bytes()) && !matches(&USAGE, &lines[0]) {

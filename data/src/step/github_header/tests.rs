@@ -39,31 +39,20 @@ fn headers_go_and_code_stays() {
             "#ifndef A\n#define A\nint x;\n",
         ),
         ("a.sql", "-- SPDX-License-Identifier: MIT\nselect 1;\n", "select 1;\n"),
-        (
-            "a.html",
-            "<!DOCTYPE html>\n<!--\nLicensed under X\n-->\n<p>\n",
-            "<!DOCTYPE html>\n<p>\n",
-        ),
+        ("a.html", "<!DOCTYPE html>\n<!--\nLicensed under X\n-->\n<p>\n", "<!DOCTYPE html>\n<p>\n"),
         ("a.hs", "{- Redistribution and use -}\nmain = x\n", "main = x\n"),
         ("a.php", "<?php\n/** @license MIT */\necho 1;\n", "<?php\necho 1;\n"),
         ("a.js", "/* a */ /* b */\n/*! Licence: MIT */ var x;\n", "/* a */ /* b */\n var x;\n"),
         ("a.rs", "// A note.\n\n// Copyright B\nfn f() {}\n", "// A note.\n\nfn f() {}\n"),
         ("a.bat", "@echo off\nREM Copyright A\nREMOVE x\n", "@echo off\nREMOVE x\n"),
         ("a.py", "# Copyright A\n# coding: latin-1\nx = 1\n", "# coding: latin-1\nx = 1\n"),
-        (
-            "a.go",
-            "// Copyright A\n//go:build linux\npackage a\n",
-            "//go:build linux\npackage a\n",
-        ),
+        ("a.go", "// Copyright A\n//go:build linux\npackage a\n", "//go:build linux\npackage a\n"),
         ("a.rs", "///////\n// Copyright A\n///////\nfn f() {}\n", "fn f() {}\n"),
         ("Makefile", "# All rights reserved.\nall:\n", "all:\n"),
     ] {
         assert_eq!(ours(path, text), expected, "{path}");
     }
-    assert_eq!(
-        apply(HeaderCompat::None, None, "# Copyright A\n#include <a>\n"),
-        "#include <a>\n"
-    );
+    assert_eq!(apply(HeaderCompat::None, None, "# Copyright A\n#include <a>\n"), "#include <a>\n");
 }
 
 #[test]
@@ -125,23 +114,67 @@ fn redpajamas_rule_is_available_with_its_mistakes() {
 #[test]
 fn every_notice_at_the_top_goes() {
     for (path, text, expected) in [
-        ("a.rb", "# frozen_string_literal: true\n# Copyright (c) 2018 X\n# Licensed under MIT\nclass A; end\n", "# frozen_string_literal: true\nclass A; end\n"),
-        ("a.c", "/* Copyright 2010 A */\n/* Copyright 2011 B */\n/* Copyright 2012 C, Licensed under MIT */\nint a;\n", "int a;\n"),
+        (
+            "a.rb",
+            "# frozen_string_literal: true\n# Copyright (c) 2018 X\n# Licensed under MIT\nclass A; end\n",
+            "# frozen_string_literal: true\nclass A; end\n",
+        ),
+        (
+            "a.c",
+            "/* Copyright 2010 A */\n/* Copyright 2011 B */\n/* Copyright 2012 C, Licensed under MIT */\nint a;\n",
+            "int a;\n",
+        ),
         ("a.cs", "\u{feff}// Copyright 2010 X\n// All rights reserved.\nint a;\n", "int a;\n"),
-        ("b.py", "\"\"\"\nCopyright (c) 2019 The Authors\nLicensed under the Apache License, Version 2.0 (the \"License\");\nyou may not use this file except in compliance with the License.\nUnless required by applicable law or agreed to in writing, software\ndistributed under the License is distributed on an \"AS IS\" BASIS.\n\"\"\"\nimport os\n", "import os\n"),
-        ("a.h", "// This file is made available under Some License 2.0.\n// It is based on other code:\n//   https://e.org/config.h\n\n// Licensed under the Apache License, Version 2.0 (the \"License\");\n// you may not use this file except in compliance with the License.\n\n#pragma once\n", "\n#pragma once\n"),
-        ("f.m", "% Copyright (c) 2012, X\n% All rights reserved.\n% Redistribution and use in source and binary forms\nfunction y = f(x)\nend\n", "function y = f(x)\nend\n"),
+        (
+            "b.py",
+            "\"\"\"\nCopyright (c) 2019 The Authors\nLicensed under the Apache License, Version 2.0 (the \"License\");\nyou may not use this file except in compliance with the License.\nUnless required by applicable law or agreed to in writing, software\ndistributed under the License is distributed on an \"AS IS\" BASIS.\n\"\"\"\nimport os\n",
+            "import os\n",
+        ),
+        (
+            "a.h",
+            "// This file is made available under Some License 2.0.\n// It is based on other code:\n//   https://e.org/config.h\n\n// Licensed under the Apache License, Version 2.0 (the \"License\");\n// you may not use this file except in compliance with the License.\n\n#pragma once\n",
+            "\n#pragma once\n",
+        ),
+        (
+            "f.m",
+            "% Copyright (c) 2012, X\n% All rights reserved.\n% Redistribution and use in source and binary forms\nfunction y = f(x)\nend\n",
+            "function y = f(x)\nend\n",
+        ),
         ("f.m", "// Copyright (c) 2012 X\n#import <A.h>\n", "#import <A.h>\n"),
-        ("a.rb", "=begin\nCopyright 2012 X\nReleased under the MIT license\n=end\nputs 1\n", "puts 1\n"),
-        ("a.rst", ".. Copyright 2012 X\n   Licensed under CC-BY.\n\nTitle\n=====\n", "\nTitle\n=====\n"),
+        (
+            "a.rb",
+            "=begin\nCopyright 2012 X\nReleased under the MIT license\n=end\nputs 1\n",
+            "puts 1\n",
+        ),
+        (
+            "a.rst",
+            ".. Copyright 2012 X\n   Licensed under CC-BY.\n\nTitle\n=====\n",
+            "\nTitle\n=====\n",
+        ),
         ("a.js", "// © 2019 Example GmbH\nf();\n", "f();\n"),
-        ("a.java", "/*\n * (c) 2019 Beispiel. Alle Rechte vorbehalten.\n */\nclass A {}\n", "class A {}\n"),
+        (
+            "a.java",
+            "/*\n * (c) 2019 Beispiel. Alle Rechte vorbehalten.\n */\nclass A {}\n",
+            "class A {}\n",
+        ),
         ("a.py", "# Все права защищены.\nx = 1\n", "x = 1\n"),
         ("a.ts", "// @ts-check\n// Copyright 2020 A\nlet x\n", "// @ts-check\nlet x\n"),
-        ("Dockerfile", "# syntax=docker/dockerfile:1\n# Copyright 2020 A\nFROM x\n", "# syntax=docker/dockerfile:1\nFROM x\n"),
+        (
+            "Dockerfile",
+            "# syntax=docker/dockerfile:1\n# Copyright 2020 A\nFROM x\n",
+            "# syntax=docker/dockerfile:1\nFROM x\n",
+        ),
         ("a.lisp", ";;; Copyright (C) 2001 A\n(defun f ())\n", "(defun f ())\n"),
-        ("a.c", "/*\n * Author: A B <a@example.org>\n *\n * Copyright (C) 2001 A\n */\nint x;\n", "int x;\n"),
-        ("a.c", "/*\n * Copyright (C) 2001 A\n *\n * This program is free software; you can redistribute it and/or modify\n * it under the terms of the GNU General Public License.\n *\n * You should have received a copy of the GNU General Public License\n * along with this program; if not, write to the Free Software Foundation.\n */\nint x;\n", "int x;\n"),
+        (
+            "a.c",
+            "/*\n * Author: A B <a@example.org>\n *\n * Copyright (C) 2001 A\n */\nint x;\n",
+            "int x;\n",
+        ),
+        (
+            "a.c",
+            "/*\n * Copyright (C) 2001 A\n *\n * This program is free software; you can redistribute it and/or modify\n * it under the terms of the GNU General Public License.\n *\n * You should have received a copy of the GNU General Public License\n * along with this program; if not, write to the Free Software Foundation.\n */\nint x;\n",
+            "int x;\n",
+        ),
     ] {
         assert_eq!(ours(path, text), expected, "{path} {text}");
     }
@@ -175,7 +208,11 @@ fn what_else_is_in_the_comment_stays() {
             "/**\n * @fileoverview Draws maps.\n * @license MIT\n * @copyright 2014 X\n */\nf();\n",
             "/**\n * @fileoverview Draws maps.\n */\nf();\n",
         ),
-        ("a.go", "// Package web serves pages.\n// Copyright 2020 X. All rights reserved.\npackage web\n", "// Package web serves pages.\npackage web\n"),
+        (
+            "a.go",
+            "// Package web serves pages.\n// Copyright 2020 X. All rights reserved.\npackage web\n",
+            "// Package web serves pages.\npackage web\n",
+        ),
     ] {
         assert_eq!(ours(path, text), expected, "{path} {text}");
     }
@@ -184,8 +221,14 @@ fn what_else_is_in_the_comment_stays() {
 #[test]
 fn a_mention_is_no_notice() {
     for (path, text) in [
-        ("f.go", "package web\n\nimport \"time\"\n\n// footerText returns the copyright line that is shown at the bottom\n// of every page, with the current year.\nfunc footerText() string { return \"\" }\n"),
-        ("f.go", "// Licensing of parts is checked here: it reads license files.\npackage licensing\n"),
+        (
+            "f.go",
+            "package web\n\nimport \"time\"\n\n// footerText returns the copyright line that is shown at the bottom\n// of every page, with the current year.\nfunc footerText() string { return \"\" }\n",
+        ),
+        (
+            "f.go",
+            "// Licensing of parts is checked here: it reads license files.\npackage licensing\n",
+        ),
         ("f.py", "\"\"\"Finds the copyright holder of a file.\"\"\"\nimport re\n"),
         ("f.rs", "/// Copyright notices are read from the top.\nfn f() {}\n"),
         ("f.js", "// The license key is validated on the server.\nf();\n"),

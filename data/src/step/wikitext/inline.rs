@@ -281,7 +281,8 @@ impl Scanner<'_> {
             word.eq_ignore_ascii_case("inline") || word.eq_ignore_ascii_case("enclose")
         });
         let block = attributes.contains("enclose=\"div");
-        says && !block && !content.contains('\n') || !content.contains('\n') && !self.at_line_start()
+        says && !block && !content.contains('\n')
+            || !content.contains('\n') && !self.at_line_start()
     }
 
     /// Text that is no wikitext, but may hold character references.

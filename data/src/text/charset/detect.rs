@@ -7,6 +7,8 @@ use encoding_rs::Encoding;
 const DETECTOR_BYTES: usize = 1 << 20;
 /// Pieces that vote when one bad byte may have misled the detector.
 const PIECES: usize = 16;
+/// Bad bytes that the encoding of most pieces may have, though another has fewer.
+const BAD_VOTED: usize = 16;
 /// Bytes at the beginning that show whether a text is UTF-16.
 const UTF16_BYTES: usize = 1 << 14;
 
@@ -14,11 +16,21 @@ const UTF16_BYTES: usize = 1 << 14;
 pub(super) fn detect(bytes: &[u8]) -> &'static Encoding {
     let bytes = &bytes[..bytes.len().min(DETECTOR_BYTES)];
     let guess = guess(bytes);
+    let bad = |encoding: &'static Encoding| {
+        let (text, lossy) = encoding.decode_without_bom_handling(bytes);
+        if lossy { text.matches(char::REPLACEMENT_CHARACTER).count() } else { 0 }
+    };
+    let guess_bad = if guess.is_single_byte() { 0 } else { bad(guess) };
+    if guess.is_single_byte() || guess_bad > 0 {
+        let voted = vote(bytes).filter(|&voted| {
+            guess.is_single_byte() || voted != guess && bad(voted) <= guess_bad.max(BAD_VOTED)
+        });
+        if let Some(voted) = voted {
+            return voted;
+        }
+    }
     if !guess.is_single_byte() {
         return guess;
-    }
-    if let Some(voted) = vote(bytes) {
-        return voted;
     }
     // The detector does not know the Macintosh's own encoding.
     let macintosh = encoding_rs::MACINTOSH;
@@ -103,7 +115,8 @@ fn is_odd(before: char, c: char, after: char) -> bool {
     }
     // Apostrophes, hyphens and middle dots are inside words.
     let inside = latin(before) && latin(after);
-    inside && !"’‘·­–—…-".contains(c) || "ˆ˜‡†ƒ¤¦¨¬¯´¸ˇ˘˙˚˛˝◊∂∆∏∑√∞∫≈≠≤≥\u{f8ff}".contains(c) && latin(before)
+    inside && !"’‘·­–—…-".contains(c)
+        || "ˆ˜‡†ƒ¤¦¨¬¯´¸ˇ˘˙˚˛˝◊∂∆∏∑√∞∫≈≠≤≥\u{f8ff}".contains(c) && latin(before)
 }
 
 /// UTF-16 without its mark. In it the ASCII of a text, line ends at least, has a zero beside it,
@@ -122,24 +135,38 @@ pub(crate) fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
     if ascii && (even + odd) * 4 < units || units >= 64 && (even + odd) * 400 < units.max(800) {
         return None;
     }
-    let encoding = match (even, odd) {
-        (0, _) => encoding_rs::UTF_16LE,
-        (_, 0) => encoding_rs::UTF_16BE,
-        // A character like U+0100 has its zero on the other side.
-        _ if odd > 20 * even => encoding_rs::UTF_16LE,
-        _ if even > 20 * odd => encoding_rs::UTF_16BE,
+    // What stands between words, in either order of bytes.
+    let common = |little: bool| {
+        let (units, _) = start.as_chunks::<2>();
+        let unit = |bytes: &[u8; 2]| match little {
+            true => u16::from_le_bytes(*bytes),
+            false => u16::from_be_bytes(*bytes),
+        };
+        units
+            .iter()
+            .map(unit)
+            .filter(|unit| {
+                matches!(unit, 9 | 10 | 13 | 0x20..=0x3f | 0x3001 | 0x3002 | 0xff0c | 0x61..=0x7a)
+            })
+            .count()
+    };
+    let encoding = match (common(true), common(false)) {
+        (little, big) if little > 4 * big => encoding_rs::UTF_16LE,
+        (little, big) if big > 4 * little => encoding_rs::UTF_16BE,
         _ => return None,
     };
     let text = encoding.decode_without_bom_handling_and_without_replacement(start);
     let text = match text {
         Some(text) => text,
         // The window may have cut a pair.
-        None => encoding.decode_without_bom_handling_and_without_replacement(&start[..start.len() - 2])?,
+        None => encoding
+            .decode_without_bom_handling_and_without_replacement(&start[..start.len() - 2])?,
     };
     let (mut letters, mut blanks, mut all) = (0, 0, 0);
     for c in text.chars() {
         all += 1;
-        let private = ('\u{e000}'..='\u{f8ff}').contains(&c) || ('\u{fdd0}'..='\u{fdef}').contains(&c);
+        let private =
+            ('\u{e000}'..='\u{f8ff}').contains(&c) || ('\u{fdd0}'..='\u{fdef}').contains(&c);
         if private || c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{c}') {
             return None;
         }

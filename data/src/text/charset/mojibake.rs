@@ -68,8 +68,7 @@ fn sequence(text: &str) -> Option<(char, usize)> {
         length += c.len_utf8();
         if index + 1 == wanted {
             let c = std::str::from_utf8(&bytes[..wanted]).ok()?.chars().next()?;
-            // Controls are what nobody wrote.
-            return (!c.is_control()).then_some((c, length));
+            return Some((c, length));
         }
     }
     None

@@ -73,7 +73,10 @@ fn utf8_with_bad_bytes_stays_utf8() {
             for declared in [&[][..], &["utf-8"], &["iso-8859-1"], &["gbk"]] {
                 let decoded = decode(&bytes, declared);
                 assert_eq!(decoded.encoding, "UTF-8", "{declared:?} {text:.30}");
-                assert_eq!(decoded.text.matches('\u{fffd}').count().min(2), decoded.bad_bytes.min(2));
+                assert_eq!(
+                    decoded.text.matches('\u{fffd}').count().min(2),
+                    decoded.bad_bytes.min(2)
+                );
                 assert!((1..=3).contains(&decoded.bad_bytes), "{}", decoded.bad_bytes);
                 assert_eq!(decoded.text, String::from_utf8_lossy(&bytes));
             }
@@ -143,7 +146,10 @@ fn too_many_bad_bytes_are_a_reason() {
         options.decode(&[good.as_bytes(), &[0xff; 20]].concat(), &["utf-8"]).unwrap_err();
     assert_eq!(reason.name(), "bad_encoding");
     assert!(detail.contains("20 of") && detail.contains("max_bad_bytes is 0.01"), "{detail}");
-    assert!(options.decode(b"\xd0\xbf\xff\xff\xff", &["utf-8"]).is_ok(), "three are never too many");
+    assert!(
+        options.decode(b"\xd0\xbf\xff\xff\xff", &["utf-8"]).is_ok(),
+        "three are never too many"
+    );
     let wrong = EncodingOptions { max_bad_bytes: 1.5, ..options };
     assert!(wrong.validate("a.encoding").unwrap_err().to_string().contains("a.encoding.max_bad"));
 }

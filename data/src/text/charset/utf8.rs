@@ -2,7 +2,7 @@
 
 /// Good and bad sequences for each other that make a text UTF-8 where nothing says what it is, or
 /// something else is said.
-const GOOD_FOR_A_BAD: usize = 4;
+const GOOD_FOR_A_BAD: usize = 2;
 /// Bad sequences for each good one up to which a declaration of UTF-8 is believed.
 const BAD_FOR_A_GOOD: usize = 4;
 

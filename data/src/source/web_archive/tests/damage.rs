@@ -73,7 +73,8 @@ fn a_record_ends_where_the_next_begins_whatever_its_length_says() {
         text.replace(&format!("Content-Length: {length}"), &format!("Content-Length: {claim}"))
             .into_bytes()
     };
-    for claim in [0, 10, length - 3, length + 3, length + 10, length + 30, length * 2, length * 100] {
+    for claim in [0, 10, length - 3, length + 3, length + 10, length + 30, length * 2, length * 100]
+    {
         for compress in [true, false] {
             let parts = [wet(0, &page(0)), with_length(claim), wet(2, &page(2)), wet(3, &page(3))];
             let file: Vec<u8> = match compress {

@@ -225,14 +225,7 @@ fn awkward_text_is_counted_or_kept() {
     assert!(found[3].has_metadata("repaired_encoding") && !found[2].has_metadata("repaired"));
     assert_eq!(
         reasons(&records),
-        [
-            "empty",
-            "empty",
-            "record_revisit",
-            "record_request",
-            "record_other",
-            "record_response"
-        ]
+        ["empty", "empty", "record_revisit", "record_request", "record_other", "record_response"]
     );
     let small = WebArchiveSource { max_record_bytes: 10_000, ..WebArchiveSource::files(vec![]) };
     let records = read_with(&small, &file).unwrap();
@@ -290,14 +283,18 @@ fn served_pages_become_text() {
         (&"sha1:P".into(), &"windows-1252".into())
     );
 
-    let mut torn = response("Content-Type: text/html\r\n", "<p>Ein Wörterbuch für Ärzte.".as_bytes());
+    let mut torn =
+        response("Content-Type: text/html\r\n", "<p>Ein Wörterbuch für Ärzte.".as_bytes());
     let end = torn.len() - 4;
     torn.splice(end..end, *b"\xff").for_each(drop);
     let length = |record: &[u8]| memchr::memmem::find(record, b"HTTP/1.1").unwrap();
     let (head, block) = torn.split_at(length(&torn));
     let claimed = block.len() - 5;
     let head = String::from_utf8(head.to_vec()).unwrap();
-    let head = head.replace(&format!("Content-Length: {claimed}"), &format!("Content-Length: {}", claimed + 1));
+    let head = head.replace(
+        &format!("Content-Length: {claimed}"),
+        &format!("Content-Length: {}", claimed + 1),
+    );
     let records = read(&[head.as_bytes(), block].concat());
     assert_eq!(documents(&records)[0].text, "Ein Wörterbuch für Ärzte.\u{fffd}");
     let gzipped = gzip(html.repeat(40).as_bytes());
@@ -309,7 +306,10 @@ fn served_pages_become_text() {
             "Content-Type: application/http\r\nWARC-Identified-Payload-Type: application/pdf\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>No text.",
         ),
-        response("Content-Type: text/html\r\nContent-Encoding: gzip\r\n", &gzipped[..gzipped.len() - 12]),
+        response(
+            "Content-Type: text/html\r\nContent-Encoding: gzip\r\n",
+            &gzipped[..gzipped.len() - 12],
+        ),
     ];
     let records = read(&binary.concat());
     assert_eq!(reasons(&records), ["binary"; 3]);
@@ -358,7 +358,9 @@ fn arc_files_are_read() {
             served(3, 0),
         ]
     };
-    for (more, compress) in [(0, true), (0, false), (-5, true), (-5, false), (40, true), (40, false)] {
+    for (more, compress) in
+        [(0, true), (0, false), (-5, true), (-5, false), (40, true), (40, false)]
+    {
         let parts = parts(more);
         let file = match compress {
             true => parts.iter().flat_map(|part| gzip(part)).collect(),
