@@ -198,7 +198,7 @@ mod tests {
     fn where_the_document_begins_and_ends_is_seen() {
         let text = "\\documentclass{a}\\begin{document}x\\end{document}\\input{y}";
         let found = scan(text);
-        assert!(found.class && found.inclusions.is_empty());
+        assert!(found.class && found.inclusions.iter().all(|found| found.style.is_some()));
         let document = found.document.map(|at| &text[at..found.document_end]);
         assert_eq!(document, Some("x"));
         assert_eq!(scan("a\n  \\endinput\nb").end, 4);

@@ -12,7 +12,7 @@ const DEFINITION_BYTES: usize = 2000;
 
 /// Beginnings of the names of styles and classes that are published: their macros are not the
 /// authors' own.
-const PUBLISHED: [&str; 86] = [
+const PUBLISHED: &[&str] = &[
     "aa",
     "aas",
     "aastex",
@@ -22,7 +22,16 @@ const PUBLISHED: [&str; 86] = [
     "acl",
     "acm",
     "algorithm",
-    "ams",
+    "amsmath",
+    "amssymb",
+    "amsfonts",
+    "amsthm",
+    "amsart",
+    "amsproc",
+    "amsbook",
+    "amscd",
+    "amstex",
+    "amsppt",
     "apj",
     "article",
     "authblk",

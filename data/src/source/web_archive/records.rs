@@ -214,12 +214,15 @@ impl Records {
                 }
                 bad_length = true;
             }
-            // The block took line ends with it that are not its own.
-            Part::Whole(()) if self.feeds < 2 && !self.arc => {
-                let ends =
-                    |block: &&mut Vec<u8>| block.ends_with(b"\r\n") || block.ends_with(b"\r");
-                if let Some(block) = block.as_mut().filter(ends) {
+            // The block took line ends with it that are not its own, the last one perhaps in part.
+            Part::Whole(()) if !self.arc => {
+                if let Some(block) = &mut block
+                    && (block.ends_with(b"\r") || self.feeds < 2 && block.ends_with(b"\r\n"))
+                {
                     bad_length = true;
+                    if block.last() == Some(&b'\r') {
+                        block.pop();
+                    }
                     for _ in self.feeds..2 {
                         for end in [b'\n', b'\r'] {
                             if block.last() == Some(&end) {

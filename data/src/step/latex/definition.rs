@@ -117,10 +117,8 @@ fn form(name: &str) -> Option<Form> {
             Form::Paired
         }
         "newif" => Form::Condition,
-        "newenvironment" | "renewenvironment" => Form::Other(2),
-        "NewDocumentEnvironment" | "RenewDocumentEnvironment" | "lstnewenvironment" => {
-            Form::Other(3)
-        }
+        "newenvironment" | "renewenvironment" | "lstnewenvironment" => Form::Other(2),
+        "NewDocumentEnvironment" | "RenewDocumentEnvironment" => Form::Other(3),
         "newtheorem" | "spnewtheorem" | "newaliascnt" => Form::Other(1),
         "declaretheorem"
         | "DefineVerbatimEnvironment"

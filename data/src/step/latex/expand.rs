@@ -184,7 +184,10 @@ impl Expander {
             let at = found.map_or(text.len(), |length| from + length);
             frame.at = at;
             let depth = frame.depth;
-            self.count_groups(&text.as_bytes()[from..at]);
+            // In the preamble braces are mostly those of arguments: \AtBeginDocument{\def…}.
+            if self.emitting {
+                self.count_groups(&text.as_bytes()[from..at]);
+            }
             self.emit(&text[from..at]);
             if found.is_some() {
                 self.control_sequence(&text, at, depth);
@@ -238,7 +241,7 @@ impl Expander {
             }
         }
         let plain = after == at + 1 + name.len();
-        if plain {
+        if plain && self.emitting {
             match name {
                 "begin" if environment(text, after).is_some_and(|(name, _)| name != "document") => {
                     self.macros.begin_group();
@@ -467,6 +470,11 @@ impl Expander {
     /// size. None when arguments are missing or the text would grow too much.
     fn replacement(&mut self, called: &Macro, cursor: &mut Cursor) -> Option<(Rc<str>, usize)> {
         let mut arguments: Vec<Given> = Vec::new();
+        if let Some(Argument::Until(_)) = called.arguments.first() {
+            // The blank behind the name ends it.
+            let text = &self.frames[cursor.frame].text;
+            cursor.at += usize::from(text[cursor.at..].starts_with(' '));
+        }
         for argument in &called.arguments {
             let given = self.argument(argument, cursor)?;
             self.work += given.as_ref().map_or(0, Given::len);
@@ -671,7 +679,7 @@ mod tests {
             ("\\def\\pair(#1,#2){<#1;#2>}\\pair(a,{b,c})", "<a;b,c>"),
             ("\\def\\norm|#1|{[#1]}\\norm|x|", "[x]"),
             ("\\def\\a#1.{<#1>}\\a{y}. \\a yz.", "<y> <yz>"),
-            ("\\def\\a#1\\end#2{<#1;#2>}\\a x\\end y", "< x;y>"),
+            ("\\def\\a#1\\end#2{<#1;#2>}\\a x\\end y", "<x;y>"),
             ("\\NewDocumentCommand\\a{s m}{\\IfBooleanTF{#1}{S}{N}#2}\\a*{x}\\a{y}", "SxNy"),
             ("\\NewDocumentCommand\\a{m o}{#1\\IfNoValueTF{#2}{-}{(#2)}}\\a{x}[y]\\a{z}", "x(y)z-"),
             ("\\NewDocumentCommand\\a{D<>{d} m}{#1#2}\\a<e>{x}\\a{y}", "exdy"),
@@ -688,7 +696,7 @@ mod tests {
     fn the_branch_that_holds_stays() {
         for (text, expected) in [
             ("\\newif\\ifd\\dfalse a \\ifd X \\else Y \\fi b", "a Y b"),
-            ("\\newif\\ifd\n\\dtrue\na \\ifd X\\else Y\\fi b", "\na X b"),
+            ("\\newif\\ifd\n\\dtrue\na \\ifd X\\else Y\\fi b", "\na Xb"),
             ("\\newif\\ifd a\\ifd X\\fi b", "ab"),
             (
                 "\\newif\\ifd\\dtrue\\ifd\\ifnum1=1 x\\else y\\fi\\else z\\fi",

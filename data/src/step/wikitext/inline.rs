@@ -273,16 +273,14 @@ impl Scanner<'_> {
         }
     }
 
-    /// Whether code is part of a sentence: its tag says so, or text of its line stands around it.
+    /// Whether code is part of a sentence, as its tag says.
     fn is_inline(&mut self, tag: Tag, start: usize, content: &str) -> bool {
         let attributes = &self.page[start..tag.end];
         self.result.work += attributes.len();
-        let says = attributes.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| {
+        let says = attributes.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| {
             word.eq_ignore_ascii_case("inline") || word.eq_ignore_ascii_case("enclose")
         });
-        let block = attributes.contains("enclose=\"div");
-        says && !block && !content.contains('\n')
-            || !content.contains('\n') && !self.at_line_start()
+        says && !attributes.contains("enclose=\"div") && !content.contains('\n')
     }
 
     /// Text that is no wikitext, but may hold character references.

@@ -393,7 +393,12 @@ impl Scanner<'_> {
         let most = self.page.floor_char_boundary(frame.input + LONGEST_LOST);
         let source = &self.page[frame.input..self.at.min(most).max(frame.input)];
         let one_line = !source.contains('\n');
-        if !word(before) && !(one_line && word(after) && !after.starts_with("{{")) {
+        // At the beginning of a line it is part of a sentence if that goes on in the middle of one, or
+        // if the line is an item of a list.
+        let item = before.contains(['*', '#', ':', ';']);
+        let goes_on =
+            after.trim_start().starts_with(|c: char| c.is_lowercase() || ",;:)".contains(c));
+        if !word(before) && !(one_line && word(after) && (item || goes_on)) {
             return;
         }
         let name = source.trim_start_matches('{');

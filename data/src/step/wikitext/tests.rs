@@ -56,7 +56,7 @@ fn code_in_a_sentence_stays() {
             "The keyword yield makes one.",
         ),
         ("Use <source lang=c enclose=none>a[0]</source> here.", "Use a[0] here."),
-        ("Text.\n<syntaxhighlight lang=c>\nint x;\n</syntaxhighlight>\nMore.", "Text.\n\nMore."),
+        ("Text.\n<syntaxhighlight lang=c>\nint x;\n</syntaxhighlight>\nMore.", "Text.\nMore."),
     ]);
 }
 

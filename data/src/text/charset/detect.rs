@@ -171,7 +171,8 @@ pub(crate) fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
             return None;
         }
         letters += usize::from(c.is_alphanumeric());
-        blanks += usize::from(c.is_whitespace() || c.is_ascii_punctuation());
+        let wide = ('\u{3000}'..='\u{303f}').contains(&c) || ('\u{ff00}'..='\u{ff65}').contains(&c);
+        blanks += usize::from(c.is_whitespace() || c.is_ascii_punctuation() || wide);
     }
-    (letters * 2 > all && (blanks > 0 || all < 64)).then_some(encoding)
+    (letters > 0 && (letters + blanks) * 5 > all * 4).then_some(encoding)
 }
