@@ -357,7 +357,7 @@ fn ranks_that_do_not_train_together_are_named() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("all 2 ranks read the same data"), "{error}");
 
-    let error = launch(&config, Some(3), |ranks| {
+    let error = launch(&config, Some(4), |ranks| {
         let own = [u8::from(ranks.share().index == 2); 32];
         ranks.compare("the copies", &[("embedding".into(), [7; 32]), ("head".into(), own)])
     });
@@ -367,7 +367,7 @@ fn ranks_that_do_not_train_together_are_named() {
     }
 
     // One rank fails where the others do not: all hear of it.
-    let error = launch(&config, Some(3), |ranks| {
+    let error = launch(&config, Some(4), |ranks| {
         let own = match ranks.share().index {
             1 => Err(TrainerError::Usage { message: "no room".into() }),
             _ => Ok(()),
