@@ -468,14 +468,14 @@ impl Trainer {
         if self.ranks.is_alone() {
             return Ok(());
         }
-        let mut hashes: Vec<(String, blake3::Hash)> = Vec::new();
+        let mut hashes: Vec<(String, [u8; 32])> = Vec::new();
         for (param, weight) in self.model.weights.iter() {
-            hashes.push((param.to_string(), blake3::hash(weight.to_data().as_bytes())));
+            hashes.push((param.to_string(), blake3::hash(weight.to_data().as_bytes()).into()));
         }
         if let Trained::Shards { optimizer, .. } = &self.trained {
             for (param, values) in optimizer.held_in_common() {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                hashes.push((format!("optimizer state of {param}"), blake3::hash(&bytes)));
+                hashes.push((format!("optimizer state of {param}"), blake3::hash(&bytes).into()));
             }
         }
         self.ranks.compare("the copies of the model", &hashes)
