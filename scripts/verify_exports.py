@@ -303,7 +303,7 @@ class LlamaServer:
             self.port = free.getsockname()[1]
         self.log = open(f"{file}.log", "w")
         self.process = subprocess.Popen(
-            [program, "-m", file, "--host", "127.0.0.1", "--port", str(self.port), "-t", "2", "-c", "128", "-np", "1",
+            [program, "-m", file, "--host", "127.0.0.1", "--port", str(self.port), "-t", "1", "-c", "128", "-np", "1",
              "-ctk", "f32", "-ctv", "f32", "-fa", "off", "--no-warmup", "--no-webui"],
             stdout=self.log, stderr=self.log,
         )
