@@ -132,7 +132,8 @@ fn assert_adds_up(row: &Value) {
         let (documents, bytes) = (count(&stats["docs_in"]), count(&stats["bytes_in"]));
         assert_eq!(before.unwrap_or((documents, bytes)), (documents, bytes), "{step}");
         let gone = sum(&stats["dropped_docs"]) + sum(&stats["errors"]);
-        assert_eq!(documents, count(&stats["docs_out"]) + gone, "{step}");
+        let split = stats.get("split_docs").map_or(0, count);
+        assert_eq!(documents + split, count(&stats["docs_out"]) + gone, "{step}");
         let parts: i128 = stats["removed"]
             .as_object()
             .unwrap()

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::step_config::StepConfig;
 use crate::error::{DataError, Result};
 use crate::source::{
-    ArxivSource, BooksSource, GithubSource, SourceOptions, StackExchangeSource, TextSource,
+    ArxivSource, BooksSource, GithubSource, SharegptSource, SourceOptions, StackExchangeSource, TextSource,
     WebArchiveSource, WikipediaSource,
 };
 
@@ -73,6 +73,8 @@ source_kinds! {
     arxiv: ArxivSource,
     /// Dumps of StackExchange sites.
     stack_exchange: StackExchangeSource,
+    /// Conversations in the format of ShareGPT.
+    sharegpt: SharegptSource,
 }
 
 impl SourceConfig {

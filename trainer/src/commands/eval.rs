@@ -5,15 +5,31 @@ use std::path::PathBuf;
 use altiplano_data::document::Split;
 use altiplano_data::progress::{Progress, ProgressMode, Work};
 use altiplano_model::Precision;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::judge;
 use super::output::{print_json, print_line};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::eval::{Score, Windows, score_documents};
 use crate::eval_documents::read_documents;
 use crate::trained_model::TrainedModel;
+
+/// What a model is evaluated by.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct EvalCommand {
+    #[command(subcommand)]
+    other: Option<OtherEvaluation>,
+    #[command(flatten)]
+    documents: Option<EvalArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+enum OtherEvaluation {
+    Judge(judge::JudgeArgs),
+}
 
 /// Loss, perplexity and bits per byte of a checkpoint on held-out documents.
 #[derive(Debug, Args)]
@@ -70,7 +86,16 @@ enum SplitName {
 }
 
 /// Runs the command.
-pub fn run(args: EvalArgs) -> Result<()> {
+pub fn run(command: EvalCommand) -> Result<()> {
+    match (command.other, command.documents) {
+        (Some(OtherEvaluation::Judge(args)), _) => judge::run(args),
+        (None, Some(args)) => evaluate(args),
+        // clap asks for the arguments of one of them.
+        (None, None) => Ok(()),
+    }
+}
+
+fn evaluate(args: EvalArgs) -> Result<()> {
     use_threads(args.threads)?;
     let trained = TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
     let limit = trained.model.config.max_seq_len;

@@ -15,8 +15,10 @@ mod eval;
 mod export;
 mod generate;
 mod import;
+mod judge;
 mod output;
 mod route;
+mod self_instruct;
 mod serve;
 mod sft;
 mod threads;
@@ -63,7 +65,7 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
     Train(train::TrainArgs),
     Sft(sft::SftArgs),
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalCommand>),
     Generate(generate::GenerateArgs),
     Serve(Box<serve::ServeArgs>),
     Route(route::RouteArgs),
@@ -113,7 +115,7 @@ impl Cli {
             Command::Data(command) => data::run(command),
             Command::Tokenizer(command) => tokenizer::run(command),
             Command::Tokenize(args) => tokenize::run(args),
-            Command::Eval(args) => eval::run(args),
+            Command::Eval(command) => eval::run(*command),
             Command::Generate(args) => generate::run(args),
             Command::Serve(args) => serve::run(*args),
             Command::Route(args) => route::run(args),

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::Outcome;
 use super::output::{print, print_json, print_line};
+use super::self_instruct;
 use super::threads::use_threads;
 use super::train::{override_of, print_report};
 use crate::checkpoint::Choice;
@@ -16,8 +17,10 @@ use crate::signals;
 
 /// Fine-tune a model on conversations.
 #[derive(Debug, Args)]
-#[command(after_help = after_help())]
+#[command(after_help = after_help(), args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct SftArgs {
+    #[command(subcommand)]
+    other: Option<SftCommand>,
     /// Configuration of the run; not with --resume.
     #[arg(required_unless_present = "resume")]
     config: Option<PathBuf>,
@@ -40,6 +43,11 @@ pub struct SftArgs {
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum SftCommand {
+    Generate(self_instruct::GenerateArgs),
 }
 
 fn after_help() -> String {
@@ -65,6 +73,9 @@ Signals end a run as they end `altiplano train`.",
 
 /// Runs the command.
 pub fn run(mut args: SftArgs) -> Result<Outcome> {
+    if let Some(SftCommand::Generate(args)) = args.other {
+        return self_instruct::run(args).map(|()| Outcome::Done);
+    }
     let report = match args.resume.take() {
         None => {
             let file = args.config.take().unwrap_or_default();

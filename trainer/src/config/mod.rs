@@ -7,11 +7,14 @@
 mod check;
 mod data;
 mod document;
+mod endpoint;
 mod explain;
+mod judge;
 mod load;
 mod locate;
 mod path;
 mod resume;
+mod self_instruct;
 mod sft;
 mod step;
 mod train;
@@ -19,11 +22,14 @@ mod yaml;
 
 pub use altiplano_data::DataConfig;
 pub(crate) use check::MOST_THREADS;
+pub use endpoint::EndpointConfig;
 pub(crate) use explain::nearest;
+pub use judge::{JudgeConfig, JudgeMode, JudgedModel};
 pub use load::{ConfigFile, Problem, load};
 pub use path::{normalize, relative_to};
 pub(crate) use resume::recorded_changes;
 pub use resume::{Change, ON_RESUME, ON_RESUME_SFT, OnResume, keys_with};
+pub use self_instruct::SelfInstructConfig;
 pub use sft::{LoraConfig, SftBatchConfig, SftConfig, SftOptimizerConfig, SftValidateConfig};
 pub use step::load_step;
 pub use train::{
