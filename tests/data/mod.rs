@@ -6,6 +6,7 @@ mod mixture;
 mod models;
 mod one_writer;
 mod ranks;
+mod sharegpt;
 mod source_steps;
 mod sources;
 mod web;

@@ -51,12 +51,7 @@ impl Model {
             }
         };
         let identity = format!("{identity} {}", config.model.as_deref().unwrap_or_default());
-        Ok(Self {
-            endpoint,
-            concurrency: config.concurrency,
-            name: config.model.clone(),
-            identity,
-        })
+        Ok(Self { endpoint, concurrency: config.concurrency, name: config.model.clone(), identity })
     }
 
     /// Asks `bodies`, several at a time; `on_answer` gets each answer with the number of its body as soon as it

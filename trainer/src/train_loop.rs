@@ -123,7 +123,7 @@ impl Run {
             progress.println(&format!("note: {advice}"));
         }
         let peak = Peak::of(&config.device, self.trainer.model.device(), config.precision);
-        let flops_per_token = config.model.train_flops_per_token(config.batch.seq_len);
+        let flops_per_token = self.task.flops_per_token();
         // A broken validation shows now, not after the first thousand steps.
         if first_step == 0 {
             self.validate_start(&progress)?;

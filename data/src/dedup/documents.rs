@@ -185,7 +185,9 @@ impl Filter for DocumentFilter {
             return Ok(Verdict::Keep);
         }
         let detail = match (self.key, value) {
-            (DocumentKey::Text | DocumentKey::Opening, _) | (_, None) => format!("same {}", self.key.name()),
+            (DocumentKey::Text | DocumentKey::Opening, _) | (_, None) => {
+                format!("same {}", self.key.name())
+            }
             (_, Some(value)) => format!("same {}: {value}", self.key.name()),
         };
         Ok(Verdict::unwanted("duplicate", detail))

@@ -74,9 +74,11 @@ fn with_pieces(items: Vec<Item>, pieces: Vec<(usize, Vec<Document>)>) -> Vec<Ite
     for (place, item) in items.into_iter().enumerate() {
         match pieces.next_if(|(at, _)| *at == place) {
             None => all.push(item),
-            Some((_, documents)) => all.extend(
-                documents.into_iter().map(|document| Item { document, dropped: None, ..item }),
-            ),
+            Some((_, documents)) => all.extend(documents.into_iter().map(|document| Item {
+                document,
+                dropped: None,
+                ..item
+            })),
         }
     }
     all

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::step_config::StepConfig;
 use crate::error::{DataError, Result};
 use crate::source::{
-    ArxivSource, BooksSource, GithubSource, SharegptSource, SourceOptions, StackExchangeSource, TextSource,
-    WebArchiveSource, WikipediaSource,
+    ArxivSource, BooksSource, GithubSource, SharegptSource, SourceOptions, StackExchangeSource,
+    TextSource, WebArchiveSource, WikipediaSource,
 };
 
 /// Declares the kinds of source once: the field, its type and its meaning.

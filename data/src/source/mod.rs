@@ -23,14 +23,14 @@ mod web_archive;
 mod wikipedia;
 
 pub(crate) use archive::rfc3339;
-pub(crate) use json_records::JsonRecords;
 pub use arxiv::{ArxivFormat, ArxivSource, SplicedTex, splice_tex};
 pub use books::{BooksLayout, BooksSource};
 pub use github::{GithubFormat, GithubSource, license};
-pub use sharegpt::SharegptSource;
 pub use input::{Input, InputReader, list_inputs, pattern_below};
+pub(crate) use json_records::JsonRecords;
 pub use plain::{PlainFile, PlainText, list_plain, plain_format, read_plain};
 pub use record::{Record, Rejection};
+pub use sharegpt::SharegptSource;
 pub use stack_exchange::{LARGEST_SITES, SitePosts, StackExchangeSource, ThreadLayout};
 pub use text::{TextFormat, TextSource};
 pub use web_archive::{WebArchiveFormat, WebArchiveSource};

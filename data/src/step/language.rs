@@ -73,7 +73,11 @@ impl StepOptions for LanguageOptions {
             return Err(DataError::config(format!("{key}.threshold"), self.threshold, "0 to 1"));
         }
         if !self.skip.is_empty() && !self.keep.is_empty() {
-            return Err(DataError::config(format!("{key}.skip"), "`skip` beside `keep`", "one of them"));
+            return Err(DataError::config(
+                format!("{key}.skip"),
+                "`skip` beside `keep`",
+                "one of them",
+            ));
         }
         Ok(())
     }
@@ -91,11 +95,14 @@ struct LanguageStep {
 
 impl Step for LanguageStep {
     fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict {
-        let LanguageOptions { threshold, keep, skip, newlines, round_score: round, .. } = &self.options;
+        let LanguageOptions { threshold, keep, skip, newlines, round_score: round, .. } =
+            &self.options;
         let messages = match self.options.conversation.then(|| sharegpt::turns(&document.text)) {
             None => None,
             Some(Ok(turns)) => Some(sharegpt::messages(&turns)),
-            Some(Err(error)) => return Verdict::broken(sharegpt::BAD_CONVERSATION, error.to_string()),
+            Some(Err(error)) => {
+                return Verdict::broken(sharegpt::BAD_CONVERSATION, error.to_string());
+            }
         };
         let text = messages.as_ref().unwrap_or(&document.text);
         let Some(found) = self.identifier.identify(text, *newlines) else {

@@ -141,7 +141,9 @@ impl RemoteEndpoint {
                 Ok(Err(failure)) => failure,
                 Err(_) => {
                     let seconds = self.answer_time.as_secs();
-                    Failure::final_one(format!("no answer within {seconds} s; set a larger `timeout`"))
+                    Failure::final_one(format!(
+                        "no answer within {seconds} s; set a larger `timeout`"
+                    ))
                 }
             };
             let Some(after) = failure.again.filter(|_| tries < RETRIES) else {
@@ -169,9 +171,10 @@ impl RemoteEndpoint {
         let after = response.headers().get(header::RETRY_AFTER);
         let after = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let body = Limited::new(response.into_body(), LARGEST_ANSWER);
-        let bytes = body.collect().await.map_err(|error| {
-            Failure::passing(format!("the answer breaks off: {error}"), None)
-        })?;
+        let bytes = body
+            .collect()
+            .await
+            .map_err(|error| Failure::passing(format!("the answer breaks off: {error}"), None))?;
         let bytes = bytes.to_bytes();
         let json: Option<Value> = serde_json::from_slice(&bytes).ok();
         if !status.is_success() {
@@ -267,7 +270,9 @@ mod tests {
         assert_eq!(error("http://127.0.0.1:8000/v1/"), "");
         assert!(error("https://host/v1").contains("TLS"));
         for wrong in ["127.0.0.1:8000", "ftp://host", "/v1", "http://h/v1?x=1", ""] {
-            assert!(error(wrong).contains("127.0.0.1:8000/v1") || error(wrong).contains("endpoint"));
+            assert!(
+                error(wrong).contains("127.0.0.1:8000/v1") || error(wrong).contains("endpoint")
+            );
             assert!(!error(wrong).is_empty(), "{wrong}");
         }
     }

@@ -16,9 +16,14 @@ use crate::eval::{Score, Windows, score_documents};
 use crate::eval_documents::read_documents;
 use crate::trained_model::TrainedModel;
 
-/// What a model is evaluated by.
+/// Loss, perplexity and bits per byte of a checkpoint on held-out documents; or, by a command of its own, what a
+/// model says of the answers of others.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = EXAMPLE
+)]
 pub struct EvalCommand {
     #[command(subcommand)]
     other: Option<OtherEvaluation>,
@@ -31,10 +36,9 @@ enum OtherEvaluation {
     Judge(judge::JudgeArgs),
 }
 
-/// Loss, perplexity and bits per byte of a checkpoint on held-out documents.
+// No documentation comment: it would become that of the command.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLE)]
-pub struct EvalArgs {
+struct EvalArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
     /// directory with tokenizer.model or tokenizer.json.
     #[arg(long, value_name = "DIR")]

@@ -14,6 +14,7 @@ mod estimate;
 mod eval;
 mod export;
 mod generate;
+mod identity;
 mod import;
 mod judge;
 mod output;

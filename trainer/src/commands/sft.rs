@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 
 use super::Outcome;
 use super::output::{print, print_json, print_line};
-use super::self_instruct;
 use super::threads::use_threads;
 use super::train::{override_of, print_report};
+use super::{identity, self_instruct};
 use crate::checkpoint::Choice;
 use crate::config::{ON_RESUME_SFT, OnResume, SftConfig, keys_with, load};
 use crate::error::Result;
@@ -48,6 +48,7 @@ pub struct SftArgs {
 #[derive(Debug, Subcommand)]
 enum SftCommand {
     Generate(self_instruct::GenerateArgs),
+    Identity(identity::IdentityArgs),
 }
 
 fn after_help() -> String {
@@ -73,8 +74,12 @@ Signals end a run as they end `altiplano train`.",
 
 /// Runs the command.
 pub fn run(mut args: SftArgs) -> Result<Outcome> {
-    if let Some(SftCommand::Generate(args)) = args.other {
-        return self_instruct::run(args).map(|()| Outcome::Done);
+    match args.other {
+        Some(SftCommand::Generate(args)) => {
+            return self_instruct::run(args).map(|()| Outcome::Done);
+        }
+        Some(SftCommand::Identity(args)) => return identity::run(args).map(|()| Outcome::Done),
+        None => {}
     }
     let report = match args.resume.take() {
         None => {

@@ -48,9 +48,12 @@ const MOST_CONCURRENCY: usize = 4096;
 impl EndpointConfig {
     /// Checks what the types cannot; `key` is where the endpoint stands.
     pub(super) fn check(&self, key: &str) -> Check {
-        let problem = |name: &str, message: &str| Err(Problem::new(&format!("{key}.{name}"), message));
+        let problem =
+            |name: &str, message: &str| Err(Problem::new(&format!("{key}.{name}"), message));
         match (&self.url, &self.checkpoint) {
-            (Some(_), Some(_)) => return problem("url", "beside `checkpoint`: expected one of them"),
+            (Some(_), Some(_)) => {
+                return problem("url", "beside `checkpoint`: expected one of them");
+            }
             (None, None) => {
                 return Err(Problem::new(key, "expected `url` or `checkpoint`"));
             }

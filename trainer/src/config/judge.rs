@@ -109,7 +109,8 @@ impl ConfigFile for JudgeConfig {
                 || model.name.len() > 200
                 || !model.name.chars().all(plain)
             {
-                let message = format!("found {:?}, expected letters, digits, -, _ and .", model.name);
+                let message =
+                    format!("found {:?}, expected letters, digits, -, _ and .", model.name);
                 return Err(Problem::new(&format!("{key}.name"), message));
             }
             if self.models[..number].iter().any(|other| other.name == model.name) {

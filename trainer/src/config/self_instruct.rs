@@ -70,13 +70,8 @@ fn default_seed() -> u64 {
 }
 
 impl ConfigFile for SelfInstructConfig {
-    const PATHS: &'static [&'static str] = &[
-        "output",
-        "seed_tasks",
-        "prompt",
-        "endpoint.checkpoint",
-        "endpoint.chat_template",
-    ];
+    const PATHS: &'static [&'static str] =
+        &["output", "seed_tasks", "prompt", "endpoint.checkpoint", "endpoint.chat_template"];
     const NAMES: &'static [&'static str] = &["alpaca", "vicuna_v1.1", "vicuna", "vicuna_v0"];
 
     fn check(&self) -> Check {

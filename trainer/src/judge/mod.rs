@@ -78,6 +78,8 @@ struct Game {
 /// # Errors
 /// What is wrong with a file or an endpoint; what was answered before is kept.
 pub fn run(config: &JudgeConfig, progress: ProgressMode) -> Result<JudgeReport> {
+    // What is wrong with the judge is said before anything is paid for.
+    let judge_model = Model::open(&config.judge)?;
     let questions = read_questions(&config.questions)?;
     let prompts = Prompts::read(&config.prompts)?;
     let references = config.references.as_deref().map(read_answers).transpose()?;
@@ -88,7 +90,7 @@ pub fn run(config: &JudgeConfig, progress: ProgressMode) -> Result<JudgeReport> 
         .map(|model| answers_of(config, model, &questions, progress))
         .collect::<Result<Vec<_>>>()?;
     let games = games(config, &questions, &references, &prompts, &answers)?;
-    let texts = judge(config, &questions, &games, progress)?;
+    let texts = judge(config, &judge_model, &questions, &games, progress)?;
     let mut report = JudgeReport::new(config.mode, config.models.iter().map(|m| m.name.clone()));
     match config.mode {
         JudgeMode::Single => {
@@ -101,9 +103,8 @@ pub fn run(config: &JudgeConfig, progress: ProgressMode) -> Result<JudgeReport> 
         JudgeMode::Pairwise => {
             for (games, texts) in games.chunks(2).zip(texts.chunks(2)) {
                 let ([game, _], [first, second]) = (games, texts) else { continue };
-                let length = |model: usize| {
-                    answers[model][game.question][game.turn].chars().count()
-                };
+                let length =
+                    |model: usize| answers[model][game.question][game.turn].chars().count();
                 let (one, other) = (game.shown[0], game.shown[1]);
                 let (outcome, flipped) = outcome(comparison(first), comparison(second));
                 let category = &questions[game.question].category;
@@ -318,6 +319,7 @@ fn values<'a>(
 /// What the judge says to every game.
 fn judge(
     config: &JudgeConfig,
+    asked: &Model,
     questions: &[Question],
     games: &[Game],
     progress: ProgressMode,
@@ -325,7 +327,6 @@ fn judge(
     let (mut log, lines) = JsonLog::open::<JudgmentLine>(&config.output.join("judgments.jsonl"))?;
     let known: HashMap<String, String> =
         lines.into_iter().map(|line| (line.key, line.text)).collect();
-    let asked = Model::open(&config.judge)?;
     let progress =
         Progress::new(progress, "judgments", Work::count(games.len() as u64, "judgments"));
     let mut texts: Vec<Option<String>> = vec![None; games.len()];

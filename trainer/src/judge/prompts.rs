@@ -72,7 +72,11 @@ impl Prompts {
     ///
     /// # Errors
     /// [`TrainerError::PromptFile`] when there is none, or it has a place that nothing fills.
-    pub fn fill(&self, needs: Needs, values: &BTreeMap<String, String>) -> Result<(String, String)> {
+    pub fn fill(
+        &self,
+        needs: Needs,
+        values: &BTreeMap<String, String>,
+    ) -> Result<(String, String)> {
         let fits = |prompt: &&Prompt| {
             let has = |name: &str| prompt.names.iter().any(|other| other == name);
             let last = (2..=needs.turn + 2).rev().find(|turn| has(&format!("question_{turn}")));
@@ -189,7 +193,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("prompts.jsonl");
         let line = |template: &str| {
-            format!("{{\"type\": \"single\", \"system_prompt\": \"s\", \"prompt_template\": {template:?}}}\n")
+            format!(
+                "{{\"type\": \"single\", \"system_prompt\": \"s\", \"prompt_template\": {template:?}}}\n"
+            )
         };
         let text = line("q {question} a {answer}")
             + &line("r {ref_answer_1} q {question}")

@@ -111,7 +111,9 @@ mod tests {
     use super::*;
 
     fn piece(number: usize, instruction: &str) -> String {
-        format!("{number}. Instruction: {instruction}\n{number}. Input:\n<NoInput>\n{number}. Output:\nok\n")
+        format!(
+            "{number}. Instruction: {instruction}\n{number}. Input:\n<NoInput>\n{number}. Output:\nok\n"
+        )
     }
 
     #[test]
@@ -157,7 +159,11 @@ mod tests {
             assert_eq!(found[0], Err(reason), "{instruction}");
         }
         // Only whole words count.
-        let found = instructions(&piece(4, "Explain mapping and imagery here")["4. Instruction:".len()..], 3, false);
+        let found = instructions(
+            &piece(4, "Explain mapping and imagery here")["4. Instruction:".len()..],
+            3,
+            false,
+        );
         assert!(found[0].is_ok());
     }
 }

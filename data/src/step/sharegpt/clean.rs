@@ -130,8 +130,7 @@ impl SharegptCleanOptions {
         if readable % 2 == 1 {
             conversation.remove(readable - 1..readable, UNANSWERED);
         }
-        let chars: usize =
-            conversation.turns.iter().map(|turn| turn.value.chars().count()).sum();
+        let chars: usize = conversation.turns.iter().map(|turn| turn.value.chars().count()).sum();
         if chars < FEWEST_CHARS {
             let detail = format!("{chars} characters, at least {FEWEST_CHARS}");
             return Err(Verdict::unwanted("too_short", detail));

@@ -64,8 +64,7 @@ impl Step for SharegptFilterOptions {
 
 fn is_counted_wrong(text: &str) -> bool {
     // A constant pattern; a test has it find something.
-    static LIST: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"\n1\. [^2]*\n1\. ").ok());
+    static LIST: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\n1\. [^2]*\n1\. ").ok());
     LIST.as_ref().is_some_and(|list| list.is_match(text))
 }
 

@@ -77,7 +77,8 @@ pub(super) fn run(args: &CatArgs) -> Result<()> {
                     .and_then(|()| writeln!(stdout)),
                 Format::Sharegpt => {
                     let Some(record) = sharegpt::record(&document) else {
-                        let reason = format!("the text of document {} is not a conversation", document.id);
+                        let reason =
+                            format!("the text of document {} is not a conversation", document.id);
                         return Err(DataError::bad_file(&path, reason).into());
                     };
                     writeln!(stdout, "{record}")
