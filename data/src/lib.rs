@@ -147,4 +147,4 @@ pub use loader::{
 };
 pub use mixture::MixtureConfig;
 pub use progress::ProgressMode;
-pub use tokenizer::{StreamDecoder, Tokenizer};
+pub use tokenizer::{StreamDecoder, StreamEncoder, Tokenizer};

@@ -22,6 +22,7 @@ mod route;
 mod self_instruct;
 mod serve;
 mod sft;
+mod sizes;
 mod threads;
 mod tokenize;
 mod tokenizer;
