@@ -1,5 +1,7 @@
 //! `altiplano eval`.
 
+mod judge;
+
 use std::path::PathBuf;
 
 use altiplano_data::document::Split;
@@ -8,7 +10,6 @@ use altiplano_model::Precision;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::judge;
 use super::output::{print_json, print_line};
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};

@@ -7,6 +7,7 @@ use altiplano_data::document::Split;
 use altiplano_model::quantize::StoredAs;
 use clap::{Args, ValueEnum};
 
+use super::estimate;
 use super::output::{print_json, print_line};
 use super::sizes;
 use super::threads::use_threads;

@@ -1,5 +1,8 @@
 //! `altiplano sft`.
 
+mod generate;
+mod identity;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -8,7 +11,6 @@ use super::Outcome;
 use super::output::{print, print_json, print_line};
 use super::threads::use_threads;
 use super::train::{override_of, print_report};
-use super::{identity, self_instruct};
 use crate::checkpoint::Choice;
 use crate::config::{ON_RESUME_SFT, OnResume, SftConfig, keys_with, load};
 use crate::error::Result;
@@ -47,7 +49,7 @@ pub struct SftArgs {
 
 #[derive(Debug, Subcommand)]
 enum SftCommand {
-    Generate(self_instruct::GenerateArgs),
+    Generate(generate::GenerateArgs),
     Identity(identity::IdentityArgs),
 }
 
@@ -76,7 +78,7 @@ Signals end a run as they end `altiplano train`.",
 pub fn run(mut args: SftArgs) -> Result<Outcome> {
     match args.other {
         Some(SftCommand::Generate(args)) => {
-            return self_instruct::run(args).map(|()| Outcome::Done);
+            return generate::run(args).map(|()| Outcome::Done);
         }
         Some(SftCommand::Identity(args)) => return identity::run(args).map(|()| Outcome::Done),
         None => {}

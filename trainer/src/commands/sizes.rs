@@ -4,7 +4,7 @@ use altiplano_data::dedup::MIN_MEMORY;
 
 /// A size in bytes such as `80GB`: `K`, `M`, `G` and `T` or `KiB`, `MiB`, `GiB` and `TiB` are powers of
 /// 1024; `kB`, `MB`, `GB` and `TB` powers of 1000; in either case.
-pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = (text[..split].trim(), text[split..].trim().to_ascii_lowercase());
     let (prefix, base) = match unit.strip_suffix('b') {
@@ -25,7 +25,7 @@ pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
 }
 
 /// The memory that a step over all documents may use, in bytes.
-pub(super) fn memory(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn memory(text: &str) -> Result<u64, String> {
     match bytes(text)? {
         size if size < MIN_MEMORY => Err(format!("{size} bytes; expected 4M or more")),
         size => Ok(size),

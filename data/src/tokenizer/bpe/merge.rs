@@ -172,9 +172,9 @@ impl Merger {
             }
             let &Symbol { symbol, start, .. } = symbol;
             self.nodes.push(Node { symbol, start, length: end - start, previous, next: None });
-            if let (Some(left), Some(right)) = (previous, index) {
-                self.consider(table, left, right);
-            }
+        }
+        for right in 1..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX) {
+            self.consider(table, right - 1, right);
         }
         while let Some(Reverse(best)) = self.candidates.pop() {
             let (left, right) = (self.nodes[best.left as usize], self.nodes[best.right as usize]);

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use altiplano_data::progress::ProgressMode;
 use clap::Args;
 
-use super::output::{print_json, print_line};
-use super::threads::use_threads;
+use crate::commands::output::{print_json, print_line};
+use crate::commands::threads::use_threads;
 use crate::config::{SelfInstructConfig, load};
 use crate::error::Result;
 use crate::self_instruct;

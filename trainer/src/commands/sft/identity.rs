@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::output::print;
+use crate::commands::output::print;
 use crate::config::{IdentityConfig, load};
 use crate::error::Result;
 

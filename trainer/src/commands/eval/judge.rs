@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use altiplano_data::progress::ProgressMode;
 use clap::Args;
 
-use super::output::{print, print_json};
-use super::threads::use_threads;
+use crate::commands::output::{print, print_json};
+use crate::commands::threads::use_threads;
 use crate::config::{JudgeConfig, load};
 use crate::error::Result;
 use crate::judge;
