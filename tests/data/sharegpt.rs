@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 
 use super::apply::{apply, apply_lines, one};
@@ -205,4 +208,59 @@ fn the_language_is_that_of_the_messages() {
     let dropped = apply("conversation: true\nthreshold: 0\nskip: [de]\n").dropped;
     assert_eq!(dropped[0]["reason"], "language_skipped");
     apply_lines("language", "skip: [de]\nkeep: [en]\n", b"").fails(2, &["skip", "keep"]);
+}
+
+/// Messages in are messages out, messages taken off, and those of conversations that were dropped.
+#[test]
+fn every_message_is_accounted_for() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let values = [
+        "<p>A whole sentence stands here.</p>",
+        "<div></div>",
+        "\u{200b}x",
+        "ChatGPT says",
+        "Yes.",
+    ];
+    let mut lines = String::new();
+    let mut messages = BTreeMap::new();
+    for number in 0..400 {
+        let count = rng.random_range(0..9);
+        let turns: Vec<Value> = (0..count)
+            .map(|at| {
+                // Mostly in turns.
+                let human = (at % 2 == 0) != (rng.random_range(0..12) == 0);
+                let pick = rng.random_range(0..24usize);
+                turn(if human { "human" } else { "gpt" }, values[pick.saturating_sub(19)])
+            })
+            .collect();
+        let id = format!("c{number}");
+        lines.push_str(&format!("{}\n", json!({"id": id, "conversations": turns})));
+        messages.insert(id, count as u64);
+    }
+    let project = Project::new(
+        "- {name: chats, sharegpt: {paths: [chats.jsonl]}, steps: [{sharegpt_clean: {}}]}\n",
+    );
+    project.write("chats.jsonl", lines);
+    let report = project.run(&[]);
+    let step = &row(&report, "chats")["steps"][1]["stats"];
+    let mut parts = 0;
+    for reason in ["before_first_question", "unanswered_question", "from_first_unreadable"] {
+        let count = step["removed"][reason]["parts"].as_u64().unwrap();
+        assert!(count > 0, "{reason}: {step}");
+        parts += count;
+    }
+    for reason in ["too_short", "wrong_format", "blocked_words"] {
+        assert!(step["dropped_docs"][reason].as_u64().unwrap() > 0, "{reason}: {step}");
+    }
+    let all: u64 = messages.values().sum();
+    let documents = project.documents("chats");
+    assert!(documents.len() > 50, "{} kept", documents.len());
+    let mut out = 0;
+    for document in &documents {
+        let turns: Vec<Value> = serde_json::from_str(document["text"].as_str().unwrap()).unwrap();
+        out += turns.len() as u64;
+        // What is left in the end are those that were dropped.
+        messages.remove(document["id"].as_str().unwrap()).unwrap();
+    }
+    assert_eq!(all, out + parts + messages.values().sum::<u64>());
 }
