@@ -184,6 +184,8 @@ fn held_out_answers_become_likelier_and_the_template_goes_along() {
         let config: Value = serde_json::from_str(&text).unwrap();
         let template = config["chat_template"].as_str().unwrap();
         assert!(template.contains("ASSISTANT:"), "{template}");
+        // Its marks are ids in other programs too.
+        assert_eq!(config["split_special_tokens"], false);
     }
 }
 
@@ -444,7 +446,8 @@ fn masks_are_those_of_the_references() {
 /// The published Alpaca has a token more: its rows are the means of all others, and a run goes on with it.
 #[test]
 fn a_pad_token_is_added_once() {
-    let settings = "steps: 1\nadd_pad_token: true\nbatch: {examples: 1, micro_batch: 1}\nvalidate: {examples: 0}\n";
+    let settings = "steps: 2\nadd_pad_token: true\nbatch: {examples: 1, micro_batch: 1}\nvalidate: {examples: 0}\n\
+                    checkpoint: {every: 1}\n";
     let sft = Sft::new("alpaca", &record("Question?", "The sea."), settings);
     let said = sft.sft(&[]).ok();
     assert!(said.stderr.contains("[PAD], 400"), "{}", said.stderr);
@@ -477,14 +480,16 @@ fn a_pad_token_is_added_once() {
     let config = json("tokenizer_config.json");
     assert_eq!(config["pad_token"], "[PAD]");
     assert_eq!(config["added_tokens_decoder"]["400"]["content"], "[PAD]");
-    sft.resume("taught", &["steps=2"]).ok();
+    let finished = rows(&sft.small.checkpoint("taught", 2), "model.embed_tokens.weight");
+    fs::remove_dir_all(sft.small.checkpoint("taught", 2)).unwrap();
+    sft.resume("taught", &[]).ok();
     let taught = sft.small.checkpoint("taught", 2);
-    assert_eq!(rows(&taught, "model.embed_tokens.weight").len(), 401);
+    assert!(rows(&taught, "model.embed_tokens.weight") == finished);
     // From a model that has the token none is added.
     let base = format!("base={}", taught.display());
     let again = sft.sft(&["name=again", &base]).ok();
     assert!(!again.stderr.contains("[PAD]"), "{}", again.stderr);
-    let again = sft.small.checkpoint("again", 1);
+    let again = sft.small.checkpoint("again", 2);
     assert_eq!(rows(&again, "model.embed_tokens.weight").len(), 401);
     let mut generate = altiplano();
     generate.args(["generate", "--prompt", "The", "--max-tokens", "3", "--checkpoint"]).arg(&again);

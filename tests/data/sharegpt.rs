@@ -225,10 +225,11 @@ fn every_message_is_accounted_for() {
     let mut messages = BTreeMap::new();
     for number in 0..400 {
         let count = rng.random_range(0..9);
+        let shift = usize::from(rng.random_range(0..6) == 0);
         let turns: Vec<Value> = (0..count)
             .map(|at| {
                 // Mostly in turns.
-                let human = (at % 2 == 0) != (rng.random_range(0..12) == 0);
+                let human = ((at + shift) % 2 == 0) != (rng.random_range(0..12) == 0);
                 let pick = rng.random_range(0..24usize);
                 turn(if human { "human" } else { "gpt" }, values[pick.saturating_sub(19)])
             })

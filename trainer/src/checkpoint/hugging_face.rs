@@ -139,8 +139,9 @@ pub fn write_tokenizer(
         "add_eos_token": false,
         "pad_token": null,
         "clean_up_tokenization_spaces": false,
-        // `<s>` in a text is text.
-        "split_special_tokens": true,
+        // `<s>` in a text is text, unless a template writes its marks that way: other programs render it to
+        // text before they encode.
+        "split_special_tokens": chat_template.is_none(),
         // The ids of plain SentencePiece.
         "legacy": true,
         "model_max_length": model.max_seq_len,
