@@ -75,10 +75,10 @@ impl TensorTree {
     /// The weights of a vocabulary with one more token: its rows, of the embedding and of a head that is not
     /// tied to it, are the means of the rows there are.
     pub fn with_mean_row(mut self) -> Self {
-        let grown = |table: Tensor<2>| {
+        fn grown(table: Tensor<2>) -> Tensor<2> {
             let mean = table.clone().cast(DType::F32).mean_dim(0).cast(table.dtype());
             Tensor::cat(vec![table, mean], 0)
-        };
+        }
         self.embed_tokens = grown(self.embed_tokens);
         self.lm_head = self.lm_head.map(grown);
         self
