@@ -38,7 +38,8 @@ impl Model {
             (Some(url), _) => {
                 let key = config.key_env.as_deref().map(key_of).transpose()?;
                 let time = Duration::from_secs(config.timeout);
-                (Endpoint::Remote(RemoteEndpoint::new(url, key.as_deref(), time)?), url.clone())
+                let remote = RemoteEndpoint::new(url, key.as_deref(), time)?;
+                (Endpoint::Remote(Box::new(remote)), url.clone())
             }
             (None, Some(checkpoint)) => {
                 let app = serving::open(options(config, checkpoint.clone()))?;

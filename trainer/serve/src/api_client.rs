@@ -51,7 +51,7 @@ impl Interface {
 #[derive(Debug)]
 pub enum Endpoint {
     /// A server.
-    Remote(RemoteEndpoint),
+    Remote(Box<RemoteEndpoint>),
     /// An engine of this process.
     Local(Arc<App>),
 }
