@@ -1,6 +1,6 @@
 """Holds fine-tuned models against transformers and PEFT.
 
-    venv/bin/pip install torch transformers peft
+    scripts/verify_sft [VENV]
     venv/bin/python scripts/verify_sft.py target/release/altiplano FOLDER
 
 Trains a small model in FOLDER, teaches it a few answers, once all of it and once by adapters, and compares: the
@@ -72,6 +72,15 @@ def main():
         assert ours == theirs == answer, (ours, theirs, answer)
     print(f"transformers: {len(ANSWERS)} answers by the chat template are the same")
 
+    run("sft", "sft.yaml", "name=padded", "steps=2", "add_pad_token=true")
+    padded = max((folder / "runs/padded/checkpoints").iterdir())
+    tokenizer = AutoTokenizer.from_pretrained(padded)
+    model = AutoModelForCausalLM.from_pretrained(padded, dtype=torch.float32)
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("[PAD]", 512), tokenizer
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer) == 513
+    print("transformers: the added [PAD] is a token of tokenizer and model")
+
+    tokenizer = AutoTokenizer.from_pretrained(taught)
     base = json.loads((adapted / "adapter_config.json").read_text())["base_model_name_or_path"]
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     peft = PeftModel.from_pretrained(model, adapted)

@@ -20,6 +20,11 @@ fn visit(path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
         found.push(path.clone());
         return;
     };
+    // Some do something without one of the commands below them too.
+    let usage = help.lines().find(|line| line.starts_with("Usage: "));
+    if usage.is_some_and(|usage| !usage.contains("<COMMAND>")) {
+        found.push(path.clone());
+    }
     let names = listed.lines().take_while(|line| !line.is_empty());
     // A long description goes on in a line that is indented further.
     let names = names.filter(|line| !line.starts_with("   "));
@@ -70,7 +75,9 @@ impl Use {
 impl EveryCommand {
     pub fn new() -> Self {
         let run = SmallRun::new();
-        run.train(&["steps=2", "checkpoint.every=0", "validate.every=0"]).ok();
+        // A context in which a conversation has room.
+        run.train(&["steps=2", "checkpoint.every=0", "validate.every=0", "model.max_seq_len=256"])
+            .ok();
         let dir = run.dir.path();
         let data = dir.join("corpus");
         copy_dir(corpus(), &data);
@@ -111,6 +118,27 @@ impl EveryCommand {
         ] {
             fs::write(dir.join(name), text).unwrap();
         }
+        let fixtures = |path: &str| repository("tests/fixtures").join(path).display().to_string();
+        let model = "checkpoint: runs/small, chat_template: chat.jinja, concurrency: 1";
+        let judge = format!(
+            "output: judged\nquestions: one_question.jsonl\nprompts: {:?}\nmode: single\n\
+             models: [{{ name: small, endpoint: {{ {model} }} }}]\njudge: {{ {model} }}\n\
+             max_tokens: 2\njudge_max_tokens: 2\n",
+            fixtures("judge/prompts.jsonl"),
+        );
+        let template = "{% for message in messages %}{{ message.content }} {% endfor %}";
+        fs::write(dir.join("chat.jinja"), template).unwrap();
+        fs::write(dir.join("judge.yaml"), judge).unwrap();
+        fs::write(dir.join("one_question.jsonl"), "{\"question_id\": 1, \"turns\": [\"a\"]}\n")
+            .unwrap();
+        let instruct = format!(
+            "output: instructions\nseed_tasks: {:?}\nprompt: {:?}\nendpoint: {{ {model} }}\n\
+             instructions: 1\nmax_requests: 1\nprompts_per_request: 1\ntasks_per_prompt: 1\n\
+             max_tokens: 2\n",
+            fixtures("self_instruct/seed_tasks.jsonl"),
+            fixtures("self_instruct/prompt.txt"),
+        );
+        fs::write(dir.join("instruct.yaml"), instruct).unwrap();
         let books = data.join("documents/books");
         let cat = ["data", "cat", books.to_str().unwrap(), "--format", "jsonl", "--limit", "1"];
         let first = crate::harness::run(cat).ok().json();
@@ -151,6 +179,12 @@ impl EveryCommand {
             ("tokenize corpus/data.yaml".to_owned(), ""),
             (format!("train {config} name={name} steps=2 checkpoint.every=0"), ""),
             (format!("sft sft.yaml name={name}_sft"), ""),
+            (format!("sft generate instruct.yaml output={name}_instructions"), ""),
+            (
+                format!("sft identity {}", repository("configs/identity/identity.yaml").display()),
+                "",
+            ),
+            (format!("eval judge judge.yaml output={name}_judged"), ""),
             (
                 format!(
                     "eval --checkpoint {checkpoint} --documents corpus/documents/early --batch 64"

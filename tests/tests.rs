@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "tests say what they skip")]
 
 mod altered_files;
+mod api_stand_in;
 mod awq;
 mod bad_input;
 mod batches;
@@ -19,6 +20,7 @@ mod export_import;
 mod harness;
 mod inference;
 mod interop;
+mod judge;
 mod limits;
 mod llama_kinds;
 mod module_order;
@@ -29,6 +31,7 @@ mod readme;
 mod reports;
 mod resume;
 mod run_changes;
+mod self_instruct;
 #[cfg(unix)]
 mod serve;
 mod sft;

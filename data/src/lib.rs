@@ -22,6 +22,7 @@
 //! | [`language`] | which language a text is in |
 //! | [`ngram`] | the n-gram language model |
 //! | [`classifier`] | the classifier of reference-like pages |
+//! | [`sharegpt`] | conversations as the text of a document |
 //! | [`source`] | readers of raw text |
 //! | [`chat`] | conversations as text: templates, stop strings |
 //! | [`step`] | one document in, one document or a reason out |
@@ -113,6 +114,8 @@ pub mod language;
 pub mod ngram;
 
 pub mod classifier;
+
+pub mod sharegpt;
 
 pub mod source;
 

@@ -54,7 +54,7 @@ impl Llama {
                 };
                 let context = self.of_layer(&context, n);
                 let saved = restore(saved, layer, &context);
-                dx = layer_backward(dx, layer, saved, dadapters, &context);
+                dx = layer_backward(dx, layer, saved, dadapters, &context, n > 0);
             }
             losses
         })
@@ -65,10 +65,13 @@ impl Llama {
 struct Projections<'a> {
     adapters: Option<&'a LayerAdapters>,
     grads: &'a mut LayerAdapters,
+    /// Whether anything below needs the gradient of the input.
+    passes_on: bool,
 }
 
 impl Projections<'_> {
-    /// `dx` + the gradient of the input `x` of the matrix `weight`, whose output has the gradient `dy`.
+    /// `dx` + the gradient of the input `x` of the matrix `weight`, whose output has the gradient `dy`; where
+    /// nothing below needs it, without the part of the frozen matrix.
     fn backward(
         &mut self,
         dx: Option<Tensor<3>>,
@@ -78,6 +81,7 @@ impl Projections<'_> {
         target: Target,
     ) -> Tensor<3> {
         let dx = match dx {
+            _ if !self.passes_on => dx.unwrap_or_else(|| x.zeros_like()),
             None => linear_backward_input(dy, weight),
             Some(dx) => linear_backward_input_add(dx, dy, weight),
         };
@@ -89,16 +93,18 @@ impl Projections<'_> {
     }
 }
 
-/// `dy` (B, T, C): dx (B, T, C); `grads` accumulates.
+/// `dy` (B, T, C): dx (B, T, C), or anything unless it `passes_on`; `grads` accumulates.
 fn layer_backward(
     dy: Tensor<3>,
     weights: &LayerWeights,
     saved: LayerSaved,
     grads: &mut LayerAdapters,
     context: &LayerContext,
+    passes_on: bool,
 ) -> Tensor<3> {
-    let mut projections = Projections { adapters: context.adapters, grads };
+    let mut projections = Projections { adapters: context.adapters, grads, passes_on: true };
     let dh = feed_forward_backward(dy, weights, saved.feed_forward, &mut projections);
+    projections.passes_on = passes_on;
     attention_backward(dh, weights, saved.attention, &mut projections, context)
 }
 
@@ -136,8 +142,10 @@ fn attention_backward(
     let AttentionSaved { x, rstd, normed, q, k, v, o, lse } = saved;
 
     let merged: Tensor<3> = o.clone().flatten(2, 3);
+    let passes_on = std::mem::replace(&mut projections.passes_on, true);
     let dout =
         projections.backward(None, &dh, &merged, &weights.o_proj, Target::OProj).reshape(o.dims());
+    projections.passes_on = passes_on;
     drop(merged);
     let (dq, dk, dv) = causal_attention_backward(&dout, &q, &k, &v, &o, &lse, first_visible);
     drop((dout, q, k, v, o));
@@ -146,6 +154,9 @@ fn attention_backward(
     let dnormed = projections.backward(None, &dq, &normed, &weights.q_proj, Target::QProj);
     let dnormed = projections.backward(Some(dnormed), &dk, &normed, &weights.k_proj, Target::KProj);
     let dnormed = projections.backward(Some(dnormed), &dv, &normed, &weights.v_proj, Target::VProj);
+    if !passes_on {
+        return dnormed;
+    }
     let gain = &weights.input_layernorm;
     let mut unused = Tensor::zeros_like(gain);
     residual_rms_norm_backward(dh, &dnormed, &x, gain, &rstd, &mut unused)

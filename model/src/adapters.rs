@@ -111,6 +111,14 @@ impl AdapterShape {
         let one = |target: &Target| target.shape(config).iter().sum::<usize>() * self.rank;
         config.n_layers * self.targets.iter().map(one).sum::<usize>()
     }
+
+    /// Floating-point operations of one forward and backward pass per token at context `seq_len`: a weight that
+    /// stays has no product for its gradient, so 4 instead of 6; the adapters have 6.
+    pub fn train_flops_per_token(&self, config: &LlamaConfig, seq_len: usize) -> f64 {
+        let weights = config.train_flops_per_token(0);
+        let attention = config.train_flops_per_token(seq_len) - weights;
+        weights * 4.0 / 6.0 + attention + 6.0 * self.parameter_count(config) as f64
+    }
 }
 
 /// The adapters of one layer.

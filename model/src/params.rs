@@ -121,6 +121,18 @@ impl TensorTree {
         bad.map_or(Ok(()), |(param, _)| Err(ModelError::tensor_not_finite(param)))
     }
 
+    /// The weights of a vocabulary with one more token: its rows, of the embedding and of a head that is not
+    /// tied to it, are the means of the rows there are.
+    pub fn with_mean_row(mut self) -> Self {
+        fn grown(table: Tensor<2>) -> Tensor<2> {
+            let mean = table.clone().cast(DType::F32).mean_dim(0).cast(table.dtype());
+            Tensor::cat(vec![table, mean], 0)
+        }
+        self.embed_tokens = grown(self.embed_tokens);
+        self.lm_head = self.lm_head.map(grown);
+        self
+    }
+
     /// What the forward pass reads of these master weights: matrices in `precision`, norm gains in
     /// f32. Under [`Precision::F32`] the tensors are shared with `self`.
     pub fn compute_copy(&self, precision: Precision) -> Self {

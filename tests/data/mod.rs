@@ -6,6 +6,7 @@ mod mixture;
 mod models;
 mod one_writer;
 mod ranks;
+mod sharegpt;
 mod source_steps;
 mod sources;
 mod web;
@@ -132,7 +133,8 @@ fn assert_adds_up(row: &Value) {
         let (documents, bytes) = (count(&stats["docs_in"]), count(&stats["bytes_in"]));
         assert_eq!(before.unwrap_or((documents, bytes)), (documents, bytes), "{step}");
         let gone = sum(&stats["dropped_docs"]) + sum(&stats["errors"]);
-        assert_eq!(documents, count(&stats["docs_out"]) + gone, "{step}");
+        let split = stats.get("split_docs").map_or(0, count);
+        assert_eq!(documents + split, count(&stats["docs_out"]) + gone, "{step}");
         let parts: i128 = stats["removed"]
             .as_object()
             .unwrap()

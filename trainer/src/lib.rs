@@ -37,7 +37,11 @@
 //! | [`sft`] | supervised fine-tuning: a run on examples |
 //! | [`interop`] | models of other programs: export and import |
 //! | [`text_model`] | a model opened for generating text |
+//! | [`json_log`] | files of JSON lines that grow by what was paid for |
 //! | [`serving`] | a checkpoint opened for serving |
+//! | [`endpoint`] | what answers requests: a server or a checkpoint |
+//! | [`judge`] | answers judged by a model |
+//! | [`self_instruct`] | instructions written by a model |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
@@ -108,7 +112,15 @@ pub mod interop;
 
 pub mod text_model;
 
+pub mod json_log;
+
 pub mod serving;
+
+pub mod endpoint;
+
+pub mod judge;
+
+pub mod self_instruct;
 
 pub mod eval_documents;
 

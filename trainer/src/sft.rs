@@ -13,10 +13,12 @@ use altiplano_data::sft::{
 };
 use altiplano_data::{Batch, ProgressMode, Tokenizer};
 use altiplano_model::adapters::Adapters;
+use altiplano_model::params::Weights;
 use burn::tensor::{DType, Device};
 use serde_json::Value;
 
-use crate::checkpoint::{self, CheckpointFiles, Choice, TrainState, hugging_face, peft};
+use crate::checkpoint::hugging_face::{self, PadToken};
+use crate::checkpoint::{self, CheckpointFiles, Choice, TrainState, peft};
 use crate::config::{
     Change, LoraConfig, ON_RESUME_SFT, SftConfig, TrainConfig, load, recorded_changes,
 };
@@ -70,6 +72,20 @@ pub fn resume(config: SftConfig, choice: Choice, overrides: &[String]) -> Result
     resume_task(Box::new(task), choice, overrides, &Ranks::single())
 }
 
+/// Tokens of a model of `known` with `[PAD]` behind the `pieces` of its tokenizer.
+fn with_pad_token(known: usize, pieces: usize) -> Result<usize> {
+    if known > pieces + 1 {
+        return Err(TrainerError::Config {
+            place: "add_pad_token".into(),
+            message: format!(
+                "the base knows {known} tokens and its tokenizer {pieces}: [PAD] would not be the next \
+                 behind them"
+            ),
+        });
+    }
+    Ok(pieces + 1)
+}
+
 /// A run on examples.
 #[derive(Debug)]
 pub struct FineTuning {
@@ -94,8 +110,11 @@ impl FineTuning {
     /// The same with the model's shape and the tokenizer of `model_dir`.
     fn open(config: SftConfig, model_dir: &Path) -> Result<Self> {
         let model_dir = &model_dir.canonicalize().map_err(TrainerError::io(model_dir))?;
-        let (model, _) = hugging_face::read(model_dir)?;
+        let (mut model, _) = hugging_face::read(model_dir)?;
         let tokenizer = tokenizer_of(model_dir, model.vocab_size)?;
+        if config.add_pad_token {
+            model.vocab_size = with_pad_token(model.vocab_size, tokenizer.vocab_size())?;
+        }
         let template = ChatTemplate::open(&config.template)?;
         let Some(end) = tokenizer.eos_id() else {
             return Err(TrainerError::RunFile {
@@ -127,6 +146,22 @@ impl FineTuning {
         };
         let loader = ExampleLoader::new(examples, options);
         Ok(Self { config, plan, tokenizer, template, loader })
+    }
+
+    /// The weights of step 0, with the row of `[PAD]` where the base lacks it.
+    fn starting_weights(&self, device: &Device) -> Result<(Weights, Vec<String>)> {
+        let mut plan = self.plan.clone();
+        let base = match &plan.init_from {
+            Some(base) if self.config.add_pad_token => hugging_face::read(base)?.0.vocab_size,
+            _ => plan.model.vocab_size,
+        };
+        if base == plan.model.vocab_size {
+            return starting_weights(&plan, device);
+        }
+        plan.model.vocab_size = base;
+        let (weights, mut about) = starting_weights(&plan, device)?;
+        about.push(format!("adds the token [PAD], {base}, with the mean of all rows"));
+        Ok((weights.with_mean_row(), about))
     }
 
     /// What was read, and what becomes of it.
@@ -176,6 +211,14 @@ impl Task for FineTuning {
         &self.plan
     }
 
+    fn flops_per_token(&self) -> f64 {
+        let (model, time) = (&self.plan.model, self.plan.batch.seq_len);
+        match &self.config.lora {
+            None => model.train_flops_per_token(time),
+            Some(lora) => lora.shape().train_flops_per_token(model, time),
+        }
+    }
+
     fn settings(&self, run_dir: &Path) -> Result<Value> {
         serde_json::to_value(self.config.resolved(run_dir)?).map_err(|error| {
             TrainerError::RunFile { path: run_dir.to_path_buf(), reason: error.to_string() }
@@ -204,7 +247,7 @@ impl Task for FineTuning {
     }
 
     fn start(&self, device: &Device, ranks: &Arc<Ranks>) -> Result<(Trainer, Vec<String>)> {
-        let (weights, mut about) = starting_weights(&self.plan, device)?;
+        let (weights, mut about) = self.starting_weights(device)?;
         let Some(shape) = self.config.lora.as_ref().map(LoraConfig::shape) else {
             return Ok((Trainer::start_on(&self.plan, weights, ranks)?, about));
         };
@@ -237,13 +280,15 @@ impl Task for FineTuning {
         let Some(lora) = &self.config.lora else {
             let tokens = self.special_tokens();
             let tokenizer = Some(&self.tokenizer);
-            return hugging_face::write(files, &self.plan.model, tokens, tokenizer, template);
+            let pad = if self.config.add_pad_token { PadToken::Added } else { PadToken::None };
+            return hugging_face::write(files, &self.plan.model, tokens, tokenizer, template, pad);
         };
         // As it was found when the run started: its run may have deleted it since.
         if let Some(base) = &self.plan.init_from {
             peft::write_config(files, &lora.shape(), base)?;
         }
-        hugging_face::write_tokenizer(files, &self.plan.model, &self.tokenizer, template)
+        let (model, tokenizer) = (&self.plan.model, &self.tokenizer);
+        hugging_face::write_tokenizer(files, model, tokenizer, template, PadToken::None)
     }
 
     fn open(&mut self, _ranks: &Ranks) -> Result<()> {

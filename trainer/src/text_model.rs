@@ -182,7 +182,15 @@ mod tests {
         let yaml = "{dim: 16, n_layers: 1, n_heads: 2, vocab_size: 50, max_seq_len: 20}";
         let config: LlamaConfig = serde_yaml::from_str(yaml).unwrap();
         let tokens = hugging_face::SpecialTokens { bos: 1, eos: 2 };
-        hugging_face::write(&mut CheckpointFiles::new(dir), &config, tokens, None, None).unwrap();
+        hugging_face::write(
+            &mut CheckpointFiles::new(dir),
+            &config,
+            tokens,
+            None,
+            None,
+            hugging_face::PadToken::None,
+        )
+        .unwrap();
         StoredModel {
             config,
             tokens,

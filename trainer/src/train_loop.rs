@@ -136,7 +136,7 @@ impl Run {
             false => Peak::of(&config.device, self.trainer.model.device(), config.precision),
         };
         ranks.set_during("the validation before the first step", true);
-        let flops_per_token = config.model.train_flops_per_token(config.batch.seq_len);
+        let flops_per_token = self.task.flops_per_token();
         // A broken validation shows now, not after the first thousand steps.
         if first_step == 0 {
             self.validate_start(&progress)?;

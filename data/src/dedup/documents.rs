@@ -18,6 +18,7 @@ use super::{
 use crate::checksum::FileDigest;
 use crate::document::Document;
 use crate::error::Result;
+use crate::sharegpt;
 use crate::step::{StepCounts, Verdict};
 
 /// By what documents are compared.
@@ -32,13 +33,17 @@ pub enum DocumentKey {
     Text,
     /// `content_md5` of the metadata: the MD5 of a source file before anything was done to it.
     ContentMd5,
+    /// The id.
+    Id,
+    /// The first two messages of a conversation, as ShareGPT has it.
+    Opening,
 }
 
 /// Removes documents that are the same by a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DedupDocumentsOptions {
-    /// `digest`, `url`, `text` or `content_md5` (string): by what documents are compared. Those
+    /// `digest`, `url`, `text`, `content_md5`, `id` or `opening` (string): by what documents are compared. Those
     /// that do not have it stay.
     pub key: DocumentKey,
 }
@@ -114,6 +119,8 @@ impl DocumentKey {
             Self::Url => "url",
             Self::Text => "text",
             Self::ContentMd5 => "content_md5",
+            Self::Id => "id",
+            Self::Opening => "opening",
         }
     }
 
@@ -122,6 +129,12 @@ impl DocumentKey {
         match self {
             Self::Url => document.url.as_deref().map(|url| normalize_url(url).into()),
             Self::Text => Some(document.text.as_str().into()),
+            Self::Id => Some(document.id.as_str().into()),
+            Self::Opening => {
+                let mut turns = sharegpt::turns(&document.text).ok()?;
+                turns.truncate(2);
+                Some(sharegpt::text(&turns).into())
+            }
             Self::Digest | Self::ContentMd5 => match document.metadata().remove(self.name()) {
                 Some(serde_json::Value::String(value)) if !value.is_empty() => Some(value.into()),
                 _ => None,
@@ -173,7 +186,9 @@ impl Filter for DocumentFilter {
             return Ok(Verdict::Keep);
         }
         let detail = match (self.key, value) {
-            (DocumentKey::Text, _) | (_, None) => format!("same {}", self.key.name()),
+            (DocumentKey::Text | DocumentKey::Opening, _) | (_, None) => {
+                format!("same {}", self.key.name())
+            }
             (_, Some(value)) => format!("same {}: {value}", self.key.name()),
         };
         Ok(Verdict::unwanted("duplicate", detail))

@@ -61,6 +61,7 @@ fn run_with(
                     assert_eq!(before, document.text.len() as u64 + removed);
                     Ok(document)
                 }
+                Verdict::Split(_) => panic!("a filter splits no document"),
                 Verdict::Drop { reason, .. } => {
                     assert!(counts.removed().is_empty());
                     Err(reason.name().to_owned())

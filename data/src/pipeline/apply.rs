@@ -6,14 +6,15 @@ use super::clock::Clock;
 use super::drop_log::DroppedDocument;
 use super::stats::{StepStats, run_step};
 use crate::document::{Document, Reason, metadata_text};
+use crate::sharegpt::{self, CONVERSATIONS};
 use crate::source::splice_tex;
 use crate::step::{Step, StepCounts, Verdict};
 
 /// What became of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Applied {
-    /// The step kept it, perhaps changed.
-    Kept(Map<String, Value>),
+    /// The step kept it, perhaps changed, or as several pieces.
+    Kept(Vec<Map<String, Value>>),
     /// The step dropped it, or it could not be read.
     Dropped(DroppedDocument),
 }
@@ -23,7 +24,8 @@ pub enum Applied {
 /// Of the object, `text` is the text and `id`, `url`, `language`, `language_score`, `created` and
 /// `metadata` are what a document has of that name; all other fields are kept as they are. An
 /// object without an id gets `default_id`. For the step `latex` a map `files` of names and contents
-/// may stand for the text.
+/// may stand for the text, for any step a list `conversations`, as ShareGPT has it, which is then what
+/// comes out too.
 pub fn apply_step(
     name: &str,
     step: &dyn Step,
@@ -52,6 +54,16 @@ pub fn apply_step(
         };
         object.insert("text".into(), Value::from(project.text));
     }
+    let conversation = match object.get(CONVERSATIONS) {
+        Some(messages @ Value::Array(_)) if !object.contains_key("text") => {
+            Some(sharegpt::text_of_value(messages))
+        }
+        _ => None,
+    };
+    let is_conversation = conversation.is_some();
+    if let Some(text) = conversation {
+        object.insert("text".into(), Value::from(text));
+    }
     let Some(Value::String(text)) = object.remove("text") else {
         let id = string(&object, "id").unwrap_or_else(default_id);
         let detail = "no string field \"text\"".to_owned();
@@ -64,6 +76,7 @@ pub fn apply_step(
         ));
     };
     let bytes = text.len() as u64;
+    let plugins = sharegpt::plugins(&object).filter(|_| is_conversation).cloned();
     let mut document = Document {
         id: string(&object, "id").unwrap_or_else(default_id),
         text,
@@ -75,10 +88,31 @@ pub fn apply_step(
         created: string(&object, "created"),
         metadata: object.get("metadata").and_then(metadata_of),
     };
-    if let Verdict::Drop { reason, detail } = step.apply(&mut document, counts) {
-        let dropped = DroppedDocument::new(document.id, name, &reason, detail, bytes);
-        return Applied::Dropped(dropped);
+    if let Some(plugins) = plugins {
+        document.set_metadata(sharegpt::PLUGINS, plugins);
     }
+    let pieces = match step.apply(&mut document, counts) {
+        Verdict::Keep => vec![document],
+        Verdict::Split(pieces) => {
+            // A piece has its own id, and its text and metadata; the rest is the whole's.
+            object.remove("id");
+            pieces
+        }
+        Verdict::Drop { reason, detail } => {
+            let dropped = DroppedDocument::new(document.id, name, &reason, detail, bytes);
+            return Applied::Dropped(dropped);
+        }
+    };
+    let object_of = |piece| object_of(object.clone(), piece, is_conversation);
+    Applied::Kept(pieces.into_iter().map(object_of).collect())
+}
+
+/// `object` with what a step made of its document.
+fn object_of(
+    mut object: Map<String, Value>,
+    document: Document,
+    is_conversation: bool,
+) -> Map<String, Value> {
     let mut set = |key: &str, value: Option<Value>| {
         if let Some(value) = value.filter(|value| object.get(key) != Some(value)) {
             object.insert(key.to_owned(), value);
@@ -93,8 +127,11 @@ pub fn apply_step(
     if !object.contains_key("id") {
         object.insert("id".into(), Value::from(document.id));
     }
-    object.insert("text".into(), Value::from(document.text));
-    Applied::Kept(object)
+    match serde_json::from_str(&document.text) {
+        Ok(messages) if is_conversation => object.insert(CONVERSATIONS.into(), messages),
+        _ => object.insert("text".into(), Value::from(document.text)),
+    };
+    object
 }
 
 /// Metadata as an object, or as `altiplano data cat` writes it: a string that holds one.
@@ -152,7 +189,7 @@ mod tests {
 
     fn kept(line: &str) -> Value {
         match apply(line) {
-            Applied::Kept(object) => Value::Object(object),
+            Applied::Kept(mut objects) => Value::Object(objects.pop().unwrap()),
             Applied::Dropped(dropped) => panic!("{dropped:?}"),
         }
     }
@@ -171,7 +208,7 @@ mod tests {
     fn drops_have_a_reason() {
         let dropped = |line: &str| match apply(line) {
             Applied::Dropped(dropped) => (dropped.id, dropped.reason),
-            Applied::Kept(object) => panic!("{object:?}"),
+            Applied::Kept(objects) => panic!("{objects:?}"),
         };
         assert_eq!(dropped(r#"{"id": "x", "text": ""}"#), ("x".into(), "silent".into()));
         assert_eq!(dropped(r#"{"id": "y"}"#), ("y".into(), "missing_text".into()));

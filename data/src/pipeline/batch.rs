@@ -67,17 +67,45 @@ impl Batch {
     }
 }
 
+/// `items` with the documents at the places of `pieces` replaced by their pieces, in order.
+fn with_pieces(items: Vec<Item>, pieces: Vec<(usize, Vec<Document>)>) -> Vec<Item> {
+    let mut pieces = pieces.into_iter().peekable();
+    let mut all = Vec::with_capacity(items.len());
+    for (place, item) in items.into_iter().enumerate() {
+        match pieces.next_if(|(at, _)| *at == place) {
+            None => all.push(item),
+            Some((_, documents)) => all.extend(documents.into_iter().map(|document| Item {
+                document,
+                dropped: None,
+                ..item
+            })),
+        }
+    }
+    all
+}
+
 fn run_part(mut items: Vec<Item>, steps: &[DocumentStep]) -> Part {
     let mut all = Vec::with_capacity(steps.len());
     for (index, step) in steps.iter().enumerate() {
         let clock = Clock::start();
         let mut stats = StepStats::default();
-        for item in items.iter_mut().filter(|item| item.dropped.is_none()) {
-            let bytes = item.document.text.len() as u64;
-            let verdict = run_step(&*step.step, &mut item.document, &mut stats);
-            if let Verdict::Drop { reason, detail } = verdict {
-                item.dropped = Some((index, reason, detail, bytes));
+        // Pieces of split documents, with the place of the document.
+        let mut pieces: Vec<(usize, Vec<Document>)> = Vec::new();
+        for (place, item) in items.iter_mut().enumerate() {
+            if item.dropped.is_some() {
+                continue;
             }
+            let bytes = item.document.text.len() as u64;
+            match run_step(&*step.step, &mut item.document, &mut stats) {
+                Verdict::Keep => {}
+                Verdict::Split(documents) => pieces.push((place, documents)),
+                Verdict::Drop { reason, detail } => {
+                    item.dropped = Some((index, reason, detail, bytes));
+                }
+            }
+        }
+        if !pieces.is_empty() {
+            items = with_pieces(items, pieces);
         }
         clock.stop(&mut stats.cpu_seconds);
         all.push(stats);

@@ -287,6 +287,9 @@ impl fmt::Display for Waterfall {
                     let speed = stats.bytes_in as f64 / 1e6 / stats.cpu_seconds.max(1e-9);
                     writeln!(f, "  {:<34} {speed:>39.1} MB/s", step.step)?;
                 }
+                if stats.split_docs > 0 {
+                    line(f, "+ pieces of split documents", Some(stats.split_docs), None)?;
+                }
                 for (reason, count) in stats.dropped_docs.iter().chain(&stats.errors) {
                     let bytes = stats.dropped_bytes.get(reason).map(|&bytes| bytes as i64);
                     line(f, &format!("- {reason}"), Some(*count), bytes)?;

@@ -8,8 +8,8 @@ use super::step_config::StepConfig;
 use super::unique_ids::DuplicateIds;
 use crate::error::{DataError, Result};
 use crate::source::{
-    ArxivSource, BooksSource, GithubSource, SourceOptions, StackExchangeSource, TextSource,
-    WebArchiveSource, WikipediaSource,
+    ArxivSource, BooksSource, GithubSource, SharegptSource, SourceOptions, StackExchangeSource,
+    TextSource, WebArchiveSource, WikipediaSource,
 };
 
 /// Declares the kinds of source once: the field, its type and its meaning.
@@ -78,6 +78,8 @@ source_kinds! {
     arxiv: ArxivSource,
     /// Dumps of StackExchange sites.
     stack_exchange: StackExchangeSource,
+    /// Conversations in the format of ShareGPT.
+    sharegpt: SharegptSource,
 }
 
 impl SourceConfig {

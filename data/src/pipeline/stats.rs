@@ -14,7 +14,7 @@ use crate::step::{LostTemplate, Removed, Step, StepCounts, Verdict};
 
 /// What went into a step, what came out, and what became of the rest, by reason.
 ///
-/// `docs_in = docs_out + dropped_docs + errors` and
+/// `docs_in + split_docs = docs_out + dropped_docs + errors` and
 /// `bytes_in = bytes_out + dropped_bytes + removed bytes + rewritten_bytes`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepStats {
@@ -22,6 +22,9 @@ pub struct StepStats {
     pub docs_in: u64,
     /// Documents that left.
     pub docs_out: u64,
+    /// Documents that were made by splitting: the pieces of a document but its first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub split_docs: u64,
     /// Bytes of the records that entered.
     pub bytes_in: u64,
     /// Bytes of text that left.
@@ -51,6 +54,11 @@ pub struct StepStats {
 /// Different templates that are counted by name; those that come later are in the sum alone.
 const MOST_TEMPLATES: usize = 10_000;
 
+/// Whether a counter has nothing to say.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl StepStats {
     /// Counts a document that leaves as `text`, `bytes_in` long when it came, of which
     /// `removed_bytes` were counted as taken out.
@@ -61,6 +69,19 @@ impl StepStats {
         self.bytes_out += text.len() as u64;
         self.chars_out += count_chars(text);
         self.rewritten_bytes += bytes_in as i64 - removed_bytes as i64 - text.len() as i64;
+    }
+
+    /// Counts a document that leaves as several, `bytes_in` long when it came, of which `removed_bytes` were
+    /// counted as taken out.
+    pub fn split(&mut self, bytes_in: u64, removed_bytes: u64, pieces: &[Document]) {
+        self.docs_in += 1;
+        self.docs_out += pieces.len() as u64;
+        self.split_docs += pieces.len().saturating_sub(1) as u64;
+        self.bytes_in += bytes_in;
+        let bytes_out: u64 = pieces.iter().map(|piece| piece.text.len() as u64).sum();
+        self.bytes_out += bytes_out;
+        self.chars_out += pieces.iter().map(|piece| count_chars(&piece.text)).sum::<u64>();
+        self.rewritten_bytes += bytes_in as i64 - removed_bytes as i64 - bytes_out as i64;
     }
 
     /// Counts a record that does not leave. `bytes_in` is what entered, `removed_bytes` what was
@@ -110,6 +131,7 @@ impl StepStats {
         let add = |to: &mut u64, count: u64| *to = to.saturating_add(count);
         add(&mut self.docs_in, other.docs_in);
         add(&mut self.docs_out, other.docs_out);
+        add(&mut self.split_docs, other.split_docs);
         add(&mut self.bytes_in, other.bytes_in);
         add(&mut self.bytes_out, other.bytes_out);
         add(&mut self.chars_out, other.chars_out);
@@ -147,11 +169,12 @@ impl StepStats {
             .values()
             .chain(self.errors.values())
             .try_fold(self.docs_out, |sum, &count| sum.checked_add(count));
-        if documents != Some(self.docs_in) {
+        let entered = self.docs_in.saturating_add(self.split_docs);
+        if documents != Some(entered) {
             return Err(DataError::Counters {
                 path: path.to_owned(),
                 unit: "documents",
-                counted_in: self.docs_in,
+                counted_in: entered,
                 counted_out: self.docs_out,
                 rest: documents.map_or(u64::MAX, |sum| sum - self.docs_out),
             });
@@ -202,6 +225,7 @@ fn counted<E>(
     let verdict = apply(document, &mut counts)?;
     match &verdict {
         Verdict::Keep => stats.keep(bytes_in, counts.removed_bytes(), &document.text),
+        Verdict::Split(pieces) => stats.split(bytes_in, counts.removed_bytes(), pieces),
         Verdict::Drop { reason, .. } => stats.reject(reason, bytes_in, counts.removed_bytes()),
     }
     stats.add_counts(&counts);

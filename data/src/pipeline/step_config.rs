@@ -13,8 +13,8 @@ use crate::fingerprint::modified_nanos;
 use crate::step::{
     C4Options, CcnetHashOptions, CcnetNormalizeOptions, DecontaminateOptions, GithubFilterOptions,
     GithubHeaderOptions, GutenbergOptions, LanguageOptions, LatexOptions, MinLengthOptions,
-    PerplexityOptions, ReferenceClassifierOptions, StackExchangeHtmlOptions, Step, StepOptions,
-    WikitextOptions,
+    PerplexityOptions, ReferenceClassifierOptions, SharegptCleanOptions, SharegptFilterOptions,
+    SharegptSplitOptions, StackExchangeHtmlOptions, Step, StepOptions, WikitextOptions,
 };
 use crate::text::html::HtmlOptions;
 
@@ -116,6 +116,12 @@ steps! {
         ccnet_hash: CcnetHashOptions,
         /// Word n-grams shared with evaluation files drop or mark a document.
         decontaminate: DecontaminateOptions,
+        /// Conversations of ShareGPT: HTML to Markdown, rounds of two speakers, blocked words.
+        sharegpt_clean: SharegptCleanOptions,
+        /// Long conversations become several.
+        sharegpt_split: SharegptSplitOptions,
+        /// Conversations with wrong lists or repeated digits.
+        sharegpt_filter: SharegptFilterOptions,
     }
     global {
         /// Lines that several documents have, as in cc_net.

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::conversation::Conversation;
-use super::json_records::JsonRecords;
 use crate::chat::Message;
 use crate::error::{DataError, Result};
+use crate::source::JsonRecords;
 
 /// Most messages of a conversation.
 const MOST_MESSAGES: usize = 100_000;

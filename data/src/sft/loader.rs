@@ -124,26 +124,38 @@ impl ExampleLoader {
     }
 
     fn passes(&self, examples: &[u32]) -> Vec<Batch> {
+        let rows = self.rows(examples);
+        rows.chunks(self.options.micro_batch).map(|rows| self.pass(rows)).collect()
+    }
+
+    /// The examples of each row.
+    fn rows(&self, examples: &[u32]) -> Vec<Vec<u32>> {
         let lengths: Vec<usize> = examples.iter().map(|n| self.examples.ids(*n).len()).collect();
         let rows = match self.options.packing {
             true => pack(&lengths, self.options.max_length),
             false => (0..lengths.len()).map(|n| vec![n]).collect(),
         };
-        let rows: Vec<Vec<u32>> =
-            rows.into_iter().map(|row| row.into_iter().map(|n| examples[n]).collect()).collect();
-        rows.chunks(self.options.micro_batch).map(|rows| self.pass(rows)).collect()
+        rows.into_iter().map(|row| row.into_iter().map(|n| examples[n]).collect()).collect()
+    }
+
+    /// Tokens of the examples of a row.
+    fn tokens(&self, row: &[u32]) -> usize {
+        row.iter().map(|n| self.examples.ids(*n).len()).sum()
+    }
+
+    /// Places of a row in a pass of `rows`.
+    fn row_length(&self, rows: &[Vec<u32>]) -> usize {
+        match self.options.packing {
+            true => self.options.max_length,
+            false => {
+                let longest = rows.iter().map(|row| self.tokens(row)).max().unwrap_or(1);
+                longest.next_multiple_of(LENGTH_STEP).min(self.options.max_length)
+            }
+        }
     }
 
     fn pass(&self, rows: &[Vec<u32>]) -> Batch {
-        let length =
-            |row: &Vec<u32>| row.iter().map(|n| self.examples.ids(*n).len()).sum::<usize>();
-        let time = match self.options.packing {
-            true => self.options.max_length,
-            false => {
-                let longest = rows.iter().map(length).max().unwrap_or(1);
-                longest.next_multiple_of(LENGTH_STEP).min(self.options.max_length)
-            }
-        };
+        let time = self.row_length(rows);
         let batch_size = self.options.micro_batch;
         let places = batch_size * time;
         let mut batch = Batch {
@@ -203,10 +215,11 @@ impl ExampleLoader {
         let epoch = (self.examples.train().len() as u64 / step).max(1);
         let (mut places, mut tokens) = (0, 0);
         for before in (0..epoch).map(|n| n * step) {
-            for pass in self.passes(&self.draw(before)) {
-                report.rows += pass.batch_size as u64;
-                places += pass.inputs.len();
-                tokens += pass.origins.iter().map(|origin| origin.tokens).sum::<usize>();
+            let micro_batch = self.options.micro_batch;
+            for rows in self.rows(&self.draw(before)).chunks(micro_batch) {
+                report.rows += micro_batch as u64;
+                places += micro_batch * self.row_length(rows);
+                tokens += rows.iter().map(|row| self.tokens(row)).sum::<usize>();
             }
         }
         report.padding = 1.0 - tokens as f64 / places.max(1) as f64;

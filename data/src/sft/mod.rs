@@ -12,7 +12,6 @@ mod conversation;
 mod encode;
 mod examples;
 mod formats;
-mod json_records;
 mod loader;
 mod pack;
 mod report;

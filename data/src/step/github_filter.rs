@@ -326,7 +326,7 @@ mod tests {
         };
         let step = GithubFilterOptions::default().build("").unwrap();
         match step.apply(&mut document, &mut StepCounts::default()) {
-            Verdict::Keep => String::new(),
+            Verdict::Keep | Verdict::Split(_) => String::new(),
             Verdict::Drop { reason, .. } => reason.name().to_owned(),
         }
     }

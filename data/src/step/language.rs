@@ -8,6 +8,7 @@ use super::{Step, StepCounts, StepOptions, Verdict};
 use crate::document::Document;
 use crate::error::{DataError, Result};
 use crate::language::{LanguageIdentifier, Newlines, round_score};
+use crate::sharegpt;
 
 /// Labels of a model that a message names.
 const MOST_NAMED: usize = 200;
@@ -24,6 +25,13 @@ pub struct LanguageOptions {
     /// datatrove and FineWeb have 0.65). Scores of the built-in detector are not those of
     /// fastText.
     pub threshold: f64,
+    /// Languages to drop, by the model's labels (list of strings, default empty); not with `keep`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skip: Vec<String>,
+    /// The text is a conversation, as ShareGPT has it: its messages are looked at, joined by line feeds
+    /// (bool, default false).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub conversation: bool,
     /// Languages to keep, by the model's labels (list of strings, default empty: all).
     pub keep: Vec<String>,
     /// What takes the place of a line feed: `space`, or `remove` as in cc_net (string, default
@@ -39,6 +47,8 @@ impl Default for LanguageOptions {
         Self {
             model: None,
             threshold: 0.5,
+            skip: Vec::new(),
+            conversation: false,
             keep: Vec::new(),
             newlines: Newlines::Space,
             round_score: true,
@@ -64,6 +74,13 @@ impl StepOptions for LanguageOptions {
     fn validate(&self, key: &str) -> Result<()> {
         if !(0.0..=1.0).contains(&self.threshold) {
             return Err(DataError::config(format!("{key}.threshold"), self.threshold, "0 to 1"));
+        }
+        if !self.skip.is_empty() && !self.keep.is_empty() {
+            return Err(DataError::config(
+                format!("{key}.skip"),
+                "`skip` beside `keep`",
+                "one of them",
+            ));
         }
         Ok(())
     }
@@ -93,8 +110,17 @@ struct LanguageStep {
 
 impl Step for LanguageStep {
     fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict {
-        let LanguageOptions { threshold, keep, newlines, round_score: round, .. } = &self.options;
-        let Some(found) = self.identifier.identify(&document.text, *newlines) else {
+        let LanguageOptions { threshold, keep, skip, newlines, round_score: round, .. } =
+            &self.options;
+        let messages = match self.options.conversation.then(|| sharegpt::turns(&document.text)) {
+            None => None,
+            Some(Ok(turns)) => Some(sharegpt::messages(&turns)),
+            Some(Err(error)) => {
+                return Verdict::broken(sharegpt::BAD_CONVERSATION, error.to_string());
+            }
+        };
+        let text = messages.as_ref().unwrap_or(&document.text);
+        let Some(found) = self.identifier.identify(text, *newlines) else {
             return Verdict::unwanted("language_below_threshold", "no words");
         };
         let score = if *round { round_score(found.score) } else { found.score };
@@ -107,6 +133,9 @@ impl Step for LanguageStep {
         counts.note(&format!("language {}", found.language));
         if !keep.is_empty() && !keep.iter().any(|kept| kept == found.language) {
             return Verdict::unwanted("language_not_kept", figures());
+        }
+        if skip.iter().any(|skipped| skipped == found.language) {
+            return Verdict::unwanted("language_skipped", figures());
         }
         Verdict::Keep
     }
@@ -127,7 +156,7 @@ mod tests {
 
     fn reason(verdict: &Verdict) -> Option<&str> {
         match verdict {
-            Verdict::Keep => None,
+            Verdict::Keep | Verdict::Split(_) => None,
             Verdict::Drop { reason, .. } => Some(reason.name()),
         }
     }

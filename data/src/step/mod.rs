@@ -1,4 +1,4 @@
-//! Steps over single documents: one document in, one document or a reason out.
+//! Steps over single documents: one document in, one document, several pieces or a reason out.
 //!
 //! A step depends on its configuration and the document alone, so the result is the same for any
 //! number of threads and any order. What needs other documents is in [`crate::dedup`].
@@ -15,6 +15,7 @@ mod latex;
 mod min_length;
 mod perplexity;
 mod reference_classifier;
+mod sharegpt;
 mod wikitext;
 
 pub use c4::{C4Options, C4Preset};
@@ -29,6 +30,7 @@ pub use latex::LatexOptions;
 pub use min_length::MinLengthOptions;
 pub use perplexity::PerplexityOptions;
 pub use reference_classifier::{ReferenceClassifierOptions, ReferencePreset};
+pub use sharegpt::{SharegptCleanOptions, SharegptFilterOptions, SharegptSplitOptions};
 pub use wikitext::WikitextOptions;
 
 use std::collections::BTreeMap;
@@ -73,10 +75,12 @@ pub trait StepOptions {
 }
 
 /// What becomes of a document.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// The document is kept.
     Keep,
+    /// The document becomes these, at least one, which go on in its place.
+    Split(Vec<Document>),
     /// The document is dropped.
     Drop {
         /// Why: a line of the report.

@@ -63,6 +63,12 @@ fn find_line_end(text: &str) -> Option<usize> {
     })
 }
 
+/// Whether `str.isprintable` holds for `c`: neither of category C nor a separator other than the space.
+pub fn is_printable(c: char) -> bool {
+    use GeneralCategoryGroup::{Other, Separator};
+    c == ' ' || !matches!(c.general_category_group(), Other | Separator)
+}
+
 /// Whether `str.isalpha` holds for `c`: general category L.
 pub fn is_alpha(c: char) -> bool {
     if c.is_ascii() {

@@ -19,7 +19,8 @@ use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
 
 use super::fast;
-use super::linear::{linear_backward_input, linear_forward};
+use super::inference::head_logits;
+use super::linear::linear_backward_input;
 use crate::backend::TransformerOps;
 
 /// The target of a position that takes no part in the loss (PyTorch's `ignore_index`).
@@ -82,8 +83,7 @@ pub fn head_cross_entropy_backward_input(
         let end = rows.min(begin + CHUNK_ROWS);
         let (x, targets) =
             (x.clone().narrow(1, begin, end - begin), flat.clone().narrow(1, begin, end - begin));
-        let (loss, dlogits) =
-            reference::logit_gradients(&linear_forward(&x, weight), &targets, scale);
+        let (loss, dlogits) = reference::logit_gradients(&head_logits(&x, weight), &targets, scale);
         losses.push(loss);
         gradients.push(linear_backward_input(&dlogits.cast(x.dtype()), weight));
     }

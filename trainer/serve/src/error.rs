@@ -187,6 +187,14 @@ pub enum ServeError {
         /// What was given and what to write instead.
         message: String,
     },
+    /// An endpoint does not answer a request.
+    #[error("{url}: {reason}")]
+    Endpoint {
+        /// The address, or the name of the model.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
     /// The grammar compiler cannot use the vocabulary.
     #[error("the vocabulary cannot be used for grammars: {reason}")]
     Vocabulary {

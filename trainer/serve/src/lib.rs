@@ -31,6 +31,7 @@
 //! | [`listener`] | connections |
 //! | [`server`] | a server's life, signals |
 //! | [`batch`] | offline batches |
+//! | [`api_client`] | requests to an endpoint of this kind, or to an engine of this process |
 //! | [`route`] | the router in front of many servers |
 
 pub mod error;
@@ -84,6 +85,8 @@ pub mod listener;
 pub mod server;
 
 pub mod batch;
+
+pub mod api_client;
 
 pub mod route;
 

@@ -74,6 +74,7 @@ pub fn write(
     tokens: SpecialTokens,
     tokenizer: Option<&Tokenizer>,
     chat_template: Option<&str>,
+    pad_token: PadToken,
 ) -> Result<()> {
     write_json(files, CONFIG_FILE, &config_json(model, tokens))?;
     write_json(
@@ -87,7 +88,7 @@ pub fn write(
         }),
     )?;
     match tokenizer {
-        Some(tokenizer) => write_tokenizer(files, model, tokenizer, chat_template),
+        Some(tokenizer) => write_tokenizer(files, model, tokenizer, chat_template, pad_token),
         None => Ok(()),
     }
 }
@@ -101,7 +102,15 @@ pub fn write_tokenizer(
     model: &LlamaConfig,
     tokenizer: &Tokenizer,
     chat_template: Option<&str>,
+    pad_token: PadToken,
 ) -> Result<()> {
+    let pad = match pad_token {
+        PadToken::None => None,
+        PadToken::Added => Some(tokenizer.vocab_size()),
+    };
+    if let Some(id) = pad {
+        write_json(files, "added_tokens.json", &json!({ PAD_TOKEN: id }))?;
+    }
     if tokenizer.is_sentencepiece() {
         files.write_bytes(TOKENIZER_FILE, tokenizer.model())?;
     }
@@ -122,7 +131,7 @@ pub fn write_tokenizer(
         ("unk_token", name(tokenizer.unk_id())),
     ];
     if !tokenizer.is_sentencepiece() {
-        return write_names(files, model, &marks, chat_template);
+        return write_names(files, model, &marks, chat_template, pad);
     }
     let mut config = json!({
         "tokenizer_class": class,
@@ -130,8 +139,9 @@ pub fn write_tokenizer(
         "add_eos_token": false,
         "pad_token": null,
         "clean_up_tokenization_spaces": false,
-        // `<s>` in a text is text.
-        "split_special_tokens": true,
+        // `<s>` in a text is text, unless a template writes its marks that way: other programs render it to
+        // text before they encode.
+        "split_special_tokens": chat_template.is_none(),
         // The ids of plain SentencePiece.
         "legacy": true,
         "model_max_length": model.max_seq_len,
@@ -144,11 +154,41 @@ pub fn write_tokenizer(
             map[key] = json!(name);
         }
     }
+    if let Some(id) = pad {
+        add_pad_token(&mut config, id);
+        map["pad_token"] = json!(PAD_TOKEN);
+    }
     if let Some(template) = chat_template {
         config["chat_template"] = json!(template);
     }
     write_json(files, TOKENIZER_CONFIG_FILE, &config)?;
     write_json(files, "special_tokens_map.json", &map)
+}
+
+/// The text of the token that fills rows up in other programs.
+const PAD_TOKEN: &str = "[PAD]";
+
+/// Whether the model knows a token behind those of its tokenizer that fills rows up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PadToken {
+    /// It does not.
+    None,
+    /// `[PAD]`, whose id is the size of the tokenizer.
+    Added,
+}
+
+fn add_pad_token(config: &mut Value, id: usize) {
+    config["pad_token"] = json!(PAD_TOKEN);
+    config["added_tokens_decoder"] = json!({
+        id.to_string(): {
+            "content": PAD_TOKEN,
+            "lstrip": false,
+            "normalized": false,
+            "rstrip": false,
+            "single_word": false,
+            "special": true,
+        }
+    });
 }
 
 /// The settings of a tokenizer that is a `tokenizer.json` alone, which has all but the names of its
@@ -158,6 +198,7 @@ fn write_names(
     model: &LlamaConfig,
     marks: &[(&str, Option<&str>)],
     chat_template: Option<&str>,
+    pad: Option<usize>,
 ) -> Result<()> {
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -168,6 +209,9 @@ fn write_names(
         if let Some(name) = name {
             config[*key] = json!(name);
         }
+    }
+    if let Some(id) = pad {
+        add_pad_token(&mut config, id);
     }
     if let Some(template) = chat_template {
         config["chat_template"] = json!(template);
@@ -493,7 +537,8 @@ mod tests {
     fn the_shape_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let tokens = SpecialTokens { bos: 5, eos: 6 };
-        write(&mut CheckpointFiles::new(dir.path()), &model(), tokens, None, None).unwrap();
+        write(&mut CheckpointFiles::new(dir.path()), &model(), tokens, None, None, PadToken::None)
+            .unwrap();
         assert!(is_model(dir.path()));
         assert_eq!(
             read(dir.path()).unwrap(),

@@ -1,11 +1,13 @@
 //! `altiplano eval`.
 
+mod judge;
+
 use std::path::PathBuf;
 
 use altiplano_data::document::Split;
 use altiplano_data::progress::{Progress, ProgressMode, Work};
 use altiplano_model::Precision;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::output::{print_json, print_line};
@@ -15,10 +17,29 @@ use crate::eval::{Score, Windows, score_documents};
 use crate::eval_documents::read_documents;
 use crate::trained_model::TrainedModel;
 
-/// Loss, perplexity and bits per byte of a checkpoint on held-out documents.
+/// Loss, perplexity and bits per byte of a checkpoint on held-out documents; or, by a command of its own, what a
+/// model says of the answers of others.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLE)]
-pub struct EvalArgs {
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = EXAMPLE
+)]
+pub struct EvalCommand {
+    #[command(subcommand)]
+    other: Option<OtherEvaluation>,
+    #[command(flatten)]
+    documents: Option<EvalArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+enum OtherEvaluation {
+    Judge(judge::JudgeArgs),
+}
+
+// No documentation comment: it would become that of the command.
+#[derive(Debug, Args)]
+struct EvalArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
     /// directory with tokenizer.model or tokenizer.json.
     #[arg(long, value_name = "DIR")]
@@ -70,7 +91,16 @@ enum SplitName {
 }
 
 /// Runs the command.
-pub fn run(args: EvalArgs) -> Result<()> {
+pub fn run(command: EvalCommand) -> Result<()> {
+    match (command.other, command.documents) {
+        (Some(OtherEvaluation::Judge(args)), _) => judge::run(args),
+        (None, Some(args)) => evaluate(args),
+        // clap asks for the arguments of one of them.
+        (None, None) => Ok(()),
+    }
+}
+
+fn evaluate(args: EvalArgs) -> Result<()> {
     use_threads(args.threads)?;
     let trained = TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
     let limit = trained.model.config.max_seq_len;

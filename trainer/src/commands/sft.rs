@@ -1,8 +1,11 @@
 //! `altiplano sft`.
 
+mod generate;
+mod identity;
+
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::Outcome;
 use super::output::{print, print_json, print_line};
@@ -16,8 +19,10 @@ use crate::{launch, signals};
 
 /// Fine-tune a model on conversations.
 #[derive(Debug, Args)]
-#[command(after_help = after_help())]
+#[command(after_help = after_help(), args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct SftArgs {
+    #[command(subcommand)]
+    other: Option<SftCommand>,
     /// Configuration of the run; not with --resume.
     #[arg(required_unless_present = "resume")]
     config: Option<PathBuf>,
@@ -40,6 +45,12 @@ pub struct SftArgs {
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum SftCommand {
+    Generate(generate::GenerateArgs),
+    Identity(identity::IdentityArgs),
 }
 
 fn after_help() -> String {
@@ -65,6 +76,13 @@ Signals end a run as they end `altiplano train`.",
 
 /// Runs the command.
 pub fn run(mut args: SftArgs) -> Result<Outcome> {
+    match args.other {
+        Some(SftCommand::Generate(args)) => {
+            return generate::run(args).map(|()| Outcome::Done);
+        }
+        Some(SftCommand::Identity(args)) => return identity::run(args).map(|()| Outcome::Done),
+        None => {}
+    }
     if let Some(launcher) = launch::launcher()? {
         let message = format!("sft trains on one rank, but {launcher} started {}", launcher.ranks);
         return Err(launch::said_once(&launcher, TrainerError::Usage { message }));

@@ -13,6 +13,7 @@ impl ConfigFile for DataConfig {
         "sources.*.*.list",
         "sources.*.*.root",
         "sources.*.steps.*.*.model",
+        "sources.*.steps.*.*.tokenizer",
         "sources.*.steps.*.*.files.*",
         "sources.*.steps.*.*.bad_words",
     ];

@@ -7,12 +7,16 @@
 mod check;
 mod data;
 mod document;
+mod endpoint;
 mod explain;
+mod identity;
+mod judge;
 mod load;
 mod locate;
 mod parallel;
 mod path;
 mod resume;
+mod self_instruct;
 mod sft;
 mod step;
 mod train;
@@ -20,12 +24,16 @@ mod yaml;
 
 pub use altiplano_data::DataConfig;
 pub(crate) use check::MOST_THREADS;
+pub use endpoint::EndpointConfig;
 pub(crate) use explain::nearest;
+pub use identity::{IdentityConfig, IdentityGroup};
+pub use judge::{JudgeConfig, JudgeMode, JudgedModel};
 pub use load::{ConfigFile, Problem, load};
 pub use parallel::{ParallelConfig, Shard};
 pub use path::{normalize, relative_to};
 pub use resume::{Change, ON_RESUME, ON_RESUME_SFT, OnResume, keys_with};
 pub(crate) use resume::{collect_differences, recorded_changes};
+pub use self_instruct::SelfInstructConfig;
 pub use sft::{LoraConfig, SftBatchConfig, SftConfig, SftOptimizerConfig, SftValidateConfig};
 pub use step::load_step;
 pub use train::{

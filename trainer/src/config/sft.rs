@@ -14,7 +14,7 @@ use super::check::{
 };
 use super::load::{ConfigFile, Problem, load};
 use super::parallel::ParallelConfig;
-use super::path::relative_to;
+use super::path::{beside_links, relative_to};
 use super::train::{
     BatchConfig, CheckpointConfig, LrSchedule, MetricsConfig, OptimizerConfig, SampleConfig,
     TrainConfig, ValidateConfig,
@@ -66,6 +66,10 @@ pub struct SftConfig {
     /// Whether an example with the messages of an earlier one is left out. Default false.
     #[serde(default)]
     pub drop_duplicates: bool,
+    /// Whether the model gets a token `[PAD]` behind those of its tokenizer, as the published Alpaca has it. Nothing
+    /// here needs one. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub add_pad_token: bool,
     /// Passes over the examples. Either this or `steps`. Default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
@@ -344,10 +348,25 @@ impl SftConfig {
         }
         let config: Self = load(&file, overrides)?;
         let dir = run_dir.canonicalize().map_err(TrainerError::io(run_dir))?;
-        Ok(match config.run_dir().canonicalize().ok().as_ref() == Some(&dir) {
+        let mut config = match config.run_dir().canonicalize().ok().as_ref() == Some(&dir) {
             true => config,
             false => config.placed_at(&dir),
-        })
+        };
+        // A run that was moved and left a link in its place still finds what lies around the link.
+        let files = config.data.iter_mut().map(|file| &mut file.path);
+        for path in files.chain([&mut config.base]).filter(|path| !path.exists()) {
+            let around = beside_links(path);
+            if around.exists() {
+                *path = around;
+            }
+        }
+        if !is_built_in(&config.template) && !Path::new(&config.template).exists() {
+            let around = beside_links(Path::new(&config.template));
+            if let (true, Some(around)) = (around.exists(), around.to_str()) {
+                config.template = around.to_owned();
+            }
+        }
+        Ok(config)
     }
 
     /// The configuration as that of the run in `dir`.
@@ -412,6 +431,10 @@ impl ConfigFile for SftConfig {
         check_skip_outliers(self.skip_outliers)?;
         if let Some(lora) = &self.lora {
             lora.check()?;
+            if self.add_pad_token {
+                let message = "found true beside `lora`, which trains no embedding: expected false";
+                return Err(Problem::new("add_pad_token", message));
+            }
         }
         if self.data.is_empty() {
             return Err(Problem::new("data", "empty: expected at least one file of examples"));

@@ -64,6 +64,25 @@ fn every_shipped_fine_tuning_is_valid() {
 }
 
 #[test]
+fn every_shipped_configuration_of_requests_is_valid() {
+    for path in configs("judge") {
+        load::<JudgeConfig>(&path, &[]).unwrap();
+    }
+    for path in configs("identity") {
+        let rounds = load::<IdentityConfig>(&path, &["name={name} X".into()]).unwrap().rounds();
+        let questions: std::collections::BTreeSet<_> = rounds.iter().map(|[q, _]| q).collect();
+        // As many as FastChat's.
+        assert_eq!((questions.len(), rounds.len()), (87, 937));
+        let answers = rounds.iter().filter(|[_, answer]| answer.contains("{name} X"));
+        assert!(answers.count() > 400);
+        assert!(rounds.iter().all(|[q, a]| !q.contains("{o") && !a.contains("{o")));
+    }
+    for path in configs("self_instruct") {
+        load::<SelfInstructConfig>(&path, &[]).unwrap();
+    }
+}
+
+#[test]
 fn every_shipped_data_configuration_is_valid() {
     for path in configs("data") {
         if path.ends_with("llama1_mixture.yaml") {
@@ -159,7 +178,7 @@ fn the_recipes_are_those_of_the_paper() {
 
 #[test]
 fn every_shipped_key_has_a_comment() {
-    for path in configs("train").into_iter().chain(configs("model")).chain(configs("sft")) {
+    for path in ["train", "model", "sft", "judge", "self_instruct"].into_iter().flat_map(configs) {
         let text = std::fs::read_to_string(&path).unwrap();
         let mut commented = std::collections::BTreeSet::new();
         let mut above = "";

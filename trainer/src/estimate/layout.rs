@@ -16,10 +16,10 @@
 //! ranks split that by tokens too:
 //!
 //! ```text
-//! policy       with sequence                       without
-//! none         [e(6C + KV + 3F) + 4H + 8] / t      e 4C + 8 + [e(2C + KV + 3F) + 4H] / t
-//! selective    [e(4C + KV + 2F) + 4H] / t          e 2C + [e(2C + KV + 2F) + 4H] / t
-//! full         e C / t                             e C
+//! policy       with sequence                          without
+//! none         [e(4C + 2HD + KV + 3F) + 4H + 8] / t   e 4C + 8 + [e(2HD + KV + 3F) + 4H] / t
+//! selective    [e(2C + 2HD + KV + 2F) + 4H] / t       e 2C + [e(2HD + KV + 2F) + 4H] / t
+//! full         e C / t                                e C
 //! ```
 
 use altiplano_model::LlamaConfig;
@@ -67,10 +67,8 @@ impl Layout {
         let model = &config.model;
         let t = self.tensor;
         let wrong = |message: String| Err(TrainerError::Usage { message });
-        let divisors = |n: u64| {
-            let divisors = (1..=n).filter(|d| n.is_multiple_of(*d)).map(|d| d.to_string());
-            divisors.collect::<Vec<_>>().join(", ")
-        };
+        let divisors =
+            |n: u64| divisors(n).iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         let heads = model.n_heads as u64;
         if t == 0 || !heads.is_multiple_of(t) {
             return wrong(format!(
@@ -123,6 +121,14 @@ impl Layout {
     }
 }
 
+/// The divisors of `n`, ascending.
+pub(super) fn divisors(n: u64) -> Vec<u64> {
+    let small: Vec<u64> =
+        (1..).take_while(|d| *d <= n / *d).filter(|d| n.is_multiple_of(*d)).collect();
+    let large = small.iter().rev().map(|d| n / d).filter(|d| d * d != n);
+    small.iter().copied().chain(large).collect()
+}
+
 /// Sequences of an optimizer step, over all copies.
 pub fn sequences_per_step(config: &TrainConfig) -> u64 {
     config.batch.micro_batch as u64 * config.batch.grad_accum_steps as u64
@@ -133,8 +139,10 @@ pub fn sequences_per_step(config: &TrainConfig) -> u64 {
 pub struct RankParameters {
     /// In the matrices of a layer.
     pub layer: u64,
-    /// In its rows of the embedding, and again in those of the head.
+    /// In its rows of the embedding, and again in those of a head that is not tied to it.
     pub embedding: u64,
+    /// Tables of that size: the embedding, and the head unless it is tied.
+    tables: u64,
     /// In norm gains, which every rank holds whole.
     pub gains: u64,
     layers: u64,
@@ -151,6 +159,7 @@ impl RankParameters {
             // q and o; k and v; gate, up and down.
             layer: 2 * heads * d * c + 2 * kv_heads * d * c + 3 * (f / tensor) * c,
             embedding: (model.vocab_size as u64).div_ceil(tensor) * c,
+            tables: if model.tie_word_embeddings { 1 } else { 2 },
             gains: (2 * layers + 1) * c,
             layers,
         }
@@ -158,7 +167,7 @@ impl RankParameters {
 
     /// In all matrices: P_l.
     pub fn matrices(&self) -> u64 {
-        self.layers * self.layer + 2 * self.embedding
+        self.layers * self.layer + self.tables * self.embedding
     }
 
     /// In the largest bucket of gradients.
@@ -178,12 +187,13 @@ fn saved_per_token(
 ) -> u64 {
     let (e, t) = (precision.bytes() as u64, layout.tensor);
     let (c, f, h) = (model.dim as u64, model.ffn_dim() as u64, model.n_heads as u64);
+    let hd = model.attention_dim() as u64;
     let kv_heads = (model.kv_heads() as u64 / t).max(1) * t;
     let kv = 2 * kv_heads * model.head_dim() as u64;
     // Shared by tokens or by nobody; shared by heads and columns.
     let (tokens, columns) = match policy {
-        ActivationCheckpointing::None => (e * 4 * c + 8, e * (2 * c + kv + 3 * f) + 4 * h),
-        ActivationCheckpointing::Selective => (e * 2 * c, e * (2 * c + kv + 2 * f) + 4 * h),
+        ActivationCheckpointing::None => (e * 4 * c + 8, e * (2 * hd + kv + 3 * f) + 4 * h),
+        ActivationCheckpointing::Selective => (e * 2 * c, e * (2 * hd + kv + 2 * f) + 4 * h),
         ActivationCheckpointing::Full => (e * c, 0),
     };
     match layout.sequence {
@@ -342,11 +352,31 @@ pub(super) mod tests {
         for tensor in [2, 4, 8, 64] {
             assert_eq!(RankParameters::new(&model, tensor).matrices() * tensor, whole.matrices());
         }
+        // A tied head is no table of its own, and heads may be wider than their share of the model.
+        let odd = LlamaConfig { tie_word_embeddings: true, head_dim: Some(256), ..model.clone() };
+        let whole = RankParameters::new(&odd, 1);
+        assert_eq!(whole.matrices() + whole.gains, odd.parameter_count() as u64);
+        let layout = Layout { tensor: 1, ..eight_by(1, 1) };
+        for policy in POLICIES {
+            let found = saved_per_token(&odd, Precision::Bf16, &layout, policy);
+            let expected = saved_bytes_per_layer(&odd, policy, Precision::Bf16, 1, 1);
+            assert_eq!(found, expected as u64, "{policy:?}");
+        }
         // More ranks than heads of keys and values: several hold the same.
         let model = LlamaConfig { n_kv_heads: Some(2), ..model };
         let [two, eight] = [2, 8].map(|tensor| RankParameters::new(&model, tensor));
         assert_eq!(two.layer * 2, RankParameters::new(&model, 1).layer);
         assert!(eight.layer * 8 > two.layer * 2);
+    }
+
+    #[test]
+    fn divisors_are_all_there() {
+        for n in 1..200 {
+            let slow: Vec<u64> = (1..=n).filter(|d| n % d == 0).collect();
+            assert_eq!(divisors(n), slow, "{n}");
+        }
+        assert!(divisors(0).is_empty());
+        assert_eq!(divisors((1 << 40) + 15).len() % 2, 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use altiplano_model::config::ActivationCheckpointing;
 use serde::Serialize;
 
-use super::layout::{Layout, RankMemory, sequences_per_step};
+use super::layout::{Layout, RankMemory, divisors, sequences_per_step};
 use super::time::{Profile, StepTime};
 use crate::config::{Shard, TrainConfig};
 
@@ -49,7 +49,7 @@ pub fn layouts(config: &TrainConfig, ranks: u64, profile: &Profile) -> Vec<Candi
     };
     let mut found = Vec::new();
     let most = (config.model.n_heads as u64).min(ranks);
-    for tensor in (1..=most).filter(|tensor| ranks.is_multiple_of(*tensor)) {
+    for tensor in divisors(ranks).into_iter().filter(|tensor| *tensor <= most) {
         for micro_batch in micro_batches() {
             for policy in policies {
                 for shard in shards {

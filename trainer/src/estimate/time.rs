@@ -4,10 +4,10 @@
 //! bytes of an activation and w of a weight:
 //!
 //! ```text
-//! products   [6 (P − V C) N / t + recomputed] / (peak · gemm),  recomputed = 2 (P − 2 V C) N / t + 2 L C T N / t
+//! products   [6 (P − V C) N / t + recomputed] / (peak · gemm),  recomputed = 2 (P − 2 V C) N / t + 2 L HD T N / t
 //!                                                                under `full`, else 0
-//! attention  3.5 · 2 L T C N / t / (peak · attention)            forward 1, backward 2.5: scores again
-//! memory     L N e [3 (10 C / s + (4 C + 3 F) / t) + (4 C / s + 3 F / t unless `none`)] / bandwidth
+//! attention  3.5 · 2 L T HD N / t / (peak · attention)            forward 1, backward 2.5: scores again
+//! memory     L N e [3 (10 C / s + (4 HD + 3 F) / t) + (4 C / s + 3 F / t unless `none`)] / bandwidth
 //!                                                                s = t with sequence, else 1
 //! tensor     (c L + 6) [(t − 1)/t · N C e / β + α],              c = 10 with sequence, else 8;
 //!                                                                3 or 2 more under `full`
@@ -15,7 +15,7 @@
 //! scatter    (d − 1)/d · 4 P_l / β + L α       gather   (d − 1)/d · w P_l / β + L α
 //! ```
 //!
-//! Of a scatter, what does not fit under two thirds of a micro-batch (its backward pass) is seen, of
+//! With a tied head one V C less is taken off P in both. Of a scatter, what does not fit under two thirds of a micro-batch (its backward pass) is seen, of
 //! a gather what does not fit under the third, and a last layer's share of both always. A group
 //! within a host exchanges at the host's rate, any other at the network's.
 
@@ -184,9 +184,15 @@ impl Parts {
         let p = model.parameter_count() as f64;
         let parameters = RankParameters::new(model, layout.tensor);
         let p_l = (parameters.matrices() + parameters.gains) as f64;
+        let hd = model.attention_dim() as f64;
+        // The embedding is looked up; one that is tied takes part as the head. Both are outside the layers.
+        let (looked_up, outside) = match model.tie_word_embeddings {
+            true => (0.0, v * c),
+            false => (v * c, 2.0 * v * c),
+        };
         let full = layout.policy == ActivationCheckpointing::Full;
         let recomputed = match full {
-            true => (2.0 * (p - 2.0 * v * c) + 2.0 * layers * c * time) * n / t,
+            true => (2.0 * (p - outside) + 2.0 * layers * hd * time) * n / t,
             false => 0.0,
         };
         let s = if layout.sequence { t } else { 1.0 };
@@ -194,7 +200,7 @@ impl Parts {
             ActivationCheckpointing::None => 0.0,
             _ => 4.0 * c / s + 3.0 * f / t,
         };
-        let moved = layers * n * e * (3.0 * (10.0 * c / s + (4.0 * c + 3.0 * f) / t) + again);
+        let moved = layers * n * e * (3.0 * (10.0 * c / s + (4.0 * hd + 3.0 * f) / t) + again);
         let (tensor_rate, tensor_latency) = profile.link(layout.tensor, 1);
         let (data_rate, data_latency) = profile.link(layout.data, layout.tensor);
         let per_layer = match (layout.sequence, full) {
@@ -209,9 +215,9 @@ impl Parts {
             latency: layers * several(d, data_latency),
         };
         Self {
-            products: (6.0 * (p - v * c) * n / t + recomputed)
+            products: (6.0 * (p - looked_up) * n / t + recomputed)
                 / (profile.peak_flops_per_second * profile.gemm_share),
-            attention: 3.5 * 2.0 * layers * time * c * n
+            attention: 3.5 * 2.0 * layers * time * hd * n
                 / t
                 / (profile.peak_flops_per_second * profile.attention_share),
             memory: moved / profile.memory_bytes_per_second,

@@ -20,7 +20,7 @@ use super::stored_model::{
     StoredModel, StoredWeights, Summary, TextSettings, check_vocabulary, file_error, progress,
     tensor_error,
 };
-use crate::checkpoint::hugging_face::{TOKENIZER_CONFIG_FILE, TOKENIZER_JSON_FILE};
+use crate::checkpoint::hugging_face::{PadToken, TOKENIZER_CONFIG_FILE, TOKENIZER_JSON_FILE};
 use crate::checkpoint::{self, CHAT_TEMPLATE_FILE, CheckpointFiles, hugging_face, peft};
 use crate::error::{Result, TrainerError};
 
@@ -338,7 +338,14 @@ pub(super) fn write_settings(
     stored: StoredAs,
     more: &[(&str, Value)],
 ) -> Result<()> {
-    hugging_face::write(files, &model.config, model.tokens, model.tokenizer.as_ref(), None)?;
+    hugging_face::write(
+        files,
+        &model.config,
+        model.tokens,
+        model.tokenizer.as_ref(),
+        None,
+        PadToken::None,
+    )?;
     let mut config = read_object(&written.join(CONFIG_FILE))?;
     let number_format = match stored {
         StoredAs::F16 => "float16",

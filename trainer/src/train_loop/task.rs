@@ -8,7 +8,7 @@ use altiplano_data::{Batch, Tokenizer};
 use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::checkpoint::hugging_face::{self, SpecialTokens};
+use crate::checkpoint::hugging_face::{self, PadToken, SpecialTokens};
 use crate::checkpoint::{CheckpointFiles, TrainState};
 use crate::config::{Change, TrainConfig};
 use crate::error::Result;
@@ -20,6 +20,12 @@ use crate::world::Ranks;
 pub(crate) trait Task: Send {
     /// What the loop has to know: the model, the number of steps, the optimizer, intervals.
     fn config(&self) -> &TrainConfig;
+
+    /// Floating-point operations of one forward and backward pass per token.
+    fn flops_per_token(&self) -> f64 {
+        let config = self.config();
+        config.model.train_flops_per_token(config.batch.seq_len)
+    }
 
     /// The settings as a checkpoint keeps them, with paths as seen from `run_dir`.
     ///
@@ -78,7 +84,8 @@ pub(crate) trait Task: Send {
     /// When a file cannot be written.
     fn write_model_files(&self, files: &mut CheckpointFiles) -> Result<()> {
         let (tokens, template) = (self.special_tokens(), self.chat_template());
-        hugging_face::write(files, &self.config().model, tokens, self.tokenizer(), template)
+        let (model, tokenizer) = (&self.config().model, self.tokenizer());
+        hugging_face::write(files, model, tokens, tokenizer, template, PadToken::None)
     }
 
     /// Opens what is trained on, of which these ranks read their shares. Nothing below is called before.

@@ -21,7 +21,7 @@ fn run(options: &C4Options, text: &str) -> Outcome {
     let mut document = Document { id: "a".into(), text: text.into(), ..Document::default() };
     let mut counts = StepCounts::default();
     let reason = match step.apply(&mut document, &mut counts) {
-        Verdict::Keep => None,
+        Verdict::Keep | Verdict::Split(_) => None,
         Verdict::Drop { reason, .. } => Some(reason.name().to_owned()),
     };
     Outcome { text: document.text, reason, counts }

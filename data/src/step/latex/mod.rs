@@ -231,7 +231,7 @@ The end.
     fn what_is_no_paper_is_dropped_with_its_reason() {
         let reason = |options: &LatexOptions, text: &str| match apply(options, text).0 {
             Verdict::Drop { reason, .. } => reason.name().to_owned(),
-            Verdict::Keep => String::new(),
+            Verdict::Keep | Verdict::Split(_) => String::new(),
         };
         assert_eq!(reason(&short(), "Just text, 100% of it."), "not_latex");
         assert_eq!(reason(&short(), "\\def\\a{x} \\a \\bye"), "no_section");

@@ -212,7 +212,9 @@ fn the_step_counts_titles_and_drops() {
                 assert_eq!(counts, StepCounts::default());
                 reason.name().to_owned()
             }
-            (Verdict::Keep, counts) => format!("{} {:?}", document.text, counts.noted),
+            (Verdict::Keep | Verdict::Split(_), counts) => {
+                format!("{} {:?}", document.text, counts.noted)
+            }
         }
     };
     assert_eq!(reason("one two three four", &step), "stub");

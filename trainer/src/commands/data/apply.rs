@@ -22,8 +22,8 @@ const MAX_LINE_BYTES: u64 = 256 << 20;
 
 /// Send JSON lines from standard input through one step to standard output.
 ///
-/// Every line is an object with `text` and, if it has one, `id`; all other fields are kept. A
-/// dropped document leaves a JSON line with its id and reason on standard error.
+/// Every line is an object with `text` and, if it has one, `id`; all other fields are kept. A list
+/// `conversations`, as ShareGPT has it, may stand for the text. A dropped document leaves a JSON line with its id and reason on standard error.
 #[derive(Debug, Args)]
 #[command(after_help = APPLY_EXAMPLE)]
 pub(in crate::commands) struct ApplyArgs {
@@ -36,8 +36,9 @@ pub(in crate::commands) struct ApplyArgs {
 }
 
 const APPLY_EXAMPLE: &str = "\
-Example:
-  echo '{\"id\": \"a\", \"text\": \"Read More…\"}' | altiplano data apply ccnet_hash";
+Examples:
+  echo '{\"id\": \"a\", \"text\": \"Read More…\"}' | altiplano data apply ccnet_hash
+  altiplano data apply sharegpt_clean < tests/fixtures/sft/web_chats.jsonl";
 
 pub(super) fn run(args: &ApplyArgs) -> Result<()> {
     use_threads(None)?;
@@ -59,10 +60,14 @@ pub(super) fn run(args: &ApplyArgs) -> Result<()> {
         first += lines.len();
         for result in done {
             match result {
-                Applied::Kept(object) => serde_json::to_writer(&mut stdout, &object)
-                    .map_err(std::io::Error::from)
-                    .and_then(|()| stdout.write_all(b"\n"))
-                    .map_err(TrainerError::Output)?,
+                Applied::Kept(objects) => {
+                    for object in objects {
+                        serde_json::to_writer(&mut stdout, &object)
+                            .map_err(std::io::Error::from)
+                            .and_then(|()| stdout.write_all(b"\n"))
+                            .map_err(TrainerError::Output)?;
+                    }
+                }
                 Applied::Dropped(dropped) => {
                     let line = serde_json::to_string(&dropped).unwrap_or_default();
                     terminal::write_line(&line);

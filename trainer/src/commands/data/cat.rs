@@ -4,6 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use altiplano_data::document::{Split, list_documents};
+use altiplano_data::{DataError, sharegpt};
 use clap::{Args, ValueEnum};
 
 use crate::commands::threads::use_threads;
@@ -38,6 +39,8 @@ enum Format {
     Text,
     /// One JSON object a line.
     Jsonl,
+    /// Conversations as `altiplano sft` reads them: an object with `id` and `conversations` a line.
+    Sharegpt,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -63,6 +66,7 @@ pub(super) fn run(args: &CatArgs) -> Result<()> {
         if written >= limit {
             break;
         }
+        let path = file.path.clone();
         for document in file.reader()?.take(limit - written) {
             let document = document?;
             let line = match args.format {
@@ -71,6 +75,14 @@ pub(super) fn run(args: &CatArgs) -> Result<()> {
                 Format::Jsonl => serde_json::to_writer(&mut stdout, &document)
                     .map_err(std::io::Error::from)
                     .and_then(|()| writeln!(stdout)),
+                Format::Sharegpt => {
+                    let Some(record) = sharegpt::record(&document) else {
+                        let reason =
+                            format!("the text of document {} is not a conversation", document.id);
+                        return Err(DataError::bad_file(&path, reason).into());
+                    };
+                    writeln!(stdout, "{record}")
+                }
             };
             line.map_err(TrainerError::Output)?;
             written += 1;

@@ -3,18 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
+use super::input::InputReader;
 use crate::error::{DataError, Result};
-use crate::source::InputReader;
 
 /// Largest record in bytes.
-pub(super) const LARGEST_RECORD: usize = 16 << 20;
+const LARGEST_RECORD: usize = 16 << 20;
 
 /// The mark with which some programs begin a UTF-8 file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Cuts a file into the texts of its records. What is inside a record is not looked at, but for where
 /// it ends.
-pub(super) struct JsonRecords {
+pub(crate) struct JsonRecords {
     reader: InputReader,
     path: PathBuf,
     /// Bytes read so far.

@@ -1,0 +1,142 @@
+//! Questions, answers and references, in the files of MT-bench and of the first Vicuna evaluation.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Result, TrainerError};
+
+/// Largest file that is read.
+const LARGEST_FILE: u64 = 1 << 30;
+/// Most turns of a question.
+const MOST_TURNS: usize = 100;
+/// Kinds of questions for which the judge is shown an answer that is right.
+const WITH_REFERENCE: [&str; 3] = ["math", "reasoning", "coding"];
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// Its name.
+    pub id: String,
+    /// What it is about: `writing`, `math`.
+    pub category: String,
+    /// What the user says, turn by turn.
+    pub turns: Vec<String>,
+    /// Answers that are right, by turn; empty where there are none.
+    pub reference: Vec<String>,
+}
+
+impl Question {
+    /// Whether the judge is shown an answer that is right.
+    pub fn needs_reference(&self) -> bool {
+        WITH_REFERENCE.contains(&self.category.as_str())
+    }
+
+    /// Temperature of an answer: writing needs variety, computing needs none.
+    pub fn temperature(&self) -> f64 {
+        match self.category.as_str() {
+            "extraction" | "math" | "coding" | "reasoning" => 0.0,
+            "stem" | "humanities" => 0.1,
+            _ => 0.7,
+        }
+    }
+}
+
+/// The objects of a file of JSON lines, with the place of each for messages.
+fn objects(path: &Path) -> Result<Vec<(String, Value)>> {
+    let size = path.metadata().map_err(TrainerError::io(path))?.len();
+    if size > LARGEST_FILE {
+        let reason = format!("{size} bytes, more than {LARGEST_FILE}");
+        return Err(TrainerError::RunFile { path: path.to_owned(), reason });
+    }
+    let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
+    let mut objects = Vec::new();
+    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let place = format!("{}:{}", path.display(), number + 1);
+        match serde_json::from_str(line) {
+            Ok(value @ Value::Object(_)) => objects.push((place, value)),
+            Ok(_) => return Err(wrong(&place, "expected an object")),
+            Err(error) => return Err(wrong(&place, format!("not JSON: {error}"))),
+        }
+    }
+    if objects.is_empty() {
+        return Err(wrong(&path.display().to_string(), "is empty"));
+    }
+    Ok(objects)
+}
+
+pub(super) fn wrong(place: &str, reason: impl Into<String>) -> TrainerError {
+    TrainerError::PromptFile { place: place.to_owned(), reason: reason.into() }
+}
+
+fn id_of(place: &str, object: &Value) -> Result<String> {
+    match object.get("question_id") {
+        Some(Value::String(id)) => Ok(id.clone()),
+        Some(Value::Number(id)) => Ok(id.to_string()),
+        _ => Err(wrong(place, "question_id: expected a number or a string")),
+    }
+}
+
+fn strings(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+/// Reads `{"question_id", "category", "turns": […], "reference": […]}` or, with one turn,
+/// `{"question_id", "category", "text"}`, a line each.
+///
+/// # Errors
+/// [`TrainerError::PromptFile`] names the line and its key.
+pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
+    let mut questions: Vec<Question> = Vec::new();
+    let mut seen = HashMap::new();
+    for (place, object) in objects(path)? {
+        let id = id_of(&place, &object)?;
+        if let Some(before) = seen.insert(id.clone(), place.clone()) {
+            return Err(wrong(&place, format!("question_id {id:?} is that of {before} too")));
+        }
+        let turns = match (object.get("turns"), object.get("text")) {
+            (Some(turns), _) => strings(turns),
+            (None, Some(Value::String(text))) => Some(vec![text.clone()]),
+            _ => None,
+        };
+        let Some(turns) = turns.filter(|turns| (1..=MOST_TURNS).contains(&turns.len())) else {
+            let expected = format!("turns: expected a list of 1 to {MOST_TURNS} strings");
+            return Err(wrong(&place, expected));
+        };
+        let category = object.get("category").and_then(Value::as_str).unwrap_or("general");
+        let reference = object.get("reference").and_then(strings).unwrap_or_default();
+        questions.push(Question { id, category: category.to_owned(), turns, reference });
+    }
+    Ok(questions)
+}
+
+/// Reads answers by question: `{"question_id", "choices": [{"turns": […]}]}` or `{"question_id", "text"}`, a
+/// line each.
+///
+/// # Errors
+/// [`TrainerError::PromptFile`] names the line and its key.
+pub fn read_answers(path: &Path) -> Result<HashMap<String, Vec<String>>> {
+    let mut answers = HashMap::new();
+    for (place, object) in objects(path)? {
+        let id = id_of(&place, &object)?;
+        let turns = match (object.pointer("/choices/0/turns"), object.get("text")) {
+            (Some(turns), _) => strings(turns),
+            (None, Some(Value::String(text))) => Some(vec![text.clone()]),
+            _ => None,
+        };
+        let Some(turns) = turns else {
+            return Err(wrong(&place, "choices.0.turns: expected a list of strings"));
+        };
+        answers.insert(id, turns);
+    }
+    Ok(answers)
+}
+
+/// The prompts of a judge, as its file has them.
+pub(super) fn prompt_objects(path: &Path) -> Result<Vec<(String, Value)>> {
+    objects(path)
+}
