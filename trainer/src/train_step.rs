@@ -111,7 +111,7 @@ impl Trainer {
         Self::new(config, AdamWState { master_weights, m, v }, ranks)
     }
 
-    /// The trainer that [`Trainer::save_tensors`] wrote into a checkpoint, whose files are already
+    /// The trainer whose tensors are in a checkpoint, whose files are already
     /// verified and whose `state` is read.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Trainer {
         Self::with_adapters(config, weights, AdapterState::start(adapters))
     }
 
-    /// The trainer of adapters that [`Trainer::save_tensors`] wrote into a checkpoint, whose files are already
+    /// The trainer of adapters whose tensors are in a checkpoint, whose files are already
     /// verified.
     ///
     /// # Errors
