@@ -247,7 +247,7 @@ fn format_by_content(path: &Path) -> Result<TextFormat> {
     // A long first line reaches over the part that is looked at.
     let parsed = serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
     let whole = line.len() < text.len();
-    Ok(if object && (parsed || !whole) || plain_format(path) == TextFormat::Jsonl && object {
+    Ok(if object && (parsed || !whole || plain_format(path) == TextFormat::Jsonl) {
         TextFormat::Jsonl
     } else {
         TextFormat::Files

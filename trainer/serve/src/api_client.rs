@@ -205,8 +205,12 @@ impl Endpoint {
         };
         let id = app.new_id();
         let answer = match interface {
-            Interface::Chat => chat_completions::answer_whole(app, RequestBody::of_json(body), &id).await,
-            Interface::Completions => completions::answer_whole(app, RequestBody::of_json(body), &id).await,
+            Interface::Chat => {
+                chat_completions::answer_whole(app, RequestBody::of_json(body), &id).await
+            }
+            Interface::Completions => {
+                completions::answer_whole(app, RequestBody::of_json(body), &id).await
+            }
         };
         if let Some(reason) = app.engine.ended() {
             return Err(ServeError::EngineEnded { reason });

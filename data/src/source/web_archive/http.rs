@@ -137,13 +137,16 @@ fn dechunk(body: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// `body` decompressed, and whether it was whole; `None` when it is not compressed. Of a body that is
-/// cut or damaged the part before the damage counts.
+/// A body decompressed, and whether it was whole.
+type Decompressed = (Vec<u8>, bool);
+
+/// `None` when the body is not compressed. Of a body that is cut or damaged the part before the damage
+/// counts.
 fn decompress(
     encoding: &str,
     body: &[u8],
     most_bytes: usize,
-) -> Result<Option<(Vec<u8>, bool)>, (Reason, String)> {
+) -> Result<Option<Decompressed>, (Reason, String)> {
     let mut decoder: Box<dyn Read + '_> = match encoding {
         // The header may be wrong about the way, but not what the body begins with.
         _ if body.starts_with(&GZIP_MAGIC) => Box::new(MultiGzDecoder::new(body)),

@@ -175,9 +175,8 @@ fn next_part<'t>(
     let joined = || lines.iter().map(content).collect::<Vec<_>>().join(" ");
     let Some(first) = lines.iter().position(is_notice) else {
         let all = joined();
-        if !strict && PHRASE.is_match(all.as_bytes())
-            || !strict && TOP_PHRASE.is_match(all.as_bytes())
-        {
+        let phrase = PHRASE.is_match(all.as_bytes()) || TOP_PHRASE.is_match(all.as_bytes());
+        if !strict && phrase {
             return (Kind::Notice, lines.len());
         }
         if licensed && LICENSE_BODY.is_match(all.as_bytes()) && !matches(&USAGE, &lines[0]) {

@@ -115,7 +115,7 @@ fn is_odd(before: char, c: char, after: char) -> bool {
     }
     // Apostrophes, hyphens and middle dots are inside words.
     let inside = latin(before) && latin(after);
-    inside && !"’‘·­–—…-".contains(c)
+    inside && !"’‘·\u{ad}–—…-".contains(c)
         || "ˆ˜‡†ƒ¤¦¨¬¯´¸ˇ˘˙˚˛˝◊∂∆∏∑√∞∫≈≠≤≥\u{f8ff}".contains(c) && latin(before)
 }
 

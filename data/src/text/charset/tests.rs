@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 
 fn encoded(text: &str, label: &str) -> Vec<u8> {
