@@ -6,6 +6,7 @@
 use burn::tensor::Tensor;
 
 use crate::config::{ActivationCheckpointing, LlamaConfig, Precision};
+use crate::error::Result;
 use crate::layer::{AttentionSaved, FeedForwardSaved, LayerContext, LayerSaved, forward_to_swiglu};
 use crate::ops::{rms_norm_forward, swiglu_forward};
 use crate::params::LayerWeights;
@@ -51,12 +52,15 @@ pub fn save(policy: ActivationCheckpointing, saved: LayerSaved) -> SavedActivati
 }
 
 /// Everything the backward pass of the layer reads, recomputed where it was not saved.
+///
+/// # Errors
+/// Of the ranks' exchanges; none on one rank.
 pub fn restore(
     saved: SavedActivations,
     weights: &LayerWeights,
     context: &LayerContext,
-) -> LayerSaved {
-    match saved {
+) -> Result<LayerSaved> {
+    Ok(match saved {
         SavedActivations::All(saved) => *saved,
         SavedActivations::LinearOutputs(outputs) => {
             let LinearOutputs { x, q, k, v, o, lse, h, gate, up } = *outputs;
@@ -68,8 +72,8 @@ pub fn restore(
             let feed_forward = FeedForwardSaved { h, rstd, normed, gate, up, swiglu };
             LayerSaved { attention, feed_forward }
         }
-        SavedActivations::Input(x) => forward_to_swiglu(weights, *x, context),
-    }
+        SavedActivations::Input(x) => forward_to_swiglu(weights, *x, context)?,
+    })
 }
 
 /// Bytes one layer saves for a micro-batch of `batch` sequences of `time` tokens.
