@@ -212,7 +212,7 @@ impl Trainer {
             let scale = 1.0 / targets as f64;
             losses.push(match &mut self.trained {
                 Trained::Weights { grads, .. } => {
-                    self.model.loss_and_gradients(&tokens, scale, grads)
+                    self.model.loss_and_gradients(&tokens, scale, &mut **grads)
                 }
                 Trained::Adapters { grads, .. } => {
                     self.model.loss_and_adapter_gradients(&tokens, scale, grads)
