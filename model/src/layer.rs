@@ -46,7 +46,13 @@ pub struct LayerContext<'a> {
     pub tokens: Tokens<'a>,
 }
 
-impl LayerContext<'_> {
+impl<'a> LayerContext<'a> {
+    /// Of a pass on one rank, without document bounds and adapters.
+    pub fn of_one_rank(config: &'a LlamaConfig, rope: &'a RopeTable) -> Self {
+        let tokens = Tokens::on_one_rank();
+        Self { config, rope, first_visible: None, adapters: None, tokens }
+    }
+
     /// `y`, the output of a matrix for `x`, with that of its adapter where it has one.
     fn adapted(&self, y: Tensor<3>, x: &Tensor<3>, target: Target) -> Tensor<3> {
         match self.adapters.and_then(|adapters| adapters.get(target)) {

@@ -10,6 +10,7 @@ mod kernels;
 mod lora;
 mod model;
 mod op_checks;
+mod parallel;
 
 use std::collections::BTreeSet;
 use std::io::Write;

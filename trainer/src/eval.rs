@@ -159,7 +159,7 @@ fn score_batch(model: &Llama, batch: &[Window], nats: &mut [f64]) -> Result<()> 
     let targets: Vec<i32> = batch.iter().flat_map(|w| padded(&w.targets, IGNORED_TARGET)).collect();
     let tokens =
         TokenBatch::new(&inputs, &targets, None, time, model.config.vocab_size, model.device())?;
-    let losses: Vec<f64> = model.losses(&tokens).into_data().iter::<f64>().collect();
+    let losses: Vec<f64> = model.losses(&tokens)?.into_data().iter::<f64>().collect();
     for (window, row) in batch.iter().zip(losses.chunks_exact(time)) {
         nats[window.document] += row.iter().sum::<f64>();
     }

@@ -212,10 +212,10 @@ impl Trainer {
             let scale = 1.0 / targets as f64;
             losses.push(match &mut self.trained {
                 Trained::Weights { grads, .. } => {
-                    self.model.loss_and_gradients(&tokens, scale, &mut **grads)
+                    self.model.loss_and_gradients(&tokens, scale, &mut **grads)?
                 }
                 Trained::Adapters { grads, .. } => {
-                    self.model.loss_and_adapter_gradients(&tokens, scale, grads)
+                    self.model.loss_and_adapter_gradients(&tokens, scale, grads)?
                 }
             });
         }
@@ -267,7 +267,7 @@ impl Trainer {
     /// # Errors
     /// When an id is outside the vocabulary.
     pub fn losses(&self, batch: &Batch) -> Result<Vec<f32>> {
-        let losses = self.model.losses(&self.token_batch(batch)?);
+        let losses = self.model.losses(&self.token_batch(batch)?)?;
         Ok(losses.into_data().iter::<f32>().collect())
     }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use altiplano_comm::{CommError, Rows};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Tensor};
 use half::bf16;
 
 use crate::backend::ExchangeBuffer;
@@ -234,6 +234,11 @@ impl TensorGroup {
     /// Whether there is one rank alone.
     pub fn is_single(&self) -> bool {
         matches!(self.group, Group::Single)
+    }
+
+    /// The words of a vocabulary whose rows this rank holds.
+    pub fn words(&self, vocab_size: usize) -> Range<usize> {
+        self.group.own_rows(vocab_size)
     }
 
     /// Whether norms and the residual stream are split by tokens.

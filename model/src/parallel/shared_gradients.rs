@@ -22,8 +22,8 @@ pub fn sum_gain_gradients(grads: &mut Grads, tensor: &TensorGroup) -> Result<()>
     if !tensor.splits_tokens() {
         return Ok(());
     }
-    let gains: Vec<Tensor<1>> = gains(grads).map(|gain| gain.clone()).collect();
-    let sums = tensor.group().start_all_reduce(Tensor::cat(gains, 0)).wait()?;
+    let parts: Vec<Tensor<1>> = gains(grads).map(|gain| gain.clone()).collect();
+    let sums = tensor.group().start_all_reduce(Tensor::cat(parts, 0)).wait()?;
     let (device, dtype) = (sums.device(), sums.dtype());
     let mut start = 0;
     for gain in gains(grads) {
