@@ -188,8 +188,7 @@ mod tests {
                 let x = Tensor::<3>::ones([BATCH, TIME, config.dim], (&device, dtype));
                 layer_forward(&weights.layers[0], x, &context).unwrap()
             };
-            let expected =
-                |policy| saved_bytes_per_layer(&config, policy, precision, BATCH, TIME);
+            let expected = |policy| saved_bytes_per_layer(&config, policy, precision, BATCH, TIME);
             allocator_agrees(&forward, expected, &precision.to_string());
         }
     }

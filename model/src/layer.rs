@@ -8,10 +8,10 @@
 //! differ in the keys and values that queries attend to (`KeysValues`) and in the form of the matrices
 //! ([`LinearWeight`]).
 //!
-//! On several tensor ranks (`parallel`) a rank has some of the heads and of the columns of the feed-forward. Each half gathers
-//! the tokens of all ranks before its matrices and sums the ranks' partial results after them; norms and
-//! the stream see a rank's own tokens, written (1, rows, C) where it matters. On one rank these calls return
-//! their argument.
+//! On several tensor ranks (`parallel`) a rank has some of the heads and some of the columns of the
+//! feed-forward. Each half gathers the tokens of all ranks before its matrices and sums the ranks'
+//! partial results after them; norms and the stream see a rank's own tokens. On one rank these calls
+//! return their argument.
 
 use burn::tensor::{Int, Tensor};
 
@@ -227,8 +227,8 @@ pub(crate) fn feed_forward_half<M: LinearWeight>(
 ///
 /// The statements of [`layer_forward`] in reverse order. The stream's gradient passes each branch
 /// unchanged and gains what the branch sends back. What is no longer read is dropped at once, so
-/// its memory serves the next op. Ranks exchange while they compute: the norm's output is gathered again under
-/// the products before its use, the gradient of it is summed under those of the weights.
+/// its memory serves the next op. Ranks exchange while they compute: the norm's output is gathered
+/// again under the products before its use, its gradient is summed under those of the weights.
 ///
 /// # Errors
 /// Of the ranks' exchanges; none on one rank.

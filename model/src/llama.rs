@@ -24,11 +24,11 @@ use crate::params::{GradPart, GradSink, Weights};
 pub struct Llama {
     /// Shape and constants of the whole model.
     pub config: LlamaConfig,
-    /// Matrices in the precision of the run, norm gains in f32 (or all in f64). On several tensor ranks the part of
-    /// this rank.
+    /// Matrices in the precision of the run, norm gains in f32 (or all in f64). On several tensor
+    /// ranks the part of this rank.
     pub weights: Weights,
-    /// The ranks that hold a part of every matrix each and compute every pass together: all of them call it
-    /// with the same tokens. One rank unless it is set.
+    /// The ranks that hold a part of every matrix each and compute every pass together: all of them
+    /// call it with the same tokens. One rank unless it is set.
     pub tensor: TensorGroup,
     /// Low-rank adapters of the weights, which then stay as they are.
     pub adapters: Option<Adapters>,
@@ -126,12 +126,12 @@ impl Llama {
     }
 
     /// Losses (B, T) in nats of every target, and the gradients of `scale` · Σ losses, added to
-    /// `grads`, each part of which is told when it is complete. With `scale` = 1 / (targets of the whole optimizer step), accumulation over
-    /// micro-batches gives the gradient of the mean whatever the split.
+    /// `grads`, each part of which is told when it is complete. With `scale` = 1 / (targets of the
+    /// whole optimizer step), accumulation over micro-batches gives the gradient of the mean
+    /// whatever the split.
     ///
-    /// On several tensor ranks they are the gradients of this rank's part; those of norm gains and of keys and values
-    /// that several ranks hold are summed by [`parallel::shared_gradients`](crate::parallel::shared_gradients)
-    /// at the end of a step.
+    /// On several tensor ranks they are the gradients of this rank's part; what several ranks hold is
+    /// summed by [`shared_gradients`](crate::parallel::shared_gradients) at the end of a step.
     ///
     /// Of a model without adapters; with them it is
     /// [`loss_and_adapter_gradients`](Self::loss_and_adapter_gradients).

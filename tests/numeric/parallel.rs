@@ -137,7 +137,8 @@ fn copies_are_equal(config: &LlamaConfig, parts: &[Grads]) {
     }
 }
 
-/// Holds `found` to `expected`: losses, every gradient and the norm, relative to the largest element of each.
+/// Holds `found` to `expected`: losses, every gradient and the norm, relative to the largest
+/// element of each.
 fn assert_steps_close(what: &str, found: &Step, expected: &Step, tolerance: f64) {
     let close = |what: &str, x: &[f64], y: &[f64]| {
         assert_eq!(x.len(), y.len(), "{what}");
@@ -194,8 +195,8 @@ fn batch([rows, time]: [usize; 2], vocab_size: usize) -> TokenBatch {
     }
 }
 
-/// A pair is linear, so its backward pass is held to finite differences of a scalar, on 1 to 4 ranks, with tokens
-/// split evenly, unevenly, and not at all.
+/// A pair is linear, so its backward pass is held to finite differences of a scalar, on 1 to 4
+/// ranks, with tokens split evenly, unevenly, and not at all.
 #[test]
 fn exchanged_tokens_have_the_gradient_of_finite_differences() {
     type Forward = fn(&Tensor<3>, &Tokens) -> Tensor<3>;
@@ -227,7 +228,8 @@ fn exchanged_tokens_have_the_gradient_of_finite_differences() {
                 let whole = [2, 7, channels];
                 let gathers = name == "gather";
                 let (input, output) = if gathers { (share, whole) } else { (whole, share) };
-                // Every rank has values of its own, but for what is the same on all ranks without shares.
+                // Every rank has values of its own, but for what is the same on all ranks without
+                // shares.
                 let seed = |own: bool, n: u64| if own { n + world.rank() as u64 } else { n };
                 let x = random(input, seed(sequence || !gathers, 10), F64, &device);
                 let direction = random(input, seed(sequence || !gathers, 20), F64, &device);
@@ -255,8 +257,8 @@ fn exchanged_tokens_have_the_gradient_of_finite_differences() {
     }
 }
 
-/// 2 and 4 ranks against one: heads alone, grouped, and fewer than ranks; words that do not divide evenly; one row, and
-/// two; all policies; waiting at once.
+/// 2 and 4 ranks against one: heads alone, grouped, and fewer than ranks; words that do not divide
+/// evenly; one row, and two; all policies; waiting at once.
 #[test]
 fn ranks_have_the_gradients_of_one() {
     for (kv_heads, vocab_size, shape) in
@@ -299,8 +301,9 @@ fn logits_of_ranks_are_those_of_one() {
     }
 }
 
-/// The kernels: more tokens than a chunk of the head, and for every policy. With and without sequence parallelism the bits are
-/// the same but for norm gains, whose gradients are added in another order.
+/// The kernels: more tokens than a chunk of the head, and for every policy. With and without
+/// sequence parallelism the bits are the same but for norm gains, whose gradients are added in
+/// another order.
 fn kernels_on_ranks(precision: Precision, tolerance: f64) {
     let config = LlamaConfig { max_seq_len: 210, ..config(2, 211) };
     let weights = weights(&config, DType::F32).compute_copy(precision);
@@ -384,7 +387,8 @@ fn bf16_training_on_ranks_stays_near_one() {
     assert!((one[99] - two[99]).abs() < 1e-2 * one[99], "{} {}", one[99], two[99]);
 }
 
-/// Exchanges of a step and their bytes: 4 forward and 6 backward in a layer, `full` 3 more; embedding and head.
+/// Exchanges of a step and their bytes: 4 forward and 6 backward in a layer, `full` 3 more;
+/// embedding and head.
 #[test]
 fn exchanges_are_as_many_and_as_large_as_said() {
     let config = config(8, 41);

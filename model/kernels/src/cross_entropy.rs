@@ -120,9 +120,9 @@ pub struct HeadStatistics {
 }
 
 impl HeadChunk {
-    /// Logits of `x` (M, C) for the words `weight` (V, C) of this rank, and the statistics of each token;
-    /// `shape.inputs` is `C`, `shape.outputs` is `V`. Without `gradient`, [`backward`](Self::backward) may not
-    /// follow.
+    /// Logits of `x` (M, C) for the words `weight` (V, C) of this rank, and the statistics of each
+    /// token; `shape.inputs` is `C`, `shape.outputs` is `V`. Without `gradient`,
+    /// [`backward`](Self::backward) may not follow.
     pub fn forward<E: Element>(
         x: &[E],
         weight: &[E],
@@ -145,8 +145,9 @@ impl HeadChunk {
         (Self { buffers, targets }, statistics)
     }
 
-    /// The gradients of `scale Σ losses`: `dx` (M, C) `=`, the part that these words give, and `dweight`
-    /// (V, C) `+=`. `totals` (M) are the largest logit `m` of all ranks and `Σ exp(z − m)` over all words.
+    /// The gradients of `scale Σ losses`: `dx` (M, C) `=`, the part that these words give, and
+    /// `dweight` (V, C) `+=`. `totals` (M) are the largest logit `m` of all ranks and
+    /// `Σ exp(z − m)` over all words.
     #[expect(clippy::too_many_arguments, reason = "two gradients, and what the pair needs")]
     pub fn backward<E: Element>(
         mut self,
@@ -253,8 +254,8 @@ impl Logits<'_> {
         self.targets.iter().enumerate().filter_map(move |(m, target)| Some((m, place(*target)?)))
     }
 
-    /// Logits of `x` (rows, C), those of the targets, and the statistics of each block; with `keep`, the logits
-    /// become `exp(z - max_b)`.
+    /// Logits of `x` (rows, C), those of the targets, and the statistics of each block; with
+    /// `keep`, the logits become `exp(z - max_b)`.
     fn statistics<E: Element>(
         &mut self,
         target_logits: &mut [f32],
@@ -332,7 +333,8 @@ impl Logits<'_> {
     }
 }
 
-/// The largest logit of token `m` in the `statistics` (blocks, 2, rows), and `Σ exp(z − max)` over all words.
+/// The largest logit of token `m` in the `statistics` (blocks, 2, rows), and `Σ exp(z − max)` over
+/// all words.
 fn total(statistics: &[f32], rows: usize, m: usize) -> (f32, f64) {
     let blocks = || statistics.chunks_exact(2 * rows).map(|s| (s[m], s[rows + m]));
     let max = blocks().map(|(max, _)| max).fold(f32::NEG_INFINITY, f32::max);
@@ -540,7 +542,8 @@ mod tests {
                 let all = || ranks.iter().map(|((_, statistics), ..)| statistics[m]);
                 let max = all().map(|s| s.max).fold(f32::NEG_INFINITY, f32::max);
                 let sum: f64 = all().map(|s| f64::from(s.sum) * f64::from(s.max - max).exp()).sum();
-                let loss = f64::from(max) + sum.ln() - all().map(|s| f64::from(s.target)).sum::<f64>();
+                let loss =
+                    f64::from(max) + sum.ln() - all().map(|s| f64::from(s.target)).sum::<f64>();
                 let loss = if targets[m] < 0 { 0.0 } else { loss };
                 assert!((loss - want[0][m]).abs() < 1e-4, "{loss} {}", want[0][m]);
                 [max, sum as f32]

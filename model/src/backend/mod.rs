@@ -97,9 +97,10 @@ pub(crate) fn stored_linear(
     Some(Tensor::from_primitive::<Flex>(flex::stored_linear(x, weight, outputs, dtype)))
 }
 
-/// The logits of `x` (1, M, C), f32 or bf16 on the CPU, for the words `weight` (V, C) of this rank, and what they
-/// say of each token. `targets` (M) are places among these words, [`TARGET_ELSEWHERE`], or negative where
-/// ignored. Without `gradient`, [`head_gradient`] may not follow.
+/// The logits of `x` (1, M, C), f32 or bf16 on the CPU, for the words `weight` (V, C) of this rank,
+/// and what they say of each token. `targets` (M) are places among these words,
+/// [`TARGET_ELSEWHERE`], or negative where ignored. Without `gradient`, [`head_gradient`] may not
+/// follow.
 pub(crate) fn head_statistics(
     x: &Tensor<3>,
     weight: &Tensor<2>,
@@ -109,8 +110,8 @@ pub(crate) fn head_statistics(
     flex::head_statistics(on_cpu(x), on_cpu(weight), targets, gradient)
 }
 
-/// dx (1, M, C) of `scale` · Σ losses, the part that the words of this rank give; `dweight` (V, C) accumulates.
-/// `totals` (M) are the largest logit m of all ranks and Σ exp(z − m) over all words.
+/// dx (1, M, C) of `scale` · Σ losses, the part that the words of this rank give; `dweight` (V, C)
+/// accumulates. `totals` (M) are the largest logit m of all ranks and Σ exp(z − m) over all words.
 pub(crate) fn head_gradient(
     chunk: HeadChunk,
     x: &Tensor<3>,

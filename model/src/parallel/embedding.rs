@@ -6,8 +6,8 @@
 //! dw[v] += Σ_{m : ids_m = v} dy_m                                for the words v of the rank
 //! ```
 //!
-//! The sum is exact, since it adds zeros to one row. The backward pass gathers dy and adds rows in the order of m, as on
-//! one rank.
+//! The sum is exact, since it adds zeros to one row. The backward pass gathers dy and adds rows in
+//! the order of m, as on one rank.
 
 use std::ops::Range;
 
@@ -17,8 +17,8 @@ use super::tokens::{Tokens, sum_tokens_backward, sum_tokens_forward};
 use crate::error::Result;
 use crate::ops::{embedding_backward, embedding_forward};
 
-/// Rows of the embedding picked by `ids` (B, T), of which `weight` (V/t, C) holds those of `words`: this rank's share,
-/// (1, rows, C).
+/// Rows of the embedding picked by `ids` (B, T), of which `weight` (V/t, C) holds those of `words`:
+/// this rank's share, (1, rows, C).
 ///
 /// # Errors
 /// As [`Pending::wait`](super::Pending::wait).
@@ -37,8 +37,8 @@ pub fn vocab_parallel_embedding_forward(
     sum_tokens_forward(y.mask_fill(elsewhere, 0.0), tokens).wait()
 }
 
-/// `dweight` (V/t, C) += the gradients of the tokens `ids` (B, T) that are `words` of this rank, of whose gradients
-/// it has the share `dy` (1, rows, C).
+/// `dweight` (V/t, C) += the gradients of the tokens `ids` (B, T) that are `words` of this rank, of
+/// whose gradients it has the share `dy` (1, rows, C).
 ///
 /// # Errors
 /// As [`Pending::wait`](super::Pending::wait).

@@ -1,7 +1,7 @@
 //! Exchanges of tensors between ranks: the collectives of `altiplano-comm` over tensors on the CPU.
 //!
-//! An exchange is started and gives a [`Pending`]; the rank computes on and waits where it needs the result. An
-//! error of the start is met there too. A group of one rank returns its argument.
+//! An exchange is started and gives a [`Pending`]; the rank computes on and waits where it needs
+//! the result. An error of the start is met there too. A group of one rank returns its argument.
 
 use std::ops::Range;
 
@@ -204,8 +204,7 @@ fn of_host<const D: usize>(x: FlexTensor) -> Tensor<D> {
 }
 
 /// The group of a process that computes alone.
-static ONE_RANK: TensorGroup =
-    TensorGroup { group: Group::Single, sequence: false, overlap: true };
+static ONE_RANK: TensorGroup = TensorGroup { group: Group::Single, sequence: false, overlap: true };
 
 impl Default for TensorGroup {
     fn default() -> Self {
@@ -214,8 +213,9 @@ impl Default for TensorGroup {
 }
 
 impl TensorGroup {
-    /// The ranks of `group`, which split every matrix; with `sequence`, norms and the residual stream by tokens too.
-    /// Without `overlap` every exchange is waited for where it starts, with the same bits.
+    /// The ranks of `group`, which split every matrix; with `sequence`, norms and the residual
+    /// stream by tokens too. Without `overlap` every exchange is waited for where it starts, with
+    /// the same bits.
     pub fn new(group: altiplano_comm::Group, sequence: bool, overlap: bool) -> Self {
         let group = if group.ranks() == 1 { Group::Single } else { Group::Host(group) };
         Self { group, sequence, overlap }

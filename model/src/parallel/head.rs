@@ -1,5 +1,5 @@
-//! Output head and cross entropy of a vocabulary that is split over the tensor ranks by words. Derivation:
-//! `docs/backward/tokens.md`.
+//! Output head and cross entropy of a vocabulary that is split over the tensor ranks by words.
+//! Derivation: `docs/backward/tokens.md`.
 //!
 //! ```text
 //! z       = x wᵀ                                    logits of the rank's words
@@ -13,8 +13,8 @@
 //! dx      = Σ_ranks dz w,   dw += dzᵀ x
 //! ```
 //!
-//! A negative target is ignored: loss 0, gradient 0. Ranks exchange three numbers for each token of a chunk; those of one
-//! chunk travel while the logits of the next are computed.
+//! A negative target is ignored: loss 0, gradient 0. Ranks exchange three numbers for each token of
+//! a chunk; those of one chunk travel while the logits of the next are computed.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -29,8 +29,8 @@ use crate::backend::{
 use crate::error::Result;
 use crate::ops::{head_cross_entropy_backward, head_cross_entropy_forward, linear_forward};
 
-/// The share `x` (1, rows, C) of this rank through the head, of which `weight` (V/t, C) holds the rows of `words`:
-/// losses (B, T) in nats at `targets` (B, T), 0 where ignored, on every rank.
+/// The share `x` (1, rows, C) of this rank through the head, of which `weight` (V/t, C) holds the
+/// rows of `words`: losses (B, T) in nats at `targets` (B, T), 0 where ignored, on every rank.
 ///
 /// # Errors
 /// As [`Pending::wait`].
@@ -48,8 +48,8 @@ pub fn vocab_parallel_cross_entropy_forward(
     Ok(pass.run(None)?.0)
 }
 
-/// (losses (B, T), the share (1, rows, C) of dx) of `scale` · Σ losses; `dweight` (V/t, C) accumulates. The rest is
-/// [`vocab_parallel_cross_entropy_forward`]'s.
+/// (losses (B, T), the share (1, rows, C) of dx) of `scale` · Σ losses; `dweight` (V/t, C)
+/// accumulates. The rest is [`vocab_parallel_cross_entropy_forward`]'s.
 ///
 /// # Errors
 /// As [`Pending::wait`].
@@ -115,7 +115,8 @@ enum Logits {
 struct Chunk {
     tokens: Range<usize>,
     logits: Logits,
-    /// (1, t·M, 3): of every rank for every token, largest logit, sum of exponentials, logit of the target.
+    /// (1, t·M, 3): of every rank for every token, largest logit, sum of exponentials, logit of the
+    /// target.
     statistics: Pending<Tensor<3>>,
 }
 
@@ -140,7 +141,8 @@ impl<'a> Pass<'a> {
         Ok(Self { x, weight, targets, shape, tokens })
     }
 
-    /// Losses (B, T), and with a scale and the gradient of the weight, dx (B, T, C) as far as this rank's words give it.
+    /// Losses (B, T), and with a scale and the gradient of the weight, dx (B, T, C) as far as this
+    /// rank's words give it.
     fn run(self, mut gradient: Option<(f64, &mut Tensor<2>)>) -> Result<(Tensor<2>, Tensor<3>)> {
         // The logits of two chunks exist at a time, and take the room of one rank's one.
         let ranks = self.tokens.tensor.group().ranks();
@@ -226,8 +228,8 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Losses, and largest logit and sum of exponentials over the words of all ranks, of tokens with the statistics
-/// `of_ranks` (1, t·M, 3).
+/// Losses, and largest logit and sum of exponentials over the words of all ranks, of tokens with
+/// the statistics `of_ranks` (1, t·M, 3).
 fn combine(of_ranks: &Tensor<3>, targets: &[i32]) -> (Vec<f64>, Vec<[f64; 2]>) {
     let values: Vec<f64> = of_ranks.to_data().iter::<f64>().collect();
     let tokens = targets.len();
@@ -247,8 +249,8 @@ mod reference {
 
     use crate::backend::TARGET_ELSEWHERE;
 
-    /// Logits (M, V/t) of `x` (1, M, C), and of each token the largest, the sum of exponentials and that of the
-    /// target: (1, M, 3).
+    /// Logits (M, V/t) of `x` (1, M, C), and of each token the largest, the sum of exponentials and
+    /// that of the target: (1, M, 3).
     pub fn statistics(
         x: &Tensor<3>,
         weight: &Tensor<2>,

@@ -58,8 +58,8 @@ impl TensorRank {
     /// All ranks that split a model, in order.
     ///
     /// # Errors
-    /// [`ModelError::TensorRanks`] when heads, feed-forward or vocabulary cannot be split by so many, with
-    /// the numbers that would fit.
+    /// [`ModelError::TensorRanks`] when heads, feed-forward or vocabulary cannot be split by so
+    /// many, with the numbers that would fit.
     pub fn all(ranks: usize, config: &LlamaConfig) -> Result<Vec<Self>> {
         check(ranks, config)?;
         Ok((0..ranks).map(|rank| Self { rank, ranks }).collect())
@@ -75,8 +75,8 @@ impl TensorRank {
         self.ranks
     }
 
-    /// The configuration whose shapes are those of this rank's parts: its heads, its columns of the feed-forward, its
-    /// words. Its `vocab_size` is the number of words held here.
+    /// The configuration whose shapes are those of this rank's parts: its heads, its columns of the
+    /// feed-forward, its words. Its `vocab_size` is the number of words held here.
     pub fn local_config(&self, config: &LlamaConfig) -> LlamaConfig {
         LlamaConfig {
             n_heads: config.n_heads / self.ranks,
@@ -103,8 +103,8 @@ impl TensorRank {
         }
     }
 
-    /// Whether no rank before this one holds the same part of a parameter: it is the one that counts in a norm
-    /// and that writes.
+    /// Whether no rank before this one holds the same part of a parameter: it is the one that
+    /// counts in a norm and that writes.
     pub fn is_first_holder(&self, param: Param, config: &LlamaConfig) -> bool {
         let before = self.rank.checked_sub(1).map(|rank| Self { rank, ..*self });
         before.is_none_or(|before| before.slice(param, config) != self.slice(param, config))
@@ -126,8 +126,8 @@ impl TensorRank {
         )
     }
 
-    /// Whole parameters of the parts of all ranks, which are in their order. Of a part that several ranks hold the
-    /// first is taken.
+    /// Whole parameters of the parts of all ranks, which are in their order. Of a part that several
+    /// ranks hold the first is taken.
     ///
     /// # Panics
     /// When `parts` are not of as many ranks as this one is of.
@@ -136,7 +136,8 @@ impl TensorRank {
         config: &LlamaConfig,
     ) -> ParamTree<Tensor<1>, Tensor<2>> {
         let ranks = parts.len();
-        let mut of_ranks = parts.iter().map(|part| part.each_ref().map(|gain| vec![gain], |m| vec![m]));
+        let mut of_ranks =
+            parts.iter().map(|part| part.each_ref().map(|gain| vec![gain], |m| vec![m]));
         let first = of_ranks.next().expect("a model is held by one rank at least");
         let all = of_ranks.fold(first, |all, part| {
             let both = |(mut all, part): (Vec<_>, Vec<_>)| {
@@ -154,9 +155,10 @@ impl TensorRank {
         ParamTree::of_model(config).zip(all).map(
             |(_, gains): (Param, Vec<&Tensor<1>>)| gains[0].clone(),
             |(param, matrices): (Param, Vec<&Tensor<2>>)| {
-                let held = matrices.into_iter().enumerate().filter(|(rank, _)| {
-                    Self { rank: *rank, ranks }.is_first_holder(param, config)
-                });
+                let held = matrices
+                    .into_iter()
+                    .enumerate()
+                    .filter(|(rank, _)| Self { rank: *rank, ranks }.is_first_holder(param, config));
                 let held: Vec<Tensor<2>> = held.map(|(_, matrix)| matrix.clone()).collect();
                 let by_columns = matches!(*param.sizes(), [Size::C, _]);
                 if held.len() == 1 {
@@ -248,8 +250,8 @@ mod tests {
         }
     }
 
-    /// Every way to split gives trees of the shapes of the local configuration, which join to the whole, bit for
-    /// bit.
+    /// Every way to split gives trees of the shapes of the local configuration, which join to the
+    /// whole, bit for bit.
     #[test]
     fn parts_have_local_shapes_and_join_to_the_whole() {
         for kv_heads in [8, 4, 2, 1] {
@@ -274,8 +276,8 @@ mod tests {
         }
     }
 
-    /// The slices of first holders are every element of a parameter once; each other rank has the slice of a
-    /// first holder.
+    /// The slices of first holders are every element of a parameter once; each other rank has the
+    /// slice of a first holder.
     #[test]
     fn every_element_has_one_first_holder() {
         for (kv_heads, ranks) in [(8, 8), (2, 8), (1, 4), (4, 2)] {
@@ -310,9 +312,8 @@ mod tests {
 
     #[test]
     fn what_does_not_split_is_named_with_what_would() {
-        let message = |ranks, config: &LlamaConfig| {
-            TensorRank::all(ranks, config).unwrap_err().to_string()
-        };
+        let message =
+            |ranks, config: &LlamaConfig| TensorRank::all(ranks, config).unwrap_err().to_string();
         let of_33b = LlamaConfig { n_heads: 52, n_kv_heads: None, ..config(8) };
         let heads = message(8, &of_33b);
         for part in ["parallel.tensor: found 8", "n_heads (52)", "1, 2, 4, 13, 26, 52"] {

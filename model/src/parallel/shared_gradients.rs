@@ -1,9 +1,9 @@
 //! Gradients of what several ranks hold.
 //!
-//! A rank adds up what its own tokens and its own query heads give. Of a parameter that it shares with others that is a part
-//! of the gradient, and the sum over the holders is the whole: of norm gains over all tensor ranks where these split the
-//! tokens, of k_proj and v_proj over the ranks with the same head. Sums are the same bits on every holder, so
-//! copies of a weight stay equal.
+//! A rank adds up what its own tokens and its own query heads give. Of a parameter that it shares
+//! with others that is a part of the gradient, and the sum over the holders is the whole: of norm
+//! gains over all tensor ranks where these split the tokens, of k_proj and v_proj over the ranks
+//! with the same head. Sums are the same bits on every holder, so copies of a weight stay equal.
 
 use burn::tensor::Tensor;
 
@@ -14,7 +14,8 @@ use crate::param_tree::{Leaf, ParamTree};
 /// Gradients of a rank's parts.
 type Grads = ParamTree<Tensor<1>, Tensor<2>>;
 
-/// Completes the gradients of the norm gains, in one exchange. Without sequence parallelism they are complete.
+/// Completes the gradients of the norm gains, in one exchange. Without sequence parallelism they
+/// are complete.
 ///
 /// # Errors
 /// As [`Pending::wait`].
@@ -43,8 +44,8 @@ fn gains(grads: &mut Grads) -> impl Iterator<Item = &mut Tensor<1>> {
     })
 }
 
-/// Completes the gradients of k_proj and v_proj over `holders`, the ranks with the same head: this rank alone unless
-/// there are more tensor ranks than such heads.
+/// Completes the gradients of k_proj and v_proj over `holders`, the ranks with the same head: this
+/// rank alone unless there are more tensor ranks than such heads.
 ///
 /// # Errors
 /// As [`Pending::wait`].

@@ -1,4 +1,5 @@
-//! The two op pairs that exchange activations between tensor ranks. Derivation: `docs/backward/tokens.md`.
+//! The two op pairs that exchange activations between tensor ranks. Derivation:
+//! `docs/backward/tokens.md`.
 //!
 //! ```text
 //! gather   x  = x_0 ; x_1 ; …             every rank gets the tokens of all
@@ -11,8 +12,8 @@
 //! Each is the transpose of the other: the backward pass of one is the exchange of the other. A *share*
 //! is a rank's rows of the (B·T, C) matrix, as a tensor (1, rows, C).
 //!
-//! Without sequence parallelism a share is everything: a gather is the identity forward and a sum over ranks
-//! backward, a sum is a sum over ranks forward and the identity backward.
+//! Without sequence parallelism a share is everything: a gather is the identity forward and a sum
+//! over ranks backward, a sum is a sum over ranks forward and the identity backward.
 
 use burn::tensor::Tensor;
 
@@ -68,9 +69,10 @@ pub fn sum_tokens_backward(dy: &Tensor<3>, tokens: &Tokens) -> Pending<Tensor<3>
     shares_to_all(dy, tokens)
 }
 
-/// The matrix that ends a half of a layer, of whose inputs this rank has a part: the share `residual` (1, rows, C) + the
-/// sum over ranks of `x` (B, T, in) · `weight` (C, in)ᵀ. The residual is added once, after the sum. The gradient of the
-/// sum is [`sum_tokens_backward`]'s; on one rank it is all one op.
+/// The matrix that ends a half of a layer, of whose inputs this rank has a part: the share
+/// `residual` (1, rows, C) + the sum over ranks of `x` (B, T, in) · `weight` (C, in)ᵀ. The residual
+/// is added once, after the sum. The gradient of the sum is [`sum_tokens_backward`]'s; on one rank
+/// it is all one op.
 ///
 /// # Errors
 /// As [`Pending::wait`].

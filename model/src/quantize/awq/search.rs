@@ -74,11 +74,12 @@ pub fn search_layer(
 
     let mut found = weights.clone();
     let mut shares = Vec::new();
-    let mut searched = |inputs: Vec<&Tensor<3>>, matrices: &[&Tensor<2>], loss: &Loss| -> Result<_> {
-        let (share, scales) = best_scales(&inputs, matrices, group, loss)?;
-        shares.push(share);
-        Ok(scales)
-    };
+    let mut searched =
+        |inputs: Vec<&Tensor<3>>, matrices: &[&Tensor<2>], loss: &Loss| -> Result<_> {
+            let (share, scales) = best_scales(&inputs, matrices, group, loss)?;
+            shares.push(share);
+            Ok(scales)
+        };
 
     let attention = |tried: &[Tensor<2>]| {
         let mut changed = weights.clone();
