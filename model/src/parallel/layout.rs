@@ -38,6 +38,29 @@ pub struct Slice {
     pub columns: Range<usize>,
 }
 
+impl Slice {
+    /// The elements of the slice, of a whole matrix of `width` columns.
+    pub fn take<T: Copy>(&self, whole: Vec<T>, width: usize) -> Vec<T> {
+        if self.rows.len() * self.columns.len() == whole.len() {
+            return whole;
+        }
+        let rows = whole.chunks_exact(width).skip(self.rows.start).take(self.rows.len());
+        rows.flat_map(|row| &row[self.columns.clone()]).copied().collect()
+    }
+
+    /// Writes the elements of the slice, `part`, to their places in a whole matrix of `width` columns.
+    ///
+    /// # Panics
+    /// When there are fewer than the slice has.
+    pub fn put<T: Copy>(&self, part: &[T], whole: &mut [T], width: usize) {
+        let rows = whole.chunks_exact_mut(width).skip(self.rows.start).take(self.rows.len());
+        for (n, row) in rows.enumerate() {
+            let columns = self.columns.len();
+            row[self.columns.clone()].copy_from_slice(&part[n * columns..(n + 1) * columns]);
+        }
+    }
+}
+
 impl TensorRank {
     /// A rank that holds everything.
     pub const ONLY: Self = Self { rank: 0, ranks: 1 };
@@ -272,6 +295,28 @@ mod tests {
                 for ((param, found), (_, expected)) in joined.iter().zip(whole.iter()) {
                     assert_eq!(found.to_data(), expected.to_data(), "{param} of {ranks} ranks");
                 }
+            }
+        }
+    }
+
+    /// A part put where it was taken from is the whole again.
+    #[test]
+    fn slices_are_taken_and_put_back() {
+        let whole: Vec<i32> = (0..40).collect();
+        for (rows, columns) in
+            [(0..5, 0..8), (1..3, 0..8), (0..5, 6..8), (2..5, 3..4), (1..1, 0..8)]
+        {
+            let slice = Slice { rows: rows.clone(), columns: columns.clone() };
+            let part = slice.take(whole.clone(), 8);
+            let expected: Vec<i32> = rows
+                .flat_map(|row| columns.clone().map(move |column| (8 * row + column) as i32))
+                .collect();
+            assert_eq!(part, expected, "{slice:?}");
+            let mut found = vec![-1; 40];
+            slice.put(&part, &mut found, 8);
+            for (n, x) in found.into_iter().enumerate() {
+                let inside = slice.rows.contains(&(n / 8)) && slice.columns.contains(&(n % 8));
+                assert_eq!(x, if inside { n as i32 } else { -1 });
             }
         }
     }
