@@ -139,7 +139,7 @@ pub mod jobs;
 pub use config::DataConfig;
 pub use error::{DataError, Result};
 pub use loader::{
-    Batch, IGNORED_TARGET, Loader, LoaderOptions, LoaderState, SequenceOrigin, SourceReport,
+    Batch, IGNORED_TARGET, Loader, LoaderOptions, LoaderState, SequenceOrigin, Share, SourceReport,
     ValidationSet,
 };
 pub use mixture::MixtureConfig;

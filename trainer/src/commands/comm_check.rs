@@ -89,7 +89,7 @@ pub fn run(args: CommCheckArgs) -> Result<()> {
             let world = World::start(&options).map_err(|error| match launcher.rank {
                 0 => TrainerError::from(error),
                 // All ranks find the same; one of them says it.
-                _ if error.is_usage() => TrainerError::SaidByRankZero(error),
+                _ if error.is_usage() => TrainerError::SaidByRankZero(Box::new(error.into())),
                 _ => TrainerError::from(error),
             })?;
             check(world)?
