@@ -204,7 +204,7 @@ impl Task for FineTuning {
     }
 
     fn start(&self, device: &Device, ranks: &Arc<Ranks>) -> Result<(Trainer, Vec<String>)> {
-        let (weights, mut about) = starting_weights(&self.plan, device)?;
+        let (weights, mut about) = starting_weights(&self.plan, &ranks.place(), device)?;
         let Some(shape) = self.config.lora.as_ref().map(LoraConfig::shape) else {
             return Ok((Trainer::start_on(&self.plan, weights, ranks)?, about));
         };
@@ -228,7 +228,7 @@ impl Task for FineTuning {
         let Some(shape) = self.config.lora.as_ref().map(LoraConfig::shape) else {
             return Trainer::resume(&self.plan, checkpoint, state, device, ranks);
         };
-        let (weights, _) = starting_weights(&self.plan, device)?;
+        let (weights, _) = starting_weights(&self.plan, &ranks.place(), device)?;
         Trainer::resume_adapters(&self.plan, &weights, &shape, checkpoint, state)
     }
 

@@ -13,6 +13,7 @@ use altiplano_comm::{CommError, Group, Options, RankGrid, Rows, World};
 use altiplano_data::Share;
 use altiplano_data::terminal::write_last_line;
 use altiplano_model::device;
+use altiplano_model::parallel::{TensorGroup, TensorRank};
 use serde_json::Value;
 
 use crate::config::{Shard, TrainConfig, collect_differences};
@@ -29,6 +30,10 @@ const CORES_WITHOUT_SPARE: usize = 8;
 pub struct Ranks {
     world: World,
     data: Group,
+    tensor: Group,
+    kv: Group,
+    place: TensorRank,
+    overlap: bool,
     grid: RankGrid,
     timeout: Duration,
     sequence: bool,
@@ -41,6 +46,10 @@ impl Ranks {
         let world = World::single();
         Arc::new(Self {
             data: world.everybody().clone(),
+            tensor: world.everybody().clone(),
+            kv: world.everybody().clone(),
+            place: TensorRank::ONLY,
+            overlap: true,
             grid: RankGrid::single(),
             world,
             timeout: Duration::from_secs(300),
@@ -56,9 +65,16 @@ impl Ranks {
     fn meet(world: World, config: &TrainConfig) -> Result<Arc<Self>> {
         let parallel = &config.parallel;
         let grid = RankGrid::new(parallel.tensor, parallel.data, world.ranks())?;
-        let data = world.split("data", grid.data_group(world.rank()))?;
+        let rank = world.rank();
+        let data = world.split("data", grid.data_group(rank))?;
+        let tensor = world.split("tensor", grid.tensor_group(rank))?;
+        let kv = world.split("kv", grid.kv_group(rank, config.model.kv_heads()))?;
         let ranks = Self {
             data,
+            tensor,
+            kv,
+            place: TensorRank::new(grid.tensor_rank(rank), grid.tensor(), &config.model)?,
+            overlap: parallel.overlap,
             grid,
             timeout: Duration::from_secs(parallel.timeout),
             sequence: parallel.sequence,
@@ -92,6 +108,26 @@ impl Ranks {
     /// The ranks with the same part of the model, which exchange gradients and weights.
     pub fn data_group(&self) -> &Group {
         &self.data
+    }
+
+    /// The ranks that hold a part of every matrix of the same copy, which exchange activations.
+    pub fn tensor_group(&self) -> TensorGroup {
+        TensorGroup::new(self.tensor.clone(), self.sequence, self.overlap)
+    }
+
+    /// The same, for what is no tensor.
+    pub fn tensor_ranks(&self) -> &Group {
+        &self.tensor
+    }
+
+    /// The ranks of a copy that hold the same head of keys and values.
+    pub fn kv_group(&self) -> &Group {
+        &self.kv
+    }
+
+    /// Which part of every matrix this rank holds.
+    pub fn place(&self) -> TensorRank {
+        self.place
     }
 
     /// Which batches this rank reads.
@@ -234,28 +270,36 @@ impl Ranks {
         if self.is_alone() { String::new() } else { format!(" on {}", self.name_of(rank)) }
     }
 
-    /// Holds the hashes of named things that all ranks have in common against those of the others.
+    /// Holds the hashes of named things that ranks have in common against each other: those of every rank
+    /// against those of the rank that `holder` names for it.
     ///
     /// # Errors
     /// Two ranks differ; both are named with the first thing in which they do.
-    pub fn compare(&self, what: &str, hashes: &[(String, blake3::Hash)]) -> Result<()> {
+    pub fn compare(
+        &self,
+        what: &str,
+        hashes: &[(String, blake3::Hash)],
+        holder: impl Fn(usize) -> usize,
+    ) -> Result<()> {
         let mut together = blake3::Hasher::new();
         for (name, hash) in hashes {
             together.update(name.as_bytes()).update(hash.as_bytes());
         }
         let together = together.finalize().to_hex();
         let all = self.gather_texts(what, &together)?;
-        let Some(other) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
+        let differs = |rank: &usize| all[*rank] != all[holder(*rank)];
+        let Some(other) = (0..all.len()).find(differs) else { return Ok(()) };
+        let first = holder(other);
         let lines: Vec<String> =
             hashes.iter().map(|(name, hash)| format!("{name} {}", hash.to_hex())).collect();
         let all = self.gather_texts(what, &lines.join("\n"))?;
-        let mut pairs = all[0].lines().zip(all[other].lines());
-        let first = pairs.find(|(left, right)| left != right).map_or("", |(left, _)| left);
-        let name = first.rsplit_once(' ').map_or(first, |(name, _)| name);
+        let mut pairs = all[first].lines().zip(all[other].lines());
+        let line = pairs.find(|(left, right)| left != right).map_or("", |(left, _)| left);
+        let name = line.rsplit_once(' ').map_or(line, |(name, _)| name);
         self.differ(format!(
             "{what} are not equal any more: {} and {} differ in {name}; resume from the newest checkpoint \
              written before, and have the memory of both hosts checked",
-            self.name_of(0),
+            self.name_of(first),
             self.name_of(other)
         ))
     }
@@ -436,12 +480,8 @@ fn check_layout(config: &TrainConfig, ranks: usize, launcher: Option<&Launcher>)
     config
         .check_copies(grid.data())
         .map_err(|problem| TrainerError::Usage { message: problem.to_string() })?;
-    if grid.tensor() > 1 {
-        return wrong(format!(
-            "parallel.tensor: found {}, expected 1: this version splits no matrices in training",
-            grid.tensor()
-        ));
-    }
+    TensorRank::all(grid.tensor(), &config.model)
+        .map_err(|error| TrainerError::Usage { message: error.to_string() })?;
     let exchanges = ranks > 1 || parallel.shard == Shard::Gradients;
     if exchanges && config.device != "cpu" {
         return wrong(format!(
@@ -510,8 +550,8 @@ fn on_processes<T>(
 fn finish(ranks: Arc<Ranks>) -> Result<()> {
     ranks.set_during("the end", true);
     match Arc::into_inner(ranks) {
-        Some(Ranks { world, data, .. }) => {
-            drop(data);
+        Some(Ranks { world, data, tensor, kv, .. }) => {
+            drop((data, tensor, kv));
             Ok(world.finish()?)
         }
         None => Ok(()),

@@ -133,6 +133,12 @@ impl TensorRank {
         before.is_none_or(|before| before.slice(param, config) != self.slice(param, config))
     }
 
+    /// Whether some of `ranks` ranks hold the same part of a parameter.
+    pub fn is_shared(ranks: usize, param: Param, config: &LlamaConfig) -> bool {
+        let mut all = (0..ranks).map(|rank| Self { rank, ranks });
+        all.any(|rank| !rank.is_first_holder(param, config))
+    }
+
     /// This rank's part of whole parameters.
     pub fn split(
         &self,
