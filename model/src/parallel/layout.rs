@@ -133,7 +133,7 @@ impl TensorRank {
         before.is_none_or(|before| before.slice(param, config) != self.slice(param, config))
     }
 
-    /// This rank's part of whole parameters.
+    /// This rank's part of whole parameters, each in storage of its own.
     pub fn split(
         &self,
         whole: &ParamTree<Tensor<1>, Tensor<2>>,
@@ -141,7 +141,7 @@ impl TensorRank {
     ) -> ParamTree<Tensor<1>, Tensor<2>> {
         let params = ParamTree::of_model(config);
         params.zip(whole.each_ref()).map(
-            |(_, gain)| gain.clone(),
+            |(_, gain)| copied(gain.clone()),
             |(param, matrix)| {
                 let Slice { rows, columns } = self.slice(param, config);
                 copied(matrix.clone().slice([rows, columns]))
@@ -211,8 +211,8 @@ impl TensorRank {
     }
 }
 
-/// The same elements in storage of their own, in order: what is a view of a whole keeps all of it alive.
-fn copied(view: Tensor<2>) -> Tensor<2> {
+/// The same elements in storage of their own, in order: a view keeps all of the whole alive.
+fn copied<const D: usize>(view: Tensor<D>) -> Tensor<D> {
     let (dtype, device) = (view.dtype(), view.device());
     Tensor::from_data(view.into_data(), (&device, dtype))
 }
