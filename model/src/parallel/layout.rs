@@ -139,7 +139,7 @@ impl TensorRank {
         all.any(|rank| !rank.is_first_holder(param, config))
     }
 
-    /// This rank's part of whole parameters.
+    /// This rank's part of whole parameters, each in storage of its own.
     pub fn split(
         &self,
         whole: &ParamTree<Tensor<1>, Tensor<2>>,
@@ -147,7 +147,7 @@ impl TensorRank {
     ) -> ParamTree<Tensor<1>, Tensor<2>> {
         let params = ParamTree::of_model(config);
         params.zip(whole.each_ref()).map(
-            |(_, gain)| gain.clone(),
+            |(_, gain)| copied(gain.clone()),
             |(param, matrix)| {
                 let Slice { rows, columns } = self.slice(param, config);
                 copied(matrix.clone().slice([rows, columns]))
@@ -217,8 +217,8 @@ impl TensorRank {
     }
 }
 
-/// The same elements in storage of their own, in order: what is a view of a whole keeps all of it alive.
-fn copied(view: Tensor<2>) -> Tensor<2> {
+/// The same elements in storage of their own, in order: a view keeps all of the whole alive.
+fn copied<const D: usize>(view: Tensor<D>) -> Tensor<D> {
     let (dtype, device) = (view.dtype(), view.device());
     Tensor::from_data(view.into_data(), (&device, dtype))
 }
