@@ -23,6 +23,8 @@ mod limits;
 mod llama_kinds;
 mod module_order;
 mod numeric;
+#[cfg(unix)]
+mod parallel;
 mod readme;
 mod reports;
 mod resume;
