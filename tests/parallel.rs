@@ -1,5 +1,7 @@
 //! Training on several ranks: as threads of one process, and as processes where an MPI is installed.
 
+mod tensor;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
