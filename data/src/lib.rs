@@ -144,4 +144,4 @@ pub use loader::{
 };
 pub use mixture::MixtureConfig;
 pub use progress::ProgressMode;
-pub use tokenizer::{StreamDecoder, Tokenizer};
+pub use tokenizer::{StreamDecoder, StreamEncoder, Tokenizer};

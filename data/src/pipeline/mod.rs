@@ -37,6 +37,7 @@ mod report;
 mod sink;
 mod source_config;
 mod stage;
+mod stage_options;
 mod stats;
 mod step_config;
 

@@ -9,7 +9,7 @@ use super::clock::Clock;
 use super::plan::{SourcePlan, Task};
 use super::rejections::Rejections;
 use super::sink::Sink;
-use super::stage::StageOptions;
+use super::stage_options::StageOptions;
 use super::stats::run_filter;
 use crate::atomic_file::scratch_folder;
 use crate::document::RUN_AGAIN;

@@ -9,7 +9,7 @@ use super::holdout::Cut;
 use super::plan::{SourcePlan, Task};
 use super::record::{Outputs, StageRecord, StepRecord};
 use super::rejections::Rejections;
-use super::stage::StageOptions;
+use super::stage_options::StageOptions;
 use super::stats::StepStats;
 use crate::dedup::Signatures;
 use crate::document::{Document, DocumentWriter, Reason};

@@ -217,8 +217,10 @@ mod tests {
     fn buckets_are_in_the_order_of_the_backward_pass() {
         let names = |bytes| -> Vec<Vec<String>> {
             let layout = FlatLayout::new(&config(false), 2, bytes);
-            let names = |bucket: &Bucket| bucket.matrices.iter().map(|m| m.param.to_string());
-            layout.buckets().iter().map(|bucket| names(bucket).collect()).collect()
+            let buckets = layout.buckets().iter();
+            buckets
+                .map(|bucket| bucket.matrices.iter().map(|m| m.param.to_string()).collect())
+                .collect()
         };
         let each = names(1);
         assert_eq!(each.len(), 7);

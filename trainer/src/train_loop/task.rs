@@ -1,4 +1,5 @@
-//! In what kinds of runs differ: where batches and weights come from, and how settings are kept.
+//! What differs between pretraining and fine-tuning: where batches and weights come from, and how
+//! settings are kept.
 
 use std::path::Path;
 use std::sync::Arc;
