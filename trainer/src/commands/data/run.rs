@@ -83,7 +83,12 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
 
 pub(super) fn merge(args: &MergeArgs) -> Result<()> {
     let (config, options) = args.job.prepare(Rank::default())?;
-    args.job.print(&config.merge_pipeline(&options)?)
+    let report = config.merge_pipeline(&options)?;
+    args.job.print(&report)?;
+    if report.waiting.is_empty() && !args.job.json {
+        print(b"nothing is waiting: every source is finished\n")?;
+    }
+    Ok(())
 }
 
 impl JobArgs {
