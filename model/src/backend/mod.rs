@@ -128,7 +128,7 @@ pub(crate) fn head_gradient(
 
 /// The storage of a tensor that is on the CPU, as its caller knows.
 fn on_cpu<const D: usize>(x: &Tensor<D>) -> FlexTensor {
-    x.clone().try_into_primitive::<Flex>().ok().expect("the tensor is on the CPU")
+    x.clone().try_into_primitive::<Flex>().expect("the tensor is on the CPU")
 }
 
 /// Whether every element is finite; none where `x` is not on the CPU.
