@@ -112,7 +112,7 @@ impl Ranks {
 
     /// The ranks that hold a part of every matrix of the same copy, which exchange activations.
     pub fn tensor_group(&self) -> TensorGroup {
-        TensorGroup::new(self.tensor.clone(), self.sequence, self.overlap)
+        TensorGroup::new(self.tensor.of("activations"), self.sequence, self.overlap)
     }
 
     /// The same, for what is no tensor.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use altiplano_comm::double_double::DoubleDouble;
 use altiplano_comm::{CommError, Group, Pending, Rows};
 use altiplano_model::LlamaConfig;
-use altiplano_model::parallel::{TensorGroup, TensorRank};
+use altiplano_model::parallel::TensorRank;
 use altiplano_model::param_ops::{fill_zero, piece_sums_of_squares};
 use altiplano_model::param_tree::{Leaf, Param, ParamTree};
 use altiplano_model::params::{GradPart, GradSink, Grads};
@@ -28,7 +28,9 @@ pub struct GradExchange {
     /// Of this tensor rank's part.
     config: LlamaConfig,
     place: TensorRank,
-    tensor: TensorGroup,
+    /// The ranks of this copy, where each adds up the gradients of norm gains over its own tokens.
+    tensor: Option<Group>,
+    /// The ranks of this copy with the same head of keys and values.
     kv: Group,
     layout: Arc<FlatLayout>,
     params: ParamTree<Param, Param>,
@@ -124,7 +126,7 @@ impl GradExchange {
             model: model.clone(),
             config: config.clone(),
             place,
-            tensor: ranks.tensor_group(),
+            tensor: ranks.tensor_group().splits_tokens().then(|| ranks.tensor_ranks().clone()),
             kv: ranks.kv_group().clone(),
             buckets: (0..layout.buckets().len()).map(part).collect(),
             layout,
@@ -227,9 +229,7 @@ impl GradExchange {
 
     /// Completes the gradients of what several tensor ranks hold.
     fn sum_shared(&mut self) -> std::result::Result<(), CommError> {
-        if self.tensor.splits_tokens()
-            && let altiplano_model::parallel::Group::Host(group) = self.tensor.group()
-        {
+        if let Some(group) = &self.tensor {
             let group = group.of("gradients of the norm gains");
             let gains = std::mem::take(&mut self.gain_sum);
             self.gain_sum = group.start_all_reduce::<f32, _>(gains)?.wait()?;
