@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use altiplano_data::{Batch, Share};
+use altiplano_data::{Batch, IGNORED_TARGET, Share};
 use altiplano_model::params::Weights;
 use altiplano_trainer::config::{TrainConfig, load};
+use altiplano_trainer::error::TrainerError;
+use altiplano_trainer::launch::launch;
 use altiplano_trainer::train_loop::open_loader;
 use altiplano_trainer::train_step::Trainer;
-use altiplano_trainer::world::launch;
 use burn::tensor::{DType, Device};
 use serde_json::Value;
 
@@ -304,6 +305,82 @@ fn shares_of_a_stream_are_its_batches() {
     }
 }
 
+/// Micro-batches weigh by the targets that count on all ranks together.
+#[test]
+fn ranks_with_few_targets_weigh_less() {
+    let run = SmallRun::new();
+    let settings = with("name=few", &["parallel.shard=gradients", "precision=f32"]);
+    let settings: Vec<String> = settings.into_iter().map(String::from).collect();
+    let config: TrainConfig = load(&run.config(), &settings).unwrap();
+    let mut loader = open_loader(&config).unwrap().0;
+    let mut batches: Vec<Batch> = (0..4).map(|_| loader.next_batch().unwrap()).collect();
+    for (number, batch) in batches.iter_mut().enumerate() {
+        batch.targets[..40 * number].fill(IGNORED_TARGET);
+    }
+    let first_steps = |copies: usize| {
+        let launched = launch(&config, Some(copies), |ranks| {
+            let weights = Weights::init(&config.model, 1, DType::F32, &Device::flex());
+            let mut trainer = Trainer::start_on(&config, weights, ranks)?;
+            let share = ranks.share();
+            let own = batches.iter().skip(share.index).step_by(share.of);
+            let own: Vec<Batch> = own.cloned().collect();
+            let mut numbers = Vec::new();
+            for step in 1..4 {
+                let outcome = trainer.step(step, &own, 1e-3)?;
+                numbers.push((outcome.loss.to_bits(), outcome.grad_norm.to_bits()));
+                assert_eq!(outcome.tokens, 4 * 2 * 64);
+            }
+            Ok(numbers)
+        });
+        launched.unwrap().result
+    };
+    let expected = first_steps(2);
+    assert_eq!(first_steps(4), expected);
+    let alone = {
+        let weights = Weights::init(&config.model, 1, DType::F32, &Device::flex());
+        let mut trainer = Trainer::start_from(&config, weights).unwrap();
+        let outcomes = (1..4).map(|step| trainer.step(step, &batches, 1e-3).unwrap());
+        outcomes.map(|o| (o.loss.to_bits(), o.grad_norm.to_bits())).collect::<Vec<_>>()
+    };
+    assert_eq!(alone, expected);
+}
+
+/// Ranks that read the same data, or whose copies differ, are told apart from those that train.
+#[test]
+fn ranks_that_do_not_train_together_are_named() {
+    let run = SmallRun::new();
+    let config: TrainConfig = load(&run.config(), &LAYOUT.map(String::from)).unwrap();
+    let mut loader = open_loader(&config).unwrap().0;
+    let same: Vec<Batch> = (0..2).map(|_| loader.next_batch().unwrap()).collect();
+    let error = launch(&config, Some(2), |ranks| {
+        let weights = Weights::init(&config.model, 1, DType::F32, &Device::flex());
+        Ok(Trainer::start_on(&config, weights, ranks)?.step(1, &same, 1e-3)?.loss)
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("all 2 ranks read the same data"), "{error}");
+
+    let error = launch(&config, Some(4), |ranks| {
+        let own = [u8::from(ranks.share().index == 2); 32];
+        ranks.compare("the copies", &[("embedding".into(), [7; 32]), ("head".into(), own)])
+    });
+    let error = error.unwrap_err().to_string();
+    for words in ["the copies are not equal", "rank 0 (host ", "rank 2 (host ", "differ in head"] {
+        assert!(error.contains(words), "{error}");
+    }
+
+    // One rank fails where the others do not: all hear of it.
+    let error = launch(&config, Some(4), |ranks| {
+        let own = match ranks.share().index {
+            1 => Err(TrainerError::Usage { message: "no room".into() }),
+            _ => Ok(()),
+        };
+        ranks.agree("room", own)
+    });
+    let error = error.unwrap_err();
+    assert!(error.is_usage() && error.to_string().starts_with("rank 1 (host "), "{error}");
+    assert!(error.to_string().ends_with(": no room"), "{error}");
+}
+
 /// What does not fit is an error before anything is written, with what would fit.
 #[test]
 fn layouts_that_do_not_fit_are_named() {
@@ -509,6 +586,25 @@ fn ranks_that_differ_are_named() {
         let other = run.train_command(&with("name=pair", &[&path]));
         let stderr = mpi.pair(&one, &other).stderr;
         assert!(stderr.contains("the corpus differs between ranks: "), "{stderr}");
+        assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
+
+        // A directory of a run that is not shared: this rank has another of the name.
+        train(&run, "name=apart", &["steps=2", "checkpoint.every=2", "validate.every=0"]).ok();
+        let apart = run.dir.path().join("elsewhere/apart");
+        fs::create_dir_all(&apart).unwrap();
+        fs::copy(run.run_dir("apart").join("config.yaml"), apart.join("config.yaml")).unwrap();
+        let tokens = |number: usize, name: &str| {
+            format!("data.sources.{number}.path={}", corpus().join("tokens").join(name).display())
+        };
+        let tokenizer = format!("tokenizer={}", corpus().join("tokenizer.model").display());
+        let resume = |dir: PathBuf| {
+            let mut command = altiplano();
+            command.args(["train", "--resume"]).arg(dir).arg("steps=4");
+            command.args([&tokens(0, "speeches"), &tokens(1, "books"), &tokenizer]);
+            command
+        };
+        let stderr = mpi.pair(&resume(run.run_dir("apart")), &resume(apart)).stderr;
+        assert!(stderr.contains("rank 1 (host ") && stderr.contains("shared between"), "{stderr}");
         assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
 
         // A path that one rank does not see.

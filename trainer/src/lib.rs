@@ -9,7 +9,8 @@
 //! | [`fatal_signals`] | signals that would end the process without a word |
 //! | [`signals`] | signals that ask a run to end |
 //! | [`config`] | YAML files, overrides, checks |
-//! | [`world`] | the ranks of a run: their start, what they agree on, their end |
+//! | [`world`] | the ranks of a run: what they tell each other and agree on |
+//! | [`launch`] | ranks started, as processes of a launcher or as threads |
 //! | [`timing`] | how long work takes where a device computes |
 //! | [`peak`] | the peak rate of a device, for `mfu` |
 //! | [`schedule`] | the learning rate of a step |
@@ -52,6 +53,8 @@ pub mod signals;
 pub mod config;
 
 pub mod world;
+
+pub mod launch;
 
 pub mod timing;
 

@@ -513,19 +513,19 @@ impl Trainer {
             return Ok(());
         }
         let (place, config, grid) = (self.ranks.place(), &self.model.config, self.ranks.grid());
-        let mut hashes: Vec<(String, blake3::Hash)> = Vec::new();
+        let mut hashes: Vec<(String, [u8; 32])> = Vec::new();
         // What other tensor ranks hold as well, with the first that does, of all ranks alike.
         let mut shared: Vec<(Param, usize)> = Vec::new();
         for (param, weight) in self.model.weights.iter() {
             if TensorRank::is_shared(place.ranks(), param, config) {
                 shared.push((param, hashes.len()));
             }
-            hashes.push((param.to_string(), blake3::hash(weight.to_data().as_bytes())));
+            hashes.push((param.to_string(), blake3::hash(weight.to_data().as_bytes()).into()));
         }
         if let Trained::Shards { optimizer, .. } = &self.trained {
             for (param, values) in optimizer.held_in_common() {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                hashes.push((format!("optimizer state of {param}"), blake3::hash(&bytes)));
+                hashes.push((format!("optimizer state of {param}"), blake3::hash(&bytes).into()));
             }
         }
         self.ranks.compare("the copies of the model", &hashes, |rank| grid.tensor_rank(rank))?;

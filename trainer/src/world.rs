@@ -1,17 +1,14 @@
-//! The ranks of a run, seen from one: how they start, agree and end.
+//! The ranks of a run, seen from one: how they meet, agree and end.
 //!
-//! A launcher such as `mpirun` starts a process for each rank; without one, `--ranks` makes ranks of
-//! threads. Whatever all ranks must decide alike they decide from what all have exchanged: the end of
+//! Whatever all ranks must decide alike they decide from what all have exchanged: the end of
 //! a run by a signal that only one of them got, a save that failed on one, a file that differs.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use altiplano_comm::mpi::Launcher;
-use altiplano_comm::{CommError, Group, Options, RankGrid, Rows, World};
+use altiplano_comm::{Group, RankGrid, Rows, World};
 use altiplano_data::Share;
-use altiplano_data::terminal::write_last_line;
 use altiplano_model::device;
 use altiplano_model::parallel::{TensorGroup, TensorRank};
 use serde_json::Value;
@@ -22,8 +19,6 @@ use crate::signals::{self, Signal};
 
 /// How much longer ranks wait for each other around the first step, validations, samples and saves.
 const PATIENCE: u32 = 5;
-/// With more cores than this, one of a rank's is left to the thread that communicates.
-const CORES_WITHOUT_SPARE: usize = 8;
 
 /// The ranks of a run, seen from one of them.
 #[derive(Debug)]
@@ -62,7 +57,7 @@ impl Ranks {
     ///
     /// # Errors
     /// Settings, programs or processors differ between them, or they cannot meet.
-    fn meet(world: World, config: &TrainConfig) -> Result<Arc<Self>> {
+    pub(crate) fn meet(world: World, config: &TrainConfig) -> Result<Arc<Self>> {
         let parallel = &config.parallel;
         let grid = RankGrid::new(parallel.tensor, parallel.data, world.ranks())?;
         let rank = world.rank();
@@ -278,20 +273,22 @@ impl Ranks {
     pub fn compare(
         &self,
         what: &str,
-        hashes: &[(String, blake3::Hash)],
+        hashes: &[(String, [u8; 32])],
         holder: impl Fn(usize) -> usize,
     ) -> Result<()> {
         let mut together = blake3::Hasher::new();
         for (name, hash) in hashes {
-            together.update(name.as_bytes()).update(hash.as_bytes());
+            together.update(name.as_bytes()).update(hash);
         }
         let together = together.finalize().to_hex();
         let all = self.gather_texts(what, &together)?;
         let differs = |rank: &usize| all[*rank] != all[holder(*rank)];
         let Some(other) = (0..all.len()).find(differs) else { return Ok(()) };
         let first = holder(other);
-        let lines: Vec<String> =
-            hashes.iter().map(|(name, hash)| format!("{name} {}", hash.to_hex())).collect();
+        let lines: Vec<String> = hashes
+            .iter()
+            .map(|(name, hash)| format!("{name} {}", blake3::Hash::from(*hash)))
+            .collect();
         let all = self.gather_texts(what, &lines.join("\n"))?;
         let mut pairs = all[first].lines().zip(all[other].lines());
         let line = pairs.find(|(left, right)| left != right).map_or("", |(left, _)| left);
@@ -344,6 +341,26 @@ impl Ranks {
         Ok(first_signal(all.into_iter()))
     }
 
+    /// Ends together with the other ranks.
+    ///
+    /// # Errors
+    /// As [`Ranks::gather`].
+    pub(crate) fn finish(self: Arc<Self>) -> Result<()> {
+        self.set_during("the end", true);
+        match Arc::into_inner(self) {
+            Some(Self { world, data, tensor, kv, .. }) => {
+                drop((data, tensor, kv));
+                Ok(world.finish()?)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The ranks as they exchange.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
     /// One line about the layout: `8 ranks: tensor 2 x data 4, …`.
     pub fn summary(&self) -> Option<String> {
         if self.is_alone() {
@@ -386,284 +403,6 @@ fn comparable(config: &TrainConfig) -> Value {
     }
     // A configuration is plain data: it always has a JSON form.
     serde_json::to_value(config).unwrap_or_default()
-}
-
-/// How a run on ranks ended in this process.
-#[derive(Debug)]
-pub struct Launched<T> {
-    /// What it gave, on the first rank of this process.
-    pub result: T,
-    /// Whether this process has the rank that prints.
-    pub is_first: bool,
-}
-
-/// Runs `body` on every rank: of the launcher that started this process, or on `threads` ranks as
-/// threads, or alone.
-///
-/// # Errors
-/// The layout does not fit the ranks, they cannot meet, or what `body` fails with.
-pub fn launch<T: Send>(
-    config: &TrainConfig,
-    threads: Option<usize>,
-    body: impl Fn(&Arc<Ranks>) -> Result<T> + Sync,
-) -> Result<Launched<T>> {
-    let launcher = launcher()?;
-    match launcher {
-        Some(launcher) => {
-            if let Some(threads) = threads {
-                let ranks = launcher.ranks;
-                let message = format!(
-                    "--ranks {threads}: {launcher} started {ranks} ranks, and those are taken; leave \
-                     --ranks out"
-                );
-                return Err(said_once(&launcher, TrainerError::Usage { message }));
-            }
-            check_layout(config, launcher.ranks, Some(&launcher))
-                .map_err(|error| said_once(&launcher, error))?;
-            on_processes(config, &launcher, body)
-        }
-        None => {
-            let ranks = threads.unwrap_or(1);
-            check_layout(config, ranks, None)?;
-            match ranks {
-                1 => {
-                    compute_threads(config.threads)?;
-                    let result = body(&Ranks::single())?;
-                    Ok(Launched { result, is_first: true })
-                }
-                _ => on_threads(config, ranks, body),
-            }
-        }
-    }
-}
-
-/// The launcher that started this process as one of several ranks.
-///
-/// # Errors
-/// Its variables are odd.
-pub fn launcher() -> Result<Option<Launcher>> {
-    let found = Launcher::from_environment(|name| std::env::var(name).ok())?;
-    Ok(found.filter(|launcher| launcher.ranks > 1))
-}
-
-/// An error that every process of a launch finds: the first says it.
-pub fn said_once(launcher: &Launcher, error: TrainerError) -> TrainerError {
-    match launcher.rank {
-        0 => error,
-        _ => TrainerError::SaidByRankZero(Box::new(error)),
-    }
-}
-
-/// Whether the layout of `config` fits so many ranks.
-fn check_layout(config: &TrainConfig, ranks: usize, launcher: Option<&Launcher>) -> Result<()> {
-    let parallel = &config.parallel;
-    let wrong = |message: String| Err(TrainerError::Usage { message });
-    let product = parallel.tensor.saturating_mul(parallel.data.unwrap_or(1));
-    if ranks == 1 && product > 1 {
-        return wrong(format!(
-            "parallel.data: parallel.tensor {} x parallel.data {} = {product} ranks, but this process \
-             is alone; start it as `mpirun -n {product} altiplano train …`, with --ranks {product} for \
-             ranks that are threads, or with parallel.tensor=1 parallel.data=1",
-            parallel.tensor,
-            parallel.data.unwrap_or(1),
-        ));
-    }
-    let grid = RankGrid::new(parallel.tensor, parallel.data, ranks).map_err(|error| {
-        match (error, launcher) {
-            (CommError::Layout { key, message }, Some(launcher)) => CommError::Layout {
-                key,
-                message: format!("{message} ({launcher} started {ranks} ranks)"),
-            },
-            (error, _) => error,
-        }
-    })?;
-    config
-        .check_copies(grid.data())
-        .map_err(|problem| TrainerError::Usage { message: problem.to_string() })?;
-    TensorRank::all(grid.tensor(), &config.model)
-        .map_err(|error| TrainerError::Usage { message: error.to_string() })?;
-    let exchanges = ranks > 1 || parallel.shard == Shard::Gradients;
-    if exchanges && config.device != "cpu" {
-        return wrong(format!(
-            "device: found {:?} with {ranks} ranks and parallel.shard {}; expected cpu: cpu and cuda run \
-             on several ranks, cuda not in this version",
-            config.device, parallel.shard
-        ));
-    }
-    Ok(())
-}
-
-/// Starts the threads of every parallel computation of this process; as many as there are cores by
-/// default.
-///
-/// # Errors
-/// The system refuses a thread.
-pub(crate) fn compute_threads(threads: Option<usize>) -> Result<()> {
-    // 0 stands for all cores.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-    pool.build_global()
-        .map_err(|source| TrainerError::Threads { purpose: "compute", source: source.into() })
-}
-
-fn options(config: &TrainConfig) -> Options {
-    Options {
-        library: config.parallel.library.clone(),
-        timeout: Duration::from_secs(config.parallel.timeout),
-        report: Arc::new(write_last_line),
-        ..Options::default()
-    }
-}
-
-fn on_processes<T>(
-    config: &TrainConfig,
-    launcher: &Launcher,
-    body: impl Fn(&Arc<Ranks>) -> Result<T>,
-) -> Result<Launched<T>> {
-    let world = World::start(&options(config)).map_err(|error| match error.is_usage() {
-        true => said_once(launcher, error.into()),
-        false => error.into(),
-    })?;
-    let is_first = world.rank() == 0;
-    let started = Ranks::meet(world, config).and_then(|ranks| {
-        compute_threads(Some(config.threads.map_or_else(|| ranks.threads_of_a_rank(), Ok)?))?;
-        Ok(ranks)
-    })?;
-    let ended = body(&started);
-    match ended {
-        Ok(result) => {
-            finish(started)?;
-            Ok(Launched { result, is_first })
-        }
-        Err(error) if error.is_agreed() => {
-            finish(started)?;
-            Err(error)
-        }
-        Err(error) => {
-            let rank = started.name_of(started.world.rank());
-            *LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
-            Err(TrainerError::AtRank { rank, source: Box::new(error) })
-        }
-    }
-}
-
-/// Ends together with the other ranks.
-fn finish(ranks: Arc<Ranks>) -> Result<()> {
-    ranks.set_during("the end", true);
-    match Arc::into_inner(ranks) {
-        Some(Ranks { world, data, tensor, kv, .. }) => {
-            drop((data, tensor, kv));
-            Ok(world.finish()?)
-        }
-        None => Ok(()),
-    }
-}
-
-fn on_threads<T: Send>(
-    config: &TrainConfig,
-    count: usize,
-    body: impl Fn(&Arc<Ranks>) -> Result<T> + Sync,
-) -> Result<Launched<T>> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = config.threads.unwrap_or((cores / count).max(1));
-    let rank = |world: World| -> Result<T> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|source| TrainerError::Threads {
-            purpose: "compute",
-            source: source.into(),
-        })?;
-        let name = world.name_of(world.rank());
-        let ended = pool.install(|| {
-            let ranks = Ranks::meet(world, config)?;
-            let ended = body(&ranks);
-            match &ended {
-                Ok(_) => finish(ranks)?,
-                Err(error) if error.is_agreed() => finish(ranks)?,
-                Err(_) => ranks.world.abort(1),
-            }
-            ended
-        });
-        ended.map_err(|error| match error.is_agreed() {
-            true => error,
-            false => TrainerError::AtRank { rank: name, source: Box::new(error) },
-        })
-    };
-    let ended = World::run_threads(count, &options(config), rank)?;
-    let mut errors = Vec::new();
-    let mut first = None;
-    for (rank, ended) in ended.into_iter().enumerate() {
-        match ended {
-            Ok(result) if rank == 0 => first = Some(result),
-            Ok(_) => {}
-            Err(error) => errors.push(error),
-        }
-    }
-    // What a rank failed with comes before what the others say of the rank that is gone.
-    errors.sort_by_key(|error| (error.is_said_elsewhere(), error.is_from_exchange()));
-    match (errors.into_iter().next(), first) {
-        (Some(error), _) => Err(error),
-        (None, Some(result)) => Ok(Launched { result, is_first: true }),
-        (None, None) => Err(TrainerError::Usage { message: "no rank was started".into() }),
-    }
-}
-
-/// The ranks of a launch that this process left with an error that the others do not know.
-static LEFT_BEHIND: Mutex<Option<Arc<Ranks>>> = Mutex::new(None);
-
-/// Ends all ranks of the launch that this process left with an error, if it did: the last thing a
-/// process does, after it has said why. Ends the process within five seconds or returns.
-pub fn end_launch(status: i32) {
-    let left = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(ranks) = left {
-        ranks.world.abort(status);
-    }
-}
-
-impl Ranks {
-    /// Threads that compute in a rank: the cores it may use, shared with the ranks that may use the
-    /// same, less one for communication where there are many.
-    fn threads_of_a_rank(&self) -> Result<usize> {
-        let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-        let mask = affinity();
-        let all = self.gather("the cores of the ranks", &mask)?;
-        let (me, hosts) = (self.world.rank(), self.world.hosts());
-        let sharing = all
-            .chunks_exact(mask.len())
-            .zip(hosts)
-            .filter(|(other, host)| **other == mask && **host == hosts[me])
-            .count();
-        let cores = online_cores();
-        let on_host = self.world.ranks_on_host();
-        let reached = if sharing > 1 { allowed } else { allowed * on_host };
-        if self.is_first() && reached < cores {
-            tracing::warn!(
-                "{on_host} ranks of this host use {reached} of its {cores} cores: the launcher binds them; \
-                 start with --bind-to none (Open MPI), -bind-to none (MPICH) or --cpus-per-task (srun)"
-            );
-        }
-        let threads = (allowed / sharing.max(1)).max(1);
-        Ok(if threads > CORES_WITHOUT_SPARE { threads - 1 } else { threads })
-    }
-}
-
-/// The cores this process may use, as bits.
-fn affinity() -> [u64; 16] {
-    let mut mask = [0u64; 16];
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: the call writes at most the bytes it is told of, which the array has; on failure the
-        // array stays as it is.
-        unsafe {
-            libc::sched_getaffinity(0, size_of_val(&mask), mask.as_mut_ptr().cast());
-        }
-    }
-    mask
-}
-
-/// Cores of this machine.
-fn online_cores() -> usize {
-    // SAFETY: the call reads a number and has no other effect.
-    let cores = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    usize::try_from(cores).unwrap_or(1)
 }
 
 /// The hash of the state of a checkpoint, for ranks to compare; empty where there is none.

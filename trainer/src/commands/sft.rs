@@ -12,7 +12,7 @@ use crate::checkpoint::Choice;
 use crate::config::{ON_RESUME_SFT, OnResume, SftConfig, keys_with, load};
 use crate::error::{Result, TrainerError};
 use crate::sft::{FineTuning, fine_tune, resume};
-use crate::{signals, world};
+use crate::{launch, signals};
 
 /// Fine-tune a model on conversations.
 #[derive(Debug, Args)]
@@ -65,9 +65,9 @@ Signals end a run as they end `altiplano train`.",
 
 /// Runs the command.
 pub fn run(mut args: SftArgs) -> Result<Outcome> {
-    if let Some(launcher) = world::launcher()? {
+    if let Some(launcher) = launch::launcher()? {
         let message = format!("sft trains on one rank, but {launcher} started {}", launcher.ranks);
-        return Err(world::said_once(&launcher, TrainerError::Usage { message }));
+        return Err(launch::said_once(&launcher, TrainerError::Usage { message }));
     }
     let report = match args.resume.take() {
         None => {

@@ -2,7 +2,7 @@
 
 use crate::config::MOST_THREADS;
 use crate::error::{Result, TrainerError};
-use crate::world::compute_threads;
+use crate::launch::compute_threads;
 
 /// Starts the threads of every parallel computation of this process; as many as there are cores by
 /// default. A command that computes in parallel begins with it: threads that are started by the

@@ -10,7 +10,7 @@ use crate::checkpoint::Choice;
 use crate::config::{ON_RESUME, OnResume, TrainConfig, keys_with, load};
 use crate::error::{Result, TrainerError};
 use crate::train_loop::{TrainReport, resume, train};
-use crate::{signals, world};
+use crate::{launch, signals};
 
 /// Train a model.
 #[derive(Debug, Args)]
@@ -68,16 +68,16 @@ progress and end with status 130, 143, 129 and 138. Status 0: the last step is d
 pub fn run(mut args: TrainArgs) -> Result<Outcome> {
     signals::catch()?;
     let config = read_config(&mut args);
-    let config = match world::launcher()? {
+    let config = match launch::launcher()? {
         // Every process reads the same file; one that has none says so itself.
         Some(launcher) => config.map_err(|error| match error.is_usage() {
-            true => world::said_once(&launcher, error),
+            true => launch::said_once(&launcher, error),
             false => error,
         })?,
         None => config?,
     };
     let ranks = args.ranks.map(usize::from);
-    let launched = world::launch(&config, ranks, |ranks| match args.resume {
+    let launched = launch::launch(&config, ranks, |ranks| match args.resume {
         None => train(config.clone(), ranks),
         Some(_) => resume(config.clone(), args.checkpoint, &args.overrides, ranks),
     })?;

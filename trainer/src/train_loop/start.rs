@@ -138,8 +138,17 @@ fn open_checkpoint(
     device: &Device,
     ranks: &Arc<Ranks>,
 ) -> Result<(Trainer, Resumed)> {
-    let Some((_, path)) = checkpoint::choose(dir, checkpoint::Choice::Step(step))? else {
-        return Err(TrainerError::NoCheckpoint { path: dir.to_path_buf() });
+    let found = checkpoint::list(dir)?.into_iter().find(|(found, _)| *found == step);
+    let Some((_, path)) = found else {
+        // The first rank has just found it.
+        return Err(TrainerError::Checkpoint {
+            path: dir.to_path_buf(),
+            reason: format!(
+                "no finished checkpoint {} here, which rank 0 finds: the directory of a run must be \
+                 shared between all hosts",
+                checkpoint::step_name(step)
+            ),
+        });
     };
     let state = match ranks.is_first() {
         true => checkpoint::verify(&path).map_err(|error| name_the_one_before(error, dir, step))?,
