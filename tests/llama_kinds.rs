@@ -91,7 +91,7 @@ fn logits(name: &str, dir: &Path) -> (Vec<f32>, Vec<f32>) {
     let ids = integers("ids");
     let batch =
         TokenBatch::new(&ids, &vec![0; ids.len()], None, ids.len(), vocab_size, &Device::flex());
-    let all: Vec<f32> = model.logits(&batch.unwrap()).to_data().iter().collect();
+    let all: Vec<f32> = model.logits(&batch.unwrap()).unwrap().to_data().iter().collect();
     let rows = integers("positions").into_iter().map(|at| at as usize * vocab_size);
     (theirs, rows.flat_map(|at| all[at..at + vocab_size].to_vec()).collect())
 }

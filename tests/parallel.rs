@@ -1,5 +1,7 @@
 //! Training on several ranks: as threads of one process, and as processes where an MPI is installed.
 
+mod tensor;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -355,11 +357,12 @@ fn ranks_that_do_not_train_together_are_named() {
         Ok(Trainer::start_on(&config, weights, ranks)?.step(1, &same, 1e-3)?.loss)
     });
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("all 2 ranks read the same data"), "{error}");
+    assert!(error.contains("all 2 copies of the model read the same data"), "{error}");
 
     let error = launch(&config, Some(4), |ranks| {
         let own = [u8::from(ranks.share().index == 2); 32];
-        ranks.compare("the copies", &[("embedding".into(), [7; 32]), ("head".into(), own)])
+        let hashes = [("embedding".into(), [7; 32]), ("head".into(), own)];
+        ranks.compare("the copies", &hashes, |_| 0)
     });
     let error = error.unwrap_err().to_string();
     for words in ["the copies are not equal", "rank 0 (host ", "rank 2 (host ", "differ in head"] {

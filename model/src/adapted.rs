@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use crate::activation_checkpoint::{restore, save};
 use crate::adapters::{Adapters, LayerAdapters, Target};
 use crate::backend::uninterrupted;
+use crate::error::Result;
 use crate::layer::{AttentionSaved, FeedForwardSaved, LayerContext, LayerSaved, layer_forward};
 use crate::llama::{Llama, TokenBatch};
 use crate::ops::{
@@ -19,23 +20,26 @@ use crate::params::LayerWeights;
 
 impl Llama {
     /// Losses (B, T) in nats of every target, and the gradients of `scale` · Σ losses with respect to the
-    /// adapters, added to `grads`. A model without adapters has no gradients.
+    /// adapters, added to `grads`. A model without adapters has no gradients. On one rank only.
+    ///
+    /// # Errors
+    /// None on one rank.
     pub fn loss_and_adapter_gradients(
         &self,
         batch: &TokenBatch,
         scale: f64,
         grads: &mut Adapters,
-    ) -> Tensor<2> {
+    ) -> Result<Tensor<2>> {
         let [_, time] = batch.inputs.dims();
         let rope = self.rope(0, time);
-        let context = self.context(&rope, batch.first_visible.as_ref());
+        let context = self.context(batch, &rope);
         let weights = &self.weights;
 
         uninterrupted(|| {
             let mut x = embedding_forward(&weights.embed_tokens, &batch.inputs);
             let mut saved_by_layer = Vec::with_capacity(weights.layers.len());
             for (n, layer) in weights.layers.iter().enumerate() {
-                let (y, saved) = layer_forward(layer, x, &self.of_layer(&context, n));
+                let (y, saved) = layer_forward(layer, x, &self.of_layer(&context, n))?;
                 saved_by_layer.push(save(self.activation_checkpointing, saved));
                 x = y;
             }
@@ -53,10 +57,10 @@ impl Llama {
                     break;
                 };
                 let context = self.of_layer(&context, n);
-                let saved = restore(saved, layer, &context);
+                let saved = restore(saved, layer, &context)?;
                 dx = layer_backward(dx, layer, saved, dadapters, &context, n > 0);
             }
-            losses
+            Ok(losses)
         })
     }
 }

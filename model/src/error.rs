@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use altiplano_comm::CommError;
+
 /// Result of the model crate.
 pub type Result<T> = std::result::Result<T, ModelError>;
 
@@ -20,6 +22,17 @@ pub enum ModelError {
         /// What would fit.
         expected: String,
     },
+    /// The model cannot be split over so many tensor ranks.
+    #[error("parallel.tensor: found {ranks}, expected {expected}")]
+    TensorRanks {
+        /// Ranks asked for.
+        ranks: usize,
+        /// What would fit, with the field of the model that decides it.
+        expected: String,
+    },
+    /// Ranks could not exchange what they needed.
+    #[error(transparent)]
+    Comm(#[from] CommError),
     /// The device asked for is not usable here.
     #[error("device {device:?} is not usable: {reason}")]
     Device {

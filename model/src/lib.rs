@@ -11,6 +11,7 @@
 //! | [`device`] | where tensors live |
 //! | [`ops`] | the op pairs: formulas, plain-tensor reference, choice of the fast one |
 //! | [`param_tree`] | the parameters: a table with a row, a tree with a value for each |
+//! | [`parallel`] | ranks that split every matrix: who holds what, and the op pairs that exchange |
 //! | [`params`] | weights, gradients and moments as trees of tensors, starting values |
 //! | [`param_ops`] | AdamW, norm and zeroing over all parameters at once |
 //! | [`adapters`] | low-rank adapters of matrices: which, starting values, their AdamW |
@@ -44,6 +45,8 @@ pub mod device;
 pub mod ops;
 
 pub mod param_tree;
+
+pub mod parallel;
 
 pub mod params;
 

@@ -1,5 +1,6 @@
 //! The whole model: token ids to losses, and the gradients of all parameters.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -10,19 +11,25 @@ use crate::backend::uninterrupted;
 use crate::config::{ActivationCheckpointing, LlamaConfig};
 use crate::error::{ModelError, Result};
 use crate::layer::{LayerContext, layer_backward, layer_forward};
-use crate::ops::{
-    RopeTable, embedding_backward, embedding_forward, head_cross_entropy_backward,
-    head_cross_entropy_forward, linear_forward, rms_norm_backward, rms_norm_forward,
+use crate::ops::{RopeTable, rms_norm_backward, rms_norm_forward};
+use crate::parallel::{
+    TensorGroup, Tokens, vocab_parallel_cross_entropy_backward,
+    vocab_parallel_cross_entropy_forward, vocab_parallel_embedding_backward,
+    vocab_parallel_embedding_forward, vocab_parallel_logits,
 };
 use crate::params::{GradPart, GradSink, Weights};
 
 /// A LLaMA with the weights its forward pass reads.
 #[derive(Debug)]
 pub struct Llama {
-    /// Shape and constants.
+    /// Shape and constants of the whole model.
     pub config: LlamaConfig,
-    /// Matrices in the precision of the run, norm gains in f32 (or all in f64).
+    /// Matrices in the precision of the run, norm gains in f32 (or all in f64). On several tensor
+    /// ranks the part of this rank.
     pub weights: Weights,
+    /// The ranks that hold a part of every matrix each and compute every pass together: all of them
+    /// call it with the same tokens. One rank unless it is set.
+    pub tensor: TensorGroup,
     /// Low-rank adapters of the weights, which then stay as they are.
     pub adapters: Option<Adapters>,
     /// What a layer saves between forward and backward.
@@ -97,7 +104,8 @@ impl Llama {
         let device = weights.norm.device();
         let rope = RopeTable::new(1, &config.rope_frequencies(), weights.norm.dtype(), &device);
         let rope = Mutex::new(rope);
-        Ok(Self { config, weights, adapters: None, activation_checkpointing, rope, device })
+        let (tensor, adapters) = (TensorGroup::default(), None);
+        Ok(Self { config, weights, tensor, adapters, activation_checkpointing, rope, device })
     }
 
     /// The device the weights are on.
@@ -118,38 +126,48 @@ impl Llama {
     }
 
     /// Losses (B, T) in nats of every target, and the gradients of `scale` · Σ losses, added to
-    /// `grads`, each part of which is told when it is complete. With `scale` = 1 / (targets of the whole optimizer step), accumulation over
-    /// micro-batches gives the gradient of the mean whatever the split.
+    /// `grads`, each part of which is told when it is complete. With `scale` = 1 / (targets of the
+    /// whole optimizer step), accumulation over micro-batches gives the gradient of the mean
+    /// whatever the split.
+    ///
+    /// On several tensor ranks they are the gradients of this rank's part; what several ranks hold is
+    /// summed by [`shared_gradients`](crate::parallel::shared_gradients) at the end of a step.
     ///
     /// Of a model without adapters; with them it is
     /// [`loss_and_adapter_gradients`](Self::loss_and_adapter_gradients).
+    ///
+    /// # Errors
+    /// Of the ranks' exchanges; none on one rank.
     pub fn loss_and_gradients(
         &self,
         batch: &TokenBatch,
         scale: f64,
         grads: &mut impl GradSink,
-    ) -> Tensor<2> {
+    ) -> Result<Tensor<2>> {
         let [_, time] = batch.inputs.dims();
         let rope = self.rope(0, time);
-        let context = self.context(&rope, batch.first_visible.as_ref());
-        let weights = &self.weights;
+        let context = self.context(batch, &rope);
+        let (weights, words, tokens) = (&self.weights, self.words(), context.tokens);
 
         uninterrupted(|| {
-            let mut x = embedding_forward(&weights.embed_tokens, &batch.inputs);
+            let (embedding, ids) = (&weights.embed_tokens, &batch.inputs);
+            let mut x = vocab_parallel_embedding_forward(embedding, ids, &words, &tokens)?;
             let mut saved_by_layer = Vec::with_capacity(weights.layers.len());
             for layer in &weights.layers {
-                let (y, saved) = layer_forward(layer, x, &context);
+                let (y, saved) = layer_forward(layer, x, &context)?;
                 saved_by_layer.push(save(self.activation_checkpointing, saved));
                 x = y;
             }
             let (normed, rstd) = rms_norm_forward(&x, &weights.norm, self.config.norm_eps);
-            let (losses, dnormed) = head_cross_entropy_backward(
+            let (losses, dnormed) = vocab_parallel_cross_entropy_backward(
                 &normed,
                 weights.head(),
                 &batch.targets,
                 scale,
                 grads.begin(GradPart::Head).head_mut(),
-            );
+                &words,
+                &tokens,
+            )?;
             grads.end(GradPart::Head);
             drop(normed);
             let dnorm = &mut grads.begin(GradPart::Norm).norm;
@@ -158,47 +176,73 @@ impl Llama {
             drop((x, dnormed));
             for (n, layer) in weights.layers.iter().enumerate().rev() {
                 let Some(saved) = saved_by_layer.pop() else { break };
-                let saved = restore(saved, layer, &context);
+                let saved = restore(saved, layer, &context)?;
                 let dlayer = &mut grads.begin(GradPart::Layer(n)).layers[n];
-                dx = layer_backward(dx, layer, saved, dlayer, &context);
+                dx = layer_backward(dx, layer, saved, dlayer, &context)?;
                 grads.end(GradPart::Layer(n));
             }
             let dembed_tokens = &mut grads.begin(GradPart::Embedding).embed_tokens;
-            embedding_backward(&dx, &batch.inputs, dembed_tokens);
+            vocab_parallel_embedding_backward(&dx, ids, dembed_tokens, &words, &tokens)?;
             grads.end(GradPart::Embedding);
-            losses
+            Ok(losses)
         })
     }
 
     /// Losses (B, T) in nats of every target, 0 where it is ignored.
-    pub fn losses(&self, batch: &TokenBatch) -> Tensor<2> {
-        let hidden = self.hidden(batch);
-        head_cross_entropy_forward(&hidden, self.weights.head(), &batch.targets)
+    ///
+    /// # Errors
+    /// Of the ranks' exchanges; none on one rank.
+    pub fn losses(&self, batch: &TokenBatch) -> Result<Tensor<2>> {
+        let (hidden, tokens) = (self.hidden(batch)?, self.tokens(batch));
+        let (head, words) = (self.weights.head(), self.words());
+        vocab_parallel_cross_entropy_forward(&hidden, head, &batch.targets, &words, &tokens)
     }
 
     /// Logits (B, T, V) of every position. For tests and short texts: they all exist at once.
-    pub fn logits(&self, batch: &TokenBatch) -> Tensor<3> {
-        linear_forward(&self.hidden(batch), self.weights.head())
+    ///
+    /// # Errors
+    /// Of the ranks' exchanges; none on one rank.
+    pub fn logits(&self, batch: &TokenBatch) -> Result<Tensor<3>> {
+        let (hidden, tokens) = (self.hidden(batch)?, self.tokens(batch));
+        vocab_parallel_logits(&hidden, self.weights.head(), self.config.vocab_size, &tokens)
     }
 
     /// Output of the last norm, (B, T, C).
-    fn hidden(&self, batch: &TokenBatch) -> Tensor<3> {
+    fn hidden(&self, batch: &TokenBatch) -> Result<Tensor<3>> {
         let [_, time] = batch.inputs.dims();
         let rope = self.rope(0, time);
-        let context = self.context(&rope, batch.first_visible.as_ref());
-        let mut x = embedding_forward(&self.weights.embed_tokens, &batch.inputs);
+        let context = self.context(batch, &rope);
+        let (embedding, words) = (&self.weights.embed_tokens, self.words());
+        let mut x =
+            vocab_parallel_embedding_forward(embedding, &batch.inputs, &words, &context.tokens)?;
         for (n, layer) in self.weights.layers.iter().enumerate() {
-            x = layer_forward(layer, x, &self.of_layer(&context, n)).0;
+            x = layer_forward(layer, x, &self.of_layer(&context, n))?.0;
         }
-        rms_norm_forward(&x, &self.weights.norm, self.config.norm_eps).0
+        Ok(rms_norm_forward(&x, &self.weights.norm, self.config.norm_eps).0)
     }
 
+    /// What the layers share in a pass over `batch`.
     pub(crate) fn context<'a>(
         &'a self,
+        batch: &'a TokenBatch,
         rope: &'a RopeTable,
-        first_visible: Option<&'a Tensor<2, Int>>,
     ) -> LayerContext<'a> {
-        LayerContext { config: &self.config, rope, first_visible, adapters: None }
+        LayerContext {
+            config: &self.config,
+            rope,
+            first_visible: batch.first_visible.as_ref(),
+            adapters: None,
+            tokens: self.tokens(batch),
+        }
+    }
+
+    fn tokens(&self, batch: &TokenBatch) -> Tokens<'_> {
+        Tokens::new(&self.tensor, batch.inputs.dims())
+    }
+
+    /// The words whose rows of embedding and head are here.
+    fn words(&self) -> Range<usize> {
+        self.tensor.words(self.config.vocab_size)
     }
 
     /// The context of layer `n`, with its adapters.

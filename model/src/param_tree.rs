@@ -67,11 +67,14 @@ struct Row {
     init: Init,
 }
 
-/// A length in the shape of a parameter, by the legend of the crate.
+/// A length in the shape of a parameter, by the legend of the crate. Ranks split all of them but `C`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Size {
+pub(crate) enum Size {
+    /// Channels.
     C,
+    /// Feed-forward.
     F,
+    /// Vocabulary.
     V,
     /// H·D, the queries of a token.
     HD,
@@ -161,6 +164,11 @@ impl Param {
     /// Shape in a model of this configuration, of rank 1 or 2.
     pub fn shape(&self, config: &LlamaConfig) -> Vec<usize> {
         self.row.shape(config)
+    }
+
+    /// What the lengths of its shape are.
+    pub(crate) fn sizes(&self) -> &'static [Size] {
+        self.row.shape
     }
 
     /// Elements in a model of this configuration.

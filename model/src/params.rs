@@ -10,6 +10,7 @@ use rand_distr::{Distribution, Normal};
 
 use crate::config::{LlamaConfig, Precision};
 use crate::error::ModelError;
+use crate::parallel::TensorRank;
 use crate::param_tree::{Init, LayerTree, Leaf, Param, ParamTree};
 
 /// A tensor for every parameter. The names below say which; they are one type because every op
@@ -84,7 +85,19 @@ impl TensorTree {
     /// Starting weights, as [`Init`] says for each. A tensor draws from a stream of random numbers
     /// of its own: its values depend on the seed and its place among the parameters alone.
     pub fn init(config: &LlamaConfig, seed: u64, dtype: DType, device: &Device) -> Self {
-        let Ok(weights) = Self::build::<Infallible>(config, |param| {
+        Self::init_part(config, &TensorRank::ONLY, seed, dtype, device)
+    }
+
+    /// The part that the rank `place` holds of the starting weights of a model: the same values whatever the
+    /// number of ranks. One whole tensor exists at a time.
+    pub fn init_part(
+        config: &LlamaConfig,
+        place: &TensorRank,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
+        let Ok(weights) = Self::build::<Infallible>(&place.local_config(config), |param| {
             let count = param.count(config);
             let (std, stream) = (config.init_std, param.index() as u64);
             let values = match param.init() {
@@ -94,6 +107,9 @@ impl TensorTree {
                     normal(count, std / (2.0 * config.n_layers as f64).sqrt(), seed, stream)
                 }
             };
+            let width = param.shape(config).last().copied().unwrap_or(count);
+            let values = place.slice(param, config).take(values, width);
+            let count = values.len();
             let data = TensorData::new(values, [count]).convert_dtype(dtype);
             Ok(Tensor::from_data(data, (device, dtype)))
         });
@@ -229,6 +245,26 @@ mod tests {
         });
         assert_eq!(error.unwrap_err(), "model.layers.0.self_attn.v_proj.weight");
         assert_eq!(made, 5);
+    }
+
+    /// Ranks that draw their parts have the tensors of one rank, whatever their number.
+    #[test]
+    fn starting_weights_do_not_depend_on_the_ranks() {
+        let config = config();
+        let values = |weights: &Weights| -> Vec<TensorData> {
+            weights.iter().map(|(_, x)| x.to_data()).collect()
+        };
+        let whole = Weights::init(&config, 7, DType::F32, &Device::flex());
+        for ranks in [1, 2, 4] {
+            let part = |place: &TensorRank| {
+                let part = Weights::init_part(&config, place, 7, DType::F32, &Device::flex());
+                assert_eq!(values(&part), values(&place.split(&whole, &config)));
+                part
+            };
+            let parts: Vec<Weights> =
+                TensorRank::all(ranks, &config).unwrap().iter().map(part).collect();
+            assert_eq!(values(&TensorRank::join(&parts, &config)), values(&whole));
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::adapters::{AdapterShape, Adapters};
 use crate::backend::f32_storage;
 use crate::config::LlamaConfig;
 use crate::error::{ModelError, Result};
+use crate::parallel::{Slice, TensorRank};
 use crate::param_tree::{Leaf, with_leaf};
 use crate::params::TensorTree;
 use crate::weight_files::{StoredTensor, WeightFiles};
@@ -131,6 +132,20 @@ pub fn load(
     config: &LlamaConfig,
     device: &Device,
 ) -> Result<TensorTree> {
+    load_part(path, prefix, config, &TensorRank::ONLY, device)
+}
+
+/// As [`load`], the part that a tensor rank holds.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_part(
+    path: &Path,
+    prefix: &str,
+    config: &LlamaConfig,
+    place: &TensorRank,
+    device: &Device,
+) -> Result<TensorTree> {
     let files = WeightFiles::open_for(path, config)?;
     // A configuration may claim any number of layers: nothing is made before the last is there.
     if let Some(last) = config.n_layers.checked_sub(1) {
@@ -147,9 +162,44 @@ pub fn load(
     if config.tie_word_embeddings {
         check_tied(&files, prefix)?;
     }
-    TensorTree::build(config, |param| {
-        read_tensor(&files, &format!("{prefix}{param}"), &param.shape(config), device)
+    TensorTree::build(&place.local_config(config), |param| {
+        let slice = place.slice(param, config);
+        let range = 0..slice.rows.len() * slice.columns.len();
+        let name = format!("{prefix}{param}");
+        let values = read_slice(&files, &name, &param.shape(config), &slice, range)?;
+        let count = values.len();
+        Ok(Tensor::from_data(TensorData::new(values, [count]), (device, DType::F32)))
     })
+}
+
+/// Some of the elements of a slice of the tensor `name`, which has this `shape`, as f32: those of `range` in the
+/// order in which they lie in the slice.
+///
+/// # Errors
+/// As [`read_range`].
+pub fn read_slice(
+    files: &WeightFiles,
+    name: &str,
+    shape: &[usize],
+    slice: &Slice,
+    range: Range<usize>,
+) -> Result<Vec<f32>> {
+    let (width, columns) = (shape.last().copied().unwrap_or(1), slice.columns.len());
+    if columns == width {
+        let start = slice.rows.start * width;
+        return read_range(files, name, shape, start + range.start..start + range.end);
+    }
+    if range.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The rows that the range touches, then what it has of them.
+    let rows = range.start / columns..(range.end - 1) / columns + 1;
+    let of_file = slice.rows.start + rows.start..slice.rows.start + rows.end;
+    let values = read_range(files, name, shape, of_file.start * width..of_file.end * width)?;
+    let touched = Slice { rows: 0..rows.len(), columns: slice.columns.clone() };
+    let values = touched.take(values, width);
+    let skipped = rows.start * columns;
+    Ok(values[range.start - skipped..range.end - skipped].to_vec())
 }
 
 /// A file that has an output head beside a tied embedding has the same one: programs differ in

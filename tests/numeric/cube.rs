@@ -109,7 +109,7 @@ fn gradients(
     let weights = Weights::init(config, 3, DType::F32, device).compute_copy(precision);
     let model = Llama::new(config.clone(), weights, policy).unwrap();
     let mut grads = Grads::zeros(config, DType::F32, device);
-    let losses = model.loss_and_gradients(&batch, 1.0 / 38.0, &mut grads);
+    let losses = model.loss_and_gradients(&batch, 1.0 / 38.0, &mut grads).unwrap();
     let mut numbers = values(&losses);
     for (_, grad) in grads.iter() {
         numbers.extend(grad.to_data().iter::<f64>());

@@ -16,6 +16,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::Value;
 
+use super::parallel::{Layout, step_on_ranks};
 use super::{POLICIES, relative_error, values};
 
 super::device_test!(logits_losses_and_gradients, packed_documents, bf16, ten_steps, greedy);
@@ -78,6 +79,26 @@ impl Golden {
         weights
     }
 
+    /// Holds two tensor ranks to the losses and every gradient under the names that begin with `prefix`.
+    fn check_on_ranks(&self, prefix: &str, weights: &Weights, packed: bool, tolerance: f64) {
+        let valid = self.ids("targets").iter().filter(|t| **t >= 0).count();
+        let batch = self.batch(packed, &Device::flex());
+        for sequence in [true, false] {
+            let layout = Layout::new(2, sequence);
+            let scale = 1.0 / valid as f64;
+            let (step, _) = step_on_ranks(&self.config, weights, &batch, scale, layout);
+            let close = |what: &str, x: &[f64], y: &[f64]| {
+                let error = relative_error(x, y);
+                assert!(error < tolerance, "{prefix}{what}: {error:e}, tolerated {tolerance:e}");
+            };
+            close("losses", &step.losses, &self.floats(&format!("{prefix}losses")));
+            for ((param, _), grad) in weights.iter().zip(&step.grads) {
+                let grad: Vec<f64> = grad.iter().collect();
+                close(&param.to_string(), &grad, &self.floats(&format!("{prefix}grad.{param}")));
+            }
+        }
+    }
+
     /// Compares losses and every gradient under the names that begin with `prefix`.
     fn check(&self, prefix: &str, model: &Llama, packed: bool, tolerance: f64) {
         let device = model.device();
@@ -85,7 +106,7 @@ impl Golden {
         let mut grads = Grads::zeros(&self.config, dtype, device);
         let valid = self.ids("targets").iter().filter(|t| **t >= 0).count();
         let batch = self.batch(packed, device);
-        let losses = model.loss_and_gradients(&batch, 1.0 / valid as f64, &mut grads);
+        let losses = model.loss_and_gradients(&batch, 1.0 / valid as f64, &mut grads).unwrap();
         let close = |what: &str, x: &[f64], y: &[f64]| {
             let error = relative_error(x, y);
             assert!(error < tolerance, "{prefix}{what}: {error:e}, tolerated {tolerance:e}");
@@ -111,7 +132,7 @@ fn logits_losses_and_gradients(device: &Device) {
     for policy in POLICIES {
         for (weights, tolerance) in golden.weights(5e-6) {
             let model = model(&golden.config, weights, policy);
-            let logits = model.logits(&golden.batch(false, device));
+            let logits = model.logits(&golden.batch(false, device)).unwrap();
             let error = relative_error(&values(&logits), &golden.floats("logits"));
             assert!(error < tolerance, "logits: {error:e}");
             golden.check("", &model, false, tolerance);
@@ -123,6 +144,15 @@ fn packed_documents(device: &Device) {
     let golden = Golden::read(device);
     for (weights, tolerance) in golden.weights(5e-6) {
         golden.check("packed.", &model(&golden.config, weights, POLICIES[1]), true, tolerance);
+    }
+}
+
+#[test]
+fn two_tensor_ranks() {
+    let golden = Golden::read(&Device::flex());
+    for (weights, tolerance) in golden.weights(1e-5) {
+        golden.check_on_ranks("", &weights, false, tolerance);
+        golden.check_on_ranks("packed.", &weights, true, tolerance);
     }
 }
 

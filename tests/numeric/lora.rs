@@ -121,8 +121,8 @@ fn gradients_of_a_whole_model_are_finite_differences() {
     let tokens = tokens(&config, &device);
     let adapters = model.adapters.clone().unwrap();
     let mut grads = adapters.zeros_like(F64);
-    let losses = model.loss_and_adapter_gradients(&tokens, 0.05, &mut grads);
-    assert_close("losses", &losses, &model.losses(&tokens), 1e-12);
+    let losses = model.loss_and_adapter_gradients(&tokens, 0.05, &mut grads).unwrap();
+    assert_close("losses", &losses, &model.losses(&tokens).unwrap(), 1e-12);
     for (n, (param, gradient)) in grads.iter().enumerate() {
         let gradient = values(gradient);
         assert!(gradient.iter().any(|g| *g != 0.0), "{param} receives no gradient");
@@ -138,7 +138,7 @@ fn gradients_of_a_whole_model_are_finite_differences() {
                     Ok(if at - 1 == n { moved(x, i, h) } else { x.clone() })
                 });
                 model.adapters = made.ok();
-                values(&model.losses(&tokens)).iter().sum::<f64>() * 0.05
+                values(&model.losses(&tokens).unwrap()).iter().sum::<f64>() * 0.05
             };
             let numeric = (along(1e-5) - along(-1e-5)) / 2e-5;
             let error = (gradient[i] - numeric).abs();
@@ -156,7 +156,7 @@ fn the_gradient_of_activations_is_that_of_a_model_that_trains() {
     let plain =
         Llama::new(config.clone(), model.weights.clone(), ActivationCheckpointing::None).unwrap();
     let mut full = Grads::zeros(&config, F64, &device);
-    plain.loss_and_gradients(&tokens, 0.05, &mut full);
+    plain.loss_and_gradients(&tokens, 0.05, &mut full).unwrap();
     // With zero B the gradient of B is that of the weight, times A: dB = s dW Aᵀ.
     let mut model =
         Llama::new(config.clone(), model.weights.clone(), ActivationCheckpointing::Full).unwrap();
@@ -164,7 +164,7 @@ fn the_gradient_of_activations_is_that_of_a_model_that_trains() {
     let adapters = Adapters::init(&config, &shape, 1, F64, &device);
     let mut grads = adapters.zeros_like(F64);
     model.adapters = Some(adapters);
-    model.loss_and_adapter_gradients(&tokens, 0.05, &mut grads);
+    model.loss_and_adapter_gradients(&tokens, 0.05, &mut grads).unwrap();
     let adapters = model.adapters.as_ref().unwrap();
     for (layer, (dlayer, full)) in grads.layers.iter().zip(&full.layers).enumerate() {
         for (target, dweight) in [
@@ -187,15 +187,15 @@ fn adapters_start_at_nothing_and_can_be_merged() {
     for precision in [Precision::F32, Precision::Bf16] {
         let weights = Weights::init(&config, 5, DType::F32, &device).compute_copy(precision);
         let mut model = Llama::new(config.clone(), weights, ActivationCheckpointing::None).unwrap();
-        let before = values(&model.losses(&tokens));
+        let before = values(&model.losses(&tokens).unwrap());
         let shape = AdapterShape { rank: 4, alpha: 8.0, targets: Target::ALL.to_vec() };
         let adapters = Adapters::init(&config, &shape, 1, DType::F32, &device);
         model.adapters = Some(adapters.compute_copy(precision));
-        assert_eq!(values(&model.losses(&tokens)), before);
+        assert_eq!(values(&model.losses(&tokens).unwrap()), before);
     }
     let (model, _) = adapted(&config, DType::F32);
     let mut merged = model.weights.clone();
     model.adapters.as_ref().unwrap().merge_into(&mut merged);
     let alone = Llama::new(config, merged, ActivationCheckpointing::None).unwrap();
-    assert_close("losses", &model.losses(&tokens), &alone.losses(&tokens), 1e-5);
+    assert_close("losses", &model.losses(&tokens).unwrap(), &alone.losses(&tokens).unwrap(), 1e-5);
 }

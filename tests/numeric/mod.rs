@@ -11,6 +11,7 @@ mod lora;
 mod model;
 mod op_checks;
 mod packing;
+mod parallel;
 
 use std::collections::BTreeSet;
 use std::io::Write;

@@ -161,7 +161,7 @@ fn score_batch(model: &Llama, batch: &[Window], nats: &mut [f64]) -> Result<()> 
     let targets: Vec<i32> = batch.iter().flat_map(|w| padded(&w.targets, IGNORED_TARGET)).collect();
     let tokens =
         TokenBatch::new(&inputs, &targets, None, time, model.config.vocab_size, model.device())?;
-    let losses: Vec<f64> = model.losses(&tokens).into_data().iter::<f64>().collect();
+    let losses: Vec<f64> = model.losses(&tokens)?.into_data().iter::<f64>().collect();
     if !losses.iter().all(|loss| loss.is_finite()) {
         model.weights.check_finite()?;
         return Err(ModelError::NotFinite {

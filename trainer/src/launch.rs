@@ -9,6 +9,7 @@ use std::time::Duration;
 use altiplano_comm::mpi::Launcher;
 use altiplano_comm::{CommError, Options, RankGrid, World};
 use altiplano_data::terminal::write_last_line;
+use altiplano_model::parallel::TensorRank;
 
 use crate::config::{Shard, TrainConfig};
 use crate::error::{Result, TrainerError};
@@ -109,12 +110,8 @@ fn check_layout(config: &TrainConfig, ranks: usize, launcher: Option<&Launcher>)
     config
         .check_copies(grid.data())
         .map_err(|problem| TrainerError::Usage { message: problem.to_string() })?;
-    if grid.tensor() > 1 {
-        return wrong(format!(
-            "parallel.tensor: found {}, expected 1: this version splits no matrices in training",
-            grid.tensor()
-        ));
-    }
+    TensorRank::all(grid.tensor(), &config.model)
+        .map_err(|error| TrainerError::Usage { message: error.to_string() })?;
     let exchanges = ranks > 1 || parallel.shard == Shard::Gradients;
     if exchanges && config.device != "cpu" {
         return wrong(format!(

@@ -13,6 +13,7 @@ use altiplano_data::sft::{
 };
 use altiplano_data::{Batch, ProgressMode, Tokenizer};
 use altiplano_model::adapters::Adapters;
+use altiplano_model::parallel::TensorRank;
 use altiplano_model::params::Weights;
 use burn::tensor::{DType, Device};
 use serde_json::Value;
@@ -149,17 +150,21 @@ impl FineTuning {
     }
 
     /// The weights of step 0, with the row of `[PAD]` where the base lacks it.
-    fn starting_weights(&self, device: &Device) -> Result<(Weights, Vec<String>)> {
+    fn starting_weights(
+        &self,
+        place: &TensorRank,
+        device: &Device,
+    ) -> Result<(Weights, Vec<String>)> {
         let mut plan = self.plan.clone();
         let base = match &plan.init_from {
             Some(base) if self.config.add_pad_token => hugging_face::read(base)?.0.vocab_size,
             _ => plan.model.vocab_size,
         };
         if base == plan.model.vocab_size {
-            return starting_weights(&plan, device);
+            return starting_weights(&plan, place, device);
         }
         plan.model.vocab_size = base;
-        let (weights, mut about) = starting_weights(&plan, device)?;
+        let (weights, mut about) = starting_weights(&plan, place, device)?;
         about.push(format!("adds the token [PAD], {base}, with the mean of all rows"));
         Ok((weights.with_mean_row(), about))
     }
@@ -247,7 +252,7 @@ impl Task for FineTuning {
     }
 
     fn start(&self, device: &Device, ranks: &Arc<Ranks>) -> Result<(Trainer, Vec<String>)> {
-        let (weights, mut about) = self.starting_weights(device)?;
+        let (weights, mut about) = self.starting_weights(&ranks.place(), device)?;
         let Some(shape) = self.config.lora.as_ref().map(LoraConfig::shape) else {
             return Ok((Trainer::start_on(&self.plan, weights, ranks)?, about));
         };
@@ -271,7 +276,7 @@ impl Task for FineTuning {
         let Some(shape) = self.config.lora.as_ref().map(LoraConfig::shape) else {
             return Trainer::resume(&self.plan, checkpoint, state, device, ranks);
         };
-        let (weights, _) = starting_weights(&self.plan, device)?;
+        let (weights, _) = starting_weights(&self.plan, &ranks.place(), device)?;
         Trainer::resume_adapters(&self.plan, &weights, &shape, checkpoint, state)
     }
 

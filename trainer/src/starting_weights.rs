@@ -4,6 +4,7 @@ use std::path::Path;
 
 use altiplano_data::Tokenizer;
 use altiplano_model::config::LlamaConfig;
+use altiplano_model::parallel::TensorRank;
 use altiplano_model::params::Weights;
 use altiplano_model::weights;
 use burn::tensor::{DType, Device};
@@ -12,14 +13,19 @@ use crate::checkpoint::{self, hugging_face};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 
-/// The f32 weights of step 0 of a run, with lines for the user about where they come from.
+/// The f32 weights of step 0 of a run, the part that the tensor rank `place` holds, with lines for the user about where they come from.
 ///
 /// # Errors
 /// When `init_from` is neither a Hugging Face directory of a LLaMA nor a run, is damaged, or holds a model or a
 /// tokenizer that is not the run's.
-pub fn starting_weights(config: &TrainConfig, device: &Device) -> Result<(Weights, Vec<String>)> {
+pub fn starting_weights(
+    config: &TrainConfig,
+    place: &TensorRank,
+    device: &Device,
+) -> Result<(Weights, Vec<String>)> {
     let Some(given) = &config.init_from else {
-        return Ok((Weights::init(&config.model, config.seed, DType::F32, device), Vec::new()));
+        let (model, seed) = (&config.model, config.seed);
+        return Ok((Weights::init_part(model, place, seed, DType::F32, device), Vec::new()));
     };
     let dir = checkpoint::find(given)?;
     if checkpoint::is_checkpoint(&dir) {
@@ -47,7 +53,7 @@ pub fn starting_weights(config: &TrainConfig, device: &Device) -> Result<(Weight
         ));
     }
     // The weights of a directory from elsewhere may be in several files.
-    Ok((weights::load(&dir, "", &config.model, device)?, lines))
+    Ok((weights::load_part(&dir, "", &config.model, place, device)?, lines))
 }
 
 /// Holds what decides the meaning of weights to the run's. The longest context is no part of it, and

@@ -45,12 +45,26 @@ impl Targets {
             return Ok(Self { targets: targets.max(1), tokens });
         }
         let all = ranks.gather("targets of the step", &[targets as u64, tokens, mark(batches)])?;
-        let told = |place: usize| all.chunks_exact(3).map(move |told| told[place]);
-        if told(2).all(|mark| mark == all[2]) {
+        let grid = ranks.grid();
+        let records: Vec<&[u64]> = all.chunks_exact(3).collect();
+        let first_of_copy = |rank: usize| grid.tensor_group(rank)[0];
+        let strays = |rank: &usize| records[*rank] != records[first_of_copy(*rank)];
+        if let Some(rank) = (0..records.len()).find(strays) {
             return Err(ranks.agreed(TrainerError::Usage {
                 message: format!(
-                    "all {} ranks read the same data, expected micro-batches of its own on each",
-                    ranks.count()
+                    "{} and {} split one copy of the model and read different data, expected the same",
+                    ranks.name_of(first_of_copy(rank)),
+                    ranks.name_of(rank)
+                ),
+            }));
+        }
+        let copies = records.iter().step_by(grid.tensor());
+        let told = |place: usize| copies.clone().map(move |told| told[place]);
+        if grid.data() > 1 && told(2).all(|mark| mark == all[2]) {
+            return Err(ranks.agreed(TrainerError::Usage {
+                message: format!(
+                    "all {} copies of the model read the same data, expected micro-batches of its own on each",
+                    grid.data()
                 ),
             }));
         }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use altiplano_model::device;
 use altiplano_model::infer::{InferenceModel, SamplingParams};
+use altiplano_model::params::Weights;
 
 pub use pretraining::{loader_options, next_batches, open_loader};
 pub use start::{resume, train};
@@ -409,13 +410,16 @@ impl Run {
 
     /// Prints what the model writes after each prompt, on the first rank.
     fn sample(&mut self, progress: &TrainProgress) -> Result<()> {
-        if self.records.is_some() {
-            self.write_samples(progress)?;
+        // Every rank gives its part.
+        if let Some(weights) = self.trainer.whole_weights()?
+            && self.records.is_some()
+        {
+            self.write_samples(&weights, progress)?;
         }
         self.look_for_signals()
     }
 
-    fn write_samples(&self, progress: &TrainProgress) -> Result<()> {
+    fn write_samples(&self, weights: &Weights, progress: &TrainProgress) -> Result<()> {
         let Some(tokenizer) = self.task.tokenizer() else { return Ok(()) };
         let config = &self.config.sample;
         for prompt in &config.prompts {
@@ -432,8 +436,8 @@ impl Run {
             let end_tokens = tokenizer.eos_id().into_iter().collect();
             let options =
                 GenerationOptions { sampling, end_tokens, ..GenerationOptions::default() };
-            let model = &self.trainer.model;
-            let model = InferenceModel::from_weights(model.config.clone(), &model.weights)?;
+            let config = self.trainer.model.config.clone();
+            let model = InferenceModel::from_weights(config, weights)?;
             let generated = generate_text(&model, tokenizer, prompt, &options, |_| !interrupted())?;
             progress.println(&format!("step {}: {prompt}{}", self.step, generated.text));
         }

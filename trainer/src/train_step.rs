@@ -8,11 +8,13 @@ use altiplano_comm::double_double::DoubleDouble;
 use altiplano_data::Batch;
 use altiplano_model::adapters::{AdapterShape, AdapterState, Adapters};
 use altiplano_model::llama::{Llama, TokenBatch};
+use altiplano_model::parallel::TensorRank;
 use altiplano_model::param_ops::{AdamWState, fill_zero};
+use altiplano_model::param_tree::{Leaf, Param};
 use altiplano_model::params::{Grads, Moments, TensorTree, Weights};
 use altiplano_model::weight_files::WeightFiles;
 use altiplano_model::weights;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::adamw::{AdamW, numbers_of_step};
 use crate::checkpoint::{ADAPTER_FILE, CheckpointFiles, MODEL_FILE, OPTIMIZER_FILE, TrainState};
@@ -21,8 +23,8 @@ use crate::error::{Result, TrainerError};
 use crate::grad_clip::{clip_factor, squared_norm, squared_norm_of_adapters};
 use crate::outlier_window::OutlierWindow;
 use crate::shards::{
-    FlatLayout, GatheredTensors, GradExchange, ReadMoment, ShardedAdamW, named_moments,
-    named_weights,
+    FlatLayout, GatheredTensors, GradExchange, Held, ReadMoment, ShardedAdamW, join_parts,
+    named_moments, named_weights,
 };
 use crate::step_record::{RanksOfStep, StepRecord, Targets};
 use crate::world::Ranks;
@@ -91,7 +93,7 @@ impl Trainer {
         Self::start_on(config, master_weights, &Ranks::single())
     }
 
-    /// The same as one of several ranks.
+    /// The same as one of several ranks, of which each has its part of the weights.
     ///
     /// # Errors
     /// As [`Trainer::start`].
@@ -106,7 +108,8 @@ impl Trainer {
             });
         }
         let device = master_weights.norm.device();
-        let zeros = || Moments::zeros(&config.model, DType::F32, &device);
+        let local = ranks.place().local_config(&config.model);
+        let zeros = || Moments::zeros(&local, DType::F32, &device);
         let (m, v) = (zeros(), zeros());
         Self::new(config, AdamWState { master_weights, m, v }, ranks)
     }
@@ -123,8 +126,9 @@ impl Trainer {
         device: &Device,
         ranks: &Arc<Ranks>,
     ) -> Result<Self> {
+        let place = ranks.place();
         let load = |file: &str, prefix: &str| {
-            weights::load(&checkpoint.join(file), prefix, &config.model, device)
+            weights::load_part(&checkpoint.join(file), prefix, &config.model, &place, device)
         };
         let master_weights = load(MODEL_FILE, "")?;
         let mut trainer = if is_sharded(config, ranks) {
@@ -132,7 +136,8 @@ impl Trainer {
             Self::shards(config, &master_weights, ranks, &mut |prefix, param, range| {
                 let shape = param.shape(&config.model);
                 let name = format!("{prefix}{param}");
-                Ok(weights::read_range(&files, &name, &shape, range)?)
+                let slice = place.slice(param, &config.model);
+                Ok(weights::read_slice(&files, &name, &shape, &slice, range)?)
             })?
         } else {
             let (m, v) = (load(OPTIMIZER_FILE, "m.")?, load(OPTIMIZER_FILE, "v.")?);
@@ -213,7 +218,7 @@ impl Trainer {
         let device = master_weights.norm.device();
         let layout = flat_layout(config, ranks);
         let optimizer = Box::new(ShardedAdamW::new(
-            &config.model,
+            &ranks.place().local_config(&config.model),
             config.optimizer.clone(),
             Arc::clone(&layout),
             ranks.data_group().clone(),
@@ -232,8 +237,10 @@ impl Trainer {
         trained: Trained,
         ranks: &Arc<Ranks>,
     ) -> Result<Self> {
+        let mut model = Llama::new(config.model.clone(), weights, config.activation_checkpointing)?;
+        model.tensor = ranks.tensor_group();
         Ok(Self {
-            model: Llama::new(config.model.clone(), weights, config.activation_checkpointing)?,
+            model,
             trained,
             loss_window: OutlierWindow::default(),
             grad_norm_window: OutlierWindow::default(),
@@ -269,13 +276,49 @@ impl Trainer {
         }
     }
 
-    /// What the other copies of the model have of a checkpoint, for the rank that writes it. All ranks ask for
-    /// it together; each then calls [`GatheredTensors::finish`].
+    /// What other ranks have of a checkpoint, for the rank that writes it. All ranks ask for it together; each
+    /// then calls [`GatheredTensors::finish`].
     pub(crate) fn gathered_tensors(&self) -> Option<GatheredTensors<'_>> {
-        let Trained::Shards { optimizer, .. } = &self.trained else { return None };
+        let held = match &self.trained {
+            Trained::Shards { optimizer, .. } => Held::Shards(optimizer),
+            Trained::Copies { optimizer, .. } if self.ranks.place().ranks() > 1 => {
+                Held::Copies(&optimizer.state)
+            }
+            _ => return None,
+        };
         let config = &self.model.config;
         let tensors = [named_weights(config), named_moments(config)].concat();
-        Some(GatheredTensors::new(optimizer, config, tensors))
+        Some(GatheredTensors::new(held, config, &self.ranks, tensors))
+    }
+
+    /// The weights of the model, whole, on the first rank; each rank of its copy gives its part. All ranks ask for
+    /// them together.
+    ///
+    /// # Errors
+    /// A rank ended, did not answer in time, or called something else.
+    pub(crate) fn whole_weights(&self) -> Result<Option<Weights>> {
+        let place = self.ranks.place();
+        if place.ranks() == 1 {
+            return Ok(self.ranks.is_first().then(|| self.model.weights.clone()));
+        }
+        if self.ranks.share().index > 0 {
+            return Ok(None);
+        }
+        let (config, device) = (&self.model.config, self.model.device());
+        let mut leaves = self.model.weights.iter();
+        let whole = Weights::build(config, |param| {
+            let (values, dtype) = match leaves.next() {
+                Some((_, Leaf::Vector(gain))) => (gain.to_data(), gain.dtype()),
+                Some((_, Leaf::Matrix(matrix))) => (matrix.to_data(), matrix.dtype()),
+                None => (TensorData::new(Vec::<f32>::new(), [0]), DType::F32),
+            };
+            let part = values.iter::<f32>().collect();
+            let whole = join_parts(part, param, config, &self.ranks, "the weights")?;
+            let whole = whole.unwrap_or_else(|| vec![0.0; param.count(config)]);
+            let data = TensorData::new(whole, [param.count(config)]).convert_dtype(dtype);
+            Ok::<_, TrainerError>(Tensor::from_data(data, (device, dtype)))
+        })?;
+        Ok(self.ranks.is_first().then_some(whole))
     }
 
     /// Writes what is trained and its moments among the files of a checkpoint; `gathered` are the
@@ -288,13 +331,14 @@ impl Trainer {
         files: &mut CheckpointFiles,
         gathered: Option<&mut GatheredTensors<'_>>,
     ) -> Result<()> {
+        if let Some(gathered) = gathered {
+            let config = &self.model.config;
+            gathered.write(files, MODEL_FILE, &named_weights(config))?;
+            return gathered.write(files, OPTIMIZER_FILE, &named_moments(config));
+        }
         match &self.trained {
-            Trained::Shards { .. } => {
-                let Some(gathered) = gathered else { return Ok(()) };
-                let config = &self.model.config;
-                gathered.write(files, MODEL_FILE, &named_weights(config))?;
-                gathered.write(files, OPTIMIZER_FILE, &named_moments(config))
-            }
+            // Their tensors are always gathered.
+            Trained::Shards { .. } => Ok(()),
             Trained::Weights { optimizer, .. } | Trained::Copies { optimizer, .. } => {
                 let mut write = |name: &str, trees: &[(&str, &TensorTree)]| {
                     files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
@@ -385,16 +429,16 @@ impl Trainer {
             let tokens = self.token_batch(batch)?;
             losses.push(match &mut self.trained {
                 Trained::Weights { grads, .. } => {
-                    self.model.loss_and_gradients(&tokens, scale, &mut **grads)
+                    self.model.loss_and_gradients(&tokens, scale, &mut **grads)?
                 }
                 Trained::Copies { exchange, .. } | Trained::Shards { exchange, .. } => {
                     exchange.begin_micro_batch(number + 1 == batches.len());
-                    let losses = self.model.loss_and_gradients(&tokens, scale, &mut **exchange);
+                    let losses = self.model.loss_and_gradients(&tokens, scale, &mut **exchange)?;
                     exchange.end_micro_batch()?;
                     losses
                 }
                 Trained::Adapters { grads, .. } => {
-                    self.model.loss_and_adapter_gradients(&tokens, scale, grads)
+                    self.model.loss_and_adapter_gradients(&tokens, scale, grads)?
                 }
             });
         }
@@ -468,8 +512,14 @@ impl Trainer {
         if self.ranks.is_alone() {
             return Ok(());
         }
+        let (place, config, grid) = (self.ranks.place(), &self.model.config, self.ranks.grid());
         let mut hashes: Vec<(String, [u8; 32])> = Vec::new();
+        // What other tensor ranks hold as well, with the first that does, of all ranks alike.
+        let mut shared: Vec<(Param, usize)> = Vec::new();
         for (param, weight) in self.model.weights.iter() {
+            if TensorRank::is_shared(place.ranks(), param, config) {
+                shared.push((param, hashes.len()));
+            }
             hashes.push((param.to_string(), blake3::hash(weight.to_data().as_bytes()).into()));
         }
         if let Trained::Shards { optimizer, .. } = &self.trained {
@@ -478,7 +528,21 @@ impl Trainer {
                 hashes.push((format!("optimizer state of {param}"), blake3::hash(&bytes).into()));
             }
         }
-        self.ranks.compare("the copies of the model", &hashes)
+        self.ranks.compare("the copies of the model", &hashes, |rank| grid.tensor_rank(rank))?;
+        for gains in [true, false] {
+            let of_kind =
+                shared.iter().filter(|(param, _)| (param.shape(config).len() == 1) == gains);
+            let of_kind: Vec<_> = of_kind.map(|(_, at)| hashes[*at].clone()).collect();
+            let heads = config.kv_heads();
+            let holder = |rank| match gains {
+                true => grid.tensor_group(rank)[0],
+                false => grid.kv_group(rank, heads)[0],
+            };
+            if !of_kind.is_empty() {
+                self.ranks.compare("what tensor ranks have in common", &of_kind, holder)?;
+            }
+        }
+        Ok(())
     }
 
     /// The files and token offsets of the sequences of a step on all ranks, shortened.
@@ -502,7 +566,7 @@ impl Trainer {
     /// # Errors
     /// When an id is outside the vocabulary.
     pub fn losses(&self, batch: &Batch) -> Result<Vec<f32>> {
-        let losses = self.model.losses(&self.token_batch(batch)?);
+        let losses = self.model.losses(&self.token_batch(batch)?)?;
         Ok(losses.into_data().iter::<f32>().collect())
     }
 
@@ -539,7 +603,8 @@ fn is_sharded(config: &TrainConfig, ranks: &Ranks) -> bool {
 
 fn flat_layout(config: &TrainConfig, ranks: &Ranks) -> Arc<FlatLayout> {
     let copies = ranks.data_group().ranks();
-    Arc::new(FlatLayout::new(&config.model, copies, config.parallel.bucket_bytes))
+    let local = ranks.place().local_config(&config.model);
+    Arc::new(FlatLayout::new(&local, copies, config.parallel.bucket_bytes))
 }
 
 fn exchange(
@@ -548,9 +613,8 @@ fn exchange(
     layout: &Arc<FlatLayout>,
     device: &Device,
 ) -> GradExchange {
-    let (group, parallel) = (ranks.data_group().clone(), &config.parallel);
-    let layout = Arc::clone(layout);
-    GradExchange::new(&config.model, layout, group, parallel.shard, parallel.overlap, device)
+    let (layout, parallel) = (Arc::clone(layout), &config.parallel);
+    GradExchange::new(&config.model, layout, ranks, parallel.shard, parallel.overlap, device)
 }
 
 /// The files and token offsets of the sequences of a step, shortened.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use altiplano_comm::{Group, RankGrid, Rows, World};
 use altiplano_data::Share;
 use altiplano_model::device;
+use altiplano_model::parallel::{TensorGroup, TensorRank};
 use serde_json::Value;
 
 use crate::config::{Shard, TrainConfig, collect_differences};
@@ -24,6 +25,10 @@ const PATIENCE: u32 = 5;
 pub struct Ranks {
     world: World,
     data: Group,
+    tensor: Group,
+    kv: Group,
+    place: TensorRank,
+    overlap: bool,
     grid: RankGrid,
     timeout: Duration,
     sequence: bool,
@@ -36,6 +41,10 @@ impl Ranks {
         let world = World::single();
         Arc::new(Self {
             data: world.everybody().clone(),
+            tensor: world.everybody().clone(),
+            kv: world.everybody().clone(),
+            place: TensorRank::ONLY,
+            overlap: true,
             grid: RankGrid::single(),
             world,
             timeout: Duration::from_secs(300),
@@ -51,9 +60,16 @@ impl Ranks {
     pub(crate) fn meet(world: World, config: &TrainConfig) -> Result<Arc<Self>> {
         let parallel = &config.parallel;
         let grid = RankGrid::new(parallel.tensor, parallel.data, world.ranks())?;
-        let data = world.split("data", grid.data_group(world.rank()))?;
+        let rank = world.rank();
+        let data = world.split("data", grid.data_group(rank))?;
+        let tensor = world.split("tensor", grid.tensor_group(rank))?;
+        let kv = world.split("kv", grid.kv_group(rank, config.model.kv_heads()))?;
         let ranks = Self {
             data,
+            tensor,
+            kv,
+            place: TensorRank::new(grid.tensor_rank(rank), grid.tensor(), &config.model)?,
+            overlap: parallel.overlap,
             grid,
             timeout: Duration::from_secs(parallel.timeout),
             sequence: parallel.sequence,
@@ -87,6 +103,26 @@ impl Ranks {
     /// The ranks with the same part of the model, which exchange gradients and weights.
     pub fn data_group(&self) -> &Group {
         &self.data
+    }
+
+    /// The ranks that hold a part of every matrix of the same copy, which exchange activations.
+    pub fn tensor_group(&self) -> TensorGroup {
+        TensorGroup::new(self.tensor.of("activations"), self.sequence, self.overlap)
+    }
+
+    /// The same, for what is no tensor.
+    pub fn tensor_ranks(&self) -> &Group {
+        &self.tensor
+    }
+
+    /// The ranks of a copy that hold the same head of keys and values.
+    pub fn kv_group(&self) -> &Group {
+        &self.kv
+    }
+
+    /// Which part of every matrix this rank holds.
+    pub fn place(&self) -> TensorRank {
+        self.place
     }
 
     /// Which batches this rank reads.
@@ -229,30 +265,38 @@ impl Ranks {
         if self.is_alone() { String::new() } else { format!(" on {}", self.name_of(rank)) }
     }
 
-    /// Holds the hashes of named things that all ranks have in common against those of the others.
+    /// Holds the hashes of named things that ranks have in common against each other: those of every rank
+    /// against those of the rank that `holder` names for it.
     ///
     /// # Errors
     /// Two ranks differ; both are named with the first thing in which they do.
-    pub fn compare(&self, what: &str, hashes: &[(String, [u8; 32])]) -> Result<()> {
+    pub fn compare(
+        &self,
+        what: &str,
+        hashes: &[(String, [u8; 32])],
+        holder: impl Fn(usize) -> usize,
+    ) -> Result<()> {
         let mut together = blake3::Hasher::new();
         for (name, hash) in hashes {
             together.update(name.as_bytes()).update(hash);
         }
         let together = together.finalize().to_hex();
         let all = self.gather_texts(what, &together)?;
-        let Some(other) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
+        let differs = |rank: &usize| all[*rank] != all[holder(*rank)];
+        let Some(other) = (0..all.len()).find(differs) else { return Ok(()) };
+        let first = holder(other);
         let lines: Vec<String> = hashes
             .iter()
             .map(|(name, hash)| format!("{name} {}", blake3::Hash::from(*hash)))
             .collect();
         let all = self.gather_texts(what, &lines.join("\n"))?;
-        let mut pairs = all[0].lines().zip(all[other].lines());
-        let first = pairs.find(|(left, right)| left != right).map_or("", |(left, _)| left);
-        let name = first.rsplit_once(' ').map_or(first, |(name, _)| name);
+        let mut pairs = all[first].lines().zip(all[other].lines());
+        let line = pairs.find(|(left, right)| left != right).map_or("", |(left, _)| left);
+        let name = line.rsplit_once(' ').map_or(line, |(name, _)| name);
         self.differ(format!(
             "{what} are not equal any more: {} and {} differ in {name}; resume from the newest checkpoint \
              written before, and have the memory of both hosts checked",
-            self.name_of(0),
+            self.name_of(first),
             self.name_of(other)
         ))
     }
@@ -304,8 +348,8 @@ impl Ranks {
     pub(crate) fn finish(self: Arc<Self>) -> Result<()> {
         self.set_during("the end", true);
         match Arc::into_inner(self) {
-            Some(Self { world, data, .. }) => {
-                drop(data);
+            Some(Self { world, data, tensor, kv, .. }) => {
+                drop((data, tensor, kv));
                 Ok(world.finish()?)
             }
             None => Ok(()),

@@ -23,6 +23,9 @@
 //!
 //! `dz` takes the place of the logits and is used at once. A negative target is ignored: its
 //! loss and its gradient are zero.
+//!
+//! Where ranks hold a part of the words each, the sum over words crosses ranks as it crosses blocks:
+//! [`HeadChunk`] stops between the statistics of its words and the gradient.
 
 use crate::element::Element;
 use crate::exp::exp;
@@ -39,6 +42,9 @@ const BLOCK: usize = 64;
 /// Exponentials below this, beside one that is 1, have no gradient: it is nothing beside the others, and
 /// a denormal number of two such factors is multiplied many times slower.
 const NEGLIGIBLE: f32 = 1e-12;
+
+/// The target of a token whose word another rank holds, in a [`HeadChunk`].
+pub const TARGET_ELSEWHERE: i32 = i32::MAX;
 
 /// `losses` (M) of `x` (M, C) through the head `weight` (V, C) at `targets` (M), `chunk` rows
 /// at a time; `shape.inputs` is `C`, `shape.outputs` is `V`.
@@ -89,19 +95,77 @@ pub fn head_cross_entropy_backward<E: Element>(
         let dx = &mut dx[i * chunk * inputs..][..rows * inputs];
         let mut logits = buffers.of(&targets[i * chunk..][..rows]);
         logits.losses(losses, x, weight, inputs, true);
-        // Words of dz start where those of the logits did, so words in bf16 are two widths apart.
-        let stride = rows * per_float::<E>();
-        let dz = Operand {
-            data: logits.gradient::<E>(scale),
-            lanes: rows,
-            depth: outputs,
-            lane_stride: 1,
-            depth_stride: stride,
+        logits.backward(dx, dweight, x, weight, scale, inputs);
+    }
+}
+
+/// The logits of a chunk of tokens for the words of one rank, between their statistics and their
+/// gradient.
+#[derive(Debug)]
+pub struct HeadChunk {
+    buffers: Buffers,
+    /// By place among the words of this rank; [`TARGET_ELSEWHERE`], or negative where ignored.
+    targets: Vec<i32>,
+}
+
+/// What a rank knows of a token, which together with that of the other ranks gives the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadStatistics {
+    /// Largest logit of the rank's words, `m`.
+    pub max: f32,
+    /// `Σ exp(z − m)` over the rank's words.
+    pub sum: f32,
+    /// Logit of the target; 0 where it is not among the rank's words.
+    pub target: f32,
+}
+
+impl HeadChunk {
+    /// Logits of `x` (M, C) for the words `weight` (V, C) of this rank, and the statistics of each
+    /// token; `shape.inputs` is `C`, `shape.outputs` is `V`. Without `gradient`,
+    /// [`backward`](Self::backward) may not follow.
+    pub fn forward<E: Element>(
+        x: &[E],
+        weight: &[E],
+        targets: Vec<i32>,
+        shape: LinearShape,
+        gradient: bool,
+    ) -> (Self, Vec<HeadStatistics>) {
+        let op = "HeadChunk::forward";
+        shape.check(op, x.len(), weight.len(), shape.rows * shape.outputs);
+        assert_eq!(targets.len(), shape.rows, "{op}: targets is not (M)");
+        let mut buffers = Buffers::new(shape.rows, shape.outputs);
+        let mut target_logits = vec![0.0; shape.rows];
+        let mut logits = buffers.of(&targets);
+        logits.statistics(&mut target_logits, x, weight, shape.inputs, gradient);
+        let of_token = |(m, target): (usize, f32)| {
+            let (max, sum) = total(logits.statistics, shape.rows, m);
+            HeadStatistics { max, sum: sum as f32, target }
         };
-        gemm(Output::Assign(dx), dz, Operand::columns(weight, outputs, inputs));
-        let dz_words =
-            Operand { lanes: outputs, depth: rows, lane_stride: stride, depth_stride: 1, ..dz };
-        gemm(Output::AddF32(dweight), dz_words, Operand::columns(x, rows, inputs));
+        let statistics = target_logits.into_iter().enumerate().map(of_token).collect();
+        (Self { buffers, targets }, statistics)
+    }
+
+    /// The gradients of `scale Σ losses`: `dx` (M, C) `=`, the part that these words give, and
+    /// `dweight` (V, C) `+=`. `totals` (M) are the largest logit `m` of all ranks and
+    /// `Σ exp(z − m)` over all words.
+    #[expect(clippy::too_many_arguments, reason = "two gradients, and what the pair needs")]
+    pub fn backward<E: Element>(
+        mut self,
+        dx: &mut [E],
+        dweight: &mut [f32],
+        x: &[E],
+        weight: &[E],
+        totals: &[[f32; 2]],
+        scale: f32,
+        shape: LinearShape,
+    ) {
+        let op = "HeadChunk::backward";
+        shape.check(op, x.len(), weight.len(), self.targets.len() * shape.outputs);
+        assert_eq!(dx.len(), x.len(), "{op}: dx and x differ in length");
+        assert_eq!(dweight.len(), weight.len(), "{op}: dweight and weight differ in length");
+        let mut logits = self.buffers.of(&self.targets);
+        logits.totals.copy_from_slice(totals);
+        logits.backward(dx, dweight, x, weight, scale, shape.inputs);
     }
 }
 
@@ -117,6 +181,7 @@ fn check(op: &str, losses: usize, x: usize, weight: usize, targets: &[i32], shap
 }
 
 /// Memory for the logits of a chunk of tokens.
+#[derive(Debug)]
 struct Buffers {
     logits: Scratch,
     statistics: Scratch,
@@ -168,28 +233,13 @@ impl Logits<'_> {
         keep: bool,
     ) {
         let rows = losses.len();
-        let (words, x) =
-            (Operand::rows(weight, self.z.len() / rows, inputs), Operand::rows(x, rows, inputs));
-        gemm(Output::AssignF32(self.z), words, x);
-        for ((m, loss), &target) in losses.iter_mut().enumerate().zip(self.targets) {
-            // The target's logit, until the sum is known.
-            *loss = if target < 0 { 0.0 } else { self.z[target as usize * rows + m] };
-        }
-        self.z.par_chunks_mut(BLOCK * rows).zip(self.statistics.par_chunks_mut(2 * rows)).for_each(
-            |(z, statistics)| {
-                let (max, sum) = statistics.split_at_mut(rows);
-                block_statistics(z, max, sum, keep);
-            },
-        );
+        // The target's logit, until the sum is known.
+        self.statistics(losses, x, weight, inputs, keep);
         let statistics = &*self.statistics;
         self.totals.par_iter_mut().zip(losses).zip(self.targets).enumerate().for_each(
-            |(m, ((total, loss), &target))| {
-                let blocks = || statistics.chunks_exact(2 * rows).map(|s| (s[m], s[rows + m]));
-                let max = blocks().map(|(max, _)| max).fold(f32::NEG_INFINITY, f32::max);
-                let sum: f64 = blocks()
-                    .map(|(block, sum)| f64::from(sum) * f64::from(block - max).exp())
-                    .sum();
-                *total = [max, sum as f32];
+            |(m, ((out, loss), &target))| {
+                let (max, sum) = total(statistics, rows, m);
+                *out = [max, sum as f32];
                 if target >= 0 {
                     *loss = (sum.ln() + f64::from(max) - f64::from(*loss)) as f32;
                 }
@@ -197,12 +247,73 @@ impl Logits<'_> {
         );
     }
 
+    /// The place of each token's target among the words, where it is among them.
+    fn hits(&self) -> impl Iterator<Item = (usize, usize)> + use<'_> {
+        let words = self.z.len() / self.targets.len().max(1);
+        let place = move |target: i32| usize::try_from(target).ok().filter(|t| *t < words);
+        self.targets.iter().enumerate().filter_map(move |(m, target)| Some((m, place(*target)?)))
+    }
+
+    /// Logits of `x` (rows, C), those of the targets, and the statistics of each block; with
+    /// `keep`, the logits become `exp(z - max_b)`.
+    fn statistics<E: Element>(
+        &mut self,
+        target_logits: &mut [f32],
+        x: &[E],
+        weight: &[E],
+        inputs: usize,
+        keep: bool,
+    ) {
+        let rows = target_logits.len();
+        let (words, x) =
+            (Operand::rows(weight, self.z.len() / rows, inputs), Operand::rows(x, rows, inputs));
+        gemm(Output::AssignF32(self.z), words, x);
+        target_logits.fill(0.0);
+        for (m, target) in self.hits() {
+            target_logits[m] = self.z[target * rows + m];
+        }
+        self.z.par_chunks_mut(BLOCK * rows).zip(self.statistics.par_chunks_mut(2 * rows)).for_each(
+            |(z, statistics)| {
+                let (max, sum) = statistics.split_at_mut(rows);
+                block_statistics(z, max, sum, keep);
+            },
+        );
+    }
+
+    /// See [`HeadChunk::backward`]; the totals are known.
+    fn backward<E: Element>(
+        &mut self,
+        dx: &mut [E],
+        dweight: &mut [f32],
+        x: &[E],
+        weight: &[E],
+        scale: f32,
+        inputs: usize,
+    ) {
+        let rows = self.targets.len();
+        let outputs = self.z.len() / rows;
+        // Words of dz start where those of the logits did, so words in bf16 are two widths apart.
+        let stride = rows * per_float::<E>();
+        let dz = Operand {
+            data: self.gradient::<E>(scale),
+            lanes: rows,
+            depth: outputs,
+            lane_stride: 1,
+            depth_stride: stride,
+        };
+        gemm(Output::Assign(dx), dz, Operand::columns(weight, outputs, inputs));
+        let dz_words =
+            Operand { lanes: outputs, depth: rows, lane_stride: stride, depth_stride: 1, ..dz };
+        gemm(Output::AddF32(dweight), dz_words, Operand::columns(x, rows, inputs));
+    }
+
     /// `dz` from the exponentials, a word after the other, each at the front of its logits.
     fn gradient<E: Element>(&mut self, scale: f32) -> &[E] {
-        let (rows, targets, totals) = (self.targets.len(), self.targets, &*self.totals);
-        let hits = || (0..rows).filter_map(|m| Some((m, usize::try_from(targets[m]).ok()?)));
+        let (rows, targets) = (self.targets.len(), self.targets);
+        let hits: Vec<(usize, usize)> = self.hits().collect();
+        let totals = &*self.totals;
         // The sums are not read again: that of its block makes room for a target's exponential.
-        for (m, target) in hits() {
+        for &(m, target) in &hits {
             self.statistics[(2 * (target / BLOCK) + 1) * rows + m] = self.z[target * rows + m];
         }
         self.z.par_chunks_mut(BLOCK * rows).zip(self.statistics.par_chunks_mut(2 * rows)).for_each(
@@ -213,13 +324,22 @@ impl Logits<'_> {
             },
         );
         let dz: &mut [E] = bytemuck::cast_slice_mut(self.z);
-        for (m, target) in hits() {
+        for (m, target) in hits {
             let block = &self.statistics[2 * (target / BLOCK) * rows..];
             let value = block[rows + m].mul_add(block[m], -scale);
             dz[target * rows * per_float::<E>() + m] = E::from_f32(value);
         }
         dz
     }
+}
+
+/// The largest logit of token `m` in the `statistics` (blocks, 2, rows), and `Σ exp(z − max)` over
+/// all words.
+fn total(statistics: &[f32], rows: usize, m: usize) -> (f32, f64) {
+    let blocks = || statistics.chunks_exact(2 * rows).map(|s| (s[m], s[rows + m]));
+    let max = blocks().map(|(max, _)| max).fold(f32::NEG_INFINITY, f32::max);
+    let sum = blocks().map(|(block, sum)| f64::from(sum) * f64::from(block - max).exp()).sum();
+    (max, sum)
 }
 
 /// Elements in the room of a logit.
@@ -396,6 +516,60 @@ mod tests {
     fn bf16_agrees_with_reference() {
         // dz and dx are rounded to 8 bits.
         at_every_level(|| agrees_with_reference::<bf16>(4e-2));
+    }
+
+    /// Three ranks with words of the vocabulary each, against one with all.
+    fn chunks_of_words_are_the_whole_head<E: Element>(tolerance: f64) {
+        let (rows, inputs, outputs, scale) = (37, 24, 150, 0.3);
+        let shape = LinearShape { rows, inputs, outputs };
+        let (x, w) = (random::<E>(rows * inputs, 1.0, 1), random::<E>(outputs * inputs, 1.0, 2));
+        let targets = targets(rows, outputs);
+        let want = reference(&to_f64(&x), &to_f64(&w), &targets, scale, shape);
+        let ranges = [0..1, 1..70, 70..150];
+        let of_rank = |words: &std::ops::Range<usize>| {
+            let place = |target: &i32| match usize::try_from(*target) {
+                Ok(word) if words.contains(&word) => (word - words.start) as i32,
+                Ok(_) => TARGET_ELSEWHERE,
+                Err(_) => *target,
+            };
+            let shape = LinearShape { outputs: words.len(), ..shape };
+            let w = &w[words.start * inputs..words.end * inputs];
+            (HeadChunk::forward(&x, w, targets.iter().map(place).collect(), shape, true), w, shape)
+        };
+        let ranks: Vec<_> = ranges.iter().map(of_rank).collect();
+        let totals: Vec<[f32; 2]> = (0..rows)
+            .map(|m| {
+                let all = || ranks.iter().map(|((_, statistics), ..)| statistics[m]);
+                let max = all().map(|s| s.max).fold(f32::NEG_INFINITY, f32::max);
+                let sum: f64 = all().map(|s| f64::from(s.sum) * f64::from(s.max - max).exp()).sum();
+                let loss =
+                    f64::from(max) + sum.ln() - all().map(|s| f64::from(s.target)).sum::<f64>();
+                let loss = if targets[m] < 0 { 0.0 } else { loss };
+                assert!((loss - want[0][m]).abs() < 1e-4, "{loss} {}", want[0][m]);
+                [max, sum as f32]
+            })
+            .collect();
+        let (mut dx_sum, mut dw) = (vec![0.0; x.len()], Vec::new());
+        for ((chunk, _), w, shape) in ranks {
+            let mut dx = vec![E::from_f32(f32::NAN); x.len()];
+            let mut dw_of_rank = vec![0.0; w.len()];
+            chunk.backward(&mut dx, &mut dw_of_rank, &x, w, &totals, scale as f32, shape);
+            dx_sum.iter_mut().zip(to_f64(&dx)).for_each(|(sum, dx)| *sum += dx);
+            dw.extend(dw_of_rank);
+        }
+        let dx: Vec<f32> = dx_sum.iter().map(|dx| *dx as f32).collect();
+        assert_close("dx", &dx, &want[1], tolerance);
+        assert_close("dw", &dw, &want[2], tolerance);
+    }
+
+    #[test]
+    fn f32_chunks_of_words_are_the_whole_head() {
+        at_every_level(|| chunks_of_words_are_the_whole_head::<f32>(2e-5));
+    }
+
+    #[test]
+    fn bf16_chunks_of_words_are_the_whole_head() {
+        at_every_level(|| chunks_of_words_are_the_whole_head::<bf16>(4e-2));
     }
 
     /// One word far above all others: the exponentials of the others are zero, not denormal numbers.

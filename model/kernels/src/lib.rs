@@ -93,7 +93,10 @@ pub use attention::{
     AttentionShape, PAGE, PagedRows, PagedShape, causal_attention_backward,
     causal_attention_forward, paged_attention_forward, paged_keys_values_write,
 };
-pub use cross_entropy::{head_cross_entropy_backward, head_cross_entropy_forward};
+pub use cross_entropy::{
+    HeadChunk, HeadStatistics, TARGET_ELSEWHERE, head_cross_entropy_backward,
+    head_cross_entropy_forward,
+};
 pub use element::Element;
 pub use embedding::{embedding_backward, embedding_forward};
 pub use fill::fill_zero;

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
 
 /// One cache line, the unit of allocation.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
@@ -19,6 +19,7 @@ thread_local! {
 }
 
 /// A buffer on loan from the thread it was made on; its contents are unspecified.
+#[derive(Debug)]
 pub(crate) struct Scratch {
     lines: Vec<Line>,
     bytes: usize,

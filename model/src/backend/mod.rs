@@ -30,6 +30,8 @@ use burn::tensor::{DType, Device, Tensor};
 use altiplano_kernels::{PagedRows, StoredWeight};
 
 pub use altiplano_kernels::AdamWStep;
+pub(crate) use altiplano_kernels::{HeadChunk, HeadStatistics, TARGET_ELSEWHERE};
+pub(crate) use flex::ExchangeBuffer;
 
 /// Tokens whose logits exist at once in the fused head: 352 rows of a 32000-word vocabulary are
 /// 45 MB of f32. With fewer, packing the head and adding to its gradient, once for every chunk, are
@@ -79,9 +81,6 @@ pub(crate) fn paged_attention(
     cache: (&mut [u8], &mut [u8]),
     sequences: &[PagedRows<'_>],
 ) -> (Tensor<4>, Tensor<3>) {
-    let on_cpu = |x: &Tensor<4>| {
-        x.clone().try_into_primitive::<Flex>().expect("pages lie in memory of the CPU")
-    };
     let (o, lse) = flex::paged_attention(on_cpu(q), on_cpu(k), on_cpu(v), cache, sequences);
     (Tensor::from_primitive::<Flex>(o), Tensor::from_primitive::<Flex>(lse))
 }
@@ -96,6 +95,40 @@ pub(crate) fn stored_linear(
 ) -> Option<Tensor<3>> {
     let x = x.clone().try_into_primitive::<Flex>().ok()?;
     Some(Tensor::from_primitive::<Flex>(flex::stored_linear(x, weight, outputs, dtype)))
+}
+
+/// The logits of `x` (1, M, C), f32 or bf16 on the CPU, for the words `weight` (V, C) of this rank,
+/// and what they say of each token. `targets` (M) are places among these words,
+/// [`TARGET_ELSEWHERE`], or negative where ignored. Without `gradient`, [`head_gradient`] may not
+/// follow.
+pub(crate) fn head_statistics(
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+    targets: Vec<i32>,
+    gradient: bool,
+) -> (HeadChunk, Vec<HeadStatistics>) {
+    flex::head_statistics(on_cpu(x), on_cpu(weight), targets, gradient)
+}
+
+/// dx (1, M, C) of `scale` · Σ losses, the part that the words of this rank give; `dweight` (V, C)
+/// accumulates. `totals` (M) are the largest logit m of all ranks and Σ exp(z − m) over all words.
+pub(crate) fn head_gradient(
+    chunk: HeadChunk,
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+    totals: &[[f32; 2]],
+    scale: f32,
+    dweight: &mut Tensor<2>,
+) -> Tensor<3> {
+    let (x, weight, sum) = (on_cpu(x), on_cpu(weight), on_cpu(&dweight.extract()));
+    let (dx, sum) = flex::head_gradient(chunk, x, weight, totals, scale, sum);
+    *dweight = Tensor::from_primitive::<Flex>(sum);
+    Tensor::from_primitive::<Flex>(dx)
+}
+
+/// The storage of a tensor that is on the CPU, as its caller knows.
+fn on_cpu<const D: usize>(x: &Tensor<D>) -> FlexTensor {
+    x.clone().try_into_primitive::<Flex>().expect("the tensor is on the CPU")
 }
 
 /// Whether every element is finite; none where `x` is not on the CPU.

@@ -48,7 +48,7 @@ impl EngineModel for InferenceModel {
         let rope = self.rope_rows(pass.positions.iter().map(|position| *position as usize));
         let mut not_finite_after = None;
         for (n, mut keys_values) in cache.layers(pass).enumerate() {
-            x = self.layer_forward(n, x, &rope, &mut keys_values);
+            x = self.layer_forward(n, x, &rope, &mut keys_values)?;
             if not_finite_after.is_none() && backend::is_finite(&x) == Some(false) {
                 not_finite_after = Some(n);
             }

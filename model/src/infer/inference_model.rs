@@ -276,14 +276,13 @@ impl InferenceModel {
         x: Tensor<3>,
         rope: &RopeTable,
         keys_values: &mut impl KeysValues,
-    ) -> Tensor<3> {
+    ) -> Result<Tensor<3>> {
         let weights = &self.weights.layers[n];
-        let context =
-            LayerContext { config: &self.config, rope, first_visible: None, adapters: None };
-        let (branch, AttentionSaved { x, .. }) = attention_half(weights, x, &context, keys_values);
-        let FeedForwardSaved { h, swiglu, .. } = feed_forward_half(weights, &x, &branch, &context);
+        let context = LayerContext::of_one_rank(&self.config, rope);
+        let (branch, AttentionSaved { x, .. }) = attention_half(weights, x, &context, keys_values)?;
+        let FeedForwardSaved { h, swiglu, .. } = feed_forward_half(weights, &x, &branch, &context)?;
         // In two steps, which for a few rows is the faster way.
-        residual_forward(h, &weights.down_proj.forward(&swiglu))
+        Ok(residual_forward(h, &weights.down_proj.forward(&swiglu)))
     }
 
     /// Logits of the tokens after the rows `x` (1, rows, C) of a pass through all layers, row after
@@ -422,7 +421,7 @@ mod tests {
             let rope = model.rope_rows(positions.iter().copied());
             let mut x = model.embed(ids).unwrap();
             for n in 0..model.layers().len() {
-                x = model.layer_forward(n, x, &rope, &mut Itself);
+                x = model.layer_forward(n, x, &rope, &mut Itself).unwrap();
             }
             model.logits(&x)
         };

@@ -603,7 +603,7 @@ fn greedy_answers_are_those_of_the_whole_forward() {
     for expected in &generated {
         let targets = vec![0; text.len()];
         let batch = TokenBatch::new(&text, &targets, None, text.len(), 211, trained.device());
-        let logits: Vec<f32> = trained.logits(&batch.unwrap()).to_data().iter().collect();
+        let logits: Vec<f32> = trained.logits(&batch.unwrap()).unwrap().to_data().iter().collect();
         let last = &logits[logits.len() - 211..];
         let best = (0..211).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
         assert_eq!(best as i32, *expected, "after {} tokens", text.len());
@@ -631,7 +631,7 @@ fn prompt_logprobs_are_the_losses() {
 
     let ids: Vec<i32> = prompt.iter().map(|id| *id as i32).collect();
     let batch = TokenBatch::new(&ids[..149], &ids[1..], None, 149, 211, trained.device());
-    let losses: Vec<f32> = trained.losses(&batch.unwrap()).to_data().iter().collect();
+    let losses: Vec<f32> = trained.losses(&batch.unwrap()).unwrap().to_data().iter().collect();
     assert_eq!(scored.len(), 149);
     for ((scored, loss), id) in scored.iter().zip(&losses).zip(&prompt[1..]) {
         assert_eq!((scored.token.id, scored.top.len()), (*id, 3));

@@ -65,7 +65,7 @@ pub fn linear_backward(
     if !fast(x) {
         return reference::backward(dy, x, weight, dweight);
     }
-    add_weight_gradient(dy, x, dweight);
+    linear_backward_weight(dy, x, dweight);
     linear_backward_input(dy, weight)
 }
 
@@ -92,7 +92,7 @@ pub fn linear_backward_add(
     if !fast(x) {
         return dx + reference::backward(dy, x, weight, dweight);
     }
-    add_weight_gradient(dy, x, dweight);
+    linear_backward_weight(dy, x, dweight);
     linear_backward_input_add(dx, dy, weight)
 }
 
@@ -108,7 +108,11 @@ pub fn linear_backward_input_add(dx: Tensor<3>, dy: &Tensor<3>, weight: &Tensor<
     ))
 }
 
-fn add_weight_gradient(dy: &Tensor<3>, x: &Tensor<3>, dweight: &mut Tensor<2>) {
+/// The `dweight` (out, in) += dyᵀ x of [`linear_backward`] alone.
+pub fn linear_backward_weight(dy: &Tensor<3>, x: &Tensor<3>, dweight: &mut Tensor<2>) {
+    if !fast(x) {
+        return reference::backward_weight(dy, x, dweight);
+    }
     dweight.inplace(|dweight| {
         Tensor::from_dispatch(Dispatch::linear_backward_weight(
             dweight.into_dispatch(),
@@ -139,10 +143,15 @@ pub mod reference {
         weight: &Tensor<2>,
         dweight: &mut Tensor<2>,
     ) -> Tensor<3> {
+        backward_weight(dy, x, dweight);
+        backward_input(dy, weight)
+    }
+
+    /// See [`super::linear_backward_weight`].
+    pub fn backward_weight(dy: &Tensor<3>, x: &Tensor<3>, dweight: &mut Tensor<2>) {
         let dy_rows: Tensor<2> = wide(dy).flatten(0, 1);
         let x_rows: Tensor<2> = wide(x).flatten(0, 1);
         accumulate(dweight, dy_rows.transpose().matmul(x_rows));
-        backward_input(dy, weight)
     }
 
     /// See [`super::linear_backward_input`].

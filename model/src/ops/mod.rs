@@ -30,7 +30,7 @@ pub use head_cross_entropy::{
 pub use inference::{head_logits, kv_cache_write};
 pub use linear::{
     LinearWeight, linear_backward, linear_backward_add, linear_backward_input,
-    linear_backward_input_add, linear_forward, linear_residual_forward,
+    linear_backward_input_add, linear_backward_weight, linear_forward, linear_residual_forward,
 };
 pub use lora::{LoraPair, lora_backward, lora_forward};
 pub use residual::residual_forward;

@@ -219,8 +219,7 @@ fn write_tensors(
     copy(Parameter::embedding(), out)?;
     let frequencies = model.config.rope_frequencies();
     let rope = RopeTable::new(sequences[0].len(), &frequencies, DType::F32, &device);
-    let context =
-        LayerContext { config: &model.config, rope: &rope, first_visible: None, adapters: None };
+    let context = LayerContext::of_one_rank(&model.config, &rope);
     let mut inputs = embedded(model, &sequences, &device)?;
     for layer in 0..model.config.n_layers {
         let of_layer: Vec<Parameter> =
@@ -228,7 +227,7 @@ fn write_tensors(
         let weights = layer_weights(model, &of_layer, &device)?;
         let found = device::in_pool(&device, || {
             search_layer(&weights, std::mem::take(&mut inputs), &context, options.group)
-        });
+        })?;
         tracing::debug!(layer, shares = ?found.shares, "searched");
         inputs = found.outputs;
         for (parameter, values) in of_layer.iter().zip(in_order(&found.weights)) {

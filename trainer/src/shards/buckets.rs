@@ -6,14 +6,16 @@ use std::sync::Arc;
 use altiplano_comm::double_double::DoubleDouble;
 use altiplano_comm::{CommError, Group, Pending, Rows};
 use altiplano_model::LlamaConfig;
+use altiplano_model::parallel::TensorRank;
 use altiplano_model::param_ops::{fill_zero, piece_sums_of_squares};
 use altiplano_model::param_tree::{Leaf, Param, ParamTree};
 use altiplano_model::params::{GradPart, GradSink, Grads};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::layout::{FlatLayout, matrices, matrices_mut};
+use super::layout::{FlatLayout, Segment, matrices, matrices_mut};
 use crate::config::Shard;
 use crate::error::Result;
+use crate::world::Ranks;
 
 /// Buckets that are under way at a time: one is filled while another travels.
 const UNDER_WAY: usize = 2;
@@ -21,7 +23,15 @@ const UNDER_WAY: usize = 2;
 /// Gradients of a step on one copy, and its part of their sum over all copies.
 #[derive(Debug)]
 pub struct GradExchange {
+    /// Of the whole model.
+    model: LlamaConfig,
+    /// Of this tensor rank's part.
     config: LlamaConfig,
+    place: TensorRank,
+    /// The ranks of this copy, where each adds up the gradients of norm gains over its own tokens.
+    tensor: Option<Group>,
+    /// The ranks of this copy with the same head of keys and values.
+    kv: Group,
     layout: Arc<FlatLayout>,
     params: ParamTree<Param, Param>,
     group: Group,
@@ -84,13 +94,15 @@ pub(super) fn elements<E: burn::tensor::Element>(data: &TensorData) -> Vec<E> {
 impl GradExchange {
     /// No gradients yet.
     pub fn new(
-        config: &LlamaConfig,
+        model: &LlamaConfig,
         layout: Arc<FlatLayout>,
-        group: Group,
+        ranks: &Ranks,
         shard: Shard,
         overlap: bool,
         device: &Device,
     ) -> Self {
+        let place = ranks.place();
+        let config = &place.local_config(model);
         let params = ParamTree::of_model(config);
         let mut grads = Grads::zeros(config, DType::F32, device);
         if shard == Shard::Gradients {
@@ -111,11 +123,15 @@ impl GradExchange {
         }
         let part = |bucket| State::Still { part: vec![0.0; layout.part_length(bucket)] };
         Self {
+            model: model.clone(),
             config: config.clone(),
+            place,
+            tensor: ranks.tensor_group().splits_tokens().then(|| ranks.tensor_ranks().clone()),
+            kv: ranks.kv_group().clone(),
             buckets: (0..layout.buckets().len()).map(part).collect(),
             layout,
             params,
-            group,
+            group: ranks.data_group().clone(),
             shard,
             overlap,
             device: device.clone(),
@@ -207,6 +223,41 @@ impl GradExchange {
         self.take_gains()?;
         while let Some(bucket) = self.running.pop_front() {
             self.wait(bucket)?;
+        }
+        Ok(self.sum_shared()?)
+    }
+
+    /// Completes the gradients of what several tensor ranks hold.
+    fn sum_shared(&mut self) -> std::result::Result<(), CommError> {
+        if let Some(group) = &self.tensor {
+            let group = group.of("gradients of the norm gains");
+            let gains = std::mem::take(&mut self.gain_sum);
+            self.gain_sum = group.start_all_reduce::<f32, _>(gains)?.wait()?;
+        }
+        if self.kv.ranks() == 1 {
+            return Ok(());
+        }
+        let layers = self.params.layers.iter().flat_map(|layer| [layer.k_proj, layer.v_proj]);
+        let own: Vec<(usize, Segment)> = layers
+            .filter_map(|param| {
+                let (bucket, number) = self.layout.place(param)?;
+                let segment = self.layout.segment(bucket, number, self.group.rank())?;
+                Some((bucket, segment))
+            })
+            .collect();
+        let values: Vec<f32> = own
+            .iter()
+            .flat_map(|(bucket, segment)| self.part(*bucket)[segment.in_part.clone()].to_vec())
+            .collect();
+        let group = self.kv.of("gradients of keys and values");
+        let sums = group.start_all_reduce::<f32, _>(values)?.wait()?;
+        let mut rest = &sums[..];
+        for (bucket, segment) in own {
+            let (sum, after) = rest.split_at(segment.in_part.len());
+            if let State::Still { part } = &mut self.buckets[bucket] {
+                part[segment.in_part].copy_from_slice(sum);
+            }
+            rest = after;
         }
         Ok(())
     }
@@ -300,8 +351,8 @@ impl GradExchange {
         self.gains.iter().map(|(param, range)| (*param, &self.gain_sum[range.clone()]))
     }
 
-    /// Σ g² over this copy's parts, and over the norm gains on the first copy: those of all copies
-    /// together make the norm, whatever their number.
+    /// Σ g² over this copy's parts, and over the norm gains on the first copy, of what no tensor rank before
+    /// this one holds: those of all ranks together make the norm, whatever their number.
     ///
     /// # Errors
     /// The first parameter whose gradient is not finite here.
@@ -323,11 +374,12 @@ impl GradExchange {
         };
         for bucket in 0..self.buckets.len() {
             for segment in self.layout.segments(bucket, copy) {
-                add(segment.param, &self.part(bucket)[segment.in_part], true);
+                let counts = self.place.is_first_holder(segment.param, &self.model);
+                add(segment.param, &self.part(bucket)[segment.in_part], counts);
             }
         }
         for (param, gradient) in self.gains() {
-            add(param, gradient, copy == 0);
+            add(param, gradient, copy == 0 && self.place.rank() == 0);
         }
         worst.map_or(Ok(sum), Err)
     }

@@ -17,4 +17,4 @@ pub(crate) use adamw::ReadMoment;
 pub use adamw::ShardedAdamW;
 pub use buckets::GradExchange;
 pub use layout::{Bucket, FlatLayout, PlacedMatrix, Segment};
-pub(crate) use tensors::{GatheredTensors, named_moments, named_weights};
+pub(crate) use tensors::{GatheredTensors, Held, join_parts, named_moments, named_weights};

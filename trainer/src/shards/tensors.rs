@@ -1,16 +1,20 @@
-//! Whole tensors for a checkpoint, from the copies that have their parts.
+//! Whole tensors for a checkpoint, from the ranks that have their parts.
 //!
-//! The first copy writes. All copies go through the tensors in one order; the writer holds one at a
-//! time.
+//! The first rank writes. All ranks go through the tensors in one order; the writer holds one at a
+//! time. A copy's parts of a tensor rank's matrix come together on the first copy, and those of its
+//! tensor ranks on the first rank.
 
 use std::io::Write;
 
+use altiplano_model::parallel::TensorRank;
+use altiplano_model::param_ops::AdamWState;
 use altiplano_model::param_tree::{Param, ParamTree};
 use altiplano_model::{LlamaConfig, weights};
 
 use super::adamw::{Remembered, ShardedAdamW};
 use crate::checkpoint::CheckpointFiles;
 use crate::error::{Result, TrainerError};
+use crate::world::Ranks;
 
 /// Elements that are turned into bytes at a time.
 const BLOCK: usize = 1 << 16;
@@ -47,10 +51,53 @@ pub(crate) fn named_moments(config: &LlamaConfig) -> Vec<NamedTensor> {
     named(config, &[("m.", Remembered::M), ("v.", Remembered::V)])
 }
 
-/// The tensors of a checkpoint, one after the other, on the first copy; their parts leave the others.
+/// What a rank holds of a checkpoint.
+#[derive(Clone, Copy)]
+pub(crate) enum Held<'a> {
+    /// A part of its copy's.
+    Shards(&'a ShardedAdamW),
+    /// All of its copy's.
+    Copies(&'a AdamWState),
+}
+
+/// The whole of `param` from the parts of the tensor ranks of a copy, on the first of them: `part` is this
+/// rank's.
+///
+/// # Errors
+/// A rank ended, did not answer in time, or called something else.
+pub(crate) fn join_parts(
+    part: Vec<f32>,
+    param: Param,
+    config: &LlamaConfig,
+    ranks: &Ranks,
+    what: &str,
+) -> Result<Option<Vec<f32>>> {
+    let (place, group) = (ranks.place(), ranks.tensor_ranks().of(what));
+    if place.rank() > 0 {
+        if place.is_first_holder(param, config) {
+            group.start_send::<f32, _>(part, 0)?.wait()?;
+        }
+        return Ok(None);
+    }
+    let width = param.shape(config).last().copied().unwrap_or(1);
+    let mut whole = vec![0.0; param.count(config)];
+    place.slice(param, config).put(&part, &mut whole, width);
+    for other in TensorRank::all(place.ranks(), config)?.into_iter().skip(1) {
+        if other.is_first_holder(param, config) {
+            let slice = other.slice(param, config);
+            let received = vec![0.0; slice.rows.len() * slice.columns.len()];
+            let received = group.start_receive::<f32, _>(received, other.rank())?.wait()?;
+            slice.put(&received, &mut whole, width);
+        }
+    }
+    Ok(Some(whole))
+}
+
+/// The tensors of a checkpoint, one after the other, on the first rank; their parts leave the others.
 pub(crate) struct GatheredTensors<'a> {
-    optimizer: &'a ShardedAdamW,
+    held: Held<'a>,
     config: &'a LlamaConfig,
+    ranks: &'a Ranks,
     tensors: Vec<NamedTensor>,
     next: usize,
 }
@@ -58,22 +105,41 @@ pub(crate) struct GatheredTensors<'a> {
 impl<'a> GatheredTensors<'a> {
     /// Those of `tensors`, in this order.
     pub fn new(
-        optimizer: &'a ShardedAdamW,
+        held: Held<'a>,
         config: &'a LlamaConfig,
+        ranks: &'a Ranks,
         tensors: Vec<NamedTensor>,
     ) -> Self {
-        Self { optimizer, config, tensors, next: 0 }
+        Self { held, config, ranks, tensors, next: 0 }
     }
 
-    /// The values of the next tensor; none on the other copies, and behind the last.
+    /// The values of the next tensor; none on the other ranks, and behind the last.
     ///
     /// # Errors
     /// A rank ended, did not answer in time, or called something else.
     pub fn next(&mut self) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = self.tensors.get(self.next).cloned() else { return Ok(None) };
         self.next += 1;
-        let (layout, group) = (self.optimizer.layout(), self.optimizer.group());
-        let own = self.optimizer.own(tensor.what, tensor.param);
+        let part = match self.held {
+            Held::Shards(optimizer) => self.of_copy(optimizer, &tensor)?,
+            Held::Copies(state) => {
+                let first = self.ranks.data_group().rank() == 0;
+                first.then(|| of_state(state, &tensor)).flatten()
+            }
+        };
+        let what = format!("{} for the checkpoint", tensor.name);
+        match part {
+            Some(part) if self.ranks.place().ranks() > 1 => {
+                join_parts(part, tensor.param, self.config, self.ranks, &what)
+            }
+            part => Ok(part),
+        }
+    }
+
+    /// This tensor rank's part of a tensor on the first copy, of the shards of all copies.
+    fn of_copy(&self, optimizer: &ShardedAdamW, tensor: &NamedTensor) -> Result<Option<Vec<f32>>> {
+        let (layout, group) = (optimizer.layout(), optimizer.group());
+        let own = optimizer.own(tensor.what, tensor.param);
         let Some((bucket, number)) = layout.place(tensor.param) else {
             return Ok(own.filter(|_| group.rank() == 0));
         };
@@ -84,7 +150,8 @@ impl<'a> GatheredTensors<'a> {
             }
             return Ok(None);
         }
-        let mut whole = vec![0.0; tensor.param.count(self.config)];
+        let local = self.ranks.place().local_config(self.config);
+        let mut whole = vec![0.0; tensor.param.count(&local)];
         if let (Some(own), Some(segment)) = (own, layout.segment(bucket, number, 0)) {
             whole[segment.in_matrix].copy_from_slice(&own);
         }
@@ -132,4 +199,15 @@ impl<'a> GatheredTensors<'a> {
         }
         Ok(())
     }
+}
+
+/// A tensor of an optimizer that is whole.
+fn of_state(state: &AdamWState, tensor: &NamedTensor) -> Option<Vec<f32>> {
+    let tree = match tensor.what {
+        Remembered::Master => &state.master_weights,
+        Remembered::M => &state.m,
+        Remembered::V => &state.v,
+    };
+    let (_, leaf) = tree.iter().nth(tensor.param.index())?;
+    Some(leaf.to_data().iter::<f32>().collect())
 }

@@ -115,7 +115,7 @@ impl Task for Pretraining {
     }
 
     fn start(&self, device: &Device, ranks: &Arc<Ranks>) -> Result<(Trainer, Vec<String>)> {
-        let (weights, about) = starting_weights(&self.config, device)?;
+        let (weights, about) = starting_weights(&self.config, &ranks.place(), device)?;
         Ok((Trainer::start_on(&self.config, weights, ranks)?, about))
     }
 

@@ -176,10 +176,11 @@ fn other_layout(saved: &Value, config: &TrainConfig, ranks: &Ranks) -> Option<St
     let now = &config.parallel;
     let copies = ranks.grid().data();
     let same = before.data == Some(copies) || (before.data.is_none() && ranks.is_alone());
-    if before.shard == now.shard && same {
+    let same_parts = before.tensor == now.tensor;
+    if before.shard == now.shard && same && same_parts {
         return None;
     }
-    let ordered = before.shard == Shard::Gradients && now.shard == Shard::Gradients;
+    let ordered = before.shard == Shard::Gradients && now.shard == Shard::Gradients && same_parts;
     Some(format!(
         "tensor {} x data {copies}, shard {}: same numbers {} whatever layout wrote the checkpoint",
         ranks.grid().tensor(),

@@ -3,15 +3,18 @@
 //! A panic here is a broken invariant of [`crate::ops`], never something a user can cause.
 
 mod buffer_pool;
+mod exchange_buffer;
 
 use altiplano_kernels::{
-    self as kernels, AdamWStep, AttentionShape, LinearShape, PagedRows, PagedShape, RopeShape,
-    StoredWeight,
+    self as kernels, AdamWStep, AttentionShape, HeadChunk, HeadStatistics, LinearShape, PagedRows,
+    PagedShape, RopeShape, StoredWeight,
 };
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{DType, Shape};
 use half::bf16;
+
+pub(crate) use exchange_buffer::ExchangeBuffer;
 
 use super::{HEAD_CHUNK, TransformerOps};
 
@@ -160,6 +163,38 @@ pub(super) fn stored_linear(
     with_element!(x.dtype(), E => with_element!(dtype, O => kernels::stored_linear::<E, O>(
         slice_mut(&mut y, "stored_linear"), slice(&x), weight, shape)));
     y
+}
+
+/// See [`super::head_statistics`].
+pub(super) fn head_statistics(
+    x: FlexTensor,
+    weight: FlexTensor,
+    targets: Vec<i32>,
+    gradient: bool,
+) -> (HeadChunk, Vec<HeadStatistics>) {
+    let (x, weight) = (contiguous(x), contiguous(weight));
+    let shape = linear_shape(&x, &weight);
+    with_element!(x.dtype(), E => HeadChunk::forward::<E>(
+        slice(&x), slice(&weight), targets, shape, gradient))
+}
+
+/// See [`super::head_gradient`].
+pub(super) fn head_gradient(
+    chunk: HeadChunk,
+    x: FlexTensor,
+    weight: FlexTensor,
+    totals: &[[f32; 2]],
+    scale: f32,
+    mut dweight: FlexTensor,
+) -> (FlexTensor, FlexTensor) {
+    let (x, weight) = (contiguous(x), contiguous(weight));
+    let shape = linear_shape(&x, &weight);
+    let mut dx = new_like(&x);
+    let op = "head_gradient";
+    with_element!(x.dtype(), E => chunk.backward::<E>(
+        slice_mut(&mut dx, op), slice_mut(&mut dweight, op), slice(&x), slice(&weight), totals,
+        scale, shape));
+    (dx, dweight)
 }
 
 /// See [`super::is_finite`].

@@ -10,6 +10,7 @@ use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::round_trip;
+use crate::error::Result;
 use crate::layer::{
     FeedForwardSaved, LayerContext, OwnKeysValues, attention_half, feed_forward_half,
 };
@@ -46,60 +47,67 @@ struct Features {
 }
 
 /// Searches a layer, given its f32 weights and its inputs (B, T, C) in chunks.
+///
+/// # Errors
+/// Of the layer's forward pass; none on one rank.
 pub fn search_layer(
     weights: &LayerWeights,
     inputs: Vec<Tensor<3>>,
     context: &LayerContext,
     group: usize,
-) -> SearchedLayer {
-    let (features, outputs): (Vec<Features>, Vec<Tensor<3>>) = inputs
+) -> Result<SearchedLayer> {
+    let passed: Vec<(Features, Tensor<3>)> = inputs
         .into_iter()
         .map(|x| {
-            let (branch, saved) = attention_half(weights, x.clone(), context, &mut OwnKeysValues);
-            let feed_forward = feed_forward_half(weights, &x, &branch, context);
+            let (branch, saved) = attention_half(weights, x.clone(), context, &mut OwnKeysValues)?;
+            let feed_forward = feed_forward_half(weights, &x, &branch, context)?;
             let FeedForwardSaved { h, normed, swiglu, .. } = feed_forward;
             let output = linear_residual_forward(h, &swiglu, &weights.down_proj);
             let attention_normed = saved.normed;
             let attention_output = saved.o.flatten(2, 3);
             let features =
                 Features { x, attention_normed, attention_output, branch, normed, swiglu };
-            (features, output)
+            Ok((features, output))
         })
-        .unzip();
+        .collect::<Result<_>>()?;
+    let (features, outputs): (Vec<Features>, Vec<Tensor<3>>) = passed.into_iter().unzip();
 
     let mut found = weights.clone();
     let mut shares = Vec::new();
-    let mut searched = |inputs: Vec<&Tensor<3>>, matrices: &[&Tensor<2>], loss: &Loss| {
-        let (share, scales) = best_scales(&inputs, matrices, group, loss);
-        shares.push(share);
-        scales
-    };
+    let mut searched =
+        |inputs: Vec<&Tensor<3>>, matrices: &[&Tensor<2>], loss: &Loss| -> Result<_> {
+            let (share, scales) = best_scales(&inputs, matrices, group, loss)?;
+            shares.push(share);
+            Ok(scales)
+        };
 
     let attention = |tried: &[Tensor<2>]| {
         let mut changed = weights.clone();
         [changed.q_proj, changed.k_proj, changed.v_proj] = three(tried);
         sum(features.iter().map(|f| {
             let x = f.x.clone();
-            let branch = attention_half(&changed, x, context, &mut OwnKeysValues).0;
-            squares(branch - f.branch.clone())
+            let branch = attention_half(&changed, x, context, &mut OwnKeysValues)?.0;
+            Ok(squares(branch - f.branch.clone()))
         }))
     };
     let normed = features.iter().map(|f| &f.attention_normed).collect();
     let qkv = [&weights.q_proj, &weights.k_proj, &weights.v_proj];
-    let of_attention = searched(normed, &qkv, &attention);
+    let of_attention = searched(normed, &qkv, &attention)?;
 
     // Where heads share keys and values, an output meets several inputs and cannot be divided for
     // each.
     let grouped = weights.v_proj.dims()[0] != weights.o_proj.dims()[1];
-    let of_output = (!grouped).then(|| {
+    let mut search_output = || {
         let loss = |tried: &[Tensor<2>]| {
             sum(features.iter().map(|f| {
-                squares(linear_forward(&f.attention_output, &tried[0]) - f.branch.clone())
+                let branch = linear_forward(&f.attention_output, &tried[0]);
+                Ok(squares(branch - f.branch.clone()))
             }))
         };
         let inputs = features.iter().map(|f| &f.attention_output).collect();
         searched(inputs, &[&weights.o_proj], &loss)
-    });
+    };
+    let of_output = if grouped { None } else { Some(search_output()?) };
 
     let feed_forward_outputs: Vec<Tensor<3>> =
         features.iter().map(|f| linear_forward(&f.swiglu, &weights.down_proj)).collect();
@@ -109,20 +117,19 @@ pub fn search_layer(
             let gate = linear_forward(normed, &tried[0]);
             let up = linear_forward(normed, &tried[1]);
             let swiglu = swiglu_forward(&gate, &up);
-            squares(linear_forward(&swiglu, &weights.down_proj) - expected.clone())
+            Ok(squares(linear_forward(&swiglu, &weights.down_proj) - expected.clone()))
         }))
     };
     let normed = features.iter().map(|f| &f.normed).collect();
-    let of_feed_forward = searched(normed, &[&weights.gate_proj, &weights.up_proj], &feed_forward);
+    let of_feed_forward = searched(normed, &[&weights.gate_proj, &weights.up_proj], &feed_forward)?;
 
     let down = |tried: &[Tensor<2>]| {
-        sum(features
-            .iter()
-            .zip(&feed_forward_outputs)
-            .map(|(f, expected)| squares(linear_forward(&f.swiglu, &tried[0]) - expected.clone())))
+        sum(features.iter().zip(&feed_forward_outputs).map(|(f, expected)| {
+            Ok(squares(linear_forward(&f.swiglu, &tried[0]) - expected.clone()))
+        }))
     };
     let inputs = features.iter().map(|f| &f.swiglu).collect();
-    let of_down = searched(inputs, &[&weights.down_proj], &down);
+    let of_down = searched(inputs, &[&weights.down_proj], &down)?;
 
     // The divisions go into what makes the inputs.
     found.input_layernorm = divided(&found.input_layernorm, &of_attention);
@@ -154,17 +161,17 @@ pub fn search_layer(
     cut(&mut found.up_proj, normed(), Some(&of_feed_forward));
     let inputs = features.iter().map(|f| &f.swiglu).collect();
     cut(&mut found.down_proj, inputs, Some(&of_down));
-    SearchedLayer { weights: found, outputs, shares }
+    Ok(SearchedLayer { weights: found, outputs, shares })
 }
 
 /// How much what a module gives differs with these matrices.
-type Loss<'a> = dyn Fn(&[Tensor<2>]) -> f64 + 'a;
+type Loss<'a> = dyn Fn(&[Tensor<2>]) -> Result<f64> + 'a;
 
 fn three(matrices: &[Tensor<2>]) -> [Tensor<2>; 3] {
     [matrices[0].clone(), matrices[1].clone(), matrices[2].clone()]
 }
 
-fn sum(values: impl Iterator<Item = f64>) -> f64 {
+fn sum(values: impl Iterator<Item = Result<f64>>) -> Result<f64> {
     values.sum()
 }
 
@@ -192,7 +199,7 @@ fn best_scales(
     matrices: &[&Tensor<2>],
     group: usize,
     loss: &Loss,
-) -> (f32, Vec<f32>) {
+) -> Result<(f32, Vec<f32>)> {
     let activations = mean_magnitudes(inputs);
     let weights: Vec<Vec<f32>> = matrices.iter().map(|matrix| host(matrix)).collect();
     let importance = relative_magnitudes(&weights, activations.len(), group);
@@ -213,12 +220,12 @@ fn best_scales(
                 tensor(tried, matrix)
             })
             .collect();
-        let found = loss(&tried);
+        let found = loss(&tried)?;
         if found < best.0 {
             best = (found, share, scales);
         }
     }
-    (best.1, best.2)
+    Ok((best.1, best.2))
 }
 
 /// `m^r / (w^(1−r) + 1e-4)`, with its largest and smallest as far from 1 as each other.
