@@ -36,6 +36,7 @@
 //! | [`serving`] | a checkpoint opened for serving |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
+//! | [`eval_tasks`] | tasks of the LLaMA paper, scored and compared |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
 //! | [`mod@bench`] | speed and memory of training, attention and generation |
 //! | [`commands`] | the command line |
@@ -101,6 +102,8 @@ pub mod serving;
 pub mod eval_documents;
 
 pub mod eval;
+
+pub mod eval_tasks;
 
 pub mod estimate;
 

@@ -186,7 +186,7 @@ fn generation_config(dir: &Path, options: &ServingOptions) -> Result<Value> {
 }
 
 /// Blocks of `each` bytes that fit into the memory for the cache, at most `all`.
-fn blocks_that_fit(cache_bytes: Option<u64>, each: u128, all: usize) -> Result<usize> {
+pub(crate) fn blocks_that_fit(cache_bytes: Option<u64>, each: u128, all: usize) -> Result<usize> {
     let bytes = match cache_bytes {
         Some(bytes) => bytes,
         None => (free_memory() as f64 * CACHE_SHARE) as u64,

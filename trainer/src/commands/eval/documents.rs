@@ -1,4 +1,4 @@
-//! `altiplano eval`.
+//! `altiplano eval --documents`.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,16 @@ use altiplano_model::Precision;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::output::{print_json, print_line};
-use super::threads::use_threads;
+use super::super::output::{print_json, print_line};
+use super::super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::eval::{Score, Windows, score_documents};
 use crate::eval_documents::read_documents;
 use crate::trained_model::TrainedModel;
 
-/// Loss, perplexity and bits per byte of a checkpoint on held-out documents.
+/// What is scored, and how.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLE)]
-pub struct EvalArgs {
+pub struct DocumentsArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
     /// directory with tokenizer.model or tokenizer.json.
     #[arg(long, value_name = "DIR")]
@@ -57,11 +56,6 @@ pub struct EvalArgs {
     json: bool,
 }
 
-const EXAMPLE: &str = "\
-Examples:
-  altiplano eval --checkpoint runs/quickstart --documents runs/quickstart/data
-  altiplano eval --checkpoint runs/quickstart/checkpoints/step_00001000 --documents README.md";
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SplitName {
     Train,
@@ -69,8 +63,8 @@ enum SplitName {
     All,
 }
 
-/// Runs the command.
-pub fn run(args: EvalArgs) -> Result<()> {
+/// Scores documents.
+pub fn run(args: DocumentsArgs) -> Result<()> {
     use_threads(args.threads)?;
     let trained = TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
     let limit = trained.model.config.max_seq_len;
