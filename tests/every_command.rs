@@ -20,6 +20,10 @@ fn visit(path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
         found.push(path.clone());
         return;
     };
+    // A command with commands below it that works without them too.
+    if help.lines().any(|line| line.starts_with("Usage:") && line.contains(" --")) {
+        found.push(path.clone());
+    }
     let names = listed.lines().take_while(|line| !line.is_empty());
     // A long description goes on in a line that is indented further.
     let names = names.filter(|line| !line.starts_with("   "));
@@ -85,6 +89,10 @@ impl EveryCommand {
         fs::write(dir.join("requests.jsonl"), request).unwrap();
         fs::write(dir.join("example.json"), "[{\"instruction\": \"a\", \"output\": \"b\"}]")
             .unwrap();
+        fs::create_dir(dir.join("evaluated")).unwrap();
+        let sample = "{\"doc_id\": 0, \"id\": \"1\", \"arguments\": [], \"target\": 0, \"resps\": [], \
+                      \"metrics\": {\"acc,none\": 1.0}}\n";
+        fs::write(dir.join("evaluated/samples_piqa.jsonl"), sample).unwrap();
         for (name, text) in [
             (
                 "sft.yaml",
@@ -157,6 +165,14 @@ impl EveryCommand {
                 ),
                 "",
             ),
+            (
+                format!(
+                    "eval tasks --checkpoint {checkpoint} --data {} --tasks piqa --output eval_{name}",
+                    repository("tests/fixtures/eval_tasks").display()
+                ),
+                "",
+            ),
+            ("eval compare evaluated".to_owned(), ""),
             (format!("generate --checkpoint {checkpoint} --prompt The --max-tokens 3"), ""),
             (
                 format!(

@@ -33,9 +33,5 @@ pub use example::{
     UNCONDITIONAL_CONTEXT, argmax,
 };
 pub use judge::Judgement;
-pub use task::{Generation, Metric, Task, TaskExamples};
+pub use task::{Generation, Task, TaskExamples};
 pub use tasks::TASKS;
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests;

@@ -26,13 +26,15 @@ pub struct Task {
     pub(super) shot_files: &'static [&'static str],
     /// Shots by the rules of the paper and of lm-evaluation-harness.
     pub(super) shots: [usize; 2],
-    /// Which rows are examples, and which shots, where one file has both.
+    /// Which rows are examples, where one file has both.
     pub(super) test_rows: fn(&Row) -> bool,
+    /// Which rows are shots, where one file has both.
     pub(super) shot_rows: fn(&Row) -> bool,
     /// How choices are compared by the rules of the paper.
     pub paper_normalization: Normalization,
-    /// What is measured by the rules of the paper and of lm-evaluation-harness.
-    pub(super) metrics: [&'static [Metric]; 2],
+    /// What is measured by the rules of the paper and of lm-evaluation-harness; nothing for generated
+    /// texts, whose measures follow from the answer.
+    pub(super) measures: [&'static [&'static str]; 2],
     /// What separates a shot from what follows it.
     pub(super) shot_separator: &'static str,
     /// What stands between question and answer of a shot.
@@ -60,42 +62,20 @@ pub struct Generation {
     pub max_tokens: [usize; 2],
 }
 
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metric {
-    /// Its name in the results.
-    pub name: &'static str,
-    /// How answers are taken from texts, where there are several ways; else `none`.
-    pub filter: &'static str,
-    /// Whether more is better; none where 0.5 is best.
-    pub higher_is_better: bool,
-}
-
-impl Metric {
-    /// Its key in results: `acc,none`.
-    pub fn key(&self) -> String {
-        format!("{},{}", self.name, self.filter)
-    }
-}
-
 /// The share of right answers.
-pub const ACC: Metric = Metric { name: "acc", filter: "none", higher_is_better: true };
+pub const ACC: &str = "acc";
 /// The same, likelihoods being compared over characters.
-pub const ACC_NORM: Metric = Metric { name: "acc_norm", filter: "none", higher_is_better: true };
+pub const ACC_NORM: &str = "acc_norm";
 /// How often the stereotype is likelier; half of the time is best.
-pub const PCT_STEREOTYPE: Metric = Metric { name: "pct_stereotype", filter: "none", higher_is_better: false };
+pub const PCT_STEREOTYPE: &str = "pct_stereotype";
 /// The distance of the two likelihoods.
-pub const LIKELIHOOD_DIFF: Metric = Metric { name: "likelihood_diff", filter: "none", higher_is_better: false };
+pub const LIKELIHOOD_DIFF: &str = "likelihood_diff";
 /// exp of the loss of a word.
-pub const WORD_PERPLEXITY: Metric = Metric { name: "word_perplexity", filter: "none", higher_is_better: false };
+pub const WORD_PERPLEXITY: &str = "word_perplexity";
 /// exp of the loss of a byte.
-pub const BYTE_PERPLEXITY: Metric = Metric { name: "byte_perplexity", filter: "none", higher_is_better: false };
+pub const BYTE_PERPLEXITY: &str = "byte_perplexity";
 /// The loss of a byte in bits.
-pub const BITS_PER_BYTE: Metric = Metric { name: "bits_per_byte", filter: "none", higher_is_better: false };
-/// The share of texts that are the answer.
-pub const EXACT_MATCH: Metric = Metric { name: "exact_match", filter: "none", higher_is_better: true };
-/// The share of problems that a program of k solves.
-pub const PASS: Metric = Metric { name: "pass", filter: "none", higher_is_better: true };
+pub const BITS_PER_BYTE: &str = "bits_per_byte";
 
 /// The examples of a task.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -128,9 +108,9 @@ impl Task {
         self.files
     }
 
-    /// What is measured.
-    pub fn metrics(&self, rules: Rules) -> &'static [Metric] {
-        self.metrics[at(rules)]
+    /// What is measured of likelihoods.
+    pub fn measures(&self, rules: Rules) -> &'static [&'static str] {
+        self.measures[at(rules)]
     }
 
     /// Most tokens of a text of the task.
@@ -165,7 +145,13 @@ impl Task {
         }
         read.files = files;
         if read.examples.is_empty() {
-            let reason = format!("no example of {} can be scored here: {:?}", self.name, read.left_out);
+            let reasons: Vec<String> =
+                read.left_out.iter().map(|(reason, count)| format!("{count} times {reason}")).collect();
+            let reason = format!(
+                "no example of {} can be scored here: {}",
+                self.name,
+                if reasons.is_empty() { "there are no rows".into() } else { reasons.join(", ") }
+            );
             return Err(DataError::bad_file(&read.files[0], reason));
         }
         if shots == 0 {
@@ -253,7 +239,7 @@ pub(super) const LIKELIHOODS: Task = Task {
     test_rows: |_| true,
     shot_rows: |_| true,
     paper_normalization: Normalization::PerCharacter,
-    metrics: [&[ACC], &[ACC, ACC_NORM]],
+    measures: [&[ACC], &[ACC, ACC_NORM]],
     shot_separator: "\n\n",
     answer_delimiter: " ",
     generation: None,

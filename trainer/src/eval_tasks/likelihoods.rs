@@ -168,9 +168,10 @@ fn sample(doc_id: usize, task: &Task, rules: Rules, asked: &Asked<'_>, scores: &
         }
         ExampleKind::Text { words, bytes, .. } => {
             let sum: f64 = found.iter().map(|window| window.loglikelihood).sum();
-            for metric in task.metrics(rules) {
-                let of = if metric.name == "word_perplexity" { *words } else { *bytes };
-                sample.metrics.insert(metric.key(), Measured::Weighted([sum, of as f64]));
+            for measure in task.measures(rules) {
+                let of = if *measure == "word_perplexity" { *words } else { *bytes };
+                let measured = Measured::Weighted([sum, of as f64]);
+                sample.metrics.insert(format!("{measure},none"), measured);
             }
             sample.resps = vec![json!(sum)];
         }
@@ -213,6 +214,6 @@ fn measure(
         }
         _ => right(usual),
     };
-    let metrics = task.metrics(rules).iter();
-    metrics.map(|metric| (metric.key(), Measured::Value(value(metric.name)))).collect()
+    let measures = task.measures(rules).iter();
+    measures.map(|name| (format!("{name},none"), Measured::Value(value(name)))).collect()
 }

@@ -1,6 +1,7 @@
 //! A task from its files to its figures, some examples at a time: what is done is kept, and a run that
 //! was ended goes on behind it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,9 @@ use crate::text_model::TextModel;
 
 /// Examples that are computed together, and lost when a run is killed.
 const AT_A_TIME: usize = 64;
+
+/// Texts that are generated together.
+const TEXTS_AT_A_TIME: usize = 256;
 
 /// How tasks are run.
 #[derive(Debug, Clone)]
@@ -77,7 +81,7 @@ impl OpenTask {
             }
         };
         samples.retain(|sample| sample.doc_id < count);
-        let done: Vec<usize> = samples.iter().map(|sample| sample.doc_id).collect();
+        let done: HashSet<usize> = samples.iter().map(|sample| sample.doc_id).collect();
         let mut left: Vec<(usize, &Example, String)> = Vec::new();
         for (n, example) in self.read.examples.iter().take(count).enumerate() {
             if !done.contains(&n) {
@@ -87,7 +91,11 @@ impl OpenTask {
         let work = Work::count(count as u64, "examples");
         let progress = Progress::new(options.progress, self.task.name, work);
         progress.set_done(samples.len() as u64);
-        for examples in left.chunks(AT_A_TIME) {
+        let at_a_time = match self.task.generation {
+            None => AT_A_TIME,
+            Some(_) => (TEXTS_AT_A_TIME / options.sampling.samples).clamp(1, AT_A_TIME),
+        };
+        for examples in left.chunks(at_a_time) {
             let new = self.score(model, options, examples)?;
             if let Some(file) = &mut file {
                 file.append(&new)?;

@@ -15,7 +15,7 @@ pub static TASK: Task = Task {
     files: &["dev.jsonl", "val.jsonl", "validation*.parquet"],
     shot_files: &["train.jsonl", "train*.parquet"],
     paper_normalization: Normalization::Unconditional,
-    metrics: [&[ACC], &[ACC]],
+    measures: [&[ACC], &[ACC]],
     examples,
     ..LIKELIHOODS
 };

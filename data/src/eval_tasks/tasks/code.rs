@@ -2,7 +2,7 @@
 
 use crate::eval_tasks::example::{Answer, Example, ExampleKind, Program, Rules};
 use crate::eval_tasks::rows::{Row, RowResult};
-use crate::eval_tasks::task::{Generation, LIKELIHOODS, PASS, Task};
+use crate::eval_tasks::task::{Generation, LIKELIHOODS, Task};
 
 const STOP: &[&str] = &["\nclass", "\ndef", "\n#", "\nif", "\nprint"];
 
@@ -12,7 +12,7 @@ pub static HUMANEVAL: Task = Task {
     published: "https://github.com/openai/human-eval/tree/master/data",
     licence: "MIT",
     files: &["HumanEval.jsonl.gz", "HumanEval.jsonl", "openai_humaneval/test*.parquet", "test*.parquet"],
-    metrics: [&[PASS], &[PASS]],
+    measures: [&[], &[]],
     generation: Some(Generation { stop: [STOP, STOP], max_tokens: [512, 1024] }),
     examples: |row, _| human_eval(row),
     ..LIKELIHOODS
@@ -28,7 +28,7 @@ pub static MBPP: Task = Task {
     test_rows: |row| row.number_in("task_id").is_ok_and(|id| (11..=510).contains(&id)),
     shot_rows: |row| row.number_in("task_id").is_ok_and(|id| (2..=4).contains(&id)),
     shots: [3, 3],
-    metrics: [&[PASS], &[PASS]],
+    measures: [&[], &[]],
     answer_delimiter: "",
     generation: Some(Generation { stop: [&["[DONE]"], &["[DONE]"]], max_tokens: [512, 256] }),
     examples: mbpp,

@@ -13,7 +13,7 @@ pub static TASK: Task = Task {
     licence: "CC BY-SA 4.0",
     files: &["crows_pairs_anonymized.csv", "test*.parquet"],
     paper_normalization: Normalization::PerToken,
-    metrics: [&[PCT_STEREOTYPE, LIKELIHOOD_DIFF], &[LIKELIHOOD_DIFF, PCT_STEREOTYPE]],
+    measures: [&[PCT_STEREOTYPE, LIKELIHOOD_DIFF], &[LIKELIHOOD_DIFF, PCT_STEREOTYPE]],
     examples,
     ..LIKELIHOODS
 };

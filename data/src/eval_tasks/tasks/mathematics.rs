@@ -2,16 +2,10 @@
 
 use std::path::Path;
 
-use crate::error::Result;
 use crate::eval_tasks::example::{Answer, Example, ExampleKind, Rules};
-use crate::eval_tasks::rows::{Row, RowFault, RowResult, read_rows};
-use crate::eval_tasks::task::{EXACT_MATCH, Generation, LIKELIHOODS, Metric, Task};
+use crate::eval_tasks::rows::{Row, RowFault, RowResult};
+use crate::eval_tasks::task::{Generation, LIKELIHOODS, Task};
 use crate::eval_tasks::tex_answer::boxed;
-
-/// The number behind `####` alone.
-const STRICT: Metric = Metric { filter: "strict-match", ..EXACT_MATCH };
-/// The last number of the text.
-const FLEXIBLE: Metric = Metric { filter: "flexible-extract", ..EXACT_MATCH };
 
 pub static GSM8K: Task = Task {
     name: "gsm8k",
@@ -21,7 +15,7 @@ pub static GSM8K: Task = Task {
     files: &["test.jsonl", "main/test*.parquet", "test*.parquet"],
     shot_files: &["train.jsonl", "main/train*.parquet", "train*.parquet"],
     shots: [8, 5],
-    metrics: [&[EXACT_MATCH], &[STRICT, FLEXIBLE]],
+    measures: [&[], &[]],
     generation: Some(Generation {
         stop: [&["\n\nQuestion:", "Question:"], &["Question:", "</s>", "<|im_end|>"]],
         max_tokens: [512, 256],
@@ -38,12 +32,11 @@ pub static MATH: Task = Task {
     files: &["test/*/*.json", "*/test*.parquet", "test*.parquet"],
     shot_files: &["train/*/*.json", "*/train*.parquet", "train*.parquet"],
     shots: [4, 0],
-    metrics: [&[EXACT_MATCH], &[EXACT_MATCH]],
+    measures: [&[], &[]],
     generation: Some(Generation {
         stop: [&["\n\nProblem:", "Problem:"], &["Problem:"]],
         max_tokens: [512, 256],
     }),
-    read,
     examples: competition_problems,
     ..LIKELIHOODS
 };
@@ -65,10 +58,6 @@ fn word_problems(row: &Row, _: Rules) -> RowResult<Vec<Example>> {
 }
 
 /// The official files have one problem each, in a folder for each subject.
-fn read(path: &Path) -> Result<Vec<Row>> {
-    read_rows(path, None)
-}
-
 fn competition_problems(row: &Row, rules: Rules) -> RowResult<Vec<Example>> {
     let (problem, solution) = (row.text("problem")?, row.text("solution")?);
     let Some(answer) = boxed(solution) else {

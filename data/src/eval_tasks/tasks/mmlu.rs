@@ -16,7 +16,7 @@ pub static TASK: Task = Task {
     shot_files: &["dev/*_dev.csv", "data/dev/*_dev.csv", "*/dev*.parquet"],
     shots: [5, 0],
     paper_normalization: Normalization::Sum,
-    metrics: [&[ACC], &[ACC]],
+    measures: [&[ACC], &[ACC]],
     read,
     examples,
     ..LIKELIHOODS

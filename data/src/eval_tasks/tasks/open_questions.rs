@@ -7,10 +7,7 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::eval_tasks::example::{Answer, Example, ExampleKind, Rules};
 use crate::eval_tasks::rows::{Row, RowFault, RowResult, read_rows};
-use crate::eval_tasks::task::{EXACT_MATCH, Generation, LIKELIHOODS, Metric, Task};
-
-/// The harness strips white space from answers before they are compared, and says so in the name.
-const STRIPPED: Metric = Metric { filter: "remove_whitespace", ..EXACT_MATCH };
+use crate::eval_tasks::task::{Generation, LIKELIHOODS, Task};
 
 const GENERATION: Generation =
     Generation { stop: [&["\n"], &["\n", ".", ","]], max_tokens: [32, 256] };
@@ -44,7 +41,7 @@ pub static TRIVIAQA: Task = Task {
 };
 
 const OPEN: Task = Task {
-    metrics: [&[EXACT_MATCH], &[STRIPPED]],
+    measures: [&[], &[]],
     generation: Some(GENERATION),
     ..LIKELIHOODS
 };

@@ -31,7 +31,7 @@ const RACE: Task = Task {
     licence: "for research only",
     folder: Some("race"),
     paper_normalization: Normalization::Unconditional,
-    metrics: [&[ACC], &[ACC]],
+    measures: [&[ACC], &[ACC]],
     read,
     examples,
     ..LIKELIHOODS

@@ -12,7 +12,7 @@ pub static TASK: Task = Task {
     licence: "CC BY 4.0",
     files: &["dev.jsonl", "validation*.parquet"],
     shot_files: &["train.jsonl", "train*.parquet"],
-    metrics: [&[ACC], &[ACC]],
+    measures: [&[ACC], &[ACC]],
     read: read_with_labels,
     examples,
     ..LIKELIHOODS

@@ -26,7 +26,7 @@ const TRUTHFUL_QA: Task = Task {
     folder: Some("truthfulqa"),
     files: &["mc_task.json", "validation*.parquet"],
     paper_normalization: Normalization::Sum,
-    metrics: [&[ACC], &[ACC]],
+    measures: [&[ACC], &[ACC]],
     ..LIKELIHOODS
 };
 

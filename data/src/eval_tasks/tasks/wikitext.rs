@@ -13,8 +13,7 @@ use crate::eval_tasks::task::{
     BITS_PER_BYTE, BYTE_PERPLEXITY, LIKELIHOODS, Task, WORD_PERPLEXITY,
 };
 
-const METRICS: &[crate::eval_tasks::task::Metric] =
-    &[WORD_PERPLEXITY, BYTE_PERPLEXITY, BITS_PER_BYTE];
+const MEASURES: &[&str] = &[WORD_PERPLEXITY, BYTE_PERPLEXITY, BITS_PER_BYTE];
 
 pub static TASK: Task = Task {
     name: "wikitext",
@@ -22,7 +21,7 @@ pub static TASK: Task = Task {
     published: "https://s3.amazonaws.com/research.metamind.io/wikitext/wikitext-2-raw-v1.zip",
     licence: "CC BY-SA 3.0",
     files: &["wiki.test.raw", "wiki.test.tokens", "test*.parquet", "test.jsonl"],
-    metrics: [METRICS, METRICS],
+    measures: [MEASURES, MEASURES],
     read,
     examples,
     ..LIKELIHOODS

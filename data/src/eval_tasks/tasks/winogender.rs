@@ -14,7 +14,7 @@ pub static TASK: Task = Task {
     licence: "MIT",
     files: &["all_sentences.tsv", "test*.parquet"],
     paper_normalization: Normalization::Sum,
-    metrics: [&[ACC], &[ACC]],
+    measures: [&[ACC], &[ACC]],
     read,
     examples,
     ..LIKELIHOODS

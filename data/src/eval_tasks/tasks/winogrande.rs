@@ -11,7 +11,7 @@ pub static TASK: Task = Task {
     licence: "CC BY",
     files: &["dev.jsonl", "validation*.parquet"],
     shot_files: &["train_xl.jsonl", "train*.parquet"],
-    metrics: [&[ACC], &[ACC]],
+    measures: [&[ACC], &[ACC]],
     examples,
     ..LIKELIHOODS
 };

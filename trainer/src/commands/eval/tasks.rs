@@ -23,7 +23,7 @@ pub struct TasksArgs {
     /// directory with its tokenizer, or a GGUF file.
     #[arg(long, value_name = "PATH", required_unless_present = "list")]
     checkpoint: Option<PathBuf>,
-    /// The tasks, separated by commas, or all of which there are files.
+    /// The tasks, separated by commas; --list names them.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "list")]
     tasks: Vec<String>,
     /// The folder with the files of the tasks, each task's in a folder of its name.
