@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 
 import lm_eval
+import lm_eval.tasks
 import pyarrow.parquet
 
 ALTIPLANO, WORK, URL = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 DATA = Path("tests/fixtures/eval_tasks")
+MANAGER = lm_eval.tasks.TaskManager()
 
 
 def jsonl(name):
@@ -174,7 +176,6 @@ def theirs(model, n, name, examples, shots, count):
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
             files[split] = str(path)
     config = {
-        "task": name,
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": files},
@@ -186,8 +187,10 @@ def theirs(model, n, name, examples, shots, count):
     }
     if shots:
         config["fewshot_config"] = {"sampler": "first_n"}
+    # The task as lm_eval has it, but for where its examples are.
+    task = MANAGER._factory.build(MANAGER._entry(name), overrides=config, registry=MANAGER._index)
     found = lm_eval.simple_evaluate(
-        model=model, tasks=[config], num_fewshot=count, log_samples=True, bootstrap_iters=0, batch_size=1
+        model=model, tasks=[task], num_fewshot=count, log_samples=True, bootstrap_iters=0, batch_size=8
     )
     samples = sorted(next(iter(found["samples"].values())), key=lambda sample: (sample["doc_id"], sample["filter"]))
     return next(iter(found["results"].values())), samples
@@ -227,7 +230,7 @@ def main():
     from lm_eval.models.huggingface import HFLM
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-    in_process = HFLM(pretrained=str(WORK / "hf"), dtype="float32", device="cpu", batch_size=1)
+    in_process = HFLM(pretrained=str(WORK / "hf"), dtype="float32", device="cpu", batch_size=8)
     over_http = LocalCompletionsAPI(
         model="model",
         base_url=f"{URL}/v1/completions",

@@ -145,8 +145,11 @@ impl Task {
         }
         read.files = files;
         if read.examples.is_empty() {
-            let reasons: Vec<String> =
-                read.left_out.iter().map(|(reason, count)| format!("{count} times {reason}")).collect();
+            let reasons: Vec<String> = read
+                .left_out
+                .iter()
+                .map(|(reason, count)| format!("{count} times {reason}"))
+                .collect();
             let reason = format!(
                 "no example of {} can be scored here: {}",
                 self.name,

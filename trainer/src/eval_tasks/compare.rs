@@ -111,9 +111,8 @@ pub fn compare(runs: &[Run], seed: u64) -> Vec<Comparison> {
         for (n, values) in of_runs.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
             let own: Vec<Measured> = values.values().copied().collect();
             let drawn = draws(measure, &[&own], seed, |figures| figures[0]);
-            let difference = (n != first).then(|| {
-                difference(measure, &of_runs[first], values, seed)
-            });
+            let difference =
+                (n != first).then(|| difference(measure, &of_runs[first], values, seed));
             compared.push(Compared {
                 run: runs[n].folder.clone(),
                 value: figure(measure, &own).value,
@@ -149,12 +148,7 @@ fn difference(
 
 /// A figure of examples that are drawn again, many times; all lists have equal lengths, and the same
 /// places are drawn of each.
-fn draws(
-    measure: &str,
-    lists: &[&[Measured]],
-    seed: u64,
-    of: impl Fn(&[f64]) -> f64,
-) -> Vec<f64> {
+fn draws(measure: &str, lists: &[&[Measured]], seed: u64, of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let count = lists[0].len();
     let mut places = vec![0; count];

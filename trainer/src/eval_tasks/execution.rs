@@ -80,7 +80,10 @@ pub fn run_program(program: &str, limits: &Limits) -> Result<ProgramEnd> {
     }
     let mut command = Command::new(&limits.python);
     command.arg("-I").arg(&path).current_dir(folder.path()).env_clear();
-    command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", folder.path()).env("OMP_NUM_THREADS", "1");
+    command
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", folder.path())
+        .env("OMP_NUM_THREADS", "1");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let seconds = limits.seconds.ceil().max(1.0) as u64;
     // SAFETY: between `fork` and `exec` the closure makes system calls only, and allocates nothing.
@@ -183,7 +186,10 @@ mod tests {
                           assert names == ['lo'], names";
         assert_eq!(ends(interfaces), ProgramEnd::Passed);
         // A folder of its own, and nothing of the environment.
-        assert_eq!(ends("open('a', 'w').write('b'); assert open('a').read() == 'b'"), ProgramEnd::Passed);
+        assert_eq!(
+            ends("open('a', 'w').write('b'); assert open('a').read() == 'b'"),
+            ProgramEnd::Passed
+        );
         assert_eq!(ends("import os; assert 'USER' not in os.environ"), ProgramEnd::Passed);
         assert_eq!(ends("x = bytearray(4 << 30)"), ProgramEnd::Failed(1));
         assert!(!ends("open('a', 'wb').write(b'x' * (64 << 20))").passed());

@@ -168,8 +168,7 @@ pub fn pass_at_k(n: usize, passed: usize, k: usize) -> f64 {
     if n - passed < k {
         return 1.0;
     }
-    let none_passes: f64 =
-        (n - passed + 1..=n).map(|of| 1.0 - k as f64 / of as f64).product();
+    let none_passes: f64 = (n - passed + 1..=n).map(|of| 1.0 - k as f64 / of as f64).product();
     1.0 - none_passes
 }
 

@@ -60,8 +60,7 @@ fn ask<'a>(
 ) -> Result<Asked<'a>> {
     let limit = model.model.context();
     let (places, unconditional) = (Vec::new(), Vec::new());
-    let mut asked =
-        Asked { example, prefix, places, unconditional, cut_contexts: 0, unfit: false };
+    let mut asked = Asked { example, prefix, places, unconditional, cut_contexts: 0, unfit: false };
     let mut add = |asked: &mut Asked<'_>, (context, ids): (Vec<u32>, Vec<u32>)| {
         let Some(continuation) = Continuation::new(context, ids, limit) else {
             asked.unfit = true;
@@ -114,7 +113,13 @@ fn normalization(task: &Task, rules: Rules) -> Normalization {
     }
 }
 
-fn sample(doc_id: usize, task: &Task, rules: Rules, asked: &Asked<'_>, scores: &[Scored]) -> Sample {
+fn sample(
+    doc_id: usize,
+    task: &Task,
+    rules: Rules,
+    asked: &Asked<'_>,
+    scores: &[Scored],
+) -> Sample {
     let example = asked.example;
     let mut sample = Sample {
         doc_id,

@@ -83,7 +83,8 @@ fn summary(name: &str, is_part: bool, samples: &[&Sample]) -> Summary {
             measured.entry(name).or_default().push(*value);
         }
     }
-    let figures = measured.into_iter().map(|(name, values)| (name.to_owned(), figure(name, &values)));
+    let figures =
+        measured.into_iter().map(|(name, values)| (name.to_owned(), figure(name, &values)));
     Summary { name: name.to_owned(), is_part, scored: samples.len(), figures: figures.collect() }
 }
 
@@ -151,7 +152,11 @@ pub fn to_json(results: &[TaskResult], rules: Rules, config: &Value) -> Value {
         let parts: Vec<&str> =
             result.summaries.iter().filter(|part| part.is_part).map(|part| &*part.name).collect();
         set("group_subtasks", result.task, json!(parts));
-        set("configs", result.task, json!({ "task": result.task, "num_fewshot": result.shots, "rules": rules }));
+        set(
+            "configs",
+            result.task,
+            json!({ "task": result.task, "num_fewshot": result.shots, "rules": rules }),
+        );
         set("versions", result.task, json!(1));
         set("not_scored", result.task, json!(result.not_scored));
         set("cut_contexts", result.task, json!(result.cut_contexts));
@@ -191,7 +196,8 @@ pub fn table(results: &[TaskResult]) -> Vec<String> {
             .collect();
         if result.cut_contexts > 0 {
             let count = result.cut_contexts;
-            notes.push(format!("{count} with a context longer than the model's, cut from the left"));
+            notes
+                .push(format!("{count} with a context longer than the model's, cut from the left"));
         }
         lines.extend(notes.into_iter().map(|note| format!("  {}: {note}", result.task)));
     }

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::atomic_file::{create_folder, write_atomically};
+use altiplano_data::atomic_file::write_atomically;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -68,7 +68,6 @@ impl SampleFile {
     /// # Errors
     /// When the samples there were made with other settings, saying which.
     pub fn open(folder: &Path, task: &str, settings: &Value) -> Result<(Self, Vec<Sample>)> {
-        create_folder(folder)?;
         let path = samples_path(folder, task);
         let settings_path = path.with_extension("settings.json");
         let mut samples = Vec::new();

@@ -11,7 +11,12 @@ pub static HUMANEVAL: Task = Task {
     title: "HumanEval, functions from their description",
     published: "https://github.com/openai/human-eval/tree/master/data",
     licence: "MIT",
-    files: &["HumanEval.jsonl.gz", "HumanEval.jsonl", "openai_humaneval/test*.parquet", "test*.parquet"],
+    files: &[
+        "HumanEval.jsonl.gz",
+        "HumanEval.jsonl",
+        "openai_humaneval/test*.parquet",
+        "test*.parquet",
+    ],
     measures: [&[], &[]],
     generation: Some(Generation { stop: [STOP, STOP], max_tokens: [512, 1024] }),
     examples: |row, _| human_eval(row),

@@ -2,9 +2,7 @@
 
 use crate::eval_tasks::example::{Choice, Example, ExampleKind, Gold, Normalization, Rules};
 use crate::eval_tasks::rows::{Row, RowFault, RowResult};
-use crate::eval_tasks::task::{
-    EMPTY_CHOICE, LIKELIHOOD_DIFF, LIKELIHOODS, PCT_STEREOTYPE, Task,
-};
+use crate::eval_tasks::task::{EMPTY_CHOICE, LIKELIHOOD_DIFF, LIKELIHOODS, PCT_STEREOTYPE, Task};
 
 pub static TASK: Task = Task {
     name: "crows_pairs",

@@ -29,7 +29,11 @@ pub static TRIVIAQA: Task = Task {
     title: "TriviaQA, closed book",
     published: "https://nlp.cs.washington.edu/triviaqa",
     licence: "Apache-2.0",
-    files: &["unfiltered-web-dev.json", "triviaqa-unfiltered/unfiltered-web-dev.json", "validation*.parquet"],
+    files: &[
+        "unfiltered-web-dev.json",
+        "triviaqa-unfiltered/unfiltered-web-dev.json",
+        "validation*.parquet",
+    ],
     shot_files: &[
         "unfiltered-web-train.json",
         "triviaqa-unfiltered/unfiltered-web-train.json",
@@ -40,16 +44,17 @@ pub static TRIVIAQA: Task = Task {
     ..OPEN
 };
 
-const OPEN: Task = Task {
-    measures: [&[], &[]],
-    generation: Some(GENERATION),
-    ..LIKELIHOODS
-};
+const OPEN: Task = Task { measures: [&[], &[]], generation: Some(GENERATION), ..LIKELIHOODS };
 
 /// What stands before the questions by the paper, and by the harness for NaturalQuestions.
 const DESCRIPTION: &str = "Answer these questions:\n\n";
 
-fn example(id: String, description: &str, question: String, aliases: Vec<String>) -> RowResult<Vec<Example>> {
+fn example(
+    id: String,
+    description: &str,
+    question: String,
+    aliases: Vec<String>,
+) -> RowResult<Vec<Example>> {
     let Some(answer) = aliases.first().cloned() else {
         return Err(RowFault::LeftOut("there is no answer"));
     };

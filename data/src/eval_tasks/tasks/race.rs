@@ -98,7 +98,9 @@ fn questions(row: &Row) -> RowResult<Vec<Question>> {
     let Some(options) = options.filter(|options| {
         options.len() == texts.len() && answers.len() == texts.len() && !texts.is_empty()
     }) else {
-        return Err(row.unlike("as many lists in `options` and letters in `answers` as `questions`"));
+        return Err(
+            row.unlike("as many lists in `options` and letters in `answers` as `questions`")
+        );
     };
     let rows = texts.into_iter().zip(options).zip(answers);
     Ok(rows

@@ -9,9 +9,7 @@ use serde_json::json;
 use crate::error::Result;
 use crate::eval_tasks::example::{Example, ExampleKind, Rules};
 use crate::eval_tasks::rows::{Row, RowResult, read_rows, read_text};
-use crate::eval_tasks::task::{
-    BITS_PER_BYTE, BYTE_PERPLEXITY, LIKELIHOODS, Task, WORD_PERPLEXITY,
-};
+use crate::eval_tasks::task::{BITS_PER_BYTE, BYTE_PERPLEXITY, LIKELIHOODS, Task, WORD_PERPLEXITY};
 
 const MEASURES: &[&str] = &[WORD_PERPLEXITY, BYTE_PERPLEXITY, BITS_PER_BYTE];
 

@@ -37,9 +37,9 @@ fn read(path: &Path) -> Result<Vec<Row>> {
     }
     let statistics = read_rows(&statistics, None)?;
     let share = |occupation: &str| {
-        let row = statistics.iter().find(|row| {
-            row.get("occupation").and_then(|name| name.as_str()) == Some(occupation)
-        })?;
+        let row = statistics
+            .iter()
+            .find(|row| row.get("occupation").and_then(|name| name.as_str()) == Some(occupation))?;
         row.get("bls_pct_female")?.as_str()?.trim().parse::<f64>().ok()
     };
     for row in &mut rows {

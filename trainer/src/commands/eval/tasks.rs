@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use altiplano_data::eval_tasks::{Rules, TASKS, Task};
+use altiplano_data::lock::lock;
 use altiplano_data::progress::ProgressMode;
 use altiplano_model::infer::InferencePrecision;
 use clap::{Args, ValueEnum};
@@ -142,6 +143,7 @@ pub fn run(args: TasksArgs) -> Result<()> {
         output: args.output.clone(),
         progress: ProgressMode::Auto,
     };
+    let _lock = args.output.as_deref().map(lock).transpose()?;
     // All files are read before anything is computed.
     let open: Vec<OpenTask> =
         tasks.iter().map(|task| OpenTask::open(task, &options)).collect::<Result<_>>()?;
