@@ -1,6 +1,6 @@
 """Holds exported models against the programs they are for: see scripts/verify_exports.
 
-    python scripts/verify_exports.py ALTIPLANO FOLDER
+    python scripts/verify_exports.py ALTIPLANO FOLDER [LLAMA_SERVER]
 
 Prints one line for each comparison and fails at the first that does not hold.
 """
@@ -8,8 +8,11 @@ Prints one line for each comparison and fails at the first that does not hold.
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import gguf
@@ -290,6 +293,70 @@ def check_mistralrs(project, name, directory):
         says(f"{name}: mistral.rs loads {kind}: the first {same} of {len(ours)} characters are ours")
 
 
+class LlamaServer:
+    """llama.cpp's server with one file, on a free port of this machine. Keys, values and attention are in f32,
+    as ours are."""
+
+    def __init__(self, program, file):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = open(f"{file}.log", "w")
+        self.process = subprocess.Popen(
+            [program, "-m", file, "--host", "127.0.0.1", "--port", str(self.port), "-t", "2", "-c", "128", "-np", "1",
+             "-ctk", "f32", "-ctv", "f32", "-fa", "off", "--no-warmup", "--no-webui"],
+            stdout=self.log, stderr=self.log,
+        )
+
+    def __enter__(self):
+        for _ in range(300):
+            if self.process.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5)
+                return self
+            except OSError:
+                time.sleep(0.1)
+        self.process.kill()
+        raise RuntimeError(f"llama-server did not start, see {self.log.name}")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(10)
+        self.log.close()
+
+    def ask(self, path, **body):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        return json.load(urllib.request.urlopen(request, timeout=60))
+
+
+def check_llama_cpp(project, name, checkpoint, server):
+    """llama.cpp loads every type, and has our token ids. In floating point its greedy ids are ours; it
+    multiplies blocks of integers by activations of 8 bits, so there they only begin as ours do."""
+    if server is None:
+        says(f"skipped: {name}: there is no llama-server")
+        return
+    for kind in TYPES:
+        file = project.folder / f"{name}-{kind}.gguf"
+        same = total = 0
+        with LlamaServer(server, file) as llama:
+            for prompt in PROMPTS:
+                ids = project.prompt_ids(checkpoint, prompt)
+                theirs = llama.ask("/tokenize", content=prompt, add_special=True)["tokens"]
+                assert ids == theirs, (prompt, ids, theirs)
+                made = llama.ask("/completion", prompt=ids, n_predict=TOKENS, temperature=0.0, return_tokens=True,
+                                 cache_prompt=False)["tokens"]
+                ours = project.greedy(file, prompt)["token_ids"]
+                made = made[: len(ours)]
+                same += len(os.path.commonprefix([ours, made]))
+                total += len(ours)
+        if kind in ("f32", "bf16", "f16"):
+            assert same == total, (name, kind, same, total)
+        says(f"{name}: llama.cpp loads {kind}: {same} of {total} greedy ids are ours")
+
+
 # Shapes of published models, made small, with random weights of transformers' own.
 KINDS = {
     "llama_2": dict(num_attention_heads=8, num_key_value_heads=2, rms_norm_eps=1e-5),
@@ -406,7 +473,8 @@ def check_awq(project, name, checkpoint):
 
 
 def main():
-    project = Project(*sys.argv[1:])
+    project = Project(*sys.argv[1:3])
+    server = sys.argv[3] if len(sys.argv) > 3 else None
     project.make_text()
     for name, shape in MODELS.items():
         checkpoint = project.train(name, shape)
@@ -415,6 +483,7 @@ def main():
         check_meta(project, name, shape, checkpoint)
         check_transformers_gguf(project, name, checkpoint, directory)
         check_mistralrs(project, name, directory)
+        check_llama_cpp(project, name, checkpoint, server)
         if name == "heads_64":
             check_awq(project, name, checkpoint)
             for kind, settings in KINDS.items() if torch else ():

@@ -1,5 +1,5 @@
-//! README, CONTRIBUTING and docs say what is true: every command in them runs, every file they
-//! name is there.
+//! README, CONTRIBUTING and docs say what is true: every command of the README runs, every command
+//! of the other pages exists with the options it names, every file they name is there.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -30,7 +30,8 @@ fn pages() -> Vec<(String, String)> {
     pages.into_iter().map(read).collect()
 }
 
-/// The lines of ```sh blocks, continued lines joined, comments dropped.
+/// The lines of ```sh blocks, continued lines joined, comments dropped; and the indented lines that
+/// begin with the name of the program.
 fn commands(text: &str) -> Vec<String> {
     let mut commands = Vec::new();
     let mut inside = false;
@@ -40,8 +41,10 @@ fn commands(text: &str) -> Vec<String> {
             inside = line.trim() == "```sh";
             continue;
         }
+        let indented = line.starts_with("    ");
         let line = line.split(" # ").next().unwrap_or_default().trim();
-        if !inside || line.is_empty() || line.starts_with('#') {
+        let shown = inside || indented && line.starts_with("altiplano ");
+        if !shown || line.is_empty() || line.starts_with('#') {
             continue;
         }
         open.push_str(line.trim_end_matches('\\'));
@@ -317,22 +320,49 @@ fn files_that_pages_name_exist() {
     }
 }
 
+/// The words of a shell command as far as it is one program's: before a pipe, a redirection or the
+/// next command.
+fn words_of(command: &str) -> Vec<&str> {
+    let ends = ["|", ">", "&&", "&", ";"];
+    command.split_whitespace().take_while(|word| !ends.contains(word)).collect()
+}
+
 #[test]
-fn every_shell_command_of_the_other_pages_names_a_command_that_exists() {
+fn every_command_of_the_other_pages_exists_with_its_options() {
+    let mut checked = 0;
     for (page, text) in pages() {
         for command in commands(&text) {
-            let words: Vec<&str> = command.split_whitespace().collect();
+            let words = words_of(&command);
             if words[0].contains('/') {
                 assert!(repository(words[0]).exists(), "{page}: {command}");
-            } else if words[0] == "altiplano" {
-                let sub: Vec<&str> = words[1..]
-                    .iter()
-                    .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase()))
-                    .copied()
-                    .collect();
-                let help = altiplano().args(&sub).arg("--help").output().unwrap();
-                assert!(help.status.success(), "{page}: {command}");
+            }
+            let Some(program) = words.iter().position(|word| *word == "altiplano") else {
+                continue;
+            };
+            let is_name = |word: &&&str| {
+                word.starts_with(|c: char| c.is_ascii_lowercase())
+                    && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+            };
+            let mut sub: Vec<String> = words[program + 1..]
+                .iter()
+                .take_while(is_name)
+                .map(|word| (*word).to_owned())
+                .collect();
+            // The last of them may be arguments.
+            let exists = |sub: &[String]| {
+                let help = altiplano().args(sub).arg("--help").output().unwrap();
+                help.status.success()
+            };
+            while !exists(&sub) && sub.pop().is_some() {}
+            let help = help_of(&sub);
+            assert!(!sub.is_empty(), "{page}: {command}");
+            for option in words[program + 1..].iter().filter(|word| word.starts_with("--")) {
+                let name = option.split('=').next().unwrap();
+                let found = help.split(|c: char| c.is_whitespace() || ",[]=".contains(c));
+                assert!(found.into_iter().any(|word| word == name), "{page}: {command}: {name}");
+                checked += 1;
             }
         }
     }
+    assert!(checked > 30, "{checked} options");
 }

@@ -25,6 +25,8 @@ mod limits;
 mod llama_kinds;
 mod module_order;
 mod numeric;
+#[cfg(unix)]
+mod parallel;
 mod readme;
 mod reports;
 mod resume;

@@ -7,7 +7,7 @@ use altiplano_data::decoder_panic;
 use altiplano_data::terminal::write_last_line;
 use altiplano_trainer::commands::{Cli, init_log};
 use altiplano_trainer::error::TrainerError;
-use altiplano_trainer::fatal_signals;
+use altiplano_trainer::{fatal_signals, world};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             if !error.is_said_elsewhere() {
                 print_error(error);
             }
+            world::end_launch(status.into());
             ExitCode::from(status)
         }
         Err(_) => ExitCode::FAILURE,

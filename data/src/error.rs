@@ -309,6 +309,16 @@ impl DataError {
         }
     }
 
+    /// An error of a file that the configuration names at `key`: one that is not there names the key.
+    pub(crate) fn of_key(self, key: &str) -> Self {
+        match self {
+            Self::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::NoInput { key: key.to_owned(), pattern: path.display().to_string() }
+            }
+            error => error,
+        }
+    }
+
     /// Whether the file of an operation is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)

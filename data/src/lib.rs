@@ -142,9 +142,9 @@ pub mod jobs;
 pub use config::DataConfig;
 pub use error::{DataError, Result};
 pub use loader::{
-    Batch, IGNORED_TARGET, Loader, LoaderOptions, LoaderState, SequenceOrigin, SourceReport,
+    Batch, IGNORED_TARGET, Loader, LoaderOptions, LoaderState, SequenceOrigin, Share, SourceReport,
     ValidationSet,
 };
 pub use mixture::MixtureConfig;
 pub use progress::ProgressMode;
-pub use tokenizer::{StreamDecoder, Tokenizer};
+pub use tokenizer::{StreamDecoder, StreamEncoder, Tokenizer};

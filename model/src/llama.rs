@@ -14,7 +14,7 @@ use crate::ops::{
     RopeTable, embedding_backward, embedding_forward, head_cross_entropy_backward,
     head_cross_entropy_forward, linear_forward, rms_norm_backward, rms_norm_forward,
 };
-use crate::params::{Grads, Weights};
+use crate::params::{GradPart, GradSink, Weights};
 
 /// A LLaMA with the weights its forward pass reads.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Llama {
     }
 
     /// Losses (B, T) in nats of every target, and the gradients of `scale` · Σ losses, added to
-    /// `grads`. With `scale` = 1 / (targets of the whole optimizer step), accumulation over
+    /// `grads`, each part of which is told when it is complete. With `scale` = 1 / (targets of the whole optimizer step), accumulation over
     /// micro-batches gives the gradient of the mean whatever the split.
     ///
     /// Of a model without adapters; with them it is
@@ -127,7 +127,7 @@ impl Llama {
         &self,
         batch: &TokenBatch,
         scale: f64,
-        grads: &mut Grads,
+        grads: &mut impl GradSink,
     ) -> Tensor<2> {
         let [_, time] = batch.inputs.dims();
         let rope = self.rope(0, time);
@@ -148,17 +148,24 @@ impl Llama {
                 weights.head(),
                 &batch.targets,
                 scale,
-                grads.head_mut(),
+                grads.begin(GradPart::Head).head_mut(),
             );
+            grads.end(GradPart::Head);
             drop(normed);
-            let mut dx = rms_norm_backward(&dnormed, &x, &weights.norm, &rstd, &mut grads.norm);
+            let dnorm = &mut grads.begin(GradPart::Norm).norm;
+            let mut dx = rms_norm_backward(&dnormed, &x, &weights.norm, &rstd, dnorm);
+            grads.end(GradPart::Norm);
             drop((x, dnormed));
-            for (layer, dlayer) in weights.layers.iter().zip(&mut grads.layers).rev() {
+            for (n, layer) in weights.layers.iter().enumerate().rev() {
                 let Some(saved) = saved_by_layer.pop() else { break };
                 let saved = restore(saved, layer, &context);
+                let dlayer = &mut grads.begin(GradPart::Layer(n)).layers[n];
                 dx = layer_backward(dx, layer, saved, dlayer, &context);
+                grads.end(GradPart::Layer(n));
             }
-            embedding_backward(&dx, &batch.inputs, &mut grads.embed_tokens);
+            let dembed_tokens = &mut grads.begin(GradPart::Embedding).embed_tokens;
+            embedding_backward(&dx, &batch.inputs, dembed_tokens);
+            grads.end(GradPart::Embedding);
             losses
         })
     }

@@ -3,6 +3,7 @@
 //! On NVIDIA GPUs each is a few launches whatever the number of parameters. Elsewhere it is the op
 //! of [`crate::ops`] on one parameter after the other; for CPU kernels a parameter is work enough.
 
+pub use altiplano_kernels::{PIECE, piece_sums_of_squares};
 use burn::tensor::{DType, Tensor};
 
 use crate::backend::AdamWStep;

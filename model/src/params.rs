@@ -21,6 +21,41 @@ pub type Grads = TensorTree;
 /// Running means of the gradients or of their squares, f32.
 pub type Moments = TensorTree;
 
+/// What a step of the backward pass adds gradients to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GradPart {
+    /// The matrix of the output head; of a tied model the token embedding, which
+    /// [`Embedding`](Self::Embedding) adds to as well.
+    Head,
+    /// The gain of the last norm.
+    Norm,
+    /// All parameters of a layer.
+    Layer(usize),
+    /// The token embedding.
+    Embedding,
+}
+
+/// Takes the gradients of a backward pass, part by part, in the order in which they are complete:
+/// head, norm, layers from last to first, embedding.
+///
+/// A tree of gradients takes them as they come. Where ranks exchange gradients, a part is on its way
+/// as soon as it is complete, while the pass goes on.
+pub trait GradSink {
+    /// The tree whose accumulators of `part` the pass is about to add to. Others may be missing.
+    fn begin(&mut self, part: GradPart) -> &mut Grads;
+
+    /// The pass has added its gradients of `part`.
+    fn end(&mut self, part: GradPart);
+}
+
+impl GradSink for Grads {
+    fn begin(&mut self, _part: GradPart) -> &mut Grads {
+        self
+    }
+
+    fn end(&mut self, _part: GradPart) {}
+}
+
 /// A tensor for every parameter of a layer.
 pub type LayerTensors = LayerTree<Tensor<1>, Tensor<2>>;
 /// The weights of a layer.

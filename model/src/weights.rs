@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use burn::backend::flex::FlexTensor;
@@ -35,11 +36,8 @@ impl<'a> ParamView<'a> {
         Self { storage: with_leaf!(tensor, x => f32_storage(x)), tensor }
     }
 
-    /// Shape and place of a tensor whose bytes begin at `start` behind the header.
-    fn info(&self, start: usize) -> TensorInfo {
-        let shape = with_leaf!(self.tensor, x => x.dims().to_vec());
-        let end = start + shape.iter().product::<usize>() * size_of::<f32>();
-        TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) }
+    fn shape(&self) -> Vec<usize> {
+        with_leaf!(self.tensor, x => x.dims().to_vec())
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
@@ -87,11 +85,27 @@ fn write_views(
 ) -> Result<()> {
     // All of one type, so the order is that of the names, as safetensors itself has it.
     views.sort_by(|(left, _), (right, _)| left.cmp(right));
+    let shapes = views.iter().map(|(name, view)| (name.clone(), view.shape())).collect();
+    write_header(out, path, shapes)?;
+    let written = views.iter().try_for_each(|(_, view)| out.write_all(&view.data()));
+    written.map_err(|source| ModelError::Io { path: path.to_path_buf(), source })
+}
+
+/// Writes what stands before the elements of tensors of f32 in a safetensors file. The elements
+/// follow, little-endian, tensor by tensor in the order of `shapes`, which is that of the names.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_header(
+    out: &mut impl Write,
+    path: &Path,
+    shapes: Vec<(String, Vec<usize>)>,
+) -> Result<()> {
     let mut end = 0;
-    let tensors = views.iter().map(|(name, view)| {
-        let info = view.info(end);
-        end = info.data_offsets.1;
-        (name.clone(), info)
+    let tensors = shapes.into_iter().map(|(name, shape)| {
+        let start = end;
+        end += shape.iter().product::<usize>() * size_of::<f32>();
+        (name, TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
     });
     // transformers refuses a file whose metadata does not name a format.
     let format = [("format".to_string(), "pt".to_string())].into();
@@ -102,7 +116,6 @@ fn write_views(
     header.resize(header.len().next_multiple_of(HEADER_ALIGNMENT), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())
         .and_then(|()| out.write_all(&header))
-        .and_then(|()| views.iter().try_for_each(|(_, view)| out.write_all(&view.data())))
         .map_err(|source| ModelError::Io { path: path.to_path_buf(), source })
 }
 
@@ -186,6 +199,22 @@ fn read_tensor(
     shape: &[usize],
     device: &Device,
 ) -> Result<Tensor<1>> {
+    let count = shape.iter().product();
+    let values = read_range(files, name, shape, 0..count)?;
+    Ok(Tensor::from_data(TensorData::new(values, [count]), (device, DType::F32)))
+}
+
+/// Some of the elements of the tensor `name`, which has this `shape`, as f32: those of `range` in the
+/// order in which they lie in the file.
+///
+/// # Errors
+/// [`ModelError::WeightTensor`] when it is missing or has another shape or an unknown type.
+pub fn read_range(
+    files: &WeightFiles,
+    name: &str,
+    shape: &[usize],
+    range: Range<usize>,
+) -> Result<Vec<f32>> {
     let mismatch = |path: &Path, found: String| ModelError::WeightTensor {
         path: path.to_path_buf(),
         tensor: name.to_string(),
@@ -198,20 +227,22 @@ fn read_tensor(
         return Err(mismatch(tensor.path, format!("{:?}", tensor.shape)));
     }
     let bytes = tensor.bytes;
-    let values: Vec<f32> = match tensor.dtype {
-        Dtype::F32 => {
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-        }
-        Dtype::BF16 => {
-            bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-        }
-        Dtype::F16 => {
-            bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-        }
+    let element = |size: usize| range.start * size..range.end * size;
+    Ok(match tensor.dtype {
+        Dtype::F32 => bytes[element(4)]
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+        Dtype::BF16 => bytes[element(2)]
+            .chunks_exact(2)
+            .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        Dtype::F16 => bytes[element(2)]
+            .chunks_exact(2)
+            .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
         other => return Err(mismatch(tensor.path, format!("{:?} of {other:?}", tensor.shape))),
-    };
-    let count = values.len();
-    Ok(Tensor::from_data(TensorData::new(values, [count]), (device, DType::F32)))
+    })
 }
 
 fn file_error(path: &Path, reason: String) -> ModelError {
@@ -328,7 +359,7 @@ mod tests {
         let mut weight_map = serde_json::Map::new();
         for (n, (param, x)) in params.iter().enumerate() {
             let (name, file) = (param.to_string(), format!("model-{n:05}.safetensors"));
-            let shape = ParamView::new(x).info(0).shape;
+            let shape = ParamView::new(x).shape();
             let data = x.to_data();
             let view = TensorView::new(Dtype::F32, shape, data.as_bytes()).unwrap();
             let bytes = safetensors::serialize([(&name, view)], None).unwrap();

@@ -293,3 +293,55 @@ fn a_step_alone_is_the_step_of_a_run() {
     assert_eq!(step["docs_in"].as_u64().unwrap(), kept.len() as u64 + dropped);
     assert!(dropped > 0 && kept.len() > 50, "{dropped} dropped, {} kept", kept.len());
 }
+
+/// Texts of kinds that other tools were reported to break: what is there after a step, and what is
+/// not. `{BODY}` stands for 200 lines of a book, `{LICENSE}` for as many of a license.
+#[test]
+fn steps_leave_what_they_should_of_texts_that_others_broke() {
+    let line = |n: usize| {
+        format!(
+            "It was a fine day number {n} and the captain looked out over the water for a long while."
+        )
+    };
+    let body = (0..200).map(line).collect::<Vec<_>>().join("\n");
+    let clause = |n: usize| format!("1.E.{n}. Licence paragraph number {n} of many words.\n");
+    let license: String = (0..60).map(clause).collect();
+    let fill = |text: &str| text.replace("{BODY}", &body).replace("{LICENSE}", &license);
+    let cases = json_lines(&std::fs::read_to_string(fixture("step_cases.jsonl")).unwrap());
+    assert!(cases.len() >= 37);
+    let mut wrong = Vec::new();
+    for step in ["wikitext", "github_header", "latex", "gutenberg"] {
+        let of_step: Vec<&Value> = cases.iter().filter(|case| case["step"] == step).collect();
+        let options = of_step[0]["options"].as_str().unwrap_or_default();
+        let inputs: Vec<Value> = of_step
+            .iter()
+            .map(|case| {
+                let mut input = case["input"].clone();
+                if let Some(text) = case["input"]["text"].as_str() {
+                    input["text"] = fill(text).into();
+                }
+                input["id"] = case["name"].clone();
+                input
+            })
+            .collect();
+        let applied = apply(step, options, &inputs);
+        for case in of_step {
+            let Some(kept) = applied.kept.iter().find(|kept| kept["id"] == case["name"]) else {
+                wrong.push(format!("{}: dropped", case["name"]));
+                continue;
+            };
+            let text = kept["text"].as_str().unwrap();
+            let words = |key: &str| {
+                let list = case[key].as_array().cloned().unwrap_or_default();
+                list.into_iter().map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+            };
+            let right = words("has").iter().all(|word| text.contains(word))
+                && !words("not").iter().any(|word| text.contains(word))
+                && case["text"].as_str().is_none_or(|whole| text.trim() == fill(whole).trim());
+            if !right {
+                wrong.push(format!("{}: {:.400}", case["name"], text));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

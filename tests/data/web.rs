@@ -133,7 +133,10 @@ fn lists_name_files_that_must_be_there() {
     assert!(!project.path("out/documents").exists(), "nothing may be written");
     project.write(b, gzip(&wet_page(2, page_block(2))));
     project.run(&[]);
-    assert_eq!(ids(&project.documents("cc")), [format!("{a}/000000"), format!("{b}/000000")]);
+    assert_eq!(
+        ids(&project.documents("cc")),
+        [format!("{a}/000000000000"), format!("{b}/000000000000")]
+    );
     project.write("wet.paths.gz", gzip(b"../../etc/passwd\n"));
     project.try_run(&[]).fails(1, &["wet.paths.gz", "line 1"]);
 }
@@ -153,6 +156,7 @@ fn paragraphs_that_pages_share_go_as_in_cc_net() {
     // The same digest as the first of the other file: one of them goes whole.
     let same = wet_page(1, first);
     let file = [wet_page(2, second), wet_page(3, nothing_left), same].map(|page| gzip(&page));
+    let offsets = [0, file[0].len(), file[0].len() + file[1].len()];
     project.write("b.warc.wet.gz", file.concat());
     let report = project.run(&[]);
     let row = row(&report, "cc");
@@ -164,10 +168,11 @@ fn paragraphs_that_pages_share_go_as_in_cc_net() {
     assert_eq!(left.len(), 2, "{left:?}");
     assert!(left.contains(&"Only here, second."), "{left:?}");
     assert!(left.contains(&"Only here, first.\nTwice in one page."), "{left:?}");
-    let emptied = project.explain("b.warc.wet.gz/000001", "cc");
+    let emptied = project.explain(&format!("b.warc.wet.gz/{:012}", offsets[1]), "cc");
     assert_eq!(emptied["outcome"], "dropped");
     assert_eq!(emptied["step"], "dedup_paragraphs");
-    let twins = ["a.warc.wet.gz/000000", "b.warc.wet.gz/000002"];
-    let steps = twins.map(|id| project.explain(id, "cc")["step"].clone());
+    let twins =
+        ["a.warc.wet.gz/000000000000".to_owned(), format!("b.warc.wet.gz/{:012}", offsets[2])];
+    let steps = twins.map(|id| project.explain(&id, "cc")["step"].clone());
     assert!(steps.contains(&json!("dedup_documents")), "{steps:?}");
 }

@@ -163,9 +163,30 @@ pub enum TrainerError {
     /// From the exchange between ranks.
     #[error(transparent)]
     Comm(#[from] CommError),
-    /// The same, found by every rank of a launch before the ranks have met: rank 0 prints it.
+    /// What every rank of a launch finds: rank 0 prints it.
     #[error(transparent)]
-    SaidByRankZero(CommError),
+    SaidByRankZero(Box<TrainerError>),
+    /// What all ranks know of: they end together, and this is the rank that says it.
+    #[error(transparent)]
+    Agreed(Box<TrainerError>),
+    /// What this rank failed with; the others have not.
+    #[error("{rank}: {source}")]
+    AtRank {
+        /// The rank and its host.
+        rank: String,
+        /// What it failed with.
+        source: Box<TrainerError>,
+    },
+    /// What another rank failed with.
+    #[error("{rank}: {message}")]
+    OnRank {
+        /// The rank and its host.
+        rank: String,
+        /// Its words.
+        message: String,
+        /// Whether they are about arguments or configuration.
+        usage: bool,
+    },
     /// From the data crate.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -186,15 +207,54 @@ impl TrainerError {
 
     /// Whether the user's arguments or configuration are at fault: exit status 2 instead of 1.
     pub fn is_usage(&self) -> bool {
+        if let Some(inner) = self.inner() {
+            return inner.is_usage();
+        }
         matches!(
             self,
             Self::Config { .. }
                 | Self::Usage { .. }
                 | Self::Serve(ServeError::Usage { .. })
-                | Self::SaidByRankZero(_)
+                | Self::OnRank { usage: true, .. }
                 | Self::Data(DataError::Config { .. })
                 | Self::Model(ModelError::Config { .. } | ModelError::Device { .. })
         ) || matches!(self, Self::Comm(error) if error.is_usage())
+    }
+
+    /// What ranks have put around an error.
+    fn inner(&self) -> Option<&Self> {
+        match self {
+            Self::SaidByRankZero(error) | Self::Agreed(error) => Some(error),
+            Self::AtRank { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Whether all ranks know of it and end together.
+    pub fn is_agreed(&self) -> bool {
+        matches!(self, Self::SaidByRankZero(_) | Self::Agreed(_))
+    }
+
+    /// Whether the exchange with another rank failed: what went wrong is to be found there.
+    pub fn is_from_exchange(&self) -> bool {
+        match self.inner() {
+            Some(inner) => inner.is_from_exchange(),
+            None => matches!(self, Self::Comm(_)),
+        }
+    }
+
+    /// The error with everything that led to it, in one line.
+    pub(crate) fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = error.source();
+        }
+        text
     }
 
     /// Whether another process has told the user: all ranks of a launch find the same error.

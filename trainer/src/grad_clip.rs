@@ -1,15 +1,15 @@
 //! The global norm of the gradient, and clipping by it.
 
-use altiplano_model::adapters::{AdapterParam, Adapters};
+use altiplano_model::adapters::Adapters;
 use altiplano_model::param_ops::sums_of_squares;
 use altiplano_model::param_tree::Param;
 use altiplano_model::params::Grads;
 
-/// √(Σ g²) over all parameters.
+/// Σ g² over all parameters.
 ///
 /// # Errors
 /// The first parameter whose gradient is not finite.
-pub fn global_norm(grads: &Grads) -> Result<f64, Param> {
+pub fn squared_norm(grads: &Grads) -> Result<f64, Param> {
     let mut total = 0.0;
     for ((param, _), squares) in grads.iter().zip(sums_of_squares(grads)) {
         if !squares.is_finite() {
@@ -17,22 +17,22 @@ pub fn global_norm(grads: &Grads) -> Result<f64, Param> {
         }
         total += squares;
     }
-    Ok(total.sqrt())
+    Ok(total)
 }
 
 /// The same over adapters.
 ///
 /// # Errors
-/// The first tensor whose gradient is not finite.
-pub fn global_norm_of_adapters(grads: &Adapters) -> Result<f64, AdapterParam> {
+/// The number of the first tensor whose gradient is not finite.
+pub fn squared_norm_of_adapters(grads: &Adapters) -> Result<f64, usize> {
     let mut total = 0.0;
-    for ((param, _), squares) in grads.iter().zip(grads.sums_of_squares()) {
+    for (number, squares) in grads.sums_of_squares().into_iter().enumerate() {
         if !squares.is_finite() {
-            return Err(param);
+            return Err(number);
         }
         total += squares;
     }
-    Ok(total.sqrt())
+    Ok(total)
 }
 
 /// The factor that brings a gradient of norm `norm` to at most `max_norm`, as PyTorch's

@@ -9,6 +9,7 @@
 //! | [`fatal_signals`] | signals that would end the process without a word |
 //! | [`signals`] | signals that ask a run to end |
 //! | [`config`] | YAML files, overrides, checks |
+//! | [`world`] | the ranks of a run: their start, what they agree on, their end |
 //! | [`timing`] | how long work takes where a device computes |
 //! | [`peak`] | the peak rate of a device, for `mfu` |
 //! | [`schedule`] | the learning rate of a step |
@@ -21,7 +22,9 @@
 //! | [`checkpoint`] | the state of a run on disk |
 //! | [`starting_weights`] | the weights of step 0 |
 //! | [`adamw`] | the update of all parameters |
+//! | [`shards`] | copies of a model: gradients exchanged, the optimizer's state split |
 //! | [`grad_clip`] | the global norm of the gradient |
+//! | [`step_record`] | what the ranks of a step tell each other |
 //! | [`train_step`] | one optimizer step |
 //! | [`validation`] | loss on held-out documents during training |
 //! | [`text_generation`] | prompts to texts, stop strings |
@@ -49,6 +52,8 @@ pub mod signals;
 
 pub mod config;
 
+pub mod world;
+
 pub mod timing;
 
 pub mod peak;
@@ -73,7 +78,11 @@ pub mod starting_weights;
 
 pub mod adamw;
 
+pub mod shards;
+
 pub mod grad_clip;
+
+pub mod step_record;
 
 pub mod train_step;
 

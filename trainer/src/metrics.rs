@@ -45,9 +45,29 @@ pub struct StepMetrics {
     /// True when the update was skipped because the step was an outlier.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+    /// Present when several ranks did the step.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<RankMetrics>,
     /// Present when the step was followed by a validation.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationMetrics>,
+}
+
+/// How the ranks of a step fared.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RankMetrics {
+    /// All ranks.
+    pub ranks: usize,
+    /// Ranks that split every matrix.
+    pub tensor: usize,
+    /// Copies of the model.
+    pub data: usize,
+    /// Mean time that a rank waited for others, in seconds.
+    pub communication_seconds: f64,
+    /// The rank that computed longest.
+    pub slowest_rank: usize,
+    /// Its time over the mean of all.
+    pub slowest_over_mean: f64,
 }
 
 /// Loss on held-out documents, of the mixture and of each source.

@@ -24,13 +24,15 @@ pub struct TrainProgress {
     log_every: u64,
     first_step: u64,
     step_seconds: Option<f64>,
+    /// Whether nothing is shown, because another rank does.
+    silent: bool,
 }
 
 impl TrainProgress {
     /// A run of `total_steps` steps of which `done` are done; without a terminal every
-    /// `log_every`-th step gives a line.
-    pub fn new(done: u64, total_steps: u64, log_every: u64) -> Self {
-        let live = LiveLine::start().map(Arc::new);
+    /// `log_every`-th step gives a line. A `silent` one shows nothing.
+    pub fn new(done: u64, total_steps: u64, log_every: u64, silent: bool) -> Self {
+        let live = if silent { None } else { LiveLine::start().map(Arc::new) };
         let ticker = live.clone().and_then(|live| Ticker::start(FIT_EVERY, move || live.fit()));
         let log_every = log_every.max(1);
         Self {
@@ -40,6 +42,7 @@ impl TrainProgress {
             log_every,
             first_step: done + 1,
             step_seconds: None,
+            silent,
         }
     }
 
@@ -54,14 +57,16 @@ impl TrainProgress {
         if let Some(live) = &self.live {
             let share = metrics.step as f64 / self.total_steps.max(1) as f64;
             live.draw(parts(metrics, self.total_steps, left).into(), Some(share));
-        } else if self.has_line(metrics.step) {
+        } else if !self.silent && self.has_line(metrics.step) {
             terminal::write_line(&line(metrics, self.total_steps, left));
         }
     }
 
     /// Writes a line of its own, above the live line where there is one.
     pub fn println(&self, text: &str) {
-        terminal::write_line(text);
+        if !self.silent {
+            terminal::write_line(text);
+        }
     }
 
     /// Takes the live line away.
@@ -146,7 +151,7 @@ mod tests {
 
     #[test]
     fn first_last_and_every_tenth_step_have_a_line() {
-        let mut progress = TrainProgress::new(23, 55, 10);
+        let mut progress = TrainProgress::new(23, 55, 10, false);
         progress.live = None;
         let lines: Vec<u64> = (24..=55).filter(|&step| progress.has_line(step)).collect();
         assert_eq!(lines, [24, 30, 40, 50, 55]);

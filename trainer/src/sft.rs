@@ -5,6 +5,7 @@
 //! batches are rows of examples of which only the answers are trained.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use altiplano_data::chat::ChatTemplate;
 use altiplano_data::sft::{
@@ -25,6 +26,7 @@ use crate::starting_weights::starting_weights;
 use crate::train_loop::{CONFIG_FILE, Task, TrainReport, resume_task, saved_settings, train_task};
 use crate::train_step::Trainer;
 use crate::trained_model::tokenizer_of;
+use crate::world::Ranks;
 
 /// Name of the held-out examples in the metrics.
 const HELD_OUT: &str = "held_out";
@@ -39,7 +41,7 @@ pub fn fine_tune(config: SftConfig) -> Result<TrainReport> {
     if !checkpoint::list(&dir)?.is_empty() {
         return Err(TrainerError::RunExists { path: dir });
     }
-    train_task(Box::new(FineTuning::open_base(config)?))
+    train_task(Box::new(FineTuning::open_base(config)?), &Ranks::single())
 }
 
 /// Goes on from a checkpoint of `config`'s run, bit for bit as if it had not stopped. `overrides` are those
@@ -50,7 +52,8 @@ pub fn fine_tune(config: SftConfig) -> Result<TrainReport> {
 pub fn resume(config: SftConfig, choice: Choice, overrides: &[String]) -> Result<TrainReport> {
     let dir = config.run_dir();
     let Some((_, chosen)) = checkpoint::choose(&dir, choice)? else {
-        return resume_task(Box::new(FineTuning::open_base(config)?), choice, overrides);
+        let task = Box::new(FineTuning::open_base(config)?);
+        return resume_task(task, choice, overrides, &Ranks::single());
     };
     // Said before the examples are read, which may take long and fail for other reasons.
     let saved: SftConfig = saved_settings(checkpoint::read_state(&chosen)?.config, &chosen)?;
@@ -64,7 +67,7 @@ pub fn resume(config: SftConfig, choice: Choice, overrides: &[String]) -> Result
             FineTuning::open(config, &peft::base_of(&chosen, &named)?)?
         }
     };
-    resume_task(Box::new(task), choice, overrides)
+    resume_task(Box::new(task), choice, overrides, &Ranks::single())
 }
 
 /// A run on examples.
@@ -200,10 +203,10 @@ impl Task for FineTuning {
         recorded_changes(ON_RESUME_SFT, &saved, &now, run_dir, overrides)
     }
 
-    fn start(&self, device: &Device) -> Result<(Trainer, Vec<String>)> {
+    fn start(&self, device: &Device, ranks: &Arc<Ranks>) -> Result<(Trainer, Vec<String>)> {
         let (weights, mut about) = starting_weights(&self.plan, device)?;
         let Some(shape) = self.config.lora.as_ref().map(LoraConfig::shape) else {
-            return Ok((Trainer::start_from(&self.plan, weights)?, about));
+            return Ok((Trainer::start_on(&self.plan, weights, ranks)?, about));
         };
         about.push(format!(
             "trains {} numbers of low-rank adapters; the {} of the model stay",
@@ -215,9 +218,15 @@ impl Task for FineTuning {
         Ok((Trainer::start_adapters(&self.plan, &weights, adapters)?, about))
     }
 
-    fn resume(&self, checkpoint: &Path, state: &TrainState, device: &Device) -> Result<Trainer> {
+    fn resume(
+        &self,
+        checkpoint: &Path,
+        state: &TrainState,
+        device: &Device,
+        ranks: &Arc<Ranks>,
+    ) -> Result<Trainer> {
         let Some(shape) = self.config.lora.as_ref().map(LoraConfig::shape) else {
-            return Trainer::resume(&self.plan, checkpoint, state, device);
+            return Trainer::resume(&self.plan, checkpoint, state, device, ranks);
         };
         let (weights, _) = starting_weights(&self.plan, device)?;
         Trainer::resume_adapters(&self.plan, &weights, &shape, checkpoint, state)
@@ -237,7 +246,7 @@ impl Task for FineTuning {
         hugging_face::write_tokenizer(files, &self.plan.model, &self.tokenizer, template)
     }
 
-    fn open(&mut self) -> Result<()> {
+    fn open(&mut self, _ranks: &Ranks) -> Result<()> {
         Ok(())
     }
 

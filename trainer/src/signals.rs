@@ -31,6 +31,16 @@ impl Signal {
         low_level::signal_name(self.0).unwrap_or("a signal")
     }
 
+    /// Its number, as ranks tell it each other.
+    pub(crate) fn number(self) -> u32 {
+        self.0.unsigned_abs()
+    }
+
+    /// The signal of a number that [`Signal::number`] gave.
+    pub(crate) fn from_number(number: i32) -> Self {
+        Self(number)
+    }
+
     /// Exit status of a process that ends because of it: 128 + its number.
     pub fn exit_status(self) -> u8 {
         u8::try_from(128 + self.0).unwrap_or(u8::MAX)

@@ -5,9 +5,9 @@ mod start;
 mod task;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
-use altiplano_data::Batch;
 use altiplano_model::device;
 use altiplano_model::infer::{InferenceModel, SamplingParams};
 
@@ -20,12 +20,13 @@ use crate::checkpoint::{self, TrainState};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::metrics::{
-    History, InitialMetrics, MetricsLog, StepMetrics, peak_memory_bytes, wall_time,
+    History, InitialMetrics, MetricsLog, RankMetrics, StepMetrics, peak_memory_bytes, wall_time,
 };
 use crate::peak::Peak;
 use crate::plot::draw_loss;
 use crate::progress::TrainProgress;
 use crate::schedule::Schedule;
+use crate::shards::GatheredTensors;
 use crate::signals::{self, Signal};
 use crate::tensorboard::EventFile;
 use crate::text_generation::{GenerationOptions, generate_text};
@@ -68,8 +69,9 @@ struct Run {
     dir: PathBuf,
     trainer: Trainer,
     task: Box<dyn Task>,
-    metrics: MetricsLog,
-    events: Option<EventFile>,
+    /// On the first rank, which writes them.
+    records: Option<Records>,
+    /// On the other ranks, of the steps of this process.
     history: History,
     /// The step just done, while its validation is missing: a crash in between loses its line, an
     /// interrupt leaves it to the process that goes on.
@@ -78,20 +80,22 @@ struct Run {
     tokens: u64,
     /// Step of the newest checkpoint.
     saved: Option<u64>,
+    /// The signal on which several ranks have agreed to end.
+    signal: Option<Signal>,
     /// What the user is told first.
     opening_lines: Vec<String>,
+}
+
+/// What the first rank writes beside checkpoints.
+struct Records {
+    metrics: MetricsLog,
+    events: Option<EventFile>,
     /// Ends with the process; keeps others out of the directory.
     _lock: checkpoint::RunLock,
 }
 
 fn interrupted() -> bool {
     signals::pending().is_some()
-}
-
-/// Tokens of the micro-batches of a step, without padding.
-fn tokens_of(batches: &[Batch]) -> u64 {
-    let origins = batches.iter().flat_map(|batch| &batch.origins);
-    origins.map(|origin| origin.tokens as u64).sum()
 }
 
 /// Whether something that is done `every` so many steps is done after `step`; never if 0.
@@ -113,16 +117,25 @@ impl Run {
         let first_tokens = self.tokens;
         let schedule = Schedule::new(&config.optimizer, last_step);
         let started = Instant::now();
-        let mut progress = TrainProgress::new(first_step, last_step, config.log_every);
+        let ranks = Arc::clone(self.trainer.ranks());
+        let silent = !ranks.is_first();
+        let mut progress = TrainProgress::new(first_step, last_step, config.log_every, silent);
 
         for line in &self.opening_lines {
             progress.println(line);
         }
         progress.println(&self.summary());
+        if let Some(summary) = ranks.summary() {
+            progress.println(&summary);
+        }
         if let Some(advice) = device::advice(self.trainer.model.device(), config.precision) {
             progress.println(&format!("note: {advice}"));
         }
-        let peak = Peak::of(&config.device, self.trainer.model.device(), config.precision);
+        let peak = match silent {
+            true => None,
+            false => Peak::of(&config.device, self.trainer.model.device(), config.precision),
+        };
+        ranks.set_during("the validation before the first step", true);
         let flops_per_token = config.model.train_flops_per_token(config.batch.seq_len);
         // A broken validation shows now, not after the first thousand steps.
         if first_step == 0 {
@@ -130,18 +143,25 @@ impl Run {
         } else if self.task.validates() {
             self.task.validate(&self.trainer, 1, &interrupted)?;
         }
+        self.look_for_signals()?;
         if let Some(metrics) = self.unlogged.take() {
             self.record(metrics, &progress)?;
             self.draw(&progress);
         }
-        while self.step < last_step && self.unlogged.is_none() && !interrupted() {
+        while self.step < last_step && self.unlogged.is_none() && !self.interrupted() {
             let step_started = Instant::now();
             let step = self.step + 1;
+            let save = due(config.checkpoint.every, step) || step == last_step;
+            let takes_long = save
+                || step == first_step + 1
+                || due(config.validate.every, step)
+                || due(config.sample.every, step);
+            ranks.set_during(format!("step {step}"), takes_long);
             let batches = self.task.next_step()?;
-            let tokens = tokens_of(&batches);
             let data_seconds = step_started.elapsed().as_secs_f64();
             let lr = schedule.lr(step);
             let outcome = self.trainer.step(step, &batches, lr)?;
+            let tokens = outcome.tokens;
             let step_seconds = step_started.elapsed().as_secs_f64();
 
             self.step = step;
@@ -155,14 +175,26 @@ impl Run {
                 lr,
                 grad_norm: outcome.grad_norm,
                 tokens_per_second,
-                mfu: peak.map(|peak| peak.mfu(flops_per_token * tokens_per_second)),
+                mfu: peak.map(|peak| {
+                    peak.mfu(flops_per_token * tokens_per_second / ranks.count() as f64)
+                }),
                 step_seconds,
                 data_seconds,
-                peak_memory_bytes: peak_memory_bytes(),
+                peak_memory_bytes: outcome
+                    .ranks
+                    .map_or_else(peak_memory_bytes, |told| told.peak_memory_bytes),
                 skipped: outcome.skipped,
+                ranks: outcome.ranks.map(|told| RankMetrics {
+                    ranks: ranks.count(),
+                    tensor: ranks.grid().tensor(),
+                    data: ranks.grid().data(),
+                    communication_seconds: told.communication_seconds,
+                    slowest_rank: told.slowest,
+                    slowest_over_mean: told.slowest_over_mean,
+                }),
                 validation: None,
             };
-            let save = due(config.checkpoint.every, step) || step == last_step;
+            self.signal = outcome.ranks.and_then(|told| told.signal);
             if save {
                 // Before the validation: whatever fails there, the state is saved.
                 self.save(&metrics)?;
@@ -174,10 +206,11 @@ impl Run {
                 self.sample(&progress)?;
             }
             if save {
-                self.metrics.sync()?;
+                self.sync()?;
                 self.draw(&progress);
             }
         }
+        ranks.set_during("the end of the run", true);
         let ended_early = self.step < last_step || self.unlogged.is_some();
         if ended_early
             && self.saved != Some(self.step)
@@ -190,8 +223,30 @@ impl Run {
         self.report(first_tokens, started.elapsed().as_secs_f64(), ended_early)
     }
 
+    /// Whether the run is to end after the step it is in.
+    fn interrupted(&self) -> bool {
+        if self.trainer.ranks().is_alone() { interrupted() } else { self.signal.is_some() }
+    }
+
+    /// Asks all ranks for a signal that came while none of them was looking.
+    fn look_for_signals(&mut self) -> Result<()> {
+        let ranks = self.trainer.ranks();
+        if !ranks.is_alone() && self.signal.is_none() {
+            self.signal = ranks.signal()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all lines of the log are on the disk.
+    fn sync(&self) -> Result<()> {
+        self.records.as_ref().map_or(Ok(()), |records| records.metrics.sync())
+    }
+
     /// Draws the loss curve. A picture that cannot be drawn is told and does not end the run.
     fn draw(&self, progress: &TrainProgress) {
+        if self.records.is_none() {
+            return;
+        }
         if let Err(error) = draw_loss(&self.dir, &self.config.name, &self.history) {
             progress.println(&format!("warning: {error}; the run goes on"));
         }
@@ -213,9 +268,11 @@ impl Run {
         };
         progress.println(&format!("before the first step, {}", summary(&validation)));
         let metrics = InitialMetrics { wall_time: wall_time(), validation, ..Default::default() };
-        self.metrics.append_initial(&metrics)?;
-        if let Some(events) = &mut self.events {
-            events.append_initial(&metrics)?;
+        if let Some(records) = &mut self.records {
+            records.metrics.append_initial(&metrics)?;
+            if let Some(events) = &mut records.events {
+                events.append_initial(&metrics)?;
+            }
         }
         self.history.initial = Some(metrics);
         Ok(())
@@ -242,10 +299,13 @@ impl Run {
             };
             progress.println(&summary(&validation));
             metrics.validation = Some(validation);
+            self.look_for_signals()?;
         }
-        self.metrics.append(&metrics)?;
-        if let Some(events) = &mut self.events {
-            events.append(&metrics)?;
+        if let Some(records) = &mut self.records {
+            records.metrics.append(&metrics)?;
+            if let Some(events) = &mut records.events {
+                events.append(&metrics)?;
+            }
         }
         self.history.steps.push(metrics);
         self.keep_best()?;
@@ -261,12 +321,15 @@ impl Run {
         if !self.config.checkpoint.keep_best {
             return Ok(());
         }
-        let mut candidates = checkpoint::list(&self.dir)?;
-        if self.saved != Some(self.step) {
-            candidates.push((self.step, PathBuf::new()));
-        }
-        let best = checkpoint::best_of(&candidates, &self.history.steps);
-        if best.is_some_and(|(step, _)| *step == self.step) && self.saved != Some(self.step) {
+        let found = self.trainer.ranks().first_finds("the best checkpoint", || {
+            let mut candidates = checkpoint::list(&self.dir)?;
+            if self.saved != Some(self.step) {
+                candidates.push((self.step, PathBuf::new()));
+            }
+            let best = checkpoint::best_of(&candidates, &self.history.steps);
+            Ok(best.map(|(step, _)| step.to_string()).unwrap_or_default())
+        })?;
+        if found.parse() == Ok(self.step) && self.saved != Some(self.step) {
             let last = last.clone();
             return self.save(&last);
         }
@@ -287,8 +350,28 @@ impl Run {
         )
     }
 
-    /// Saves the state after the step just done, and prunes what is no longer kept.
+    /// Saves the state after the step just done, and prunes what is no longer kept. All ranks do it
+    /// together, and go on only when the checkpoint is whole.
     fn save(&mut self, last_step: &StepMetrics) -> Result<()> {
+        let ranks = self.trainer.ranks();
+        let mut gathered = self.trainer.gathered_tensors();
+        let saved = match ranks.is_first() {
+            true => self.write_checkpoint(last_step, gathered.as_mut()),
+            false => Ok(()),
+        };
+        if let Some(gathered) = &mut gathered {
+            gathered.finish()?;
+        }
+        ranks.agree("the checkpoint", saved)?;
+        self.saved = Some(self.step);
+        self.prune()
+    }
+
+    fn write_checkpoint(
+        &self,
+        last_step: &StepMetrics,
+        gathered: Option<&mut GatheredTensors<'_>>,
+    ) -> Result<()> {
         let state = TrainState {
             step: self.step,
             tokens: self.tokens,
@@ -302,18 +385,20 @@ impl Run {
             last_step: last_step.clone(),
         };
         // A checkpoint counts on the lines before its step.
-        self.metrics.sync()?;
+        self.sync()?;
         let (trainer, task) = (&self.trainer, &self.task);
         checkpoint::save(&self.dir, &state, |files| {
-            trainer.save_tensors(files)?;
+            trainer.save_tensors(files, gathered)?;
             task.write_model_files(files)
-        })?;
-        self.saved = Some(self.step);
-        self.prune()
+        })
+        .map(drop)
     }
 
     /// Deletes the checkpoints that are no longer kept.
     fn prune(&self) -> Result<()> {
+        if self.records.is_none() {
+            return Ok(());
+        }
         let config = &self.config.checkpoint;
         let all = checkpoint::list(&self.dir)?;
         let best = checkpoint::best_of(&all, &self.history.steps).filter(|_| config.keep_best);
@@ -322,8 +407,15 @@ impl Run {
         Ok(())
     }
 
-    /// Prints what the model writes after each prompt.
-    fn sample(&self, progress: &TrainProgress) -> Result<()> {
+    /// Prints what the model writes after each prompt, on the first rank.
+    fn sample(&mut self, progress: &TrainProgress) -> Result<()> {
+        if self.records.is_some() {
+            self.write_samples(progress)?;
+        }
+        self.look_for_signals()
+    }
+
+    fn write_samples(&self, progress: &TrainProgress) -> Result<()> {
         let Some(tokenizer) = self.task.tokenizer() else { return Ok(()) };
         let config = &self.config.sample;
         for prompt in &config.prompts {
@@ -350,6 +442,8 @@ impl Run {
 
     fn report(self, first_tokens: u64, seconds: f64, interrupted: bool) -> Result<TrainReport> {
         let done = self.tokens - first_tokens;
+        let alone = self.trainer.ranks().is_alone();
+        let signal = if alone { signals::pending() } else { self.signal };
         let checkpoints = checkpoint::list(&self.dir)?;
         let best = checkpoint::best_of(&checkpoints, &self.history.steps)
             .filter(|_| self.config.checkpoint.keep_best);
@@ -363,7 +457,7 @@ impl Run {
             tokens_per_second: done as f64 / seconds.max(1e-9),
             peak_memory_bytes: peak_memory_bytes(),
             interrupted,
-            signal: signals::pending().filter(|_| interrupted),
+            signal: signal.filter(|_| interrupted),
             run: self.dir,
         })
     }

@@ -1,21 +1,31 @@
 //! One optimizer step: micro-batches, norm, checks, update.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
+use altiplano_comm::double_double::DoubleDouble;
 use altiplano_data::Batch;
 use altiplano_model::adapters::{AdapterShape, AdapterState, Adapters};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::param_ops::{AdamWState, fill_zero};
 use altiplano_model::params::{Grads, Moments, TensorTree, Weights};
+use altiplano_model::weight_files::WeightFiles;
 use altiplano_model::weights;
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::adamw::{AdamW, numbers_of_step};
 use crate::checkpoint::{ADAPTER_FILE, CheckpointFiles, MODEL_FILE, OPTIMIZER_FILE, TrainState};
-use crate::config::{OptimizerConfig, TrainConfig};
+use crate::config::{OptimizerConfig, Shard, TrainConfig};
 use crate::error::{Result, TrainerError};
-use crate::grad_clip::{clip_factor, global_norm, global_norm_of_adapters};
+use crate::grad_clip::{clip_factor, squared_norm, squared_norm_of_adapters};
 use crate::outlier_window::OutlierWindow;
+use crate::shards::{
+    FlatLayout, GatheredTensors, GradExchange, ReadMoment, ShardedAdamW, named_moments,
+    named_weights,
+};
+use crate::step_record::{RanksOfStep, StepRecord, Targets};
+use crate::world::Ranks;
 
 /// Everything an optimizer step reads and changes.
 #[derive(Debug)]
@@ -30,6 +40,9 @@ pub struct Trainer {
     document_mask: bool,
     grad_clip: f64,
     skip_outliers: Option<f64>,
+    ranks: Arc<Ranks>,
+    /// Steps between comparisons of what ranks hold in common; 0 means never.
+    check_every: u64,
 }
 
 /// What a step changes, with its gradients.
@@ -37,6 +50,11 @@ pub struct Trainer {
 enum Trained {
     /// All weights: the master weights, of which the model has a copy, and their moments.
     Weights { optimizer: Box<AdamW>, grads: Box<Grads> },
+    /// The same on several copies of the model, each of which has all of it and its share of the
+    /// gradients' sum.
+    Copies { optimizer: Box<AdamW>, exchange: Box<GradExchange> },
+    /// All weights, of which each copy of the model has a part of the master weights and moments.
+    Shards { optimizer: Box<ShardedAdamW>, exchange: Box<GradExchange> },
     /// Low-rank adapters alone. The weights of the model stay, and nothing else is kept of them.
     Adapters { state: AdapterState, config: OptimizerConfig, grads: Adapters },
 }
@@ -50,6 +68,10 @@ pub struct StepOutcome {
     pub grad_norm: f64,
     /// Whether the update was left out because the step was an outlier.
     pub skipped: bool,
+    /// Tokens of the step on all ranks, without padding.
+    pub tokens: u64,
+    /// Of a step on several ranks: what they tell of it.
+    pub ranks: Option<RanksOfStep>,
 }
 
 impl Trainer {
@@ -66,10 +88,27 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::start`].
     pub fn start_from(config: &TrainConfig, master_weights: Weights) -> Result<Self> {
+        Self::start_on(config, master_weights, &Ranks::single())
+    }
+
+    /// The same as one of several ranks.
+    ///
+    /// # Errors
+    /// As [`Trainer::start`].
+    pub fn start_on(
+        config: &TrainConfig,
+        master_weights: Weights,
+        ranks: &Arc<Ranks>,
+    ) -> Result<Self> {
+        if is_sharded(config, ranks) {
+            return Self::shards(config, &master_weights, ranks, &mut |_, _, range| {
+                Ok(vec![0.0; range.len()])
+            });
+        }
         let device = master_weights.norm.device();
         let zeros = || Moments::zeros(&config.model, DType::F32, &device);
         let (m, v) = (zeros(), zeros());
-        Self::new(config, AdamWState { master_weights, m, v })
+        Self::new(config, AdamWState { master_weights, m, v }, ranks)
     }
 
     /// The trainer that [`Trainer::save_tensors`] wrote into a checkpoint, whose files are already
@@ -82,13 +121,23 @@ impl Trainer {
         checkpoint: &Path,
         state: &TrainState,
         device: &Device,
+        ranks: &Arc<Ranks>,
     ) -> Result<Self> {
         let load = |file: &str, prefix: &str| {
             weights::load(&checkpoint.join(file), prefix, &config.model, device)
         };
         let master_weights = load(MODEL_FILE, "")?;
-        let (m, v) = (load(OPTIMIZER_FILE, "m.")?, load(OPTIMIZER_FILE, "v.")?);
-        let mut trainer = Self::new(config, AdamWState { master_weights, m, v })?;
+        let mut trainer = if is_sharded(config, ranks) {
+            let files = WeightFiles::open_for(&checkpoint.join(OPTIMIZER_FILE), &config.model)?;
+            Self::shards(config, &master_weights, ranks, &mut |prefix, param, range| {
+                let shape = param.shape(&config.model);
+                let name = format!("{prefix}{param}");
+                Ok(weights::read_range(&files, &name, &shape, range)?)
+            })?
+        } else {
+            let (m, v) = (load(OPTIMIZER_FILE, "m.")?, load(OPTIMIZER_FILE, "v.")?);
+            Self::new(config, AdamWState { master_weights, m, v }, ranks)?
+        };
         trainer.loss_window = state.loss_window.clone();
         trainer.grad_norm_window = state.grad_norm_window.clone();
         Ok(trainer)
@@ -135,19 +184,54 @@ impl Trainer {
         let grads = state.master.zeros_like(DType::F32);
         let adapters = state.master.compute_copy(config.precision);
         let trained = Trained::Adapters { state, config: config.optimizer.clone(), grads };
-        let mut trainer = Self::of(config, weights.compute_copy(config.precision), trained)?;
+        let weights = weights.compute_copy(config.precision);
+        let mut trainer = Self::of(config, weights, trained, &Ranks::single())?;
         trainer.model.adapters = Some(adapters);
         Ok(trainer)
     }
 
-    fn new(config: &TrainConfig, state: AdamWState) -> Result<Self> {
+    fn new(config: &TrainConfig, state: AdamWState, ranks: &Arc<Ranks>) -> Result<Self> {
         let weights = state.master_weights.compute_copy(config.precision);
-        let grads = Box::new(Grads::zeros(&config.model, DType::F32, &weights.norm.device()));
+        let device = weights.norm.device();
         let optimizer = Box::new(AdamW::new(config.optimizer.clone(), state));
-        Self::of(config, weights, Trained::Weights { optimizer, grads })
+        let trained = if ranks.is_alone() {
+            let grads = Box::new(Grads::zeros(&config.model, DType::F32, &device));
+            Trained::Weights { optimizer, grads }
+        } else {
+            let exchange = Box::new(exchange(config, ranks, &flat_layout(config, ranks), &device));
+            Trained::Copies { optimizer, exchange }
+        };
+        Self::of(config, weights, trained, ranks)
     }
 
-    fn of(config: &TrainConfig, weights: Weights, trained: Trained) -> Result<Self> {
+    fn shards(
+        config: &TrainConfig,
+        master_weights: &Weights,
+        ranks: &Arc<Ranks>,
+        moments: ReadMoment<'_>,
+    ) -> Result<Self> {
+        let device = master_weights.norm.device();
+        let layout = flat_layout(config, ranks);
+        let optimizer = Box::new(ShardedAdamW::new(
+            &config.model,
+            config.optimizer.clone(),
+            Arc::clone(&layout),
+            ranks.data_group().clone(),
+            config.parallel.overlap,
+            master_weights,
+            moments,
+        )?);
+        let exchange = Box::new(exchange(config, ranks, &layout, &device));
+        let weights = master_weights.compute_copy(config.precision);
+        Self::of(config, weights, Trained::Shards { optimizer, exchange }, ranks)
+    }
+
+    fn of(
+        config: &TrainConfig,
+        weights: Weights,
+        trained: Trained,
+        ranks: &Arc<Ranks>,
+    ) -> Result<Self> {
         Ok(Self {
             model: Llama::new(config.model.clone(), weights, config.activation_checkpointing)?,
             trained,
@@ -156,25 +240,62 @@ impl Trainer {
             document_mask: config.document_mask,
             grad_clip: config.optimizer.grad_clip,
             skip_outliers: config.skip_outliers,
+            ranks: Arc::clone(ranks),
+            check_every: config.parallel.check_every,
         })
     }
 
-    /// The f32 weights AdamW updates, of which those of the model are a copy; where adapters train, the weights
-    /// of the model, which stay.
-    pub fn master_weights(&self) -> &Weights {
+    /// The ranks that train together.
+    pub fn ranks(&self) -> &Arc<Ranks> {
+        &self.ranks
+    }
+
+    /// Bytes of master weights and moments on this rank, where copies of the model split them.
+    pub fn sharded_state_bytes(&self) -> Option<usize> {
         match &self.trained {
-            Trained::Weights { optimizer, .. } => &optimizer.state.master_weights,
-            Trained::Adapters { .. } => &self.model.weights,
+            Trained::Shards { optimizer, .. } => Some(optimizer.state_bytes()),
+            _ => None,
         }
     }
 
-    /// Writes what is trained and its moments among the files of a checkpoint.
+    /// The f32 weights AdamW updates, of which those of the model are a copy; where adapters train or no rank
+    /// has all of them, the weights of the model.
+    pub fn master_weights(&self) -> &Weights {
+        match &self.trained {
+            Trained::Weights { optimizer, .. } | Trained::Copies { optimizer, .. } => {
+                &optimizer.state.master_weights
+            }
+            Trained::Shards { .. } | Trained::Adapters { .. } => &self.model.weights,
+        }
+    }
+
+    /// What the other copies of the model have of a checkpoint, for the rank that writes it. All ranks ask for
+    /// it together; each then calls [`GatheredTensors::finish`].
+    pub(crate) fn gathered_tensors(&self) -> Option<GatheredTensors<'_>> {
+        let Trained::Shards { optimizer, .. } = &self.trained else { return None };
+        let config = &self.model.config;
+        let tensors = [named_weights(config), named_moments(config)].concat();
+        Some(GatheredTensors::new(optimizer, config, tensors))
+    }
+
+    /// Writes what is trained and its moments among the files of a checkpoint; `gathered` are the
+    /// [`gathered_tensors`](Self::gathered_tensors), if there are any.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn save_tensors(&self, files: &mut CheckpointFiles) -> Result<()> {
+    pub(crate) fn save_tensors(
+        &self,
+        files: &mut CheckpointFiles,
+        gathered: Option<&mut GatheredTensors<'_>>,
+    ) -> Result<()> {
         match &self.trained {
-            Trained::Weights { optimizer, .. } => {
+            Trained::Shards { .. } => {
+                let Some(gathered) = gathered else { return Ok(()) };
+                let config = &self.model.config;
+                gathered.write(files, MODEL_FILE, &named_weights(config))?;
+                gathered.write(files, OPTIMIZER_FILE, &named_moments(config))
+            }
+            Trained::Weights { optimizer, .. } | Trained::Copies { optimizer, .. } => {
                 let mut write = |name: &str, trees: &[(&str, &TensorTree)]| {
                     files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
                 };
@@ -194,72 +315,186 @@ impl Trainer {
     }
 
     /// One step over `batches`, whose gradients are weighted by their valid targets so that any
-    /// split of the same sequences gives the same update.
+    /// split of the same sequences gives the same update. On several ranks `batches` are the
+    /// micro-batches of this one.
     ///
     /// # Errors
     /// [`TrainerError::NonFinite`] before any weight changes, with what is not finite and where
-    /// the sequences came from.
+    /// the sequences came from. An exchange between ranks fails.
     pub fn step(&mut self, step: u64, batches: &[Batch], lr: f64) -> Result<StepOutcome> {
+        let started = Instant::now();
+        let waited = self.ranks.waited_seconds();
+        let Targets { targets, tokens } = Targets::of_step(&self.ranks, batches)?;
+        let losses = self.gradients(batches, 1.0 / targets as f64)?;
+        let squares = self.squares();
+        let record = StepRecord {
+            step,
+            squares: squares.unwrap_or_default(),
+            not_finite: squares.err(),
+            waited: self.ranks.waited_seconds() - waited,
+            seconds: started.elapsed().as_secs_f64(),
+            losses,
+        };
+        let summed = record.sum(&self.ranks)?;
+        let loss = summed.loss / targets as f64;
+
+        let not_finite = |what: String, found: String| -> Result<TrainerError> {
+            Ok(self.ranks.agreed(TrainerError::NonFinite {
+                step,
+                what,
+                found,
+                hint: format!(
+                    "The batch came from {}. Try a lower optimizer.lr, a longer warm-up or precision: \
+                     f32; `skip_outliers` leaves out steps that stand out before this happens",
+                    self.origins(batches)?
+                ),
+            }))
+        };
+        if !loss.is_finite() {
+            let rank = self.ranks.suffix(summed.rank_of_loss);
+            return Err(not_finite(format!("the loss{rank}"), loss.to_string())?);
+        }
+        if let Some((index, rank)) = summed.not_finite {
+            let (name, rank) = (self.gradient_name(index), self.ranks.suffix(rank));
+            return Err(not_finite(format!("the gradient of {name}{rank}"), "inf or NaN".into())?);
+        }
+        let grad_norm = summed.squares.sqrt();
+        let skipped = self.is_outlier(loss, grad_norm);
+        if !skipped {
+            self.update(step, lr, clip_factor(grad_norm, self.grad_clip))?;
+        }
+        if self.check_every > 0 && step.is_multiple_of(self.check_every) {
+            self.compare_copies()?;
+        }
+        Ok(StepOutcome { loss, grad_norm, skipped, tokens, ranks: summed.ranks })
+    }
+
+    /// The gradients of `scale` · Σ losses over these micro-batches and those of the other ranks, and the
+    /// losses of these, each summed.
+    fn gradients(&mut self, batches: &[Batch], scale: f64) -> Result<Vec<f64>> {
         match &mut self.trained {
             Trained::Weights { grads, .. } => fill_zero(grads),
             Trained::Adapters { grads, .. } => grads.fill_zero(),
+            Trained::Copies { exchange, .. } | Trained::Shards { exchange, .. } => {
+                exchange.begin_step();
+            }
         }
-        let targets = batches.iter().map(Batch::valid_targets).sum::<usize>().max(1);
         // Read after the last micro-batch: a GPU has all of them to work on before the host waits.
         let mut losses = Vec::with_capacity(batches.len());
-        for batch in batches {
+        for (number, batch) in batches.iter().enumerate() {
             let tokens = self.token_batch(batch)?;
-            let scale = 1.0 / targets as f64;
             losses.push(match &mut self.trained {
                 Trained::Weights { grads, .. } => {
-                    self.model.loss_and_gradients(&tokens, scale, grads)
+                    self.model.loss_and_gradients(&tokens, scale, &mut **grads)
+                }
+                Trained::Copies { exchange, .. } | Trained::Shards { exchange, .. } => {
+                    exchange.begin_micro_batch(number + 1 == batches.len());
+                    let losses = self.model.loss_and_gradients(&tokens, scale, &mut **exchange);
+                    exchange.end_micro_batch()?;
+                    losses
                 }
                 Trained::Adapters { grads, .. } => {
                     self.model.loss_and_adapter_gradients(&tokens, scale, grads)
                 }
             });
         }
-        let sums = losses.into_iter().map(|losses| losses.into_data().iter::<f64>().sum::<f64>());
-        let loss = sums.sum::<f64>() / targets as f64;
-
-        let not_finite = |what: String, found: String| TrainerError::NonFinite {
-            step,
-            what,
-            found,
-            hint: format!(
-                "The batch came from {}. Try a lower optimizer.lr, a longer warm-up or precision: \
-                 f32; `skip_outliers` leaves out steps that stand out before this happens",
-                describe_origins(batches)
-            ),
-        };
-        if !loss.is_finite() {
-            return Err(not_finite("the loss".into(), loss.to_string()));
+        if let Trained::Copies { exchange, .. } | Trained::Shards { exchange, .. } =
+            &mut self.trained
+        {
+            exchange.end_step()?;
         }
-        let grad_norm = match &self.trained {
-            Trained::Weights { grads, .. } => global_norm(grads).map_err(|param| param.to_string()),
+        let sum = |losses: Tensor<2>| losses.into_data().iter::<f64>().sum::<f64>();
+        Ok(losses.into_iter().map(sum).collect())
+    }
+
+    /// Σ g² of this rank's part of the gradients.
+    ///
+    /// # Errors
+    /// The number of the first parameter whose gradient is not finite.
+    fn squares(&self) -> std::result::Result<DoubleDouble, usize> {
+        match &self.trained {
+            Trained::Weights { grads, .. } => {
+                squared_norm(grads).map(DoubleDouble::from).map_err(|param| param.index())
+            }
+            Trained::Copies { exchange, .. } | Trained::Shards { exchange, .. } => {
+                exchange.squares().map_err(|param| param.index())
+            }
             Trained::Adapters { grads, .. } => {
-                global_norm_of_adapters(grads).map_err(|param| param.to_string())
+                squared_norm_of_adapters(grads).map(DoubleDouble::from)
             }
-        };
-        let grad_norm = grad_norm
-            .map_err(|param| not_finite(format!("the gradient of {param}"), "inf or NaN".into()))?;
+        }
+    }
 
-        let skipped = self.is_outlier(loss, grad_norm);
-        if !skipped {
-            let grad_scale = clip_factor(grad_norm, self.grad_clip);
-            match &mut self.trained {
-                Trained::Weights { optimizer, grads } => {
-                    optimizer.step(step, &mut self.model.weights, grads, lr, grad_scale);
-                }
-                Trained::Adapters { state, config, grads } => {
-                    let hyper = numbers_of_step(config, step, lr, grad_scale);
-                    if let Some(adapters) = &mut self.model.adapters {
-                        state.step(adapters, grads, &hyper);
-                    }
+    /// The name of a parameter whose gradient [`Trainer::squares`] tells of.
+    fn gradient_name(&self, index: usize) -> String {
+        let adapter = match &self.trained {
+            Trained::Adapters { grads, .. } => {
+                grads.iter().nth(index).map(|(param, _)| param.to_string())
+            }
+            _ => None,
+        };
+        let param = || self.model.weights.iter().nth(index).map(|(param, _)| param.to_string());
+        adapter.or_else(param).unwrap_or_default()
+    }
+
+    /// Moves the weights by the gradients.
+    fn update(&mut self, step: u64, lr: f64, grad_scale: f64) -> Result<()> {
+        let weights = &mut self.model.weights;
+        match &mut self.trained {
+            Trained::Weights { optimizer, grads } => {
+                optimizer.step(step, weights, grads, lr, grad_scale);
+            }
+            Trained::Copies { optimizer, exchange } => {
+                optimizer.step(step, weights, exchange.gather()?, lr, grad_scale);
+            }
+            Trained::Shards { optimizer, exchange } => {
+                optimizer.step(step, weights, exchange, lr, grad_scale)?;
+            }
+            Trained::Adapters { state, config, grads } => {
+                let hyper = numbers_of_step(config, step, lr, grad_scale);
+                if let Some(adapters) = &mut self.model.adapters {
+                    state.step(adapters, grads, &hyper);
                 }
             }
         }
-        Ok(StepOutcome { loss, grad_norm, skipped })
+        Ok(())
+    }
+
+    /// Compares what all copies of the model hold.
+    ///
+    /// # Errors
+    /// Two ranks differ in a tensor; both are named with it.
+    fn compare_copies(&self) -> Result<()> {
+        if self.ranks.is_alone() {
+            return Ok(());
+        }
+        let mut hashes: Vec<(String, blake3::Hash)> = Vec::new();
+        for (param, weight) in self.model.weights.iter() {
+            hashes.push((param.to_string(), blake3::hash(weight.to_data().as_bytes())));
+        }
+        if let Trained::Shards { optimizer, .. } = &self.trained {
+            for (param, values) in optimizer.held_in_common() {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                hashes.push((format!("optimizer state of {param}"), blake3::hash(&bytes)));
+            }
+        }
+        self.ranks.compare("the copies of the model", &hashes)
+    }
+
+    /// The files and token offsets of the sequences of a step on all ranks, shortened.
+    fn origins(&self, batches: &[Batch]) -> Result<String> {
+        let own = describe_origins(batches);
+        if self.ranks.is_alone() {
+            return Ok(own);
+        }
+        const SHOWN: usize = 4;
+        let all = self.ranks.gather_texts("the origins of a batch", &own)?;
+        let ranks = all.len();
+        let shown = all.into_iter().take(SHOWN).enumerate();
+        let shown: Vec<String> = shown.map(|(rank, own)| format!("rank {rank}: {own}")).collect();
+        let more = ranks.saturating_sub(SHOWN);
+        let shown = shown.join("; ");
+        Ok(if more == 0 { shown } else { format!("{shown}; and {more} ranks more") })
     }
 
     /// Losses of every target of a batch, (B·T), 0 where ignored.
@@ -290,6 +525,32 @@ impl Trainer {
         let norm_is = beyond(self.grad_norm_window.z_score(grad_norm));
         loss_is || norm_is
     }
+}
+
+/// Whether copies of the model split the state of the optimizer. With [`Shard::Gradients`] one copy
+/// has the sums of many.
+fn is_sharded(config: &TrainConfig, ranks: &Ranks) -> bool {
+    match config.parallel.shard {
+        Shard::None => false,
+        Shard::Optimizer => ranks.data_group().ranks() > 1,
+        Shard::Gradients | Shard::Parameters => true,
+    }
+}
+
+fn flat_layout(config: &TrainConfig, ranks: &Ranks) -> Arc<FlatLayout> {
+    let copies = ranks.data_group().ranks();
+    Arc::new(FlatLayout::new(&config.model, copies, config.parallel.bucket_bytes))
+}
+
+fn exchange(
+    config: &TrainConfig,
+    ranks: &Ranks,
+    layout: &Arc<FlatLayout>,
+    device: &Device,
+) -> GradExchange {
+    let (group, parallel) = (ranks.data_group().clone(), &config.parallel);
+    let layout = Arc::clone(layout);
+    GradExchange::new(&config.model, layout, group, parallel.shard, parallel.overlap, device)
 }
 
 /// The files and token offsets of the sequences of a step, shortened.

@@ -146,7 +146,7 @@ impl Signatures for DocumentSignatures {
             }
             key
         });
-        self.signatures.document(input, owner(document), key.as_slice())
+        self.signatures.add_document(input, owner(document), key.as_slice())
     }
 
     fn finish(self: Box<Self>) -> Result<FileDigest> {
@@ -167,7 +167,8 @@ struct DocumentFilter {
 impl Filter for DocumentFilter {
     fn apply(&mut self, document: &mut Document, _counts: &mut StepCounts) -> Result<Verdict> {
         let value = self.key.value(document);
-        let decisions = self.decisions.document(owner(document), usize::from(value.is_some()))?;
+        let decisions =
+            self.decisions.next_document(owner(document), usize::from(value.is_some()))?;
         if decisions.first().is_none_or(|&decision| decision == Occurrence::Kept) {
             return Ok(Verdict::Keep);
         }

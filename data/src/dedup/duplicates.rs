@@ -56,7 +56,7 @@ impl DuplicatesWriter {
     }
 
     /// Begins a document of `units` units.
-    pub fn document(&mut self, owner: u64, units: u32) -> Result<()> {
+    pub fn begin_document(&mut self, owner: u64, units: u32) -> Result<()> {
         self.close_byte()?;
         self.documents += 1;
         self.buffer.extend(owner.to_le_bytes());
@@ -125,7 +125,7 @@ impl Duplicates {
 
     /// The decisions on the next document, which must be the one with this owner and number of
     /// units.
-    pub fn document(&mut self, owner: u64, units: usize) -> Result<Vec<Occurrence>> {
+    pub fn next_document(&mut self, owner: u64, units: usize) -> Result<Vec<Occurrence>> {
         let found = u64::from_le_bytes(self.read()?);
         let found_units = u32::from_le_bytes(self.read()?) as usize;
         if (found, found_units) != (owner, units) {
@@ -210,7 +210,7 @@ mod tests {
     fn write(path: &Path) {
         let mut writer = DuplicatesWriter::create(path).unwrap();
         for (owner, &units) in UNITS.iter().enumerate() {
-            writer.document(owner as u64, units as u32).unwrap();
+            writer.begin_document(owner as u64, units as u32).unwrap();
             for decision in decisions(units) {
                 writer.unit(decision).unwrap();
             }
@@ -221,7 +221,7 @@ mod tests {
     fn read(path: &Path, documents: usize) -> Result<()> {
         let mut reader = Duplicates::open(path)?;
         for (owner, &units) in UNITS.iter().enumerate().take(documents) {
-            assert_eq!(reader.document(owner as u64, units)?, decisions(units));
+            assert_eq!(reader.next_document(owner as u64, units)?, decisions(units));
         }
         reader.finish()
     }
@@ -243,14 +243,14 @@ mod tests {
             assert!(matches!(read(&path, fewer), Err(DataError::BadFile { .. })), "{fewer}");
         }
         let mut reader = Duplicates::open(&path).unwrap();
-        assert!(reader.document(0, 1).unwrap_err().to_string().contains("other documents"));
+        assert!(reader.next_document(0, 1).unwrap_err().to_string().contains("other documents"));
         let mut reader = Duplicates::open(&path).unwrap();
-        assert!(reader.document(9, 0).is_err());
+        assert!(reader.next_document(9, 0).is_err());
         let mut reader = Duplicates::open(&path).unwrap();
         for (owner, &units) in UNITS.iter().enumerate() {
-            reader.document(owner as u64, units).unwrap();
+            reader.next_document(owner as u64, units).unwrap();
         }
-        assert!(reader.document(7, 0).is_err());
+        assert!(reader.next_document(7, 0).is_err());
 
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 5, 8, 21, whole.len() - 1] {

@@ -232,7 +232,7 @@ fn write_decisions<const K: usize>(
         let mut signatures = SignatureReader::<K>::open(&task.signatures)?;
         let mut decisions = DuplicatesWriter::create(&task.decisions)?;
         while let Some(document) = signatures.next_document()? {
-            decisions.document(document.owner, document.units)?;
+            decisions.begin_document(document.owner, document.units)?;
             signatures.units(&document, |key| {
                 let is_duplicate = bits.is_duplicate(unit).map_err(|error| match error {
                     Some(error) => error,

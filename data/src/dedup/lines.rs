@@ -38,7 +38,7 @@ pub(super) fn kept_lines(
     reasons: LineReasons,
 ) -> Result<KeptLines> {
     let lines = 1 + memchr::memchr_iter(b'\n', document.text.as_bytes()).count();
-    let decisions = decisions.document(owner, lines)?;
+    let decisions = decisions.next_document(owner, lines)?;
     let mut kept = KeptLines { text: String::new(), ids: Vec::new(), lines, removed: Vec::new() };
     for (id, (line, decision)) in lines_of(&document.text).zip(decisions).enumerate() {
         let reason = match (decision, reasons.empty) {

@@ -102,7 +102,7 @@ impl Signatures for LineSignatures {
             let key = md5(&self.lower);
             self.keys.push(if self.seen.insert(key) { key } else { [0; 2] });
         }
-        self.signatures.document(input, owner(document), &self.keys)
+        self.signatures.add_document(input, owner(document), &self.keys)
     }
 
     fn finish(self: Box<Self>) -> Result<FileDigest> {

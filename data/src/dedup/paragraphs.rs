@@ -136,7 +136,7 @@ impl Signatures for ParagraphSignatures {
             // Zero: not compared. As in CCNet, a paragraph that hashes to zero never is.
             self.keys.push([if self.seen.insert(hash) { hash } else { 0 }]);
         }
-        self.signatures.document(input, owner(document), &self.keys)
+        self.signatures.add_document(input, owner(document), &self.keys)
     }
 
     fn finish(self: Box<Self>) -> Result<FileDigest> {

@@ -65,7 +65,7 @@ impl<const K: usize> SignatureWriter<K> {
     }
 
     /// Adds a document with the keys of its units, in order.
-    pub fn document(&mut self, input: u32, owner: u64, keys: &[[u64; K]]) -> Result<()> {
+    pub fn add_document(&mut self, input: u32, owner: u64, keys: &[[u64; K]]) -> Result<()> {
         let units = u32::try_from(keys.len()).map_err(|_| {
             DataError::bad_file(&self.path, format!("a document of {} lines", keys.len()))
         })?;
@@ -258,7 +258,7 @@ mod tests {
             let keys: Vec<_> = (0..units).map(|unit| [unit, unit * 7]).collect();
             let header =
                 SignedDocument { input: at as u32, units: units as u32, owner: u64::MAX - 3 };
-            writer.document(header.input, header.owner, &keys).unwrap();
+            writer.add_document(header.input, header.owner, &keys).unwrap();
             written.push((header, keys));
         }
         writer.finish().unwrap();

@@ -71,6 +71,18 @@ impl Document {
         self.metadata = Some(metadata_text(metadata));
     }
 
+    /// Whether the metadata have the key `key`, or an object in them has, without reading them.
+    pub fn has_metadata(&self, key: &str) -> bool {
+        // Inside a string the quotes would have backslashes.
+        let has = |metadata: &String| {
+            memchr::memmem::find_iter(metadata.as_bytes(), key.as_bytes()).any(|at| {
+                let after = metadata.as_bytes().get(at + key.len()..at + key.len() + 2);
+                at > 0 && metadata.as_bytes()[at - 1] == b'"' && after == Some(b"\":")
+            })
+        };
+        self.metadata.as_ref().is_some_and(has)
+    }
+
     /// The metadata; empty when there is none or it is no JSON object.
     pub fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
         let parsed = self.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());

@@ -31,6 +31,11 @@ pub(super) fn identify(text: &str) -> Option<Identified<'static>> {
     Some(Identified { language: shorten(found.lang().code()), score })
 }
 
+/// What it can name.
+pub(super) fn labels() -> Vec<&'static str> {
+    whatlang::Lang::all().iter().map(|language| shorten(language.code())).collect()
+}
+
 /// ISO 639-3, which `whatlang` speaks, to ISO 639-1, which fastText's models speak. Norwegian
 /// Bokmål is `no` there.
 fn shorten(code: &'static str) -> &'static str {

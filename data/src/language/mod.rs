@@ -62,6 +62,14 @@ impl LanguageIdentifier {
         }
     }
 
+    /// What it can name.
+    pub fn labels(&self) -> Vec<&str> {
+        match self {
+            Self::FastText(model) => model.labels().iter().map(String::as_str).collect(),
+            Self::BuiltIn => builtin::labels(),
+        }
+    }
+
     /// The likeliest language of `text`; none when there are no words in it.
     pub fn identify(&self, text: &str, newlines: Newlines) -> Option<Identified<'_>> {
         let text = match newlines {

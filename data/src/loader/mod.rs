@@ -84,6 +84,22 @@ impl std::fmt::Display for SequenceOrigin {
     }
 }
 
+/// Which of the batches are read, where several copies of a model share the stream: batch `i` is
+/// read by copy `i mod of`. All of them are planned, so every copy stands at the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Number of this copy, below `of`.
+    pub index: usize,
+    /// Copies.
+    pub of: usize,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { index: 0, of: 1 }
+    }
+}
+
 /// How batches are made.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
@@ -142,6 +158,7 @@ pub struct Loader {
     readers: usize,
     prefetch: Option<Prefetch>,
     fingerprint: String,
+    share: Share,
 }
 
 impl std::fmt::Debug for Loader {
@@ -169,10 +186,29 @@ impl Loader {
         let fingerprint = fingerprint(&sources, &order, config, &options);
         let assembler = Arc::new(Assembler::new(sources, config, &options));
         let planner = Planner::new(order, assembler.lengths(), &options);
-        Ok(Self { assembler, planner, readers: options.readers, prefetch: None, fingerprint })
+        Ok(Self {
+            assembler,
+            planner,
+            readers: options.readers,
+            prefetch: None,
+            fingerprint,
+            share: Share::default(),
+        })
     }
 
-    /// The next batch. The first call starts the readers.
+    /// Reads only this share of the batches from here on.
+    pub fn set_share(&mut self, share: Share) {
+        self.prefetch = None;
+        self.share = share;
+    }
+
+    /// The share of the batches that is read.
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// The next batch of this loader's share: of the next `of` batches, one is read. The first call
+    /// starts the readers.
     ///
     /// # Errors
     /// [`DataError::Shard`] when a token is outside the vocabulary. The state stays before the
@@ -180,7 +216,7 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<Batch> {
         if self.readers == 0 {
             let mut planner = self.planner.clone();
-            let batch = self.assembler.batch(&planner.next_rows())?;
+            let batch = self.assembler.batch(&planner.next_rows_of(self.share))?;
             self.planner = planner;
             return Ok(batch);
         }
@@ -189,6 +225,7 @@ impl Loader {
             None => self.prefetch.insert(Prefetch::start(
                 Arc::clone(&self.assembler),
                 self.planner.clone(),
+                self.share,
                 self.readers,
             )?),
         };

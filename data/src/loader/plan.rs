@@ -1,6 +1,6 @@
 //! Which sequences make the next batch.
 
-use super::LoaderOptions;
+use super::{LoaderOptions, Share};
 use crate::mixture::{Permutation, SourceOrder};
 
 /// A row of a batch to be read.
@@ -64,6 +64,18 @@ impl Planner {
     /// The rows of the next batch.
     pub fn next_rows(&mut self) -> Vec<Row> {
         (0..self.batch_size).map(|_| self.next_row()).collect()
+    }
+
+    /// The rows of the batch that a share reads among the next batches, one for each share.
+    pub fn next_rows_of(&mut self, share: Share) -> Vec<Row> {
+        let mut own = Vec::new();
+        for index in 0..share.of {
+            let rows = self.next_rows();
+            if index == share.index {
+                own = rows;
+            }
+        }
+        own
     }
 
     /// Draws the rows of so many batches without looking for their sequences.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::Batch;
 use super::assemble::Assembler;
 use super::plan::Planner;
+use super::{Batch, Share};
 use crate::error::{DataError, Result};
 
 /// Batches each reader may be ahead.
@@ -29,6 +29,7 @@ struct Shared {
 
 struct State {
     planner: Planner,
+    share: Share,
     /// Number of the next batch to be read.
     next_read: u64,
     /// Number of the next batch to be returned.
@@ -42,10 +43,16 @@ struct State {
 
 impl Prefetch {
     /// Starts `readers` threads that continue from `planner`.
-    pub fn start(assembler: Arc<Assembler>, planner: Planner, readers: usize) -> Result<Self> {
+    pub fn start(
+        assembler: Arc<Assembler>,
+        planner: Planner,
+        share: Share,
+        readers: usize,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 planner,
+                share,
                 next_read: 0,
                 next_returned: 0,
                 ahead: AHEAD_PER_READER * readers as u64,
@@ -140,7 +147,8 @@ impl Shared {
         }
         let number = state.next_read;
         state.next_read += 1;
-        let rows = state.planner.next_rows();
+        let share = state.share;
+        let rows = state.planner.next_rows_of(share);
         let drawn = state.planner.drawn().to_vec();
         Some((number, rows, drawn))
     }

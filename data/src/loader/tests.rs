@@ -346,7 +346,7 @@ fn validation_predicts_every_token_but_the_first_once() {
     assert_eq!(firsts(1), [(0, 8), (0, 0), (0, 0)]);
     assert_eq!(set.batches(7, None).count(), 0);
 
-    // Training shards alone are no validation set.
+    // A corpus of training shards alone has no validation set.
     let b = write_source(folder.path(), "b", 0, Split::Train, &[&[30]]);
     let config = MixtureConfig::of(vec![MixtureSource { path: b, weight: 1.0 }]);
     let error = ValidationSet::open(&config, &options(0)).unwrap_err();

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::assemble::Assembler;
-use super::{Batch, LoaderOptions, open_sources};
+use super::{Batch, LoaderOptions, Share, open_sources};
 use crate::document::Split;
 use crate::error::{DataError, Result};
 use crate::mixture::{MixtureConfig, SourceOrder};
@@ -112,10 +112,21 @@ impl ValidationSet {
         source: usize,
         max_sequences: Option<usize>,
     ) -> impl Iterator<Item = Result<Batch>> + '_ {
+        self.batches_of(source, max_sequences, Share::default())
+    }
+
+    /// Those of the [`batches`](Self::batches) that a share reads.
+    pub fn batches_of(
+        &self,
+        source: usize,
+        max_sequences: Option<usize>,
+        share: Share,
+    ) -> impl Iterator<Item = Result<Batch>> + '_ {
         let batch_size = self.batch_size as u64;
         let all = self.sources.get(source).map_or(0, |source| source.sequences);
         let wanted = max_sequences.map_or(all, |most| all.min(most as u64));
-        (0..wanted.div_ceil(batch_size)).map(move |batch| {
+        let own = (share.index as u64..wanted.div_ceil(batch_size)).step_by(share.of.max(1));
+        own.map(move |batch| {
             let first = batch * batch_size;
             let rows = first..wanted.min(first + batch_size);
             let windows: Vec<u64> = rows

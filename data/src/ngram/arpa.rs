@@ -153,7 +153,7 @@ fn repeated(sorted: &mut RecordFile, words: usize) -> Result<Option<Record>> {
     Ok(None)
 }
 
-/// The first record of `upper` whose first `words` words are no record of `lower`. Both sorted.
+/// The first record of `upper` whose first `words` words are not a record of `lower`. Both sorted.
 fn first_missing(
     upper: &mut RecordFile,
     lower: &mut RecordFile,

@@ -44,7 +44,7 @@ impl NGramModel {
     /// Maps the file `path`.
     ///
     /// # Errors
-    /// [`DataError::Io`], or [`DataError::BadFile`] when it is no model, is damaged or of another
+    /// [`DataError::Io`], or [`DataError::BadFile`] when it is not a model, is damaged or of another
     /// version.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(DataError::io(path))?;
@@ -265,7 +265,7 @@ impl Scorer<'_> {
     }
 
     /// The base-10 logarithm of the probability of `word` behind `state`, and the state behind
-    /// `word`. A number that is no word is [`UNKNOWN`].
+    /// `word`. A number outside the vocabulary is [`UNKNOWN`].
     #[inline]
     pub fn score(&self, state: &State, word: WordId) -> (f32, State) {
         let word = if (word as usize) < self.unigrams.len() { word } else { UNKNOWN };

@@ -45,7 +45,7 @@ impl Pieces {
     /// Reads a SentencePiece `.model` file of any kind.
     ///
     /// # Errors
-    /// [`DataError::Io`] when it cannot be read, [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::Io`] when it cannot be read, [`DataError::Tokenizer`] when it is not a model.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(DataError::io(path))?;
         Self::from_bytes(path, &bytes)
@@ -54,7 +54,7 @@ impl Pieces {
     /// As [`Pieces::open`], from the file's bytes; `path` is for messages.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::Tokenizer`] when it is not a model.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         train::quiet();
         let model = model_proto::read(path, bytes)?;

@@ -77,7 +77,9 @@ impl Chain {
         let mut stages = vec![Stage::after(None)];
         for (index, config) in source.steps.iter().enumerate() {
             let (name, version) = config.name()?;
-            let built = config.build(&format!("{}.steps.{index}", source.key()))?;
+            let key = format!("{}.steps.{index}", source.key());
+            let step_key = format!("{key}.{name}");
+            let built = config.build(&key).map_err(|error| error.of_key(&step_key))?;
             if let BuiltStep::Global(step) = built {
                 close(&mut stages, &mut identity);
                 let opening = Some(Global::Step { name, version, step });
@@ -85,7 +87,7 @@ impl Chain {
             } else if let (BuiltStep::Document(step), Some(stage)) = (built, stages.last_mut()) {
                 stage.steps.push(DocumentStep { name, version, step });
             }
-            identity.part(config.identity()?);
+            identity.part(config.identity().map_err(|error| error.of_key(&step_key))?);
         }
         if holdout.bytes_per_source.is_some() {
             close(&mut stages, &mut identity);

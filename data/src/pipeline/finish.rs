@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::plan::SourcePlan;
 use super::record::StageRecord;
+use super::unique_ids::ids_in_several;
 use crate::atomic_file::remove_durably;
 use crate::document::{DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split};
 use crate::error::{DataError, Result};
@@ -36,6 +37,15 @@ pub(super) fn finish_source(plan: &SourcePlan<'_>) -> Result<String> {
     if train == 0 || (plan.holdout.is_some() && validation == 0) {
         let (name, all) = (&plan.config.name, train + validation);
         return Err(plan.holdout.impossible(name, all, text_bytes, validation));
+    }
+    let ids: Vec<_> = plan.tasks.iter().map(|task| plan.layout.ids_file(task.number)).collect();
+    let shared = ids_in_several(&ids)?;
+    if shared > 0 {
+        tracing::warn!(
+            "source {:?}: {shared} ids are in several groups of input files; `altiplano data \
+             explain` names the first document of such an id",
+            plan.config.name
+        );
     }
     let manifest = DocumentManifest {
         source: plan.config.name.clone(),
@@ -82,6 +92,7 @@ fn remove_stale(plan: &SourcePlan<'_>, files: &[&DocumentFileSummary]) -> Result
             known.insert(layout.stats_file(stage, task.number));
             known.insert(layout.dropped_file(stage, task.number));
             known.insert(layout.stage_file(stage, task.number));
+            known.insert(layout.ids_file(task.number));
             let global = layout.global_files(stage, task.number);
             known.extend([global.signatures, global.decisions]);
         }

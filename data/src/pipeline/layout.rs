@@ -68,6 +68,11 @@ impl Layout {
         self.work().join(format!("stage{stage}-{task:05}.parquet"))
     }
 
+    /// Hashes of the ids that the reader gave the documents of a task.
+    pub fn ids_file(&self, task: usize) -> PathBuf {
+        self.work().join(format!("ids-{task:05}"))
+    }
+
     /// The signatures that `stage` writes for the decision behind it, and what is decided.
     pub fn global_files(&self, stage: usize, task: usize) -> TaskFiles {
         TaskFiles {

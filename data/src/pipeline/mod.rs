@@ -37,8 +37,10 @@ mod report;
 mod sink;
 mod source_config;
 mod stage;
+mod stage_options;
 mod stats;
 mod step_config;
+mod unique_ids;
 
 pub use apply::{Applied, apply_step, measure_step, unreadable};
 pub use drop_log::DroppedDocument;
@@ -51,6 +53,7 @@ pub use report::{StepRow, Waterfall, WaterfallRow, report};
 pub use source_config::{SourceConfig, validate_sources};
 pub use stats::StepStats;
 pub use step_config::StepConfig;
+pub use unique_ids::DuplicateIds;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

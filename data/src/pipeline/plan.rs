@@ -192,6 +192,7 @@ impl<'a> SourcePlan<'a> {
         }));
         let stage_file = record.stage_file.iter();
         files.extend(stage_file.map(|file| (layout.stage_file(stage, task), file.digest())));
+        files.extend(record.ids.iter().map(|ids| (layout.ids_file(task), ids.clone())));
         if let Some(signatures) = &record.signatures {
             files.push((layout.global_files(stage, task).signatures, signatures.clone()));
         }

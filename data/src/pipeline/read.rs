@@ -9,14 +9,19 @@ use super::clock::Clock;
 use super::plan::{SourcePlan, Task};
 use super::rejections::Rejections;
 use super::sink::Sink;
-use super::stage::StageOptions;
+use super::stage_options::StageOptions;
 use super::stats::run_filter;
+use super::unique_ids::Ids;
 use crate::atomic_file::scratch_folder;
 use crate::document::RUN_AGAIN;
 use crate::error::{DataError, Result};
 use crate::source::{Input, ReadContext, Record, Rejection};
 use crate::step::Verdict;
+use crate::text::charset::{FIXED_MOJIBAKE, REPAIRED_ENCODING};
 
+/// Keys of the metadata by which a reader says that it mended a document: counted under the same
+/// names.
+const NOTED: [&str; 4] = [REPAIRED_ENCODING, FIXED_MOJIBAKE, "bad_content_length", "cut_body"];
 /// Rejected records of one kind that are logged per input file.
 const LOGGED_PER_REASON: u64 = 3;
 
@@ -28,6 +33,7 @@ pub(super) fn read_inputs(
     batch: &mut Batch,
     sink: &mut Sink<'_>,
 ) -> Result<()> {
+    let mut ids = Ids::new(plan.config.duplicate_ids);
     for (position, input) in task.inputs.iter().enumerate() {
         let scratch = scratch_folder(&plan.layout.work())?;
         let consumed = AtomicU64::new(0);
@@ -53,9 +59,24 @@ pub(super) fn read_inputs(
                     log.add(&rejection);
                     sink.reject(input, rejection, &mut rejections)?;
                 }
-                Record::Document(document) => {
+                Record::Document(mut document) => {
                     let bytes = document.text.len() as u64;
+                    if let Some((reason, detail)) = ids.make_unique(&mut document) {
+                        read.reject(&reason, bytes, 0);
+                        sink.end_rejections(&mut rejections)?;
+                        sink.drop_at_opening(document, &reason, detail, bytes)?;
+                        clock = Clock::start();
+                        return Ok(());
+                    }
+                    if Ids::is_suffixed(&document) {
+                        read.note("duplicate_id");
+                    }
                     read.keep(bytes, 0, &document.text);
+                    for name in NOTED {
+                        if document.has_metadata(name) {
+                            read.note(name);
+                        }
+                    }
                     sink.end_rejections(&mut rejections)?;
                     batch.push(document, position);
                     if batch.is_full() {
@@ -72,6 +93,9 @@ pub(super) fn read_inputs(
         let rest = input.bytes.saturating_sub(consumed.load(Ordering::Relaxed));
         options.progress.add(rest);
         options.progress.item_done();
+    }
+    if plan.tasks.len() > 1 {
+        sink.set_ids(ids.write(&plan.layout.ids_file(task.number))?);
     }
     Ok(())
 }

@@ -74,6 +74,10 @@ pub struct StageRecord {
     /// The signatures for the decision behind the stage; none after the last.
     #[serde(rename = "notes")]
     pub signatures: Option<FileDigest>,
+    /// Hashes of the ids that the reader gave, for the comparison with other tasks; of the first
+    /// stage, if there are several tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<FileDigest>,
     /// Finished documents; none before the last stage.
     pub outputs: Outputs,
     /// The log of what was dropped.

@@ -12,6 +12,26 @@ use super::stats::StepStats;
 use crate::document::{DocumentManifest, RUN_AGAIN, SourceDocuments, Split};
 use crate::error::{DataError, Result};
 
+/// What steps and readers mended in documents that stay, or lost from them: counts beside the sum.
+const COUNTS: &[&str] = &[
+    "repaired_encoding",
+    "fixed_mojibake",
+    "bad_content_length",
+    "cut_body",
+    "duplicate_id",
+    "unbalanced",
+    "lost_templates",
+    "macros_left",
+    "macros_unsupported",
+    "macros_recursive",
+    "macros_too_deep",
+    "macros_overflow",
+    "no_start_marker",
+    "no_end_marker",
+    "suspicious_header",
+    "suspicious_footer",
+];
+
 /// In = out + reasons, per source.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Waterfall {
@@ -62,6 +82,28 @@ impl WaterfallRow {
             total.chars_out = row.stats.chars_out;
         }
         total
+    }
+}
+
+impl Waterfall {
+    /// The templates of wikitext that were taken out of sentences: of each source the `most` common
+    /// ones, with an example.
+    pub fn lost_templates(&self, most: usize) -> String {
+        let mut out = String::new();
+        for row in &self.rows {
+            let total = row.total();
+            if total.lost_templates.is_empty() {
+                continue;
+            }
+            let mut lost: Vec<_> = total.lost_templates.iter().collect();
+            lost.sort_by_key(|(name, lost)| (std::cmp::Reverse(lost.count), name.as_str()));
+            let all = total.noted.get("lost_templates").copied().unwrap_or_default();
+            out += &format!("{}: {all} templates taken out of sentences\n", row.source);
+            for (name, lost) in lost.into_iter().take(most) {
+                out += &format!("  {:>9}  {name:<32} {}\n", lost.count, lost.example);
+            }
+        }
+        if out.is_empty() { "no template was taken out of a sentence\n".to_owned() } else { out }
     }
 }
 
@@ -255,6 +297,11 @@ impl fmt::Display for Waterfall {
                 if stats.rewritten_bytes != 0 {
                     line(f, "- rewritten", None, Some(stats.rewritten_bytes))?;
                 }
+                for name in COUNTS {
+                    if let Some(count) = stats.noted.get(*name) {
+                        writeln!(f, "  {:<34} {count:>12}", format!("~ {name}"))?;
+                    }
+                }
             }
             let total = row.total();
             line(f, "= kept", Some(total.docs_out), Some(total.bytes_out as i64))?;
@@ -278,7 +325,10 @@ fn line(
         None => write!(f, " {:>22}", "")?,
     }
     if let Some(bytes) = bytes {
-        write!(f, " {:>12.3} MB", bytes as f64 / 1e6)?;
+        match bytes.unsigned_abs() < 100_000 {
+            true => write!(f, " {:>12.3} kB", bytes as f64 / 1e3)?,
+            false => write!(f, " {:>12.3} MB", bytes as f64 / 1e6)?,
+        }
     }
     writeln!(f)
 }

@@ -9,8 +9,9 @@ use super::holdout::Cut;
 use super::plan::{SourcePlan, Task};
 use super::record::{Outputs, StageRecord, StepRecord};
 use super::rejections::Rejections;
-use super::stage::StageOptions;
+use super::stage_options::StageOptions;
 use super::stats::StepStats;
+use crate::checksum::FileDigest;
 use crate::dedup::Signatures;
 use crate::document::{Document, DocumentWriter, Reason};
 use crate::error::Result;
@@ -27,6 +28,7 @@ pub(super) struct Sink<'a> {
     /// The reader or the filter before the stage first, then the steps.
     steps: Vec<StepRecord>,
     input_documents: Vec<u64>,
+    ids: Option<FileDigest>,
 }
 
 /// Where the documents that the steps keep are written.
@@ -92,12 +94,18 @@ impl<'a> Sink<'a> {
             dropped: DropLog::create(&log, options.samples_per_reason)?,
             steps,
             input_documents: vec![0; task.inputs.len()],
+            ids: None,
         })
     }
 
     /// Counters of what the stage begins with: the reader, or the filter of the step before it.
     pub fn opening_stats(&mut self) -> &mut StepStats {
         &mut self.steps[0].stats
+    }
+
+    /// What the reader wrote of the ids.
+    pub fn set_ids(&mut self, ids: FileDigest) {
+        self.ids = Some(ids);
     }
 
     /// Counts and logs a record of `input` that did not become a document.
@@ -205,6 +213,7 @@ impl<'a> Sink<'a> {
             signature_cpu_seconds: 0.0,
             stage_file: None,
             signatures: None,
+            ids: self.ids,
             outputs: Outputs::default(),
             dropped,
         };

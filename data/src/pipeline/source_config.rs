@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::step_config::StepConfig;
+use super::unique_ids::DuplicateIds;
 use crate::error::{DataError, Result};
 use crate::source::{
     ArxivSource, BooksSource, GithubSource, SourceOptions, StackExchangeSource, TextSource,
@@ -26,6 +27,10 @@ macro_rules! source_kinds {
                 #[serde(default, skip_serializing_if = "Option::is_none")]
                 pub $kind: Option<$options>,
             )+
+            /// What becomes of a record with the id of one before it: `suffix` (it gets `#2`) or
+            /// `drop` (string, default `suffix`).
+            #[serde(default, skip_serializing_if = "DuplicateIds::is_default")]
+            pub duplicate_ids: DuplicateIds,
             /// What the documents go through, in this order (list of maps with one key each,
             /// default none).
             #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,19 +7,9 @@ use super::batch::Batch;
 use super::plan::{SourcePlan, Task};
 use super::read::{read_inputs, read_previous_stage};
 use super::sink::Sink;
+use super::stage_options::StageOptions;
 use crate::error::Result;
 use crate::progress::{Progress, Work};
-
-/// What a run gives to the tasks of a stage.
-pub(super) struct StageOptions<'a> {
-    pub progress: &'a Progress,
-    /// Most memory that one task may hold, in bytes.
-    pub memory_bytes: u64,
-    /// Dropped documents whose text is kept in the drop log, per reason.
-    pub samples_per_reason: u64,
-    /// Whether the documents of one task are spread over threads.
-    pub parallel: bool,
-}
 
 /// Tasks of a stage: how many were done now, and how many before.
 pub(super) struct TaskCounts {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::dedup::Filter;
 use crate::document::{Document, Reason};
 use crate::error::{DataError, Result};
-use crate::step::{Removed, Step, StepCounts, Verdict};
+use crate::step::{LostTemplate, Removed, Step, StepCounts, Verdict};
 
 /// What went into a step, what came out, and what became of the rest, by reason.
 ///
@@ -41,9 +41,15 @@ pub struct StepStats {
     pub rewritten_bytes: i64,
     /// Other counts: histogram bins, documents of a language.
     pub noted: BTreeMap<String, u64>,
+    /// Templates of wikitext that were taken out of sentences, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost_templates: BTreeMap<String, LostTemplate>,
     /// Time the processor spent on the step.
     pub cpu_seconds: f64,
 }
+
+/// Different templates that are counted by name; those that come later are in the sum alone.
+const MOST_TEMPLATES: usize = 10_000;
 
 impl StepStats {
     /// Counts a document that leaves as `text`, `bytes_in` long when it came, of which
@@ -69,6 +75,11 @@ impl StepStats {
         add_to(&mut self.dropped_bytes, reason.name(), left);
     }
 
+    /// Adds one to the count `name`.
+    pub fn note(&mut self, name: &str) {
+        add_to(&mut self.noted, name, 1);
+    }
+
     /// Adds what the step itself counted.
     fn add_counts(&mut self, counts: &StepCounts) {
         for (name, removed) in counts.removed() {
@@ -76,6 +87,20 @@ impl StepStats {
         }
         for (name, count) in &counts.noted {
             add_to(&mut self.noted, name, *count);
+        }
+        self.add_templates(counts.lost_templates());
+    }
+
+    fn add_templates(&mut self, lost: &BTreeMap<String, LostTemplate>) {
+        for (name, lost) in lost {
+            let room = self.lost_templates.len() < MOST_TEMPLATES;
+            match self.lost_templates.get_mut(name) {
+                Some(known) => known.count = known.count.saturating_add(lost.count),
+                None if room => {
+                    self.lost_templates.insert(name.clone(), lost.clone());
+                }
+                None => {}
+            }
         }
     }
 
@@ -101,6 +126,7 @@ impl StepStats {
         for (name, removed) in &other.removed {
             add_removed(&mut self.removed, name, removed);
         }
+        self.add_templates(&other.lost_templates);
         self.rewritten_bytes = self.rewritten_bytes.saturating_add(other.rewritten_bytes);
         self.cpu_seconds += other.cpu_seconds;
     }

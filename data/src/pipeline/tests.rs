@@ -40,7 +40,7 @@ fn raw(folder: &Path) -> Vec<SourceConfig> {
         source(
             "notes",
             TextSource {
-                format: TextFormat::Jsonl,
+                format: Some(TextFormat::Jsonl),
                 ..TextSource::files(vec![raw.join("notes.jsonl.gz")])
             },
         ),
@@ -503,7 +503,7 @@ fn parquet_documents_can_be_a_source_again() {
     let again = SourceConfig::of_text(
         "again",
         TextSource {
-            format: TextFormat::Parquet,
+            format: Some(TextFormat::Parquet),
             ..TextSource::files(vec![first.join("documents/notes/*.parquet")])
         },
     );

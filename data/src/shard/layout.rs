@@ -22,7 +22,7 @@ use crate::error::{DataError, Result};
 const MAGIC: &[u8] = b"ARROW1";
 /// Length of the trailer: footer length and magic.
 const TRAILER: usize = 10;
-/// Length of what stands before a batch's header.
+/// Bytes before a batch's header: the continuation mark and the header's length.
 const PREFIX: usize = 8;
 
 /// One record batch of a shard.

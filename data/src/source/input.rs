@@ -34,15 +34,24 @@ pub struct Input {
 /// by name. `key` is the configuration key to blame.
 ///
 /// # Errors
-/// [`DataError::NoInput`] when a pattern matches nothing, [`DataError::Config`] when a pattern is
+/// [`DataError::NoInput`] when none matches anything, or a path without wildcards is not there,
+/// [`DataError::Config`] when a pattern is
 /// malformed or two files would have the same name.
 pub fn list_inputs(key: &str, patterns: &[PathBuf]) -> Result<Vec<Input>> {
     let mut inputs: BTreeMap<String, Input> = BTreeMap::new();
+    let mut empty: Option<&PathBuf> = None;
     for pattern in patterns {
         let mut found = false;
         let (base, matcher) = split_pattern(key, pattern)?;
+        // Of several patterns one may be for files that are still to come.
+        let may_be_empty = matcher.is_some() && patterns.len() > 1;
         if !base.exists() {
-            return Err(nothing(key, pattern));
+            if !may_be_empty {
+                return Err(nothing(key, pattern));
+            }
+            tracing::warn!("{key}: nothing matches {:?}", pattern.display().to_string());
+            empty = empty.or(Some(pattern));
+            continue;
         }
         let walk = walkdir::WalkDir::new(&base).follow_links(true).sort_by_file_name();
         for entry in walk {
@@ -72,8 +81,15 @@ pub fn list_inputs(key: &str, patterns: &[PathBuf]) -> Result<Vec<Input>> {
             }
         }
         if !found {
-            return Err(nothing(key, pattern));
+            if !may_be_empty {
+                return Err(nothing(key, pattern));
+            }
+            tracing::warn!("{key}: nothing matches {:?}", pattern.display().to_string());
+            empty = empty.or(Some(pattern));
         }
+    }
+    if let (true, Some(pattern)) = (inputs.is_empty(), empty) {
+        return Err(nothing(key, pattern));
     }
     Ok(inputs.into_values().collect())
 }
@@ -194,18 +210,26 @@ impl<R: Read> Read for Counted<R> {
 }
 
 impl InputReader {
-    /// Opens `path`; the ending `.gz`, `.tgz` or `.zst` says how it is compressed.
+    /// Opens `path`; its first bytes say how it is compressed, or when these are damaged the ending
+    /// `.gz`, `.tgz` or `.zst`.
     ///
     /// # Errors
     /// [`DataError::Io`] when it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(DataError::io(path))?;
         let consumed = Arc::new(AtomicU64::new(0));
-        let counted = BufReader::with_capacity(
+        let mut counted = BufReader::with_capacity(
             1 << 17,
             Counted { inner: file, count: Arc::clone(&consumed) },
         );
-        let reader: Box<dyn BufRead + Send> = match path.extension().and_then(|e| e.to_str()) {
+        let start = counted.fill_buf().map_err(DataError::io(path))?;
+        let by_content = match start {
+            [0x1f, 0x8b, 8, ..] => Some("gz"),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zst"),
+            _ => None,
+        };
+        let by_name = path.extension().and_then(|ending| ending.to_str());
+        let reader: Box<dyn BufRead + Send> = match by_content.or(by_name) {
             Some("gz" | "tgz") => Box::new(BufReader::with_capacity(
                 1 << 17,
                 // Many members: archives of web text are one member per record.

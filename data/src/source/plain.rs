@@ -63,7 +63,7 @@ fn format_of(path: &Path) -> Option<TextFormat> {
 pub fn read_plain(path: &Path) -> Result<PlainFile> {
     let format = plain_format(path);
     let options = TextSource {
-        format,
+        format: Some(format),
         // The text is taken as it is.
         unix_newlines: false,
         // Nothing but the text and its source is asked for, so the source goes where an address goes.

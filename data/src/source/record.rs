@@ -1,6 +1,7 @@
 //! What a reader makes of a piece of a file: a document, or a rejection with its reason.
 
 use crate::document::{Document, Reason};
+use crate::text::charset::{FIXED_MOJIBAKE, fix_mojibake};
 
 /// What a reader found.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +65,20 @@ pub(super) fn too_long(offset: u64, bytes: u64, bound: usize) -> Record {
         bytes,
         detail: format!("{bytes} bytes, max_record_bytes is {bound}"),
     })
+}
+
+/// The record with the text of its document as it was before it was encoded twice, if `fix` says so.
+pub(super) fn with_fixed_text(record: Record, fix: bool) -> Record {
+    match record {
+        Record::Document(mut document) if fix => {
+            if let Some(fixed) = fix_mojibake(&document.text) {
+                document.text = fixed;
+                document.set_metadata(FIXED_MOJIBAKE, true);
+            }
+            Record::Document(document)
+        }
+        record => record,
+    }
 }
 
 /// The document, or a rejection if there is nothing in it.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::lines::{Line, Lines};
-use super::record::{Fields, document_or_empty, too_long, utf8};
-use super::{ReadContext, Record, RecordSink, SourceOptions, jsonl, parquet};
+use super::record::{Fields, document_or_empty, too_long, utf8, with_fixed_text};
+use super::{ReadContext, Record, RecordSink, SourceOptions, jsonl, parquet, plain_format};
 use crate::document::Document;
 use crate::error::{DataError, Result};
 
@@ -35,9 +35,10 @@ pub struct TextSource {
     /// Path patterns (list of strings), relative to the configuration: `*`, `?`, `[ab]`, `{a,b}`
     /// and `**` for any depth. `files` and `jsonl` may end in `.gz` or `.zst`.
     pub paths: Vec<PathBuf>,
-    /// `files`, `jsonl` or `parquet` (string, default `files`).
-    #[serde(default)]
-    pub format: TextFormat,
+    /// `files`, `jsonl` or `parquet` (string, default: as each file begins and is named; with a
+    /// separator or a size of documents `files`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<TextFormat>,
     /// For `files`: a line that ends a document and is not part of it (string, default none: the
     /// whole file is one document).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +69,9 @@ pub struct TextSource {
     /// integers, default none). C4's training files have 356317 or 356318.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records_per_file: Option<[u64; 2]>,
+    /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
+    #[serde(default)]
+    pub fix_mojibake: bool,
     /// Longest record in bytes; longer ones are counted and skipped (integer, default 64 MiB).
     #[serde(default = "default_max_record_bytes")]
     pub max_record_bytes: usize,
@@ -97,7 +101,7 @@ impl TextSource {
     pub fn files(paths: Vec<PathBuf>) -> Self {
         Self {
             paths,
-            format: TextFormat::Files,
+            format: Some(TextFormat::Files),
             document_separator: None,
             document_bytes: None,
             unix_newlines: true,
@@ -106,14 +110,16 @@ impl TextSource {
             url_field: default_url_field(),
             created_field: default_created_field(),
             records_per_file: None,
+            fix_mojibake: false,
             max_record_bytes: default_max_record_bytes(),
         }
     }
 }
 
 impl SourceOptions for TextSource {
+    /// Version 1 took every file without a `format` for one text.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {
@@ -146,14 +152,15 @@ impl SourceOptions for TextSource {
                 "the least first",
             ));
         }
-        if self.format != TextFormat::Files && self.document_separator.is_some() {
+        let records = self.format.is_some_and(|format| format != TextFormat::Files);
+        if records && self.document_separator.is_some() {
             return Err(DataError::config(
                 format!("{key}.document_separator"),
                 "a separator",
                 "none, because a record of `jsonl` or `parquet` is a document",
             ));
         }
-        if self.format != TextFormat::Files && self.document_bytes.is_some() {
+        if records && self.document_bytes.is_some() {
             return Err(DataError::config(
                 format!("{key}.document_bytes"),
                 "a size",
@@ -191,9 +198,16 @@ impl SourceOptions for TextSource {
         let mut records = 0;
         let sink: RecordSink<'_> = &mut |record| {
             records += 1;
-            sink(record)
+            sink(with_fixed_text(record, self.fix_mojibake))
         };
-        match self.format {
+        let format = match self.format {
+            Some(format) => format,
+            None if self.document_separator.is_some() || self.document_bytes.is_some() => {
+                TextFormat::Files
+            }
+            None => format_by_content(&input.path)?,
+        };
+        match format {
             TextFormat::Files => self.read_files(source, input, bytes_read, sink),
             TextFormat::Jsonl => jsonl::read(&self.fields(), source, input, bytes_read, sink),
             TextFormat::Parquet => parquet::read(&self.fields(), source, input, bytes_read, sink),
@@ -209,6 +223,35 @@ impl SourceOptions for TextSource {
             _ => Ok(()),
         }
     }
+}
+
+/// How the text lies in the file, by its beginning and its name.
+///
+/// # Errors
+/// [`DataError::BadFile`] for an archive, whose bytes are no text.
+fn format_by_content(path: &Path) -> Result<TextFormat> {
+    let mut reader = InputReader::open(path)?;
+    let start = reader.fill()?;
+    if start.starts_with(b"PAR1") {
+        return Ok(TextFormat::Parquet);
+    }
+    if start.starts_with(b"PK\x03\x04") || start.get(257..262) == Some(b"ustar") {
+        return Err(DataError::bad_file(
+            path,
+            "it is an archive of files; unpack it, or read it as `github` or `books`",
+        ));
+    }
+    let text = start.strip_prefix("\u{feff}".as_bytes()).unwrap_or(start).trim_ascii_start();
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let object = line.starts_with(b"{\"") || line.starts_with(b"{ \"");
+    // A long first line reaches over the part that is looked at.
+    let parsed = serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
+    let whole = line.len() < text.len();
+    Ok(if object && (parsed || !whole) || plain_format(path) == TextFormat::Jsonl && object {
+        TextFormat::Jsonl
+    } else {
+        TextFormat::Files
+    })
 }
 
 impl TextSource {
@@ -399,6 +442,32 @@ mod tests {
             Record::Document(document) => document,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_file_says_itself_how_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let gzip = |bytes: &[u8]| {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let lines = b"{\"text\": \"one\"}\n{\"text\": \"two\"}\n";
+        let read_as = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let yaml = format!("paths: [{}]", path.display());
+            let source: TextSource = serde_yaml::from_str(&yaml).unwrap();
+            source.validate("text").unwrap();
+            read(&source).map(|records| records[0].len())
+        };
+        assert_eq!(read_as("a.jsonl.gz", &gzip(lines)).unwrap(), 2);
+        assert_eq!(read_as("b.txt", lines).unwrap(), 2);
+        assert_eq!(read_as("c", &zstd::encode_all(&lines[..], 1).unwrap()).unwrap(), 2);
+        assert_eq!(read_as("d.txt", b"{ a set }\nof words\n").unwrap(), 1);
+        let error = read_as("f.zip", b"PK\x03\x04rest").unwrap_err().to_string();
+        assert!(error.contains("f.zip") && error.contains("archive"), "{error}");
     }
 
     #[test]

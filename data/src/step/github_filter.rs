@@ -83,8 +83,8 @@ const EXTENSIONS: [&str; 66] = [
     ".smali",
 ];
 
-/// Keeps source files by license, extension and heuristics of their text, RedPajama's thresholds
-/// by default. Lengths are code points; a line ends where Python's `str.splitlines` ends it.
+/// Keeps source files by license, extension and heuristics of their text, by default with
+/// RedPajama's thresholds but for `min_letters_per_token`. Lengths are code points; a line ends where Python's `str.splitlines` ends it.
 ///
 /// The license and the path are those in the metadata, where the GitHub source puts them; a
 /// document without that key is not judged by it. A license that is not known is not allowed.
@@ -104,7 +104,8 @@ pub struct GithubFilterOptions {
     /// Least share of letters and digits (number, 0 to 1, default 0.25).
     pub min_alnum: f64,
     /// Least letters for each token, a token being a run of letters, digits and `_` or a run of
-    /// other visible characters (number, default 1.5).
+    /// other visible characters (number, default 0.6: below are tables of numbers; RedPajama's 1.5
+    /// also takes short, dense code).
     pub min_letters_per_token: f64,
 }
 
@@ -116,15 +117,15 @@ impl Default for GithubFilterOptions {
             max_line_length: 1000,
             max_mean_line_length: 100.0,
             min_alnum: 0.25,
-            min_letters_per_token: 1.5,
+            min_letters_per_token: 0.6,
         }
     }
 }
 
 impl StepOptions for GithubFilterOptions {
-    /// Version 1 wrote its reasons as `licence:…`.
+    /// Version 1 wrote its reasons as `licence:…`; version 2 dropped dense code.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn validate(&self, key: &str) -> Result<()> {
@@ -376,7 +377,11 @@ mod tests {
         assert_eq!(by_path("a.rs", &mean(100)), "mean_line_length");
         assert_eq!(by_path("a.rs", "aaa!!!!!!!!!"), "");
         assert_eq!(by_path("a.rs", "aaa!!!!!!!!!!"), "alnum");
-        assert_eq!(by_path("a.rs", "aaa, 1 "), "letters_per_token");
+        assert_eq!(by_path("a.rs", "aa, 1, 2, 3 "), "letters_per_token");
+        assert_eq!(
+            by_path("a.c", "for (i = 0; i < n; i++) { sum += values[i] * weights[i]; }\n"),
+            ""
+        );
         assert_eq!(by_path("a.rs", "aaaa, 1b"), "");
     }
 

@@ -8,8 +8,10 @@ use crate::error::Result;
 use crate::text::html::{HtmlOptions, stack_exchange, web_page};
 
 impl StepOptions for HtmlOptions {
+    /// Version 1 let the digits of superscripts run into those before them, and lost the numbers of
+    /// lists.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn validate(&self, key: &str) -> Result<()> {
@@ -37,8 +39,10 @@ impl Step for HtmlOptions {
 pub struct StackExchangeHtmlOptions {}
 
 impl StepOptions for StackExchangeHtmlOptions {
+    /// Version 1 let the digits of superscripts run into those before them, and lost the numbers of
+    /// lists.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn validate(&self, _key: &str) -> Result<()> {

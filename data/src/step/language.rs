@@ -9,6 +9,9 @@ use crate::document::Document;
 use crate::error::{DataError, Result};
 use crate::language::{LanguageIdentifier, Newlines, round_score};
 
+/// Labels of a model that a message names.
+const MOST_NAMED: usize = 200;
+
 /// Names the language and drops what is not wanted. Sets the document's `language` and
 /// `language_score`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,8 +68,20 @@ impl StepOptions for LanguageOptions {
         Ok(())
     }
 
-    fn build(&self, _key: &str) -> Result<Box<dyn Step>> {
+    fn build(&self, key: &str) -> Result<Box<dyn Step>> {
         let identifier = LanguageIdentifier::load(self.model.as_deref())?;
+        let labels = identifier.labels();
+        if let Some(unknown) = self.keep.iter().find(|code| !labels.contains(&code.as_str())) {
+            let mut near: Vec<&str> = labels.clone();
+            near.sort_unstable();
+            near.truncate(MOST_NAMED);
+            let more = if labels.len() > MOST_NAMED { ", …" } else { "" };
+            return Err(DataError::config(
+                format!("{key}.keep"),
+                format!("{unknown:?}"),
+                format!("labels of the model: {}{more}", near.join(", ")),
+            ));
+        }
         Ok(Box::new(LanguageStep { identifier, options: self.clone() }))
     }
 }

@@ -107,6 +107,17 @@ pub struct StepCounts {
     pub noted: BTreeMap<String, u64>,
     /// Sum of the bytes in `removed`.
     removed_bytes: u64,
+    /// Templates of wikitext that were taken out of a sentence, by name.
+    lost_templates: BTreeMap<String, LostTemplate>,
+}
+
+/// A template of wikitext that nothing knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LostTemplate {
+    /// How often it was taken out of a sentence.
+    pub count: u64,
+    /// The first of them, with what stood around it.
+    pub example: String,
 }
 
 /// Parts of documents that were taken out.
@@ -142,9 +153,30 @@ impl StepCounts {
         for (reason, parts) in &other.removed {
             self.remove_parts(reason, *parts);
         }
+        for (name, lost) in &other.lost_templates {
+            let known = self.lost_templates.entry(name.clone()).or_default();
+            if known.count == 0 {
+                known.example.clone_from(&lost.example);
+            }
+            known.count += lost.count;
+        }
         for (name, count) in &other.noted {
             *self.noted.entry(name.clone()).or_default() += count;
         }
+    }
+
+    /// Counts a template taken out of a sentence.
+    pub fn lose_template(&mut self, name: String, example: String) {
+        let lost = self.lost_templates.entry(name).or_default();
+        if lost.count == 0 {
+            lost.example = example;
+        }
+        lost.count += 1;
+    }
+
+    /// Templates taken out of sentences, by name.
+    pub fn lost_templates(&self) -> &BTreeMap<String, LostTemplate> {
+        &self.lost_templates
     }
 
     /// Bytes of all parts taken out.

@@ -1,10 +1,11 @@
-//! Text as such: character sets, lines, white space, normal forms, words, HTML, TeX, names of the
+//! Text as such: character sets, superscripts, lines, white space, normal forms, words, HTML, TeX, names of the
 //! Wikipedias.
 
 pub mod ccnet;
 pub mod charset;
 pub mod html;
 pub mod python;
+pub(crate) mod script_marks;
 pub mod sentences;
 pub mod tex;
 pub mod wikipedia;

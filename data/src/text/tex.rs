@@ -157,7 +157,11 @@ pub fn starts_with_letter(next: &str) -> bool {
 
 /// Whether there is any sign of TeX in `text`.
 pub fn is_tex(text: &str) -> bool {
-    const SIGNS: [&str; 20] = [
+    const SIGNS: [&str; 24] = [
+        "newsec",
+        "noindent",
+        "bigskip",
+        "bf",
         "documentclass",
         "documentstyle",
         "begin",
@@ -195,10 +199,66 @@ pub struct Verbatim {
 /// openings is still passed over in linear time. One finder is for one text.
 #[derive(Debug, Default)]
 pub struct VerbatimFinder {
-    unclosed: u32,
+    unclosed: u64,
+    /// Environments of the text's own.
+    own: Vec<String>,
 }
 
+/// Environments of its own that a text can have.
+const MOST_OWN: usize = 32;
+
 impl VerbatimFinder {
+    /// For `text`, with the environments that it defines itself: `\lstnewenvironment{code}`.
+    pub fn of(text: &str) -> Self {
+        let mut own: Vec<String> = Vec::new();
+        for at in memchr::memchr_iter(b'\\', text.as_bytes()) {
+            // Few control sequences begin so.
+            if !matches!(text.as_bytes().get(at + 1), Some(b'l' | b'D' | b'n' | b'N')) {
+                continue;
+            }
+            let command = control_name(text, at);
+            let mut after = at + 1 + command.len();
+            let known = matches!(
+                command,
+                "lstnewenvironment"
+                    | "DefineVerbatimEnvironment"
+                    | "newenvironment"
+                    | "newminted"
+                    | "NewTCBListing"
+                    | "newtcblisting"
+                    | "newverbatim"
+            );
+            if !known || own.len() == MOST_OWN {
+                continue;
+            }
+            if command == "newtcblisting" {
+                after = bracket_end(text, after).unwrap_or(after);
+            }
+            let Some((name, end)) = environment(text, after) else { continue };
+            let name = match command {
+                // Only one that begins what is verbatim itself.
+                "newenvironment" => {
+                    let open = skip_blanks(text, end);
+                    let body = text
+                        .get(open..)
+                        .unwrap_or_default()
+                        .trim_start_matches(['{', '%', '\n', ' ']);
+                    let begins = ["\\verbatim", "\\begin{verbatim}", "\\lstlisting", "\\Verbatim"];
+                    if !begins.iter().any(|start| body.starts_with(start)) {
+                        continue;
+                    }
+                    name.to_owned()
+                }
+                "newminted" => format!("{name}code"),
+                _ => name.to_owned(),
+            };
+            if !own.contains(&name) && !VERBATIM.contains(&name.as_str()) {
+                own.push(name);
+            }
+        }
+        Self { unclosed: 0, own }
+    }
+
     /// The verbatim text that the control sequence `name` at `at` opens, if it does.
     pub fn find(&mut self, text: &str, at: usize, name: &str) -> Option<Verbatim> {
         let after = at + 1 + name.len();
@@ -220,7 +280,8 @@ impl VerbatimFinder {
 
     fn environment(&mut self, text: &str, at: usize) -> Option<Verbatim> {
         let (name, after) = environment(text, at)?;
-        let number = VERBATIM.iter().position(|&known| known == name)?;
+        let own = || self.own.iter().position(|known| known == name).map(|at| at + VERBATIM.len());
+        let number = VERBATIM.iter().position(|&known| known == name).or_else(own)?;
         if self.unclosed & (1 << number) != 0 {
             return None;
         }
@@ -333,6 +394,16 @@ mod tests {
         assert_eq!(find(&format!("{block} rest")), Some(block));
         assert_eq!(find("\\begin{verbatim} open"), None);
         assert_eq!(find("\\begin{equation} x \\end{equation}"), None);
+    }
+
+    #[test]
+    fn a_text_may_have_verbatim_environments_of_its_own() {
+        let text = "\\lstnewenvironment{code}{}{}\\newenvironment{mine}{\\verbatim}{\\endverbatim}\
+            \\newenvironment{other}{x}{y}\\newminted{c}{}\\begin{code}%\\end{code}";
+        let mut finder = VerbatimFinder::of(text);
+        assert_eq!(finder.own, ["code", "mine", "ccode"]);
+        let at = text.find("\\begin{code}").unwrap();
+        assert_eq!(finder.find(text, at, "begin").unwrap().end, text.len());
     }
 
     #[test]

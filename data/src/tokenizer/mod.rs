@@ -18,6 +18,7 @@ pub(crate) mod sample;
 mod sentencepiece;
 mod spans;
 mod stream;
+mod stream_encoder;
 mod tokenizer_json;
 pub(crate) mod train;
 pub(crate) mod trainer_log;
@@ -26,6 +27,7 @@ pub(crate) mod word_cache;
 pub use model_proto::{BpeModel, Piece, PieceType};
 pub use spans::TokenSpan;
 pub use stream::StreamDecoder;
+pub use stream_encoder::StreamEncoder;
 pub use train::{TokenizerConfig, TrainReport, train};
 
 use std::path::{Path, PathBuf};
@@ -106,7 +108,7 @@ impl Tokenizer {
     /// is for messages.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] when it is no model.
+    /// [`DataError::Tokenizer`] when it is not a model.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         let fingerprint = blake3::hash(bytes).to_hex().to_string();
         if is_json(path) {
@@ -253,7 +255,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// As [`Tokenizer::encode`], but always by the crate of its kind: what ours is compared with.
+    /// As [`Tokenizer::encode`], but always by the crate of its kind: the reference of the tests.
     ///
     /// # Errors
     /// [`DataError::Codec`] when SentencePiece fails.

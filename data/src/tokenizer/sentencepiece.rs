@@ -66,18 +66,28 @@ impl SentencePiece {
         }
     }
 
+    /// Appends the ids of `text`, which goes on a text that may be cut before it: it begins with a line
+    /// feed, and the model has a `part_prefix`.
+    pub(super) fn encode_further(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let mut further = Vec::with_capacity(text.len() / 3);
+        self.encode(text, &mut further)?;
+        self.drop_prefix(0, &mut further)?;
+        ids.append(&mut further);
+        Ok(())
+    }
+
     /// As [`SentencePiece::encode`], but always by the `sentencepiece` crate.
     pub(super) fn encode_by_crate(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         let mut rest = text;
-        if let Some(prefix) = self.part_prefix {
+        if self.part_prefix.is_some() {
             while rest.len() > PART_BYTES {
                 let Some(cut) = cut_before_line_feed(rest, PART_BYTES) else {
                     break;
                 };
-                self.encode_part(&rest[..cut], ids, prefix)?;
+                self.encode_part(&rest[..cut], ids)?;
                 rest = &rest[cut..];
             }
-            self.encode_part(rest, ids, prefix)
+            self.encode_part(rest, ids)
         } else {
             self.encode_whole(rest, ids)
         }
@@ -90,20 +100,25 @@ impl SentencePiece {
             .map_err(|_| codec("decode", "SentencePiece cannot join these ids"))
     }
 
-    fn encode_part(&self, part: &str, ids: &mut Vec<u32>, prefix: u32) -> Result<()> {
+    /// Appends the ids of a part of a text by the crate. Only the first part keeps the dummy prefix.
+    fn encode_part(&self, part: &str, ids: &mut Vec<u32>) -> Result<()> {
         let first = ids.len();
         self.encode_whole(part, ids)?;
-        // Only the first part keeps the dummy prefix.
+        if first > 0 { self.drop_prefix(first, ids) } else { Ok(()) }
+    }
+
+    /// Removes the dummy prefix, which is the id at `first`.
+    fn drop_prefix(&self, first: usize, ids: &mut Vec<u32>) -> Result<()> {
         match ids.get(first) {
-            Some(id) if first > 0 && *id == prefix => {
+            None => Ok(()),
+            Some(id) if Some(*id) == self.part_prefix => {
                 ids.remove(first);
                 Ok(())
             }
-            Some(id) if first > 0 => Err(DataError::Codec {
+            Some(id) => Err(DataError::Codec {
                 operation: "encode",
                 reason: format!("a part of a long text begins with piece {id}, not a space"),
             }),
-            _ => Ok(()),
         }
     }
 

@@ -221,6 +221,29 @@ fn encoding_in_parts_changes_nothing() {
 }
 
 #[test]
+fn a_text_in_pieces_has_the_ids_of_the_whole() {
+    let tokenizer = tokenizer();
+    let long = (0..50).map(text).collect::<String>();
+    let lineless = "naïve word ".repeat(PART_BYTES / 8);
+    for text in [long.clone(), lineless.clone(), format!("{long}{lineless}\n"), String::new()] {
+        for size in [1000, 300_001] {
+            let mut encoder = StreamEncoder::new(tokenizer);
+            let (mut ids, mut rest) = (Vec::new(), text.as_str());
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(rest.floor_char_boundary(size));
+                encoder.push(piece, &mut ids).unwrap();
+                rest = after;
+            }
+            let before_the_end = ids.len();
+            encoder.finish(&mut ids).unwrap();
+            assert!(ids == tokenizer.encode(&text).unwrap(), "pieces of {size} bytes");
+            // What is left for the end is about a part, whatever the length of the text.
+            assert_eq!(before_the_end > 0, text.starts_with(&long), "pieces of {size} bytes");
+        }
+    }
+}
+
+#[test]
 fn impossible_vocabularies_are_errors_with_sentencepieces_message() {
     let error = train_bytes(&config(100_000)).unwrap_err().to_string();
     assert!(error.contains("`vocab_size` of 100000 is too large"), "{error}");

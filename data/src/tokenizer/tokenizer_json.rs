@@ -149,7 +149,7 @@ fn merges(pieces: &[Piece]) -> Result<Vec<[&str; 2]>, &'static str> {
     let texts: HashSet<&str> = normal().map(|piece| piece.text.as_str()).collect();
     let one = |text: &str| text.chars().nth(1).is_none();
     let mut merged: Vec<&Piece> = normal().filter(|piece| !one(&piece.text)).collect();
-    // SentencePiece joins characters that are no pieces too; here they are bytes by then.
+    // SentencePiece also joins characters that are not pieces; here they are bytes by then.
     let spelled = |piece: &Piece| {
         let mut character = [0; 4];
         piece.text.chars().all(|c| texts.contains(&*c.encode_utf8(&mut character)))

@@ -1,13 +1,13 @@
 //! The ids of words seen before.
 
 /// Words kept. A word displaces the one that was in its place.
-const WORDS: usize = 1 << 15;
+const WORDS: usize = 1 << 17;
 /// Longest word in bytes.
 const WORD_BYTES: usize = 16;
 /// Most ids of a word, so that an entry fills a cache line.
 const MOST_IDS: usize = 11;
 
-/// Words and their ids: one place per hash, 2 MiB.
+/// Words and their ids: one place per hash, 8 MiB.
 pub(crate) struct WordCache {
     entries: Box<[Entry]>,
 }

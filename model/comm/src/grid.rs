@@ -50,6 +50,11 @@ impl RankGrid {
         }
     }
 
+    /// One rank.
+    pub fn single() -> Self {
+        Self { tensor: 1, data: 1 }
+    }
+
     /// Ranks that split every matrix.
     pub fn tensor(&self) -> usize {
         self.tensor

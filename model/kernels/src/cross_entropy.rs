@@ -398,7 +398,7 @@ mod tests {
         at_every_level(|| agrees_with_reference::<bf16>(4e-2));
     }
 
-    /// One word far above all others: what is left of the others is no denormal number.
+    /// One word far above all others: the exponentials of the others are zero, not denormal numbers.
     #[test]
     fn negligible_gradients_are_zero() {
         for gap in [20.0, 40.0, 60.0, 75.0, 85.0] {

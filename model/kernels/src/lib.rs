@@ -102,12 +102,12 @@ pub use linear::{
     linear_backward_weight, linear_forward, linear_forward_add,
 };
 pub use logits::{largest_finite, log_sum_exp, softmax_weights};
-pub use reduce::sum_of_squares;
+pub use reduce::{piece_sums_of_squares, sum_of_squares};
 pub use residual::{residual_add, residual_forward};
 pub use rms_norm::{
     residual_rms_norm_backward, residual_rms_norm_forward, rms_norm_backward, rms_norm_forward,
 };
 pub use rope::{RopeShape, rope_backward, rope_forward};
-pub use simd::{CpuLevel, cpu_level};
+pub use simd::{CpuLevel, PIECE, cpu_level};
 pub use stored_linear::{RowOrder, StoredWeight, WeightFormat, stored_linear};
 pub use swiglu::{swiglu_backward, swiglu_forward};

@@ -6,8 +6,12 @@ use rayon::prelude::*;
 /// `Σ x²`, the square of the gradient norm. Each piece of fixed size is summed in 16 f64
 /// accumulators, and the pieces are added in order.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
-    let pieces: Vec<f64> = x.par_chunks(PIECE).map(piece_sum_of_squares).collect();
-    pieces.iter().sum()
+    piece_sums_of_squares(x).iter().sum()
+}
+
+/// The sums of the pieces alone, to be added in another way.
+pub fn piece_sums_of_squares(x: &[f32]) -> Vec<f64> {
+    x.par_chunks(PIECE).map(piece_sum_of_squares).collect()
 }
 
 vectorized! {

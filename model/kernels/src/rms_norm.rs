@@ -78,7 +78,7 @@ pub fn rms_norm_backward<E: Element>(
     weight: &[f32],
     rstd: &[f32],
 ) {
-    backward_rows(dx, dweight, dy, x, weight, rstd, false);
+    backward_rows("rms_norm_backward", dx, dweight, dy, x, weight, rstd, false);
 }
 
 /// [`rms_norm_backward`] of a norm whose input is also the residual stream: adds its gradient to `dx`,
@@ -91,10 +91,12 @@ pub fn residual_rms_norm_backward<E: Element>(
     weight: &[f32],
     rstd: &[f32],
 ) {
-    backward_rows(dx, dweight, dy, x, weight, rstd, true);
+    backward_rows("residual_rms_norm_backward", dx, dweight, dy, x, weight, rstd, true);
 }
 
+#[expect(clippy::too_many_arguments, reason = "what the pair needs, and its name")]
 fn backward_rows<E: Element>(
+    op: &str,
     dx: &mut [E],
     dweight: &mut [f32],
     dy: &[E],
@@ -104,10 +106,10 @@ fn backward_rows<E: Element>(
     add: bool,
 ) {
     let channels = weight.len();
-    assert_eq!(x.len(), rstd.len() * channels, "rms_norm_backward: x is not (rows, channels)");
-    assert_eq!(dx.len(), x.len(), "rms_norm_backward: dx and x differ in length");
-    assert_eq!(dy.len(), x.len(), "rms_norm_backward: dy and x differ in length");
-    assert_eq!(dweight.len(), channels, "rms_norm_backward: dweight and weight differ in length");
+    assert_eq!(x.len(), rstd.len() * channels, "{op}: x is not (rows, channels)");
+    assert_eq!(dx.len(), x.len(), "{op}: dx and x differ in length");
+    assert_eq!(dy.len(), x.len(), "{op}: dy and x differ in length");
+    assert_eq!(dweight.len(), channels, "{op}: dweight and weight differ in length");
     if x.is_empty() {
         return;
     }

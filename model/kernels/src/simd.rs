@@ -146,7 +146,7 @@ pub(crate) use vectorized;
 
 /// Elements one elementwise task handles: fixed, so that pieces never depend on threads,
 /// and small enough for three f32 arrays to stay in a second-level cache.
-pub(crate) const PIECE: usize = 16 * 1024;
+pub const PIECE: usize = 16 * 1024;
 
 /// Lanes of a reduction. Sums run in this many accumulators and are then added pairwise, so
 /// a sum has one order whatever the vector width.

@@ -119,14 +119,18 @@ pub(crate) fn is_flex(device: &Device) -> bool {
 
 /// The CPU: its instructions and threads.
 pub fn cpu() -> DeviceStatus {
-    let level = match cpu_level() {
+    DeviceStatus::usable("cpu", format!("{}, {}", cpu_instructions(), threads()))
+}
+
+/// The instructions that kernels use on this CPU, in words. Other instructions round differently.
+pub fn cpu_instructions() -> &'static str {
+    match cpu_level() {
         CpuLevel::Portable => "no vector instructions that its kernels use",
         CpuLevel::Avx2 => "AVX2",
         CpuLevel::Avx512 => "AVX-512",
         CpuLevel::Avx512Bf16 => "AVX-512 with BF16",
         CpuLevel::Amx => "AVX-512 and AMX with BF16",
-    };
-    DeviceStatus::usable("cpu", format!("{level}, {}", threads()))
+    }
 }
 
 /// The threads of the CPU's computations, in words.

@@ -66,7 +66,8 @@ pub fn bench_data(name: &str, config: &StepConfig, inputs: &[PathBuf]) -> Result
 }
 
 fn read(inputs: &[PathBuf]) -> Result<Vec<Document>> {
-    let source = TextSource { format: TextFormat::Jsonl, ..TextSource::files(inputs.to_vec()) };
+    let source =
+        TextSource { format: Some(TextFormat::Jsonl), ..TextSource::files(inputs.to_vec()) };
     let mut documents = Vec::new();
     for input in list_inputs("inputs", inputs)? {
         let context = ReadContext {

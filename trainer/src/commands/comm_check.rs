@@ -11,8 +11,9 @@ use altiplano_data::terminal::write_last_line;
 use clap::Args;
 use serde_json::json;
 
-use super::estimate::{bytes, metric_bytes};
+use super::estimate::metric_bytes;
 use super::output::{print_json, print_line};
+use super::sizes;
 use crate::error::{Result, TrainerError};
 
 /// Try every exchange between ranks, compare the results bit for bit, and time them.
@@ -51,7 +52,7 @@ const RANKS: u16 = 2;
 const LARGEST: u64 = 4 << 30;
 
 fn buffer(text: &str) -> std::result::Result<usize, String> {
-    match bytes(text)? {
+    match sizes::bytes(text)? {
         size if size <= LARGEST => usize::try_from(size).map_err(|error| error.to_string()),
         size => Err(format!("{size} bytes; expected at most {LARGEST}")),
     }
@@ -89,7 +90,7 @@ pub fn run(args: CommCheckArgs) -> Result<()> {
             let world = World::start(&options).map_err(|error| match launcher.rank {
                 0 => TrainerError::from(error),
                 // All ranks find the same; one of them says it.
-                _ if error.is_usage() => TrainerError::SaidByRankZero(error),
+                _ if error.is_usage() => TrainerError::SaidByRankZero(Box::new(error.into())),
                 _ => TrainerError::from(error),
             })?;
             check(world)?

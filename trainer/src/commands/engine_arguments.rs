@@ -7,7 +7,7 @@ use altiplano_serve::app::AppOptions;
 use clap::{ArgAction, Args};
 use serde_json::Value;
 
-use super::estimate;
+use super::sizes;
 use crate::error::{Result, TrainerError};
 use crate::serving::{GenerationConfig, ServingOptions};
 
@@ -46,7 +46,7 @@ pub struct EngineArguments {
     num_gpu_blocks_override: Option<usize>,
     /// Memory of the cache, such as 4GB. Default: half of what is free, and no more than the most
     /// sequences can use.
-    #[arg(long, value_name = "SIZE", value_parser = estimate::bytes, alias = "kv-cache-memory-bytes")]
+    #[arg(long, value_name = "SIZE", value_parser = sizes::bytes, alias = "kv-cache-memory-bytes")]
     kv_cache_memory: Option<u64>,
     /// Sequences that are computed at a time.
     #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one)]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::output::{print_json, print_line};
+use super::sizes;
 use super::threads::use_threads;
 use crate::config::{TrainConfig, load};
 use crate::error::Result;
@@ -26,7 +27,7 @@ pub struct EstimateArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     devices: u64,
     /// Memory of a device: a number with GB, GiB, MB or MiB.
-    #[arg(long, value_name = "SIZE", default_value = "80GB", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "80GB", value_parser = sizes::bytes)]
     device_memory: u64,
     /// Peak of a device in TFLOP/s; 312 is an A100 in bf16.
     #[arg(long, value_name = "X", default_value_t = 312.0, value_parser = positive)]
@@ -172,28 +173,6 @@ pub(super) fn metric_bytes(bytes: u64) -> String {
     }
 }
 
-/// A size in bytes such as `80GB`.
-pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = (text[..split].trim(), text[split..].trim());
-    let unit = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "tb" => 1e12,
-        "kib" => 1024.0,
-        "mib" => 1024.0 * 1024.0,
-        "gib" => 1024.0 * 1024.0 * 1024.0,
-        "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return Err(format!("{unit:?} is no unit of memory; expected one such as 80GB")),
-    };
-    match number.parse::<f64>() {
-        Ok(number) if number * unit >= 1.0 && number * unit < 1e18 => Ok((number * unit) as u64),
-        _ => Err(format!("{text:?} is no size; expected one such as 80GB or 24GiB")),
-    }
-}
-
 fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
@@ -211,17 +190,6 @@ fn share(text: &str) -> std::result::Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_of_memory() {
-        assert_eq!(bytes("80GB"), Ok(80_000_000_000));
-        assert_eq!(bytes("24 GiB"), Ok(24 << 30));
-        assert_eq!(bytes("1.5mb"), Ok(1_500_000));
-        assert_eq!(bytes("4096"), Ok(4096));
-        for wrong in ["", "GB", "-1GB", "80GX", "nan", "1e30GB", "0"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn shares_and_rates() {

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::estimate;
 use super::output::{print_json, print_line};
+use super::sizes;
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::eval_documents::read_documents;
@@ -36,7 +37,7 @@ pub struct ExportArgs {
     #[arg(long = "type", value_name = "TYPE")]
     file_type: Option<FileType>,
     /// Most bytes of a file of weights, for hf, such as 5GB or 500MB. Default: 5GB.
-    #[arg(long, value_name = "SIZE", value_parser = estimate::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
     max_shard_size: Option<u64>,
     /// Files of the model-parallel group, for meta. Default: 1.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=100))]

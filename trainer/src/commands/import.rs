@@ -6,8 +6,8 @@ use altiplano_data::ProgressMode;
 use altiplano_model::quantize::StoredAs;
 use clap::{Args, ValueEnum};
 
-use super::estimate;
 use super::export::{number_format, print_summary};
+use super::sizes;
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::interop::hugging_face::HuggingFaceOptions;
@@ -29,7 +29,7 @@ pub struct ImportArgs {
     #[arg(long, default_value = "f32", value_parser = number_format)]
     dtype: StoredAs,
     /// Most bytes of a file of weights, such as 5GB or 500MB.
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = estimate::bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = sizes::bytes)]
     max_shard_size: u64,
     /// The model's context in tokens, for meta, whose files do not say it. Default: 2048.
     #[arg(long, value_name = "TOKENS")]

@@ -19,6 +19,7 @@ mod output;
 mod route;
 mod serve;
 mod sft;
+mod sizes;
 mod threads;
 mod tokenize;
 mod tokenizer;

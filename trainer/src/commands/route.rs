@@ -8,8 +8,8 @@ use altiplano_serve::route::{self, Dispatch, RouterOptions};
 use altiplano_serve::runtime::Runtime;
 use clap::{Args, ValueEnum};
 
-use super::estimate;
 use super::serve::api_key;
+use super::sizes;
 use crate::error::Result;
 
 /// One address in front of many servers: several models, several workers for each.
@@ -39,7 +39,7 @@ pub struct RouteArgs {
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
     /// Largest body of a request.
-    #[arg(long, value_name = "SIZE", default_value = "32MB", value_parser = estimate::bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "32MB", value_parser = sizes::bytes)]
     max_request_size: u64,
     /// Seconds that open requests may go on after SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]

@@ -13,7 +13,7 @@ use altiplano_serve::server::{self, ServerOptions};
 use clap::Args;
 
 use super::engine_arguments::EngineArguments;
-use super::estimate;
+use super::sizes;
 use super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::serving;
@@ -41,7 +41,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TOKENS", default_value_t = 1 << 20)]
     max_num_queued_tokens: usize,
     /// Largest body of a request.
-    #[arg(long, value_name = "SIZE", default_value = "32MB", value_parser = estimate::bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "32MB", value_parser = sizes::bytes)]
     max_request_size: u64,
     /// Seconds that open requests may go on after SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]

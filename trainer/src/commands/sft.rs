@@ -10,9 +10,9 @@ use super::threads::use_threads;
 use super::train::{override_of, print_report};
 use crate::checkpoint::Choice;
 use crate::config::{ON_RESUME_SFT, OnResume, SftConfig, keys_with, load};
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 use crate::sft::{FineTuning, fine_tune, resume};
-use crate::signals;
+use crate::{signals, world};
 
 /// Fine-tune a model on conversations.
 #[derive(Debug, Args)]
@@ -65,6 +65,10 @@ Signals end a run as they end `altiplano train`.",
 
 /// Runs the command.
 pub fn run(mut args: SftArgs) -> Result<Outcome> {
+    if let Some(launcher) = world::launcher()? {
+        let message = format!("sft trains on one rank, but {launcher} started {}", launcher.ranks);
+        return Err(world::said_once(&launcher, TrainerError::Usage { message }));
+    }
     let report = match args.resume.take() {
         None => {
             let file = args.config.take().unwrap_or_default();

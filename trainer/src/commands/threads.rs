@@ -2,6 +2,7 @@
 
 use crate::config::MOST_THREADS;
 use crate::error::{Result, TrainerError};
+use crate::world::compute_threads;
 
 /// Starts the threads of every parallel computation of this process; as many as there are cores by
 /// default. A command that computes in parallel begins with it: threads that are started by the
@@ -13,8 +14,5 @@ pub(super) fn use_threads(threads: Option<usize>) -> Result<()> {
         let message = format!("threads: found {threads}, expected 1 to {MOST_THREADS}");
         return Err(TrainerError::Usage { message });
     }
-    // 0 stands for all cores.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-    pool.build_global()
-        .map_err(|source| TrainerError::Threads { purpose: "compute", source: source.into() })
+    compute_threads(threads)
 }

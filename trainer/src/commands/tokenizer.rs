@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use altiplano_data::{ProgressMode, Tokenizer};
+use altiplano_data::{ProgressMode, StreamEncoder, Tokenizer};
 use clap::{Args, Subcommand};
 
 use super::output::{print, print_json, print_line};
@@ -99,18 +99,50 @@ fn train(args: &TrainArgs) -> Result<()> {
 
 fn encode(args: EncodeArgs) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.model)?;
-    let text = match args.text {
-        Some(text) => text,
-        None => read_stdin()?,
-    };
-    let ids = tokenizer.encode(&text)?;
     if args.json {
+        let text = match args.text {
+            Some(text) => text,
+            None => read_stdin()?,
+        };
+        let ids = tokenizer.encode(&text)?;
         let piece = |&id: &u32| tokenizer.piece(id).map_or("", |piece| &piece.text);
         let pieces: Vec<&str> = ids.iter().map(piece).collect();
         return print_json(&serde_json::json!({ "token_ids": ids, "pieces": pieces }));
     }
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    print_line(&ids.join(" "))
+    let mut encoder = StreamEncoder::new(&tokenizer);
+    let mut line = IdLine::default();
+    let mut ids = Vec::new();
+    match args.text {
+        Some(text) => encoder.push(&text, &mut ids)?,
+        None => read_text(std::io::stdin().lock(), |text| {
+            encoder.push(text, &mut ids)?;
+            line.print(&mut ids)
+        })?,
+    }
+    encoder.finish(&mut ids)?;
+    line.print(&mut ids)?;
+    print(b"\n")
+}
+
+/// Token ids on one line of standard output, printed as they come.
+#[derive(Default)]
+struct IdLine {
+    begun: bool,
+}
+
+impl IdLine {
+    /// Prints and empties `ids`.
+    fn print(&mut self, ids: &mut Vec<u32>) -> Result<()> {
+        let mut text = String::with_capacity(6 * ids.len());
+        for id in ids.drain(..) {
+            if self.begun {
+                text.push(' ');
+            }
+            self.begun = true;
+            text.push_str(&id.to_string());
+        }
+        if text.is_empty() { Ok(()) } else { print(text.as_bytes()) }
+    }
 }
 
 fn decode(args: DecodeArgs) -> Result<()> {
@@ -124,6 +156,9 @@ fn decode(args: DecodeArgs) -> Result<()> {
     if text.ends_with('\n') { Ok(()) } else { print(b"\n") }
 }
 
+/// Bytes of standard input read at once.
+const CHUNK: usize = 64 << 10;
+
 fn parse_ids(text: &str) -> Result<Vec<u32>> {
     let id = |word: &str| {
         word.parse().map_err(|_| TrainerError::Usage {
@@ -133,13 +168,49 @@ fn parse_ids(text: &str) -> Result<Vec<u32>> {
     text.split_whitespace().map(id).collect()
 }
 
+/// All of standard input.
 fn read_stdin() -> Result<String> {
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes).map_err(TrainerError::io("standard input"))?;
-    String::from_utf8(bytes).map_err(|error| TrainerError::RunFile {
-        path: "standard input".into(),
-        reason: format!("not UTF-8: {error}"),
-    })
+    let mut all = String::new();
+    read_text(std::io::stdin().lock(), |text| {
+        all.push_str(text);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Hands the text of `input`, which is standard input, to `sink` as it is read.
+fn read_text(mut input: impl Read, mut sink: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    let mut bytes = vec![0; CHUNK];
+    // Bytes at the front of `bytes` that are the beginning of a character.
+    let mut begun = 0;
+    let mut offset = 0_u64;
+    loop {
+        let read = match input.read(&mut bytes[begun..]) {
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(TrainerError::io("standard input")(error)),
+        };
+        let filled = begun + read;
+        let (valid, wrong) = match std::str::from_utf8(&bytes[..filled]) {
+            Ok(text) => (text.len(), false),
+            Err(error) => (error.valid_up_to(), error.error_len().is_some()),
+        };
+        if let Ok(text) = std::str::from_utf8(&bytes[..valid]) {
+            sink(text)?;
+        }
+        offset += valid as u64;
+        if wrong || read == 0 && valid < filled {
+            return Err(TrainerError::RunFile {
+                path: "standard input".into(),
+                reason: format!("not UTF-8 at byte {offset}"),
+            });
+        }
+        if read == 0 {
+            return Ok(());
+        }
+        bytes.copy_within(valid..filled, 0);
+        begun = filled - valid;
+    }
 }
 
 #[cfg(test)]
@@ -154,5 +225,35 @@ mod tests {
         for wrong in ["1 x", "-1", "4294967296"] {
             assert!(parse_ids(wrong).unwrap_err().is_usage(), "{wrong}");
         }
+    }
+
+    /// Gives a byte at a time.
+    struct Slow<'a>(&'a [u8]);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.0.len().min(buffer.len()).min(1);
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn text_is_read_whatever_its_bytes_are_cut_into() {
+        let read = |bytes: &[u8]| {
+            let mut all = String::new();
+            read_text(Slow(bytes), |text| {
+                all.push_str(text);
+                Ok(())
+            })
+            .map(|()| all)
+            .map_err(|error| error.to_string())
+        };
+        let text = "naïve 日本 👩";
+        assert_eq!(read(text.as_bytes()).unwrap(), text);
+        assert_eq!(read(b"").unwrap(), "");
+        assert!(read(b"abc\xff").unwrap_err().contains("at byte 3"));
+        assert!(read(b"abc\xe6\x97").unwrap_err().contains("at byte 3"));
     }
 }

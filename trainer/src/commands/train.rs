@@ -6,12 +6,11 @@ use clap::Args;
 
 use super::Outcome;
 use super::output::{print_json, print_line};
-use super::threads::use_threads;
 use crate::checkpoint::Choice;
 use crate::config::{ON_RESUME, OnResume, TrainConfig, keys_with, load};
 use crate::error::{Result, TrainerError};
-use crate::signals;
 use crate::train_loop::{TrainReport, resume, train};
+use crate::{signals, world};
 
 /// Train a model.
 #[derive(Debug, Args)]
@@ -30,6 +29,10 @@ pub struct TrainArgs {
     /// become a run of their own in RUN/branches.
     #[arg(long, value_name = "WHICH", requires = "resume", default_value = "latest")]
     checkpoint: Choice,
+    /// Ranks, as threads of this process, to try a layout without a launcher; under one its ranks
+    /// are taken.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    ranks: Option<u16>,
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
@@ -45,6 +48,9 @@ Examples:
   altiplano train --resume runs/quickstart
   altiplano train --resume runs/first --checkpoint step_40 optimizer.lr=1e-3
   altiplano train --resume runs/first steps=60
+  altiplano train configs/train/debug.yaml name=copies batch.grad_accum_steps=2 --ranks 2
+
+On several ranks, which docs/parallel.md is about: mpirun -n 4 altiplano train CONFIG.
 
 Keys that may change on --resume, from the next step on, recorded in RUN/changes.jsonl:
   {}
@@ -61,29 +67,42 @@ progress and end with status 130, 143, 129 and 138. Status 0: the last step is d
 /// Runs the command.
 pub fn run(mut args: TrainArgs) -> Result<Outcome> {
     signals::catch()?;
-    let report = match args.resume.take() {
-        None => {
-            let file = args.config.take().unwrap_or_default();
-            let config: TrainConfig = load(&file, &args.overrides)?;
-            use_threads(config.threads)?;
-            train(config)?
-        }
-        Some(run) => {
-            // With --resume the first positional argument is an override like the others.
-            if let Some(first) = args.config.take() {
-                args.overrides.insert(0, override_of(first)?);
-            }
-            let config = TrainConfig::load_run(&run, &args.overrides)?;
-            use_threads(config.threads)?;
-            resume(config, args.checkpoint, &args.overrides)?
-        }
+    let config = read_config(&mut args);
+    let config = match world::launcher()? {
+        // Every process reads the same file; one that has none says so itself.
+        Some(launcher) => config.map_err(|error| match error.is_usage() {
+            true => world::said_once(&launcher, error),
+            false => error,
+        })?,
+        None => config?,
     };
-    let printed = print_report(&report, args.json);
+    let ranks = args.ranks.map(usize::from);
+    let launched = world::launch(&config, ranks, |ranks| match args.resume {
+        None => train(config.clone(), ranks),
+        Some(_) => resume(config.clone(), args.checkpoint, &args.overrides, ranks),
+    })?;
+    let report = launched.result;
+    let printed = match launched.is_first {
+        true => print_report(&report, args.json),
+        false => Ok(()),
+    };
     match report.signal {
         // After SIGHUP there may be nobody to print for.
         Some(signal) => Ok(Outcome::Interrupted(signal)),
         None => printed.map(|()| Outcome::Done),
     }
+}
+
+/// The configuration of the run that is started or resumed.
+fn read_config(args: &mut TrainArgs) -> Result<TrainConfig> {
+    let Some(run) = &args.resume else {
+        return load(&args.config.take().unwrap_or_default(), &args.overrides);
+    };
+    // With --resume the first positional argument is an override like the others.
+    if let Some(first) = args.config.take() {
+        args.overrides.insert(0, override_of(first)?);
+    }
+    TrainConfig::load_run(run, &args.overrides)
 }
 
 /// Prints how a run ended.

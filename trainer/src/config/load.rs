@@ -49,6 +49,12 @@ pub struct Problem {
     pub(super) message: String,
 }
 
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl Problem {
     /// A problem with the value of `key` (`batch.seq_len`): what was found and what is expected.
     pub fn new(key: &str, message: impl AsRef<str>) -> Self {

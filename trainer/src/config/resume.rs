@@ -50,6 +50,7 @@ pub const ON_RESUME: &[(&str, OnResume)] = &[
     ("data.max_epochs", Free),
     ("data.token_budget", Free),
     ("batch", Fixed),
+    ("parallel", Free),
     ("steps", Recorded),
     ("tokens", Recorded),
     ("optimizer", Recorded),
@@ -254,8 +255,13 @@ fn refusal(
 fn differences<T: Serialize>(from: &T, to: &T) -> Vec<Change> {
     // A configuration is plain data: it always has a JSON form.
     let value = |config: &T| serde_json::to_value(config).unwrap_or_default();
+    collect_differences(&value(from), &value(to))
+}
+
+/// The same of settings in their JSON form.
+pub(crate) fn collect_differences(from: &Value, to: &Value) -> Vec<Change> {
     let mut found = Vec::new();
-    collect(&value(from), &value(to), &mut Vec::new(), &mut found);
+    collect(from, to, &mut Vec::new(), &mut found);
     found
 }
 

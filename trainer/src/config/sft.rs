@@ -13,6 +13,7 @@ use super::check::{
     Check, LARGEST_SIZE, MOST_STEPS, MOST_THREADS, check_adamw, check_name, check_skip_outliers,
 };
 use super::load::{ConfigFile, Problem, load};
+use super::parallel::ParallelConfig;
 use super::path::relative_to;
 use super::train::{
     BatchConfig, CheckpointConfig, LrSchedule, MetricsConfig, OptimizerConfig, SampleConfig,
@@ -318,6 +319,7 @@ impl SftConfig {
                 grad_accum_steps: 1,
                 seq_len: self.max_length,
             },
+            parallel: ParallelConfig::default(),
             steps: Some(steps),
             tokens: None,
             optimizer: self.optimizer.of_steps(steps),

@@ -9,6 +9,7 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::load::ConfigFile;
+use super::parallel::ParallelConfig;
 use super::path::relative_to;
 use super::yaml::to_yaml;
 use crate::error::{Result, TrainerError};
@@ -61,6 +62,9 @@ pub struct TrainConfig {
     pub data: MixtureConfig,
     /// Size of a step.
     pub batch: BatchConfig,
+    /// How the run is spread over ranks.
+    #[serde(default)]
+    pub parallel: ParallelConfig,
     /// Length of the run in optimizer steps. Either this or `tokens`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
@@ -156,7 +160,7 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Opti
 pub struct BatchConfig {
     /// Sequences of one forward and backward pass.
     pub micro_batch: usize,
-    /// Passes whose gradients make one step. Default 1.
+    /// Passes whose gradients make one step, over all copies of the model. Default 1.
     #[serde(default = "one")]
     pub grad_accum_steps: usize,
     /// Tokens of a sequence; at most `model.max_seq_len`.
@@ -329,6 +333,7 @@ impl TrainConfig {
         let mut resolved = self.clone();
         resolved.output = seen(&self.output)?;
         resolved.init_from = self.init_from.as_deref().map(seen).transpose()?;
+        resolved.parallel.library = self.parallel.library.as_deref().map(seen).transpose()?;
         resolved.tokenizer = self.tokenizer.as_deref().map(seen).transpose()?;
         for source in &mut resolved.data.sources {
             source.path = seen(&source.path)?;
@@ -356,7 +361,7 @@ impl TrainConfig {
 impl ConfigFile for TrainConfig {
     const INCLUDES: &'static [&'static str] = &["model", "data"];
     const PATHS: &'static [&'static str] =
-        &["output", "init_from", "tokenizer", "data.sources.*.path"];
+        &["output", "init_from", "tokenizer", "data.sources.*.path", "parallel.library"];
     const EXCLUSIVE: &'static [(&'static str, &'static str)] = &[("steps", "tokens")];
 
     fn check(&self) -> std::result::Result<(), super::Problem> {

@@ -22,41 +22,13 @@
 //! full         e C / t                             e C
 //! ```
 
-use std::fmt;
-
 use altiplano_model::LlamaConfig;
 use altiplano_model::backend::HEAD_CHUNK;
 use altiplano_model::config::{ActivationCheckpointing, Precision};
-use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::config::TrainConfig;
+use crate::config::{Shard, TrainConfig};
 use crate::error::{Result, TrainerError};
-
-/// What the copies of a model split among each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Shard {
-    /// Nothing: every copy is whole.
-    None,
-    /// Master weights and moments (ZeRO-1).
-    Optimizer,
-    /// Those and the gradients (ZeRO-2).
-    Gradients,
-    /// Those and the weights (ZeRO-3).
-    Parameters,
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::Optimizer => "optimizer",
-            Self::Gradients => "gradients",
-            Self::Parameters => "parameters",
-        })
-    }
-}
 
 /// The least a bucket of gradients has in f32: smaller layers are joined until they reach it.
 const BUCKET_BYTES: u64 = 32 << 20;

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::config::TrainConfig;
 
-pub use layout::{Layout, RankMemory, Shard, sequences_per_step};
+pub use layout::{Layout, RankMemory, sequences_per_step};
 pub use measure::measured_profile;
 pub use memory::{MemoryByPolicy, MemoryParts};
 pub use search::{Candidate, ScaleRow, layouts, scale};

@@ -3,9 +3,9 @@
 use altiplano_model::config::ActivationCheckpointing;
 use serde::Serialize;
 
-use super::layout::{Layout, RankMemory, Shard, sequences_per_step};
+use super::layout::{Layout, RankMemory, sequences_per_step};
 use super::time::{Profile, StepTime};
-use crate::config::TrainConfig;
+use crate::config::{Shard, TrainConfig};
 
 /// A layout with what it costs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -15,9 +15,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::layout::{Layout, RankParameters, Shard};
+use super::layout::{Layout, RankParameters};
 use super::time::{Exchange, Parts, Profile};
-use crate::config::TrainConfig;
+use crate::config::{Shard, TrainConfig};
 use crate::error::{Result, TrainerError};
 
 /// How unequal ranks are.

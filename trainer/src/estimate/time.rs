@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use altiplano_model::config::ActivationCheckpointing;
 
-use super::layout::{Layout, RankParameters, Shard};
-use crate::config::{ConfigFile, Problem, TrainConfig};
+use super::layout::{Layout, RankParameters};
+use crate::config::{ConfigFile, Problem, Shard, TrainConfig};
 
 /// Rates of a kind of hardware.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

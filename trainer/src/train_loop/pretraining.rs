@@ -1,6 +1,7 @@
 //! Pretraining: batches of a mixture of token shards.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use altiplano_data::loader::MixtureTable;
 use altiplano_data::{Batch, Loader, LoaderOptions, ProgressMode, Tokenizer, ValidationSet};
@@ -14,6 +15,7 @@ use crate::metrics::ValidationMetrics;
 use crate::starting_weights::starting_weights;
 use crate::train_step::Trainer;
 use crate::validation::validate;
+use crate::world::Ranks;
 
 /// What the loader of a run needs to know of its configuration.
 pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> LoaderOptions {
@@ -35,17 +37,22 @@ pub fn loader_options(config: &TrainConfig, tokenizer: Option<&Tokenizer>) -> Lo
 /// # Errors
 /// When the tokenizer or a shard cannot be opened, or they do not fit together.
 pub fn open_loader(config: &TrainConfig) -> Result<(Loader, Option<Tokenizer>)> {
-    let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+    let tokenizer = open_tokenizer(config)?;
     let options = loader_options(config, tokenizer.as_ref());
     Ok((Loader::open(&config.data, options)?, tokenizer))
 }
 
-/// The micro-batches of the next step of a run of `config`.
+fn open_tokenizer(config: &TrainConfig) -> Result<Option<Tokenizer>> {
+    Ok(config.tokenizer.as_deref().map(Tokenizer::open).transpose()?)
+}
+
+/// The micro-batches of the next step of a run of `config`, as far as they are in the loader's share.
 ///
 /// # Errors
 /// When a shard holds an id outside the vocabulary.
 pub fn next_batches(config: &TrainConfig, loader: &mut Loader) -> Result<Vec<Batch>> {
-    (0..config.batch.grad_accum_steps).map(|_| Ok(loader.next_batch()?)).collect()
+    let own = config.batch.grad_accum_steps / loader.share().of;
+    (0..own).map(|_| Ok(loader.next_batch()?)).collect()
 }
 
 /// A run on a mixture.
@@ -107,15 +114,20 @@ impl Task for Pretraining {
         self.config.resumed_from(&saved, run_dir, overrides)
     }
 
-    fn start(&self, device: &Device) -> Result<(Trainer, Vec<String>)> {
+    fn start(&self, device: &Device, ranks: &Arc<Ranks>) -> Result<(Trainer, Vec<String>)> {
         let (weights, about) = starting_weights(&self.config, device)?;
-        Ok((Trainer::start_from(&self.config, weights)?, about))
+        Ok((Trainer::start_on(&self.config, weights, ranks)?, about))
     }
 
-    fn open(&mut self) -> Result<()> {
+    fn open(&mut self, ranks: &Ranks) -> Result<()> {
         let config = &self.config;
-        let (loader, tokenizer) = open_loader(config)?;
-        let options = loader_options(config, tokenizer.as_ref());
+        let tokenizer = open_tokenizer(config)?;
+        let mut options = loader_options(config, tokenizer.as_ref());
+        if !ranks.is_first() {
+            options.progress = ProgressMode::Hidden;
+        }
+        let mut loader = Loader::open(&config.data, options.clone())?;
+        loader.set_share(ranks.share());
         let validation = (config.validate.every > 0 && !config.data.random)
             .then(|| ValidationSet::open(&config.data, &options))
             .transpose()?;

@@ -1,6 +1,8 @@
-//! In what kinds of runs differ: where batches and weights come from, and how settings are kept.
+//! What differs between pretraining and fine-tuning: where batches and weights come from, and how
+//! settings are kept.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use altiplano_data::{Batch, Tokenizer};
 use burn::tensor::Device;
@@ -12,6 +14,7 @@ use crate::config::{Change, TrainConfig};
 use crate::error::Result;
 use crate::metrics::ValidationMetrics;
 use crate::train_step::Trainer;
+use crate::world::Ranks;
 
 /// A kind of run: pretraining on a mixture, or fine-tuning on examples. The loop is the same for all.
 pub(crate) trait Task: Send {
@@ -53,14 +56,20 @@ pub(crate) trait Task: Send {
     ///
     /// # Errors
     /// When they are damaged or do not fit.
-    fn start(&self, device: &Device) -> Result<(Trainer, Vec<String>)>;
+    fn start(&self, device: &Device, ranks: &Arc<Ranks>) -> Result<(Trainer, Vec<String>)>;
 
     /// The trainer that `checkpoint` holds, whose files are already verified.
     ///
     /// # Errors
     /// When a file cannot be read or its tensors are not those of the run.
-    fn resume(&self, checkpoint: &Path, state: &TrainState, device: &Device) -> Result<Trainer> {
-        Trainer::resume(self.config(), checkpoint, state, device)
+    fn resume(
+        &self,
+        checkpoint: &Path,
+        state: &TrainState,
+        device: &Device,
+        ranks: &Arc<Ranks>,
+    ) -> Result<Trainer> {
+        Trainer::resume(self.config(), checkpoint, state, device, ranks)
     }
 
     /// Writes what other programs read of the model beside its tensors.
@@ -72,13 +81,13 @@ pub(crate) trait Task: Send {
         hugging_face::write(files, &self.config().model, tokens, self.tokenizer(), template)
     }
 
-    /// Opens what is trained on. Nothing below is called before.
+    /// Opens what is trained on, of which these ranks read their shares. Nothing below is called before.
     ///
     /// # Errors
     /// When a file cannot be read or does not fit.
-    fn open(&mut self) -> Result<()>;
+    fn open(&mut self, ranks: &Ranks) -> Result<()>;
 
-    /// The micro-batches of the next step.
+    /// The micro-batches of the next step that this rank works on.
     ///
     /// # Errors
     /// When a file cannot be read.

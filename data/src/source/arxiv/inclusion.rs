@@ -5,7 +5,8 @@ use std::ops::Range;
 use memchr::memchr2;
 
 use crate::text::tex::{
-    VerbatimFinder, control_name, environment, group_on_line, line_end, skip_blanks, takes_address,
+    VerbatimFinder, bracket_end, control_name, environment, group_end, group_on_line, line_end,
+    skip_blanks, takes_address,
 };
 
 /// Most bytes of a file's name.
@@ -20,6 +21,8 @@ pub(super) struct Inclusion {
     pub folder: String,
     /// The name as written.
     pub name: String,
+    /// A style or class, of which only the definitions count: the ending of its file.
+    pub style: Option<&'static str>,
 }
 
 /// What matters of a file when files are joined.
@@ -40,7 +43,7 @@ pub(super) struct Scan {
 /// Reads `text`, passing over comments and verbatim text.
 pub(super) fn scan(text: &str) -> Scan {
     let mut scan = Scan { end: text.len(), document_end: text.len(), ..Scan::default() };
-    let mut verbatim = VerbatimFinder::default();
+    let mut verbatim = VerbatimFinder::of(text);
     let mut at = 0;
     while let Some(length) = memchr2(b'\\', b'%', &text.as_bytes()[at..]) {
         let here = at + length;
@@ -56,7 +59,6 @@ pub(super) fn scan(text: &str) -> Scan {
             continue;
         }
         match name {
-            "documentclass" | "documentstyle" => scan.class = true,
             "begin" | "end" if document_named(text, after).is_none() => {}
             "begin" => scan.document = document_named(text, after),
             "end" => {
@@ -69,6 +71,10 @@ pub(super) fn scan(text: &str) -> Scan {
                 scan.end = here;
                 scan.document_end = scan.document_end.min(here);
                 break;
+            }
+            "usepackage" | "RequirePackage" | "documentstyle" | "documentclass" | "LoadClass" => {
+                scan.class |= name.starts_with("document");
+                scan.inclusions.extend(styles(text, name, after));
             }
             _ if takes_address(name) => at = group_on_line(text, after).unwrap_or(after),
             _ => {
@@ -114,7 +120,33 @@ fn read_inclusion(text: &str, at: usize, name: &str) -> Option<Inclusion> {
         }
         _ => return None,
     };
-    (!name.is_empty()).then_some(Inclusion { place: at..end, folder, name })
+    (!name.is_empty()).then_some(Inclusion { place: at..end, folder, name, style: None })
+}
+
+/// The styles and the class that a command asks for. They come behind it.
+fn styles(text: &str, command: &str, after: usize) -> Vec<Inclusion> {
+    let open = skip_blanks(text, after);
+    let end = bracket_end(text, open);
+    let options = end.map_or("", |end| &text[open + 1..end - 1]);
+    let open = skip_blanks(text, end.unwrap_or(open));
+    let Some(end) = group_end(text, open).filter(|end| end - open <= NAME_BYTES) else {
+        return Vec::new();
+    };
+    let ending = if matches!(command, "usepackage" | "RequirePackage") { ".sty" } else { ".cls" };
+    let names = text[open + 1..end - 1].split(',').map(|name| (name, ending));
+    // The options of the old command are styles.
+    let old = if command == "documentstyle" { options } else { "" };
+    names
+        .chain(old.split(',').map(|name| (name, ".sty")))
+        .map(|(name, ending)| (name.trim(), ending))
+        .filter(|(name, _)| !name.is_empty() && !name.contains(['\\', '#', '{', '%', '\n']))
+        .map(|(name, ending)| Inclusion {
+            place: end..end,
+            folder: String::new(),
+            name: name.to_owned(),
+            style: Some(ending),
+        })
+        .collect()
 }
 
 /// The name in `\input name`, which blanks end.
@@ -166,7 +198,7 @@ mod tests {
     fn where_the_document_begins_and_ends_is_seen() {
         let text = "\\documentclass{a}\\begin{document}x\\end{document}\\input{y}";
         let found = scan(text);
-        assert!(found.class && found.inclusions.is_empty());
+        assert!(found.class && found.inclusions.iter().all(|found| found.style.is_some()));
         let document = found.document.map(|at| &text[at..found.document_end]);
         assert_eq!(document, Some("x"));
         assert_eq!(scan("a\n  \\endinput\nb").end, 4);

@@ -6,6 +6,7 @@
 
 mod inclusion;
 mod project;
+mod styles;
 mod submission;
 
 pub use project::{SplicedTex, splice_tex};
@@ -24,7 +25,8 @@ use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
 use crate::fingerprint::modified_nanos;
-use project::decode_files;
+use crate::text::charset::{EncodingOptions, default_max_bad_bytes};
+use project::{DecodedFiles, decode_files};
 use submission::{Bounds, Files, Refusal, Submission, is_text, may_be_tex};
 
 /// How the papers lie.
@@ -49,6 +51,13 @@ pub struct ArxivSource {
     /// `archives` or `folders` (string, default `archives`).
     #[serde(default)]
     pub format: ArxivFormat,
+    /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
+    #[serde(default)]
+    pub fix_mojibake: bool,
+    /// Largest share of bytes that mean nothing in the encoding of a paper; a paper with more is
+    /// dropped as `bad_encoding` (number, 0 to 1, default 0.05).
+    #[serde(default = "default_max_bad_bytes")]
+    pub max_bad_bytes: f64,
     /// Most TeX of one paper in bytes; papers with more are counted and skipped (integer, default
     /// 64 MiB).
     #[serde(default = "default_max_record_bytes")]
@@ -72,9 +81,15 @@ impl ArxivSource {
         Self {
             paths,
             format: ArxivFormat::Archives,
+            fix_mojibake: false,
+            max_bad_bytes: default_max_bad_bytes(),
             max_record_bytes: default_max_record_bytes(),
             max_expanded_bytes: default_max_expanded_bytes(),
         }
+    }
+
+    fn encoding(&self) -> EncodingOptions {
+        EncodingOptions { fix_mojibake: false, max_bad_bytes: self.max_bad_bytes }
     }
 
     fn bounds(&self) -> Bounds {
@@ -83,8 +98,9 @@ impl ArxivSource {
 }
 
 impl SourceOptions for ArxivSource {
+    /// Version 1 took a bad byte for another encoding, and left out the authors' own macros.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {
@@ -98,6 +114,7 @@ impl SourceOptions for ArxivSource {
             let key = format!("{key}.paths");
             return Err(DataError::config(key, "an empty list", "at least one path"));
         }
+        self.encoding().validate(key)?;
         if self.max_record_bytes == 0 || self.max_record_bytes > 1 << 30 {
             return Err(DataError::config(
                 format!("{key}.max_record_bytes"),
@@ -205,12 +222,15 @@ impl ArxivSource {
                 (BTreeMap::from([(format!("{}.tex", paper.stem), content)]), 1)
             }
         };
-        let (files, encodings, lossy) = decode_files(files);
+        let DecodedFiles { texts: files, encodings, lossy, all } = decode_files(files);
+        if let Err((reason, detail)) = self.encoding().check(&all) {
+            return Ok(reject(reason, detail));
+        }
         let Some(spliced) = splice_tex(&files) else {
             let detail = format!("{count} files, none of them TeX that could be the root");
             return Ok(reject(Reason::unwanted("no_root"), detail));
         };
-        let metadata = json!({
+        let mut metadata = json!({
             "arxiv_id": paper.id,
             "yymm": paper.yymm,
             "timestamp": paper.timestamp,
@@ -222,7 +242,10 @@ impl ArxivSource {
             "n_lossy_files": lossy,
             "encodings": encodings,
         });
-        Ok(super::record::document_or_empty(
+        if let Some(metadata) = metadata.as_object_mut() {
+            all.note(metadata);
+        }
+        let record = super::record::document_or_empty(
             Document {
                 id: paper.id.clone(),
                 text: spliced.text,
@@ -233,7 +256,8 @@ impl ArxivSource {
                 ..Document::default()
             },
             offset,
-        ))
+        );
+        Ok(super::record::with_fixed_text(record, self.fix_mojibake))
     }
 }
 

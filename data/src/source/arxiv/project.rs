@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use memchr::memmem;
 
 use super::inclusion::{Inclusion, Scan, scan};
-use crate::text::charset::decode;
+use super::styles::own_definitions;
+use crate::text::charset::{Decoded, decode};
 use crate::text::tex::is_tex;
 
 /// How deep files may take in others.
@@ -37,7 +38,8 @@ pub struct SplicedTex {
 /// Joins the files of one paper, path to text: finds the root (a file with `\documentclass` or
 /// `\documentstyle` and `\begin{document}`; of several, the one that takes in the most bytes) and
 /// puts every file that it asks for with `\input`, `\include`, `\subfile` or `\import` in that
-/// place, each once and at most ten deep. None when no file can be the root.
+/// place, each once and at most ten deep; of styles and classes of their own the definitions. The
+/// root of several is the one with a `.bbl` beside it. None when no file can be the root.
 ///
 /// Nothing is read but `files`. The result is not longer than all files and a line end each.
 pub fn splice_tex(files: &BTreeMap<String, String>) -> Option<SplicedTex> {
@@ -96,7 +98,9 @@ impl Project<'_> {
                 break;
             }
             folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
-            for ending in [".tex", "", ".ltx"] {
+            let style = wanted.style.map(|ending| [ending]);
+            let endings = style.as_ref().map_or(&[".tex", "", ".ltx"][..], |ending| &ending[..]);
+            for ending in endings {
                 let path = format!("{folder}/{}/{}{ending}", wanted.folder, wanted.name);
                 let found = normalized(&path)
                     .and_then(|path| self.paths.binary_search(&path.as_str()).ok());
@@ -126,11 +130,20 @@ impl Project<'_> {
             (0..self.paths.len())
                 .filter(|&file| has_tex_name(self.paths[file]) && fits(file))
                 .take(MOST_ROOTS)
-                .map(|file| (self.reachable_bytes(file, wanted), file))
+                // The one whose bibliography was sent along is the one that was compiled.
+                .map(|file| {
+                    ((self.has_bibliography(file), self.reachable_bytes(file, wanted)), file)
+                })
                 // Of equals the first by path.
-                .max_by_key(|&(bytes, file)| (bytes, std::cmp::Reverse(file)))
+                .max_by_key(|&(weight, file)| (weight, std::cmp::Reverse(file)))
                 .map(|(_, file)| file)
         })
+    }
+
+    fn has_bibliography(&self, file: usize) -> bool {
+        let path = self.paths[file];
+        let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
+        self.paths.binary_search(&format!("{stem}.bbl").as_str()).is_ok()
     }
 
     fn reachable_bytes(&self, root: usize, wanted: &[Vec<Option<usize>>]) -> usize {
@@ -169,12 +182,21 @@ impl Splicer<'_> {
                 continue;
             }
             match *target {
+                Some(target) if inclusion.style.is_some() => {
+                    if !std::mem::replace(&mut self.used[target], true) && depth < MOST_DEPTH {
+                        self.out.push_str(&text[at..inclusion.place.start]);
+                        at = inclusion.place.end;
+                        self.add_style(target, depth + 1);
+                    }
+                }
                 Some(target) if !self.used[target] && depth < MOST_DEPTH => {
                     self.out.push_str(&text[at..inclusion.place.start]);
                     self.add(target, depth + 1);
                     at = inclusion.place.end;
                 }
                 Some(_) => {}
+                // Most styles are those of everybody.
+                None if inclusion.style.is_some() => {}
                 None => self.missing += 1,
             }
         }
@@ -183,6 +205,28 @@ impl Splicer<'_> {
         if depth > 0 && !self.out.ends_with('\n') {
             self.out.push('\n');
         }
+    }
+}
+
+impl Splicer<'_> {
+    /// Adds the macros of a style, and of those that it asks for.
+    fn add_style(&mut self, file: usize, depth: usize) {
+        for (inclusion, target) in
+            self.project.scans[file].inclusions.iter().zip(&self.wanted[file])
+        {
+            if let Some(target) = *target
+                && inclusion.style.is_some()
+                && depth < MOST_DEPTH
+                && !std::mem::replace(&mut self.used[target], true)
+            {
+                self.add_style(target, depth + 1);
+            }
+        }
+        let definitions = own_definitions(self.project.paths[file], self.project.texts[file]);
+        if !definitions.is_empty() && !self.out.ends_with('\n') {
+            self.out.push('\n');
+        }
+        self.out.push_str(&definitions);
     }
 }
 
@@ -212,37 +256,45 @@ fn has_tex_name(path: &str) -> bool {
     }
 }
 
-/// Decodes the files of a project: as UTF-8, else by the encoding that `inputenc` is told
-/// anywhere in them, else by detection. Line ends become LF. Also the encodings other than UTF-8,
-/// and how many files hold bytes that mean nothing.
-pub(super) fn decode_files(
-    files: BTreeMap<String, Vec<u8>>,
-) -> (BTreeMap<String, String>, Vec<&'static str>, u64) {
+/// The files of a paper as text.
+#[derive(Debug, Default)]
+pub(super) struct DecodedFiles {
+    /// By path, with Unix line ends.
+    pub texts: BTreeMap<String, String>,
+    /// Encodings other than UTF-8.
+    pub encodings: Vec<&'static str>,
+    /// How many files have bytes that mean nothing.
+    pub lossy: u64,
+    /// All files together, without their text.
+    pub all: Decoded,
+}
+
+/// Decodes the files of a paper, in the encoding that one of them declares for LaTeX, or else as
+/// detected.
+pub(super) fn decode_files(files: BTreeMap<String, Vec<u8>>) -> DecodedFiles {
     let declared: Vec<&str> = files.values().filter_map(|bytes| declared_encoding(bytes)).collect();
     let declared = &declared[..declared.len().min(1)];
-    let mut encodings = Vec::new();
-    let mut lossy = 0;
-    let decoded = files
-        .iter()
-        .map(|(path, bytes)| {
-            let mut decoded = decode(bytes, declared);
-            if decoded.lossy {
-                // Every byte means something there, and old papers are mostly in it.
-                let latin = decode(bytes, &["windows-1252"]);
-                lossy += 1;
-                decoded = if latin.lossy { decoded } else { latin };
-            }
-            if decoded.encoding != "UTF-8" && !encodings.contains(&decoded.encoding) {
-                encodings.push(decoded.encoding);
-            }
-            let mut text = decoded.text;
-            if text.contains('\r') {
-                text = text.replace("\r\n", "\n").replace('\r', "\n");
-            }
-            (path.clone(), text)
-        })
-        .collect();
-    (decoded, encodings, lossy)
+    let mut result = DecodedFiles::default();
+    for (path, bytes) in &files {
+        let mut decoded = decode(bytes, declared);
+        if decoded.bad_bytes > 0 && decoded.encoding != "UTF-8" {
+            // Every byte means something there, and old papers are mostly in it.
+            let latin = decode(bytes, &["windows-1252"]);
+            decoded = if latin.bad_bytes > 0 { decoded } else { latin };
+        }
+        result.lossy += u64::from(decoded.bad_bytes > 0);
+        if decoded.encoding != "UTF-8" && !result.encodings.contains(&decoded.encoding) {
+            result.encodings.push(decoded.encoding);
+        }
+        result.all.bad_bytes += decoded.bad_bytes;
+        result.all.bytes += decoded.bytes;
+        let mut text = decoded.text;
+        if text.contains('\r') {
+            text = text.replace("\r\n", "\n").replace('\r', "\n");
+        }
+        result.texts.insert(path.clone(), text);
+    }
+    result
 }
 
 /// The encoding in `\usepackage[…]{inputenc}`, as a WHATWG label.
@@ -265,6 +317,7 @@ fn declared_encoding(bytes: &[u8]) -> Option<&'static str> {
         b"koi8-u" => "koi8-u",
         b"cp866" => "ibm866",
         b"applemac" => "macintosh",
+        b"utf8" | b"utf8x" => "utf-8",
         _ => return None,
     })
 }
@@ -349,20 +402,62 @@ mod tests {
     }
 
     #[test]
+    fn macros_of_own_styles_are_in_the_text() {
+        let spliced = splice_tex(&files(&[
+            ("main.tex", "\\documentclass[a4paper]{paper}\n\\usepackage{amsmath,mine}\n\\begin{document}\\R\\end{document}"),
+            ("mine.sty", "\\ProvidesPackage{mine}\\RequirePackage{more}\n\\newcommand{\\R}{\\mathbb{R}}"),
+            ("more.sty", "\\def\\x{y}"),
+            ("amsmath.sty", "\\def\\no{x}"),
+            ("paper.cls", "\\newcommand{\\me}{X}\\def\\@y{z}"),
+        ]))
+        .unwrap();
+        assert_eq!(
+            spliced.text,
+            "\\documentclass[a4paper]{paper}\n\\newcommand{\\me}{X}\n\n\\usepackage{amsmath,mine}\n\
+             \\def\\x{y}\n\\newcommand{\\R}{\\mathbb{R}}\n\n\\begin{document}\\R\\end{document}"
+        );
+        assert_eq!((spliced.n_missing_files, spliced.root.as_str()), (0, "main.tex"));
+        let old = splice_tex(&files(&[
+            ("a.tex", "\\documentstyle[12pt,mine]{article}\\begin{document}\\R\\end{document}"),
+            ("mine.sty", "\\def\\R{r}"),
+        ]));
+        assert!(old.unwrap().text.contains("\\def\\R{r}"));
+    }
+
+    #[test]
+    fn the_root_is_the_one_with_a_bibliography() {
+        let paper =
+            |body: &str| format!("\\documentclass{{a}}\\begin{{document}}{body}\\end{{document}}");
+        let long = paper(&"A long answer to the referee. ".repeat(20));
+        let spliced = splice_tex(&files(&[
+            ("paper.tex", &paper("Paper.")),
+            ("paper.bbl", "\\begin{thebibliography}{9}\\end{thebibliography}"),
+            ("reply.tex", &long),
+        ]))
+        .unwrap();
+        assert_eq!(spliced.root, "paper.tex");
+    }
+
+    #[test]
     fn files_are_decoded_as_declared() {
         let text = b"\\usepackage[koi8-r]{inputenc} \xf0\xd2\xc9\xd7\xc5\xd4\r\n".to_vec();
         let other = b"\xcd\xc9\xd2".to_vec();
         let utf8 = "é".as_bytes().to_vec();
         let map =
             BTreeMap::from([("a".to_owned(), text), ("b".to_owned(), other), ("c".into(), utf8)]);
-        let (decoded, encodings, lossy) = decode_files(map);
+        let DecodedFiles { texts: decoded, encodings, lossy, .. } = decode_files(map);
         assert!(decoded["a"].ends_with("Привет\n"), "{decoded:?}");
         assert_eq!((decoded["b"].as_str(), decoded["c"].as_str()), ("мир", "é"));
         assert_eq!((encodings, lossy), (vec!["KOI8-R"], 0));
         let latin = b"\\documentclass{article} d\xe9j\xe0 vu \\'a la fran\xe7aise".to_vec();
-        let (decoded, _, lossy) = decode_files(BTreeMap::from([("a".to_owned(), latin)]));
-        assert!(decoded["a"].contains("déjà vu") && decoded["a"].ends_with("française"));
-        assert_eq!(lossy, 0);
+        let found = decode_files(BTreeMap::from([("a".to_owned(), latin)]));
+        let decoded = &found.texts["a"];
+        assert!(decoded.contains("déjà vu") && decoded.ends_with("française"));
+        assert_eq!(found.lossy, 0);
+        let cut = [&b"\\documentclass{a} Ce que "[..], "l’été a été déjà".as_bytes(), b"\xff\xc3"];
+        let found = decode_files(BTreeMap::from([("a".to_owned(), cut.concat())]));
+        assert!(found.texts["a"].ends_with("l’été a été déjà\u{fffd}\u{fffd}"));
+        assert_eq!((found.lossy, found.all.bad_bytes, found.encodings.len()), (1, 2, 0));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 use crate::document::Reason;
 use crate::error::DataError;
 use crate::source::archive::{ArchiveError, Capped, inner_path, read_members};
+use crate::text::charset::utf16_without_mark;
 
 /// Most files of a project that can hold TeX.
 const MOST_FILES: usize = 20_000;
@@ -15,10 +16,10 @@ const MOST_FILES: usize = 20_000;
 const BLOCK: usize = 512;
 
 /// Endings of files that are no TeX: figures, bibliographies, classes.
-const NOT_TEX: [&str; 36] = [
+const NOT_TEX: [&str; 35] = [
     "eps", "ps", "epsi", "pdf", "png", "jpg", "jpeg", "gif", "svg", "tif", "tiff", "bmp", "bib",
-    "bst", "cls", "clo", "fd", "csv", "dat", "gz", "zip", "tar", "mp4", "avi", "mov", "mpg", "py",
-    "m", "nb", "c", "f", "tfm", "pfb", "ttf", "xml", "html",
+    "bst", "clo", "fd", "csv", "dat", "gz", "zip", "tar", "mp4", "avi", "mov", "mpg", "py", "m",
+    "nb", "c", "f", "tfm", "pfb", "ttf", "xml", "html",
 ];
 
 /// The files of one paper: path and content.
@@ -169,7 +170,9 @@ pub(super) fn may_be_tex(path: &str) -> bool {
 /// Whether `content` is text rather than a figure or a program's file.
 pub(super) fn is_text(content: &[u8]) -> bool {
     let start = &content[..content.len().min(4096)];
-    let utf16 = start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]);
+    let utf16 = start.starts_with(&[0xff, 0xfe])
+        || start.starts_with(&[0xfe, 0xff])
+        || utf16_without_mark(start).is_some();
     (utf16 || !start.contains(&0)) && other_kind(start).is_none()
 }
 

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use self::names::BookName;
 use super::input::{Input, InputReader, list_inputs, pattern_below};
-use super::record::{document_or_empty, too_long};
-use super::{ReadContext, Record, RecordSink, SourceOptions};
+use super::record::{document_or_empty, too_long, with_fixed_text};
+use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, metadata_text};
 use crate::error::{DataError, Result};
-use crate::text::{charset, python};
+use crate::text::charset::{EncodingOptions, default_max_bad_bytes};
+use crate::text::python;
 
 /// How the books lie in the files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,13 @@ pub struct BooksSource {
     /// Required, because Books3 was withdrawn for copyright reasons.
     #[serde(default)]
     pub i_have_rights: bool,
+    /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
+    #[serde(default)]
+    pub fix_mojibake: bool,
+    /// For text files: largest share of bytes that mean nothing in the encoding of a book; a book
+    /// with more is dropped as `bad_encoding` (number, 0 to 1, default 0.05).
+    #[serde(default = "default_max_bad_bytes")]
+    pub max_bad_bytes: f64,
     /// Longest book in bytes; longer ones are counted and skipped (integer, default 64 MiB).
     #[serde(default = "default_max_book_bytes")]
     pub max_book_bytes: usize,
@@ -62,13 +70,25 @@ fn default_max_book_bytes() -> usize {
 impl BooksSource {
     /// The files that match `paths` in `layout`, all else at its default.
     pub fn new(paths: Vec<PathBuf>, layout: BooksLayout) -> Self {
-        Self { paths, layout, i_have_rights: false, max_book_bytes: default_max_book_bytes() }
+        Self {
+            paths,
+            layout,
+            i_have_rights: false,
+            fix_mojibake: false,
+            max_bad_bytes: default_max_bad_bytes(),
+            max_book_bytes: default_max_book_bytes(),
+        }
+    }
+
+    fn encoding(&self) -> EncodingOptions {
+        EncodingOptions { fix_mojibake: false, max_bad_bytes: self.max_bad_bytes }
     }
 }
 
 impl SourceOptions for BooksSource {
+    /// Version 1 took a bad byte for another encoding.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {
@@ -90,6 +110,7 @@ impl SourceOptions for BooksSource {
                  that you have the rights to use the books in these files",
             ));
         }
+        self.encoding().validate(key)?;
         if self.max_book_bytes == 0 || self.max_book_bytes > 1 << 30 {
             let key = format!("{key}.max_book_bytes");
             return Err(DataError::config(key, self.max_book_bytes, "1 to 1073741824"));
@@ -111,6 +132,7 @@ impl SourceOptions for BooksSource {
     }
 
     fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()> {
+        let sink: RecordSink<'_> = &mut |record| sink(with_fixed_text(record, self.fix_mojibake));
         let name = InputReader::uncompressed_name(&context.input.name);
         let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
         match (self.layout, extension.as_str()) {
@@ -151,7 +173,13 @@ impl BooksSource {
     fn book(&self, source: &str, name: &BookName, bytes: &[u8], offset: u64) -> Record {
         let declared = names::declared_encoding(bytes);
         let labels: Vec<&str> = declared.as_deref().into_iter().collect();
-        let decoded = charset::decode(bytes, &labels);
+        let decoded = match self.encoding().decode(bytes, &labels) {
+            Ok(decoded) => decoded,
+            Err((reason, detail)) => {
+                let (bytes, detail) = (bytes.len() as u64, format!("{}: {detail}", name.stem));
+                return Record::Rejected(Rejection { reason, offset, bytes, detail });
+            }
+        };
         let number = match self.layout {
             BooksLayout::Books3 => None,
             _ => name.number.or_else(|| names::number_in_header(&decoded.text)),
@@ -159,9 +187,7 @@ impl BooksSource {
         let mut metadata = serde_json::Map::new();
         metadata.insert("encoding".into(), decoded.encoding.into());
         metadata.insert("n_words".into(), python::split(&decoded.text).count().into());
-        if decoded.lossy {
-            metadata.insert("bad_bytes".into(), true.into());
-        }
+        decoded.note(&mut metadata);
         if self.layout == BooksLayout::Books3 {
             metadata.insert("title".into(), name.stem.clone().into());
         }

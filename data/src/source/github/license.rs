@@ -11,6 +11,14 @@ use aho_corasick::{AhoCorasick, MatchKind};
 /// The license is not known, or none is given.
 pub const UNKNOWN: &str = "unknown";
 
+/// Takes the right to sell away from whatever license it stands before.
+const COMMONS_CLAUSE: &str = "commons-clause";
+/// Nobody else may use the file.
+const PROPRIETARY: &str = "proprietary";
+
+/// Bytes of the top of a file in which its own notice is looked for.
+const NOTICE_BYTES: usize = 4096;
+
 /// Bytes of a license file that are looked at.
 const TEXT_BYTES: usize = 64 << 10;
 /// Longest SPDX expression.
@@ -18,7 +26,8 @@ const TAG_BYTES: usize = 100;
 
 /// Wording and the license it begins. Of several the first in the text counts: licenses name
 /// others further down.
-const WORDINGS: [(&str, &str); 59] = [
+const WORDINGS: [(&str, &str); 60] = [
+    ("commons clause license condition", COMMONS_CLAUSE),
     (
         "permission is hereby granted free of charge to any person obtaining a copy of this \
          software",
@@ -85,7 +94,9 @@ const WORDINGS: [(&str, &str); 59] = [
 ];
 
 /// Identifiers that reports name; all others are counted together.
-const OTHERS: [&str; 25] = [
+const OTHERS: [&str; 27] = [
+    COMMONS_CLAUSE,
+    PROPRIETARY,
     "bzip2-1.0.6",
     "bsd-2-clause",
     "bsd-3-clause",
@@ -125,6 +136,9 @@ pub fn detect_license(text: &str) -> &'static str {
     let found = DETECTOR.as_ref().and_then(|detector| detector.find(&plain));
     let Some(found) = found else { return UNKNOWN };
     let has = |wording: &str| plain.contains(wording);
+    if has("commons clause") {
+        return COMMONS_CLAUSE;
+    }
     match WORDINGS[found.pattern().as_usize()].1 {
         "mit" if has("permission is hereby granted") && !has("this permission notice") => "mit-0",
         "bsd" if has("the origin of this software must not be misrepresented") => "bzip2-1.0.6",
@@ -138,6 +152,91 @@ pub fn detect_license(text: &str) -> &'static str {
         "isc" => "0bsd",
         name => name,
     }
+}
+
+/// Names of licenses in notices, which do not quote the license: the first that is there counts.
+const NOTICES: [(&str, &str); 22] = [
+    ("commons clause", COMMONS_CLAUSE),
+    ("unauthorized copying", PROPRIETARY),
+    ("proprietary and confidential", PROPRIETARY),
+    ("confidential and proprietary", PROPRIETARY),
+    ("gnu affero general public license", "agpl-3.0"),
+    ("gnu lesser general public license", "lgpl"),
+    ("gnu library general public license", "lgpl-2.0"),
+    ("gnu general public license", "gpl"),
+    ("gnu gpl", "gpl"),
+    ("gplv2", "gpl-2.0"),
+    ("gpl v2", "gpl-2.0"),
+    ("gplv3", "gpl-3.0"),
+    ("gpl v3", "gpl-3.0"),
+    ("under the gpl", "gpl"),
+    ("under the lgpl", "lgpl"),
+    ("mozilla public license", "mpl-2.0"),
+    ("eclipse public license", "epl-2.0"),
+    ("under the apache license", "apache-2.0"),
+    ("under the mit license", "mit"),
+    ("under mit license", "mit"),
+    ("the mit license", "mit"),
+    ("licensed under mit", "mit"),
+];
+
+/// The license that the notice at the top of a source file names, whatever the repository around it
+/// is under: its SPDX tag, or the wording of the comments before its first code.
+pub fn own_license(text: &str) -> Option<String> {
+    if let Some(tag) = spdx_tag(text) {
+        return Some(tag);
+    }
+    let comments = leading_comments(text);
+    if comments.is_empty() {
+        return None;
+    }
+    let known = detect_license(comments);
+    if known != UNKNOWN {
+        return Some(known.to_owned());
+    }
+    let plain = plain_words(comments);
+    let found = NOTICES.iter().find(|(wording, _)| plain.contains(wording));
+    found.map(|&(_, name)| name.to_owned())
+}
+
+/// The comments that `text` begins with, near enough: a line that is none ends them.
+fn leading_comments(text: &str) -> &str {
+    let head = &text[..text.floor_char_boundary(NOTICE_BYTES)];
+    let mut inside: Option<&str> = None;
+    let mut end = 0;
+    for line in head.split_inclusive('\n') {
+        let words = line.trim_start_matches('\u{feff}').trim();
+        match inside {
+            Some(close) if words.contains(close) => inside = None,
+            Some(_) => {}
+            None => {
+                let blocks = [
+                    ("/*", "*/"),
+                    ("<!--", "-->"),
+                    ("\"\"\"", "\"\"\""),
+                    ("'''", "'''"),
+                    ("(*", "*)"),
+                    ("{-", "-}"),
+                    ("=begin", "=end"),
+                    ("<#", "#>"),
+                    ("--[[", "]]"),
+                ];
+                let block = blocks.iter().find(|(open, _)| words.starts_with(open));
+                let mark =
+                    ["//", "#", "--", ";", "%", "!", "REM", "rem", "::", "<?", "<!", "..", "'"];
+                match block {
+                    Some((open, close)) => {
+                        inside = (!words[open.len()..].contains(close)).then_some(close);
+                    }
+                    None if words.is_empty() || mark.iter().any(|mark| words.starts_with(mark)) => {
+                    }
+                    None => break,
+                }
+            }
+        }
+        end += line.len();
+    }
+    &head[..end]
 }
 
 /// `text` in lower case, everything but letters and digits made one space.
@@ -287,6 +386,32 @@ mod tests {
         assert_eq!(tag.as_deref(), Some("(gpl-2.0+ or bsd-3-clause)"));
         assert_eq!(spdx_tag("<!-- SPDX-License-Identifier: MIT -->").as_deref(), Some("mit"));
         assert_eq!(spdx_tag("no tag"), None);
+    }
+
+    #[test]
+    fn a_file_may_have_a_license_of_its_own() {
+        for (text, expected) in [
+            ("// SPDX-License-Identifier: MIT\nint x;", Some("mit")),
+            (
+                "/* This is free software under the GNU General Public License. */\nint x;",
+                Some("gpl"),
+            ),
+            ("# Licensed under the Apache License, Version 2.0\nx = 1", Some("apache-2.0")),
+            ("\"\"\"Released under the MIT license.\"\"\"\nx = 1", Some("mit")),
+            (
+                "/*\n * \"Commons Clause\" License Condition v1.0\n * Apache License, Version 2.0\n */",
+                Some("commons-clause"),
+            ),
+            ("// Unauthorized copying of this file is prohibited.\nint x;", Some("proprietary")),
+            ("// Copyright 2020 A\nint x;", None),
+            ("static const char *text = \"GNU General Public License\";", None),
+            ("x = 1\n# GNU General Public License\n", None),
+        ] {
+            assert_eq!(own_license(text).as_deref(), expected, "{text}");
+        }
+        let clause = "\"Commons Clause\" License Condition v1.0\n\nThe Software is provided under \
+            the Apache License, Version 2.0";
+        assert_eq!(detect_license(clause), "commons-clause");
     }
 
     #[test]

@@ -15,12 +15,14 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::input::{Input, list_inputs, pattern_below};
+use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::record::too_long;
+use super::record::with_fixed_text;
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
-use license::UNKNOWN;
+use crate::text::charset::{EncodingOptions, REPAIRED_ENCODING, default_max_bad_bytes};
+use license::{UNKNOWN, own_license};
 
 /// How the files lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ pub enum GithubFormat {
     Jsonl,
     /// A row is a file.
     Parquet,
-    /// A file is a repository: `.tar`, `.tar.gz` or `.tar.zst`.
+    /// A file is a repository: `.tar`, `.tar.gz`, `.tgz`, `.tar.zst` or `.zip`.
     Repositories,
 }
 
@@ -46,9 +48,16 @@ pub struct GithubSource {
     /// Path patterns (list of strings), relative to the configuration: `*`, `?`, `[ab]`, `{a,b}`
     /// and `**` for any depth. `jsonl` may end in `.gz` or `.zst`.
     pub paths: Vec<PathBuf>,
-    /// `jsonl`, `parquet` or `repositories` (string, default `jsonl`).
+    /// `jsonl`, `parquet` or `repositories` (string, default: as each file begins).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<GithubFormat>,
+    /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
     #[serde(default)]
-    pub format: GithubFormat,
+    pub fix_mojibake: bool,
+    /// For `repositories`: largest share of bytes that mean nothing in the encoding of a file; a
+    /// file with more is not text (number, 0 to 1, default 0.05).
+    #[serde(default = "default_max_bad_bytes")]
+    pub max_bad_bytes: f64,
     /// Longest record, or file of a repository, in bytes; longer ones are counted and skipped
     /// (integer, default 16 MiB).
     #[serde(default = "default_max_record_bytes")]
@@ -71,16 +80,25 @@ impl GithubSource {
     pub fn new(paths: Vec<PathBuf>, format: GithubFormat) -> Self {
         Self {
             paths,
-            format,
+            format: Some(format),
+            fix_mojibake: false,
+            max_bad_bytes: default_max_bad_bytes(),
             max_record_bytes: default_max_record_bytes(),
             max_expanded_bytes: default_max_expanded_bytes(),
         }
     }
 }
 
+impl GithubSource {
+    fn encoding(&self) -> EncodingOptions {
+        EncodingOptions { fix_mojibake: false, max_bad_bytes: self.max_bad_bytes }
+    }
+}
+
 impl SourceOptions for GithubSource {
+    /// Version 1 took a bad byte for another encoding.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {
@@ -94,6 +112,7 @@ impl SourceOptions for GithubSource {
             let key = format!("{key}.paths");
             return Err(DataError::config(key, "an empty list", "at least one path"));
         }
+        self.encoding().validate(key)?;
         if self.max_record_bytes == 0 || self.max_record_bytes > 1 << 30 {
             return Err(DataError::config(
                 format!("{key}.max_record_bytes"),
@@ -112,12 +131,29 @@ impl SourceOptions for GithubSource {
     }
 
     fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()> {
-        match self.format {
+        let sink: RecordSink<'_> = &mut |record| sink(with_fixed_text(record, self.fix_mojibake));
+        let format = match self.format {
+            Some(format) => format,
+            None => format_by_content(&context.input.path)?,
+        };
+        match format {
             GithubFormat::Jsonl => rows::read_jsonl(self, context, sink),
             GithubFormat::Parquet => rows::read_parquet(self, context, sink),
             GithubFormat::Repositories => tarball::read(self, context, sink),
         }
     }
+}
+
+/// How the files lie in the file, by its beginning.
+fn format_by_content(path: &Path) -> Result<GithubFormat> {
+    let mut reader = InputReader::open(path)?;
+    let start = reader.fill()?;
+    let archive = start.starts_with(b"PK\x03\x04") || start.get(257..262) == Some(b"ustar");
+    Ok(match start {
+        [b'P', b'A', b'R', b'1', ..] => GithubFormat::Parquet,
+        _ if archive => GithubFormat::Repositories,
+        _ => GithubFormat::Jsonl,
+    })
 }
 
 /// One file of source code, before it is a document.
@@ -130,6 +166,8 @@ struct CodeFile {
     license: Option<String>,
     lang: Option<String>,
     copies: Option<u64>,
+    /// Share of the bytes that mean nothing in the encoding.
+    repaired: Option<f64>,
     /// Whether the dump says that it is not text.
     binary: bool,
     /// Where the record lies: a byte offset or a row.
@@ -159,7 +197,9 @@ impl CodeFile {
             (Some(repo), None, Some(path)) => format!("{repo}:{path}"),
             _ => hash.clone(),
         };
-        let license = self.license.unwrap_or_else(|| UNKNOWN.to_owned());
+        // What a file says of itself counts more than what is around it.
+        let own = own_license(&self.content);
+        let license = own.or(self.license).unwrap_or_else(|| UNKNOWN.to_owned());
         let mut metadata = Map::new();
         let mut set = |key: &str, value: Option<Value>| {
             value.map(|value| metadata.insert(key.to_owned(), value));
@@ -174,6 +214,7 @@ impl CodeFile {
         set("license", Some(license.into()));
         set("size", Some(bytes.into()));
         set("content_md5", Some(hash.into()));
+        set(REPAIRED_ENCODING, self.repaired.map(Value::from));
         Record::Document(Document {
             id,
             text: self.content,

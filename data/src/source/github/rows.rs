@@ -99,7 +99,18 @@ fn parse_line(
         Value::String(digits) => digits.parse().ok(),
         other => other.as_u64(),
     });
-    let file = CodeFile { content, path, repo_name, commit, license, lang, copies, binary, offset };
+    let file = CodeFile {
+        content,
+        path,
+        repo_name,
+        commit,
+        license,
+        lang,
+        copies,
+        binary,
+        offset,
+        repaired: None,
+    };
     file.into_record(context.source, config.max_record_bytes)
 }
 
@@ -203,6 +214,7 @@ fn parse_row(
     };
     let license = columns.get(LICENSE[0]).and_then(|column| licenses(column, index));
     let file = CodeFile {
+        repaired: None,
         content,
         path: text(&PATH),
         repo_name: text(&REPO_NAME),

@@ -1,22 +1,24 @@
-//! Repositories in tar archives.
+//! Repositories in tar archives and zip files.
 //!
 //! An archive is read twice: first for the licenses, which may lie after the files they cover,
 //! then for the files. Memory holds one file at a time.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufReader, Read};
 
-use super::license::{UNKNOWN, detect_license, is_license_file, manifest_license, spdx_tag};
+use zip::ZipArchive;
+
+use super::license::{UNKNOWN, detect_license, is_license_file, manifest_license};
 use super::{CodeFile, GithubSource, is_binary};
 use crate::document::Reason;
 use crate::error::{DataError, Result};
 use crate::source::archive::{
-    ArchiveError, Capped, MemberVisitor, Stream, inner_path, read_members,
+    ArchiveError, Capped, Member, MemberVisitor, Stream, inner_path, read_members,
 };
 use crate::source::input::InputReader;
 use crate::source::record::too_long;
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
-use crate::text::charset::decode;
 
 /// Bytes of a license file that are read.
 const LICENSE_BYTES: u64 = 256 << 10;
@@ -68,19 +70,22 @@ pub(super) fn read(
         }
         let mut content = Vec::new();
         body.read_to_end(&mut content)?;
-        let decoded = decode(&content, &[]);
-        if is_binary(&content) || decoded.lossy {
-            let detail = "not text".to_owned();
-            return Ok(sink(reject(Reason::unwanted("binary"), detail))?);
-        }
+        let decoded = match config.encoding().decode(&content, &[]) {
+            Ok(decoded) if !is_binary(decoded.text.as_bytes()) => decoded,
+            _ => {
+                let detail = "not text".to_owned();
+                return Ok(sink(reject(Reason::unwanted("binary"), detail))?);
+            }
+        };
         let path = path.strip_prefix(&repository.top).unwrap_or(&path).to_owned();
-        let license = spdx_tag(&decoded.text).or_else(|| repository.license_of(&path));
+        let license = repository.license_of(&path);
         let file = CodeFile {
-            content: decoded.text,
             license,
             path: Some(path),
             repo_name: Some(repository.name.clone()),
             commit: repository.commit.clone(),
+            repaired: (decoded.bad_bytes > 0).then(|| decoded.bad_share()),
+            content: decoded.text,
             offset: member.offset,
             ..CodeFile::default()
         };
@@ -175,10 +180,56 @@ impl Repository {
     }
 }
 
+/// As [`walk`], of a zip file. Git writes the commit as its comment.
+fn walk_zip(
+    config: &GithubSource,
+    context: &ReadContext<'_>,
+    bytes_read: &dyn Fn(u64),
+    visit: MemberVisitor<'_>,
+) -> Result<std::result::Result<Option<String>, String>> {
+    let path = &context.input.path;
+    let damaged =
+        |offset: u64, reason: String| DataError::Archive { path: path.clone(), offset, reason };
+    let file = File::open(path).map_err(DataError::io(path))?;
+    let mut archive = ZipArchive::new(BufReader::new(file))
+        .map_err(|error| damaged(context.input.bytes, error.to_string()))?;
+    let comment = String::from_utf8_lossy(archive.comment()).into_owned();
+    let mut expanded = 0u64;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(|error| damaged(0, error.to_string()))?;
+        if !entry.is_file() {
+            continue;
+        }
+        let member = Member {
+            // A name that is no text is no path either.
+            path: entry.name().map(|name| name.into_owned()).unwrap_or_default(),
+            bytes: entry.size(),
+            offset: entry.data_start().unwrap_or(0),
+            modified: 0,
+        };
+        expanded = expanded.saturating_add(member.bytes);
+        if expanded > config.max_expanded_bytes {
+            let bound = config.max_expanded_bytes;
+            return Ok(Err(format!("more than {bound} bytes, see max_expanded_bytes")));
+        }
+        // The length is a claim.
+        let mut body = (&mut entry).take(member.bytes);
+        match visit(&member, &mut body) {
+            Ok(()) => {}
+            Err(ArchiveError::Other(error)) => return Err(error),
+            Err(ArchiveError::Damaged { reason, .. }) => {
+                return Err(damaged(member.offset, reason));
+            }
+        }
+    }
+    bytes_read(context.input.bytes);
+    Ok(Ok((!comment.is_empty()).then_some(comment)))
+}
+
 /// `owner/name` from a file name like `owner/name.tar.gz`.
 fn repository_name(input: &str) -> String {
     let mut name = InputReader::uncompressed_name(input);
-    for ending in [".tgz", ".tar"] {
+    for ending in [".tgz", ".tar", ".zip"] {
         name = name.strip_suffix(ending).unwrap_or(name);
     }
     name.to_owned()
@@ -193,6 +244,9 @@ fn walk(
 ) -> Result<std::result::Result<Option<String>, String>> {
     let path = &context.input.path;
     let mut reader = InputReader::open(path)?;
+    if reader.fill()?.starts_with(b"PK\x03\x04") {
+        return walk_zip(config, context, bytes_read, visit);
+    }
     let stream = Stream::new(&mut reader, bytes_read);
     let mut capped = Capped::new(stream, config.max_expanded_bytes);
     let result = read_members(&mut capped, visit);

@@ -37,7 +37,7 @@ fn zstd() -> WriterPropertiesBuilder {
 /// Of records of at most a thousand bytes, so that a page is large when it is not for one record.
 fn text_source(path: &Path) -> TextSource {
     TextSource {
-        format: TextFormat::Parquet,
+        format: Some(TextFormat::Parquet),
         max_record_bytes: 1000,
         ..TextSource::files(vec![path.to_owned()])
     }

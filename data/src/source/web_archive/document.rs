@@ -6,6 +6,7 @@ use super::records::Headers;
 use crate::document::{Document, metadata_text};
 use crate::source::record::document_or_empty;
 use crate::source::{Input, Record, Rejection};
+use crate::text::charset::EncodingOptions;
 use crate::text::html::HtmlOptions;
 
 /// Where a record comes from.
@@ -16,9 +17,16 @@ pub(super) struct Origin<'a> {
     pub input: &'a Input,
     /// How HTML becomes text.
     pub html: &'a HtmlOptions,
+    /// What becomes of text whose encoding is damaged.
+    pub encoding: EncodingOptions,
     /// Most bytes of a decompressed page.
     pub most_bytes: usize,
 }
+
+/// Key of the metadata of pages whose record had a wrong `Content-Length`.
+pub(super) const BAD_LENGTH: &str = "bad_content_length";
+/// Key of the metadata of pages whose compressed body was cut or damaged.
+pub(super) const CUT_BODY: &str = "cut_body";
 
 /// The document of a page, with the metadata that cc_net writes: segment, length, lines, date and
 /// domain. `fill` adds the metadata of its own kind of record and returns the text.
@@ -26,7 +34,7 @@ pub(super) fn document(
     origin: &Origin<'_>,
     headers: &Headers,
     offset: u64,
-    number: u64,
+    place: &str,
     bytes: u64,
     fill: impl FnOnce(&mut Map<String, Value>) -> String,
 ) -> Record {
@@ -48,7 +56,7 @@ pub(super) fn document(
         metadata.insert("source_domain".into(), domain(url).into());
     }
     let document = Document {
-        id: format!("{}/{number:06}", origin.input.name),
+        id: format!("{}/{place}", origin.input.name),
         text,
         source: origin.source.to_owned(),
         url,

@@ -13,6 +13,12 @@ use crate::document::Reason;
 const BAD_HTTP: Reason = Reason::broken("bad_http");
 /// The body is compressed in a way that cannot be read, or damaged.
 const BAD_ENCODING: Reason = Reason::broken("content_encoding");
+/// Stands for the encoding that a body has without a header that says so.
+const UNSAID: &str = "unsaid";
+/// Bytes of a brotli body that are read together.
+const BROTLI_BUFFER: usize = 1 << 12;
+const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// An HTTP response with its encodings undone.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub(super) struct Response<'a> {
     pub content_type: String,
     /// The body.
     pub body: Cow<'a, [u8]>,
+    /// The compressed body was cut or damaged; this is its readable part.
+    pub cut: bool,
 }
 
 impl<'a> Response<'a> {
@@ -52,13 +60,15 @@ impl<'a> Response<'a> {
         }
         // The encoding applied last is undone first.
         let encodings = headers.get("Content-Encoding").unwrap_or_default().to_ascii_lowercase();
-        for encoding in encodings.rsplit(',').map(str::trim).take(4) {
-            if let Some(plain) = decompress(encoding, &body, most_bytes)? {
+        let mut cut = false;
+        for encoding in encodings.rsplit(',').map(str::trim).take(4).chain([UNSAID]) {
+            if let Some((plain, whole)) = decompress(encoding, &body, most_bytes)? {
                 body = Cow::Owned(plain);
+                cut |= !whole;
             }
         }
         let content_type = headers.get("Content-Type").unwrap_or_default().to_owned();
-        Ok(Self { status, content_type, body })
+        Ok(Self { status, content_type, body, cut })
     }
 }
 
@@ -85,12 +95,14 @@ fn lists(headers: &Headers, name: &str, wanted: &str) -> bool {
 }
 
 /// A chunked body in one piece; what there is of one that ends early; `None` when it is not
-/// chunked.
+/// chunked, though a header says so: a first line that happens to be a number is followed by
+/// something else than as many bytes and a line end.
 fn dechunk(body: &[u8]) -> Option<Vec<u8>> {
     let mut whole = Vec::with_capacity(body.len());
     let mut rest = body;
     let mut first = true;
     loop {
+        let before = rest;
         let size = take_line(&mut rest).and_then(|line| {
             let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
             let digits = std::str::from_utf8(digits).ok()?;
@@ -99,49 +111,65 @@ fn dechunk(body: &[u8]) -> Option<Vec<u8>> {
             hexadecimal.then(|| usize::from_str_radix(digits, 16).ok()).flatten()
         });
         let Some(size) = size else {
+            // A body that goes on without chunks keeps what it goes on with.
+            whole.extend_from_slice(before);
             return (!first).then_some(whole);
         };
-        first = false;
         let count = size.min(rest.len());
+        let follows = &rest[count..];
+        let ends = follows.is_empty() || follows.starts_with(b"\r\n") || follows.starts_with(b"\n");
+        // A lone line feed is nobody's end of a size that is not right.
+        let strict = before[..before.len() - rest.len()].ends_with(b"\r\n");
+        if first && (!ends || size > rest.len() && !strict) {
+            return None;
+        }
+        first = false;
         whole.extend_from_slice(&rest[..count]);
-        rest = &rest[count..];
+        rest = follows;
         if size == 0 || rest.is_empty() {
+            return Some(whole);
+        }
+        if !ends {
+            whole.extend_from_slice(rest);
             return Some(whole);
         }
         take_line(&mut rest);
     }
 }
 
-/// `body` decompressed, or `None` when it is not compressed.
+/// `body` decompressed, and whether it was whole; `None` when it is not compressed. Of a body that is
+/// cut or damaged the part before the damage counts.
 fn decompress(
     encoding: &str,
     body: &[u8],
     most_bytes: usize,
-) -> Result<Option<Vec<u8>>, (Reason, String)> {
+) -> Result<Option<(Vec<u8>, bool)>, (Reason, String)> {
     let mut decoder: Box<dyn Read + '_> = match encoding {
-        "gzip" | "x-gzip" if body.starts_with(&[0x1f, 0x8b]) => Box::new(MultiGzDecoder::new(body)),
-        "gzip" | "x-gzip" | "" | "identity" => return Ok(None),
-        // Meant is zlib; many servers send it without its header.
-        "deflate" if is_zlib(body) => Box::new(ZlibDecoder::new(body)),
-        "deflate" if begins_as_text(body) => return Ok(None),
-        "deflate" => Box::new(DeflateDecoder::new(body)),
-        "zstd" if body.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) => Box::new(
+        // The header may be wrong about the way, but not what the body begins with.
+        _ if body.starts_with(&GZIP_MAGIC) => Box::new(MultiGzDecoder::new(body)),
+        _ if body.starts_with(&ZSTD_MAGIC) => Box::new(
             zstd::stream::read::Decoder::new(body)
                 .map_err(|error| (BAD_ENCODING, error.to_string()))?,
         ),
-        "zstd" => return Ok(None),
+        UNSAID | "gzip" | "x-gzip" | "zstd" | "" | "identity" => return Ok(None),
+        // Meant is zlib; many servers send it without its header.
+        "deflate" if is_zlib(body) => Box::new(ZlibDecoder::new(body)),
         // Crawlers that name an encoding they have undone send text.
         _ if begins_as_text(body) => return Ok(None),
+        "deflate" => Box::new(DeflateDecoder::new(body)),
+        "br" => Box::new(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER)),
         _ => return Err((BAD_ENCODING, format!("{encoding:?} is not supported"))),
     };
     let mut plain = Vec::new();
     let limit = most_bytes as u64 + 1;
-    match decoder.by_ref().take(limit).read_to_end(&mut plain) {
-        Ok(_) if plain.len() > most_bytes => {
-            let detail = format!("a compressed page of more than {most_bytes} bytes");
-            Err((Reason::TOO_LONG, detail))
-        }
-        Ok(_) => Ok(Some(plain)),
+    let result = decoder.by_ref().take(limit).read_to_end(&mut plain);
+    if plain.len() > most_bytes {
+        let detail = format!("a compressed page of more than {most_bytes} bytes");
+        return Err((Reason::TOO_LONG, detail));
+    }
+    match result {
+        Ok(_) => Ok(Some((plain, true))),
+        Err(_) if !plain.is_empty() => Ok(Some((plain, false))),
         Err(error) => Err((BAD_ENCODING, format!("{encoding}: {error}"))),
     }
 }
@@ -217,6 +245,19 @@ mod tests {
         assert_eq!(body(chunked, &whole[..20]).unwrap(), b"Wikipedi");
         // The crawler has undone it, or the size is nonsense.
         assert_eq!(body(chunked, b"<p>plain").unwrap(), b"<p>plain");
+        for plain in
+            [&b"2020\nwas a year of many things"[..], b"face\r\nto face", b"12\r\nshort\r\n"]
+        {
+            let cut = plain == b"12\r\nshort\r\n" || plain.starts_with(b"face");
+            let expected = if cut {
+                &plain[plain.iter().position(|b| *b == b'\n').unwrap() + 1..]
+            } else {
+                plain
+            };
+            assert_eq!(body(chunked, plain).unwrap(), expected);
+        }
+        assert_eq!(body(chunked, b"4\r\nWikipedia").unwrap(), b"4\r\nWikipedia");
+        assert_eq!(body(chunked, b"4\r\nWiki\r\n<p>more").unwrap(), b"Wiki<p>more");
         assert_eq!(body(chunked, b"ffffffffffffffffff\r\nx").unwrap(), b"ffffffffffffffffff\r\nx");
         assert_eq!(body(chunked, b"ffffffff\r\nx").unwrap(), b"x");
         assert_eq!(body(chunked, b"+4\r\nWiki").unwrap(), b"+4\r\nWiki");
@@ -240,8 +281,27 @@ mod tests {
         for undone in ["gzip", "deflate", "br", "identity"] {
             assert_eq!(with(undone, text).unwrap(), text, "{undone}");
         }
-        assert!(with("br", &[0x8b, 0x02, 0x80]).unwrap_err().contains("not supported"));
-        assert!(with("gzip", &gzip(text)[..20]).unwrap_err().starts_with("content_encoding"));
+        assert!(with("compress", &[0x1f, 0x9d, 0x80]).unwrap_err().contains("not supported"));
+        assert!(with("br", &[0x8b, 0x02, 0x01]).unwrap_err().starts_with("content_encoding"));
+        // What the encoder of Node.js makes of the text.
+        let brotli = b"\x1b\x21\x00\xf8\x1d\x07\x6e\xec\x1a\xa0\x57\x60\xcd\x9a\x85\xa7\x8c\
+            \x4e\xfb\xbc\xc1\xcd\x49\x90\x36\xbc\x58\x2a\x02\x40\x63\xcb\x3d\x00";
+        assert_eq!(with("br", brotli).unwrap(), text);
+        // No header, another one's name, and a body that is cut.
+        assert_eq!(body("", &gzip(text)).unwrap(), text);
+        assert_eq!(with("br", &gzip(text)).unwrap(), text);
+        let long: Vec<u8> =
+            (0..300u32).flat_map(|n| (n * 7919 % 1000).to_string().into_bytes()).collect();
+        for whole in [gzip(&long), zstd::encode_all(&long[..], 3).unwrap()] {
+            let cut = &whole[..whole.len() - 30];
+            match with("gzip", cut) {
+                Ok(part) => assert!(!part.is_empty() && long.starts_with(&part)),
+                // A Zstandard block is whole or not there.
+                Err(error) => assert!(error.starts_with("content_encoding"), "{error}"),
+            }
+        }
+        let block = [b"HTTP/1.1 200 OK\r\n\r\n", &gzip(&long)[..300]].concat();
+        assert!(Response::parse(&block, 10_000).unwrap().cut);
         let bomb = gzip(&vec![b'a'; 1 << 20]);
         assert!(with("gzip", &bomb).unwrap_err().starts_with("too_long"));
         assert_eq!(with("gzip", &gzip(&[b'a'; 1000])).unwrap().len(), 1000);

@@ -25,7 +25,7 @@ const PROOF_BYTES: usize = 4096;
 /// Compressed bytes that must be enough for them.
 const PROOF_INPUT_BYTES: u64 = 1 << 16;
 /// Bytes at the beginning of a member that are decoded together.
-pub(super) const LOOK_AHEAD: usize = 64;
+const LOOK_AHEAD: usize = 64;
 
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -81,6 +81,12 @@ pub(super) struct Members {
     output: Vec<u8>,
     /// The part of `output` that is not used yet.
     ready: std::ops::Range<usize>,
+    /// Bytes that were given back, read before `ready`.
+    returned: Vec<u8>,
+    /// How many of them are read.
+    returned_read: usize,
+    /// Bytes of the member that were used.
+    used: u64,
     /// Offset of the member that is being decoded, or was last.
     member: u64,
     inside: bool,
@@ -110,6 +116,9 @@ impl Members {
             at_end: false,
             output: vec![0; OUTPUT_BYTES],
             ready: 0..0,
+            returned: Vec::new(),
+            returned_read: 0,
+            used: 0,
             member: 0,
             inside: false,
             fresh: false,
@@ -138,7 +147,8 @@ impl Members {
             Compression::Gzip
         } else if start.starts_with(&ZSTD_MAGIC) || is_skippable_frame(start) {
             Compression::Zstd
-        } else if text.starts_with(RECORD_MAGIC) || text.is_empty() {
+        } else if text.starts_with(RECORD_MAGIC) || text.starts_with(b"filedesc") || text.is_empty()
+        {
             Compression::None
         } else {
             match ending.as_deref().and_then(|ending| ending.to_str()) {
@@ -151,12 +161,35 @@ impl Members {
 
     /// Decompressed bytes that are ready.
     pub fn available(&self) -> &[u8] {
-        &self.output[self.ready.clone()]
+        match &self.returned[self.returned_read..] {
+            [] => &self.output[self.ready.clone()],
+            returned => returned,
+        }
+    }
+
+    /// Where [`Members::available`] begins: the offset of the member in the file, and its own in the
+    /// decompressed member.
+    pub fn place(&self) -> (u64, u64) {
+        (self.member, self.used)
+    }
+
+    /// Whether the file is compressed.
+    pub fn is_compressed(&self) -> bool {
+        !matches!(self.codec, Codec::Plain)
+    }
+
+    /// Gives back the last bytes that were used: they are read again.
+    pub fn push_back(&mut self, bytes: &[u8]) {
+        let mut returned = bytes.to_vec();
+        returned.extend_from_slice(&self.returned[self.returned_read..]);
+        self.returned = returned;
+        self.returned_read = 0;
+        self.used = self.used.saturating_sub(bytes.len() as u64);
     }
 
     /// Whether [`Members::available`] begins with the first byte of a member.
     pub fn at_member_start(&self) -> bool {
-        self.fresh
+        self.fresh && self.returned_read == self.returned.len()
     }
 
     /// Offset in the file of the member the available bytes belong to.
@@ -166,6 +199,11 @@ impl Members {
 
     /// Marks `count` of the available bytes as used.
     pub fn consume(&mut self, count: usize) {
+        self.used += count as u64;
+        if self.returned_read < self.returned.len() {
+            self.returned_read += count;
+            return;
+        }
         self.ready.start += count;
         self.fresh &= count == 0;
     }
@@ -183,6 +221,11 @@ impl Members {
     /// # Errors
     /// [`DataError::Io`].
     pub fn fill(&mut self) -> Result<Fill> {
+        if self.returned_read < self.returned.len() {
+            return Ok(Fill::Data);
+        }
+        self.returned = Vec::new();
+        self.returned_read = 0;
         loop {
             let ready = self.ready.len();
             let wants_more = self.fresh && self.inside && ready < LOOK_AHEAD;
@@ -240,6 +283,7 @@ impl Members {
         }
         self.inside = true;
         self.fresh = true;
+        self.used = 0;
         Ok(true)
     }
 

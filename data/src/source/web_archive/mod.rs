@@ -1,14 +1,17 @@
-//! Web crawls: WET files (text) and WARC files (pages as served), as Common Crawl writes them.
+//! Web crawls: WET files (text) and WARC files (pages as served), as Common Crawl writes them, and
+//! ARC files, as it wrote them before.
 //!
 //! Records are found by their headers' names and delimited by `Content-Length`, never by the line
 //! `WARC/1.0`, which pages contain too. Every record is counted: those that are not pages under
 //! `record_…`, damaged ones with their place in the compressed file.
 
+mod arc;
 mod document;
 mod http;
 mod list;
 mod members;
 mod page;
+mod payload;
 mod records;
 mod wet;
 
@@ -24,6 +27,7 @@ use super::input::pattern_below;
 use super::{Input, ReadContext, Record, RecordSink, Rejection, SourceOptions, list_inputs};
 use crate::document::Reason;
 use crate::error::{DataError, Result};
+use crate::text::charset::EncodingOptions;
 use crate::text::html::HtmlOptions;
 use document::Origin;
 use records::{Found, Records, WarcRecord};
@@ -41,7 +45,7 @@ pub enum WebArchiveFormat {
     Auto,
 }
 
-/// Web archives: WET or WARC files, plain or compressed with gzip or Zstandard.
+/// Web archives: WET, WARC or ARC files, plain or compressed with gzip or Zstandard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebArchiveSource {
@@ -61,6 +65,11 @@ pub struct WebArchiveSource {
     pub format: WebArchiveFormat,
     /// How HTML becomes text (map, default as the step `html`).
     pub html: HtmlOptions,
+    /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
+    pub fix_mojibake: bool,
+    /// Largest share of bytes that mean nothing in the encoding of a page; a page with more is
+    /// dropped as `bad_encoding` (number, 0 to 1, default 0.05).
+    pub max_bad_bytes: f64,
     /// Longest record in bytes, also after its own compression is undone; longer ones are
     /// counted and skipped (integer, default 64 MiB).
     pub max_record_bytes: usize,
@@ -74,6 +83,8 @@ impl Default for WebArchiveSource {
             root: None,
             format: WebArchiveFormat::Auto,
             html: HtmlOptions::default(),
+            fix_mojibake: false,
+            max_bad_bytes: EncodingOptions::default().max_bad_bytes,
             max_record_bytes: 64 << 20,
         }
     }
@@ -83,6 +94,10 @@ impl WebArchiveSource {
     /// Files that match `paths`, all else at its default.
     pub fn files(paths: Vec<PathBuf>) -> Self {
         Self { paths, ..Self::default() }
+    }
+
+    fn encoding(&self) -> EncodingOptions {
+        EncodingOptions { fix_mojibake: self.fix_mojibake, max_bad_bytes: self.max_bad_bytes }
     }
 
     /// The document of a record, or why there is none.
@@ -122,8 +137,9 @@ fn is_http(record: &WarcRecord) -> bool {
 }
 
 impl SourceOptions for WebArchiveSource {
+    /// Version 1 numbered pages for their ids, and took a bad byte for another encoding.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {
@@ -157,6 +173,7 @@ impl SourceOptions for WebArchiveSource {
                 "1 to 1073741824",
             ));
         }
+        self.encoding().validate(key)?;
         self.html.validate(&format!("{key}.html"))
     }
 
@@ -168,7 +185,8 @@ impl SourceOptions for WebArchiveSource {
         };
         if let Some(list) = &self.list {
             let root = self.root.as_deref().or(list.parent()).unwrap_or(Path::new("."));
-            all.extend(list::read(list, root)?);
+            let list_key = format!("{key}.list");
+            all.extend(list::read(list, root).map_err(|error| error.of_key(&list_key))?);
         }
         let mut inputs: BTreeMap<String, Input> = BTreeMap::new();
         for input in all {
@@ -191,6 +209,7 @@ impl SourceOptions for WebArchiveSource {
             source: context.source,
             input: context.input,
             html: &self.html,
+            encoding: self.encoding(),
             most_bytes: self.max_record_bytes,
         };
         let mut records = Records::open(&context.input.path, self.max_record_bytes)?;

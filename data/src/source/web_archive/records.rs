@@ -1,8 +1,10 @@
-//! WARC records (ISO 28500): headers by name, blocks by their `Content-Length`.
+//! WARC records (ISO 28500) and those of ARC, its forerunner: headers by name, blocks by their
+//! `Content-Length`. Where that is wrong, the record ends where the next one begins.
 
 use std::path::Path;
 
-use super::members::{Damage, Fill, LOOK_AHEAD, Members, RECORD_MAGIC};
+use super::arc;
+use super::members::{Damage, Fill, Members, RECORD_MAGIC};
 use crate::document::Reason;
 use crate::error::Result;
 use crate::source::Rejection;
@@ -14,8 +16,10 @@ const HEADER_BYTES: usize = 1 << 16;
 const DAMAGED: Reason = Reason::broken("damaged_member");
 /// What should be a record is none.
 const BAD_RECORD: Reason = Reason::broken("bad_record");
-/// The `Content-Length` of a record is not the length of its block.
-const BAD_LENGTH: Reason = Reason::broken("bad_content_length");
+/// Longest line that begins a record: an address of an ARC file and a few words.
+const LONGEST_START: usize = 1 << 12;
+/// Bytes behind a block that show whether its `Content-Length` was a few bytes too long.
+const OVERLAP: usize = 256;
 /// The file ends inside a record.
 const TRUNCATED: Reason = Reason::broken("truncated");
 
@@ -28,6 +32,11 @@ impl Headers {
     pub fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
+    }
+
+    /// Adds a header.
+    pub fn push(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push((name.to_owned(), value.into()));
     }
 
     /// Adds a line without its end. Lines that begin with white space continue the one before.
@@ -62,8 +71,12 @@ pub(super) struct WarcRecord {
     pub block: Vec<u8>,
     /// Offset in the (compressed) file of the member the record begins in.
     pub offset: u64,
-    /// Number of the record in the file, from 0.
-    pub number: u64,
+    /// Where the record begins, unique in the file and the same whatever is damaged before it: the
+    /// offset of its member, and its own in the decompressed member if it is not the first there; in
+    /// a file that is not compressed its offset.
+    pub place: String,
+    /// The `Content-Length` was not the length of the block.
+    pub bad_length: bool,
 }
 
 /// What [`Records::next`] found.
@@ -81,7 +94,12 @@ pub(super) enum Found {
 pub(super) struct Records {
     members: Members,
     most_bytes: usize,
-    number: u64,
+    /// The file is of the older format.
+    arc: bool,
+    /// Line feeds that were passed over before the next record.
+    feeds: usize,
+    /// Where the record that is being read begins.
+    place: (u64, u64),
     line: Vec<u8>,
     /// `line` holds the first line of a record, read in search of one.
     line_is_start: bool,
@@ -104,8 +122,8 @@ enum Block {
     Whole(Vec<u8>),
     /// Longer than allowed, passed over.
     TooLong,
-    /// Another record begins before its end.
-    Cut(u64),
+    /// Another record begins before its end, or the file ends.
+    Cut(Vec<u8>),
 }
 
 impl Records {
@@ -117,7 +135,9 @@ impl Records {
         Ok(Self {
             members: Members::open(path)?,
             most_bytes,
-            number: 0,
+            arc: false,
+            feeds: 0,
+            place: (0, 0),
             line: Vec::new(),
             line_is_start: false,
             damage: None,
@@ -145,9 +165,10 @@ impl Records {
                 Part::Ended => return Ok(Found::End),
             }
         }
+        if !self.line_is_start {
+            self.place = self.members.place();
+        }
         let offset = self.members.member();
-        let number = self.number;
-        self.number += 1;
         let headers = match self.headers()? {
             Part::Whole(Some(headers)) => headers,
             Part::Whole(None) => {
@@ -160,20 +181,22 @@ impl Records {
         else {
             return self.give_up(BAD_RECORD, offset, 0, "no Content-Length");
         };
+        let mut bad_length = false;
         let block = match self.block(length)? {
-            Part::Whole(block) => block,
+            Part::Whole(Block::Whole(block)) => Some(block),
+            Part::Whole(Block::TooLong) => None,
+            Part::Whole(Block::Cut(block)) => {
+                return Ok(self.found(headers, block, offset, true));
+            }
             Part::Damaged(damage) => return Ok(Found::Bad(damaged(&damage, length))),
             Part::Ended => {
                 let detail = format!("the file ends inside a block of {length} bytes");
                 return Ok(bad(TRUNCATED, offset, length, detail));
             }
         };
-        if let Block::Cut(got) = block {
-            let detail = format!("Content-Length {length}, the next record begins after {got}");
-            return Ok(bad(BAD_LENGTH, offset, got, detail));
-        }
         // The record is whole only if its member is, and if something sensible follows.
         let last_member = self.members.member();
+        let mut block = block;
         match self.skip_line_ends()? {
             Part::Damaged(damage) if damage.member == last_member => {
                 return Ok(Found::Bad(damaged(&damage, length)));
@@ -181,25 +204,116 @@ impl Records {
             Part::Damaged(damage) => self.damage = Some(damage),
             // What a new member holds says nothing about this record.
             Part::Whole(()) if self.members.member() == last_member && !self.record_follows() => {
-                let detail = format!("Content-Length {length}, but the block goes on");
-                return self.give_up(BAD_LENGTH, offset, length, &detail);
+                let Some(known) = block else {
+                    let detail = format!("Content-Length {length}, but the block goes on");
+                    return self.give_up(Reason::TOO_LONG, offset, length, &detail);
+                };
+                match self.true_block(known)? {
+                    Ok(whole) => block = Some(whole),
+                    Err(damage) => return Ok(Found::Bad(damaged(&damage, length))),
+                }
+                bad_length = true;
+            }
+            // The block took line ends with it that are not its own, the last one perhaps in part.
+            Part::Whole(()) if !self.arc => {
+                if let Some(block) = &mut block
+                    && (block.ends_with(b"\r") || self.feeds < 2 && block.ends_with(b"\r\n"))
+                {
+                    bad_length = true;
+                    if block.last() == Some(&b'\r') {
+                        block.pop();
+                    }
+                    for _ in self.feeds..2 {
+                        for end in [b'\n', b'\r'] {
+                            if block.last() == Some(&end) {
+                                block.pop();
+                            }
+                        }
+                    }
+                }
             }
             Part::Whole(()) | Part::Ended => {}
         }
         Ok(match block {
-            Block::Whole(block) => Found::Record(WarcRecord { headers, block, offset, number }),
-            Block::TooLong | Block::Cut(_) => {
+            Some(block) => self.found(headers, block, offset, bad_length),
+            None => {
                 let detail = format!("{length} bytes, max_record_bytes is {}", self.most_bytes);
                 bad(Reason::TOO_LONG, offset, length, detail)
             }
         })
     }
 
+    fn found(&self, headers: Headers, block: Vec<u8>, offset: u64, bad_length: bool) -> Found {
+        if block.len() > self.most_bytes {
+            let (bytes, bound) = (block.len() as u64, self.most_bytes);
+            let detail = format!("more than max_record_bytes, which is {bound}");
+            return bad(Reason::TOO_LONG, offset, bytes, detail);
+        }
+        let place = match (self.members.is_compressed(), self.place) {
+            (false, (_, inside)) => format!("{inside:012}"),
+            (true, (member, 0)) => format!("{member:012}"),
+            (true, (member, inside)) => format!("{member:012}+{inside}"),
+        };
+        Found::Record(WarcRecord { headers, block, offset, place, bad_length })
+    }
+
+    /// The block of a record whose `Content-Length` is wrong, of which `block` is what it said: up to
+    /// the next record, which may begin inside it or behind it. Longer ones than allowed are given
+    /// back as long as is needed to see that.
+    fn true_block(&mut self, mut block: Vec<u8>) -> Result<std::result::Result<Vec<u8>, Damage>> {
+        let known = block.len();
+        let more = self.members.available();
+        let more = &more[..more.len().min(OVERLAP)];
+        block.extend_from_slice(more);
+        let count = more.len();
+        if let Some(start) = self.record_inside(&block).filter(|&start| start < known) {
+            self.members.consume(count);
+            self.members.push_back(&block[start..]);
+            block.truncate(start);
+            trim_line_ends(&mut block);
+            return Ok(Ok(block));
+        }
+        block.truncate(known);
+        let member = self.members.member();
+        self.recover(&mut block)?;
+        if self.damage.as_ref().is_some_and(|damage| damage.member == member)
+            && let Some(damage) = self.damage.take()
+        {
+            return Ok(Err(damage));
+        }
+        trim_line_ends(&mut block);
+        Ok(Ok(block))
+    }
+
+    /// Where in `bytes` a line begins a record.
+    fn record_inside(&self, bytes: &[u8]) -> Option<usize> {
+        let mut from = 0;
+        while let Some(feed) = memchr::memchr(b'\n', &bytes[from..]) {
+            from += feed + 1;
+            let rest = &bytes[from..];
+            if self.arc {
+                let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+                if arc::headers(line).is_some() {
+                    return Some(from);
+                }
+                continue;
+            }
+            if !(rest.starts_with(b"WARC/1.") || rest.starts_with(b"WARC/0.")) {
+                continue;
+            }
+            let end = memchr::memchr(b'\n', rest).filter(|&end| end <= 12);
+            if end.is_some_and(|end| begins_header(&rest[end + 1..])) {
+                return Some(from);
+            }
+        }
+        None
+    }
+
     /// Reports what is no record and goes on to the next one. When that shows that the member is
     /// damaged, this is the reason.
     fn give_up(&mut self, reason: Reason, offset: u64, read: u64, detail: &str) -> Result<Found> {
         let member = self.members.member();
-        let more = self.recover()?;
+        let more = self.recover(&mut Vec::new())?;
         let bytes = read.saturating_add(more);
         if self.damage.as_ref().is_some_and(|damage| damage.member == member)
             && let Some(damage) = self.damage.take()
@@ -211,6 +325,7 @@ impl Records {
 
     /// Passes over the empty lines between records (and a byte order mark at the beginning).
     fn skip_line_ends(&mut self) -> Result<Part<()>> {
+        self.feeds = 0;
         loop {
             match self.members.fill()? {
                 Fill::Data => {}
@@ -218,13 +333,16 @@ impl Records {
                 Fill::End => return Ok(Part::Ended),
             }
             let available = self.members.available();
-            let count = if !std::mem::replace(&mut self.begun, true)
-                && available.starts_with("\u{feff}".as_bytes())
-            {
+            let begins = !std::mem::replace(&mut self.begun, true);
+            if begins {
+                self.arc = available.starts_with(arc::MAGIC);
+            }
+            let count = if begins && available.starts_with("\u{feff}".as_bytes()) {
                 3
             } else {
                 available.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
             };
+            self.feeds += available[..count].iter().filter(|byte| **byte == b'\n').count();
             if count == 0 {
                 return Ok(Part::Whole(()));
             }
@@ -241,6 +359,9 @@ impl Records {
                 Part::Damaged(damage) => return Ok(Part::Damaged(damage)),
                 Part::Ended => return Ok(Part::Ended),
             }
+        }
+        if self.arc {
+            return Ok(Part::Whole(arc::headers(&self.line)));
         }
         if !self.line.starts_with(RECORD_MAGIC) {
             return Ok(Part::Whole(None));
@@ -268,6 +389,17 @@ impl Records {
     /// Reads a line into `line`, without its end and at most `room` bytes of it. Returns its
     /// length.
     fn read_line(&mut self, room: usize) -> Result<Part<u64>> {
+        let part = self.read_raw_line(room)?;
+        for end in [b'\n', b'\r'] {
+            if self.line.last() == Some(&end) {
+                self.line.pop();
+            }
+        }
+        Ok(part)
+    }
+
+    /// As [`Records::read_line`], with the end of the line.
+    fn read_raw_line(&mut self, room: usize) -> Result<Part<u64>> {
         self.line.clear();
         let mut length = 0;
         loop {
@@ -288,43 +420,63 @@ impl Records {
                 break;
             }
         }
-        for end in [b'\n', b'\r'] {
-            if self.line.last() == Some(&end) {
-                self.line.pop();
-            }
-        }
         Ok(Part::Whole(length))
     }
 
     /// Reads `length` bytes.
     fn block(&mut self, length: u64) -> Result<Part<Block>> {
-        let keep = length <= self.most_bytes as u64;
         // The length is a claim: memory grows with what is really there.
-        let mut block = Vec::with_capacity(if keep { length.min(1 << 16) as usize } else { 0 });
+        let mut block = Vec::with_capacity(length.min(1 << 16) as usize);
+        let mut too_long = false;
         let mut left = length;
         while left > 0 {
             match self.members.fill()? {
                 Fill::Data => {}
                 Fill::Damaged(damage) => return Ok(Part::Damaged(damage)),
-                Fill::End => return Ok(Part::Ended),
+                Fill::End if too_long => return Ok(Part::Ended),
+                Fill::End => return Ok(self.cut_by_end(block)),
             }
             let available = self.members.available();
-            if self.members.at_member_start() && available.starts_with(RECORD_MAGIC) {
-                return Ok(Part::Whole(Block::Cut(length - left)));
+            if self.members.at_member_start() && self.begins_record(available) {
+                if too_long {
+                    return Ok(Part::Whole(Block::TooLong));
+                }
+                trim_line_ends(&mut block);
+                return Ok(Part::Whole(Block::Cut(block)));
             }
             let count = available.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            if keep {
+            // One byte more shows that it is too long, but a claim alone may be wrong.
+            too_long |= block.len() + count > self.most_bytes;
+            if too_long {
+                block = Vec::new();
+            } else {
                 block.extend_from_slice(&available[..count]);
             }
             left -= count as u64;
             self.members.consume(count);
         }
-        Ok(Part::Whole(if keep { Block::Whole(block) } else { Block::TooLong }))
+        Ok(Part::Whole(if too_long { Block::TooLong } else { Block::Whole(block) }))
+    }
+
+    /// The file ends inside a block: another record begins in it, its member was whole and only the
+    /// length is wrong, or the file was cut.
+    fn cut_by_end(&mut self, mut block: Vec<u8>) -> Part<Block> {
+        match self.record_inside(&block) {
+            Some(start) => {
+                self.members.push_back(&block[start..]);
+                block.truncate(start);
+            }
+            None if self.members.is_compressed() => {}
+            None => return Part::Ended,
+        }
+        trim_line_ends(&mut block);
+        Part::Whole(Block::Cut(block))
     }
 
     /// Goes on to what looks like the beginning of a record: the next member if it begins with
-    /// one, or a version line followed by a WARC header. Returns the bytes passed over.
-    fn recover(&mut self) -> Result<u64> {
+    /// one, or a version line followed by a WARC header. Returns the bytes passed over, which go into
+    /// `passed` up to the bound on records and a line more.
+    fn recover(&mut self, passed: &mut Vec<u8>) -> Result<u64> {
         let mut bytes = 0;
         loop {
             match self.members.fill()? {
@@ -335,11 +487,12 @@ impl Records {
                 }
                 Fill::End => return Ok(bytes),
             }
-            if self.members.at_member_start() && self.members.available().starts_with(RECORD_MAGIC)
-            {
+            if self.members.at_member_start() && self.begins_record(self.members.available()) {
                 return Ok(bytes);
             }
-            let length = match self.read_line(LOOK_AHEAD)? {
+            let place = self.members.place();
+            let room = self.most_bytes.saturating_add(1).saturating_sub(passed.len());
+            let length = match self.read_raw_line(room.max(LONGEST_START))? {
                 Part::Whole(length) => length,
                 Part::Damaged(damage) => {
                     self.damage = Some(damage);
@@ -347,21 +500,49 @@ impl Records {
                 }
                 Part::Ended => return Ok(bytes),
             };
-            let version = self.line.starts_with(b"WARC/1.") || self.line.starts_with(b"WARC/0.");
-            if version && self.line.len() <= 12 && self.header_follows()? {
+            if self.line_begins_record()? {
                 self.line_is_start = true;
+                self.place = place;
                 return Ok(bytes);
             }
             if self.damage.is_some() {
                 return Ok(bytes);
             }
             bytes += length;
+            passed.extend_from_slice(&self.line[..self.line.len().min(room)]);
         }
+    }
+
+    /// Whether the line that was read begins a record; it loses its end when it does.
+    fn line_begins_record(&mut self) -> Result<bool> {
+        let mut length = self.line.len();
+        while length > 0 && matches!(self.line[length - 1], b'\r' | b'\n') {
+            length -= 1;
+        }
+        let line = &self.line[..length];
+        let begins = if self.arc {
+            arc::headers(line).is_some()
+        } else {
+            let version = line.starts_with(b"WARC/1.") || line.starts_with(b"WARC/0.");
+            version && length <= 12 && self.header_follows()?
+        };
+        if begins {
+            self.line.truncate(length);
+        }
+        Ok(begins)
+    }
+
+    /// Whether `bytes`, the beginning of a member, begin a record.
+    fn begins_record(&self, bytes: &[u8]) -> bool {
+        if self.arc { arc::may_begin(bytes) } else { bytes.starts_with(RECORD_MAGIC) }
     }
 
     /// Whether the available bytes can begin a record.
     fn record_follows(&self) -> bool {
         let available = self.members.available();
+        if self.arc {
+            return arc::may_begin(available);
+        }
         RECORD_MAGIC.starts_with(&available[..available.len().min(RECORD_MAGIC.len())])
     }
 
@@ -378,12 +559,28 @@ impl Records {
                 Fill::End => return Ok(false),
             }
         }
-        let available = self.members.available();
-        let begins = |name: &[u8]| {
-            let length = name.len().min(available.len());
-            available[..length].eq_ignore_ascii_case(&name[..length])
-        };
-        Ok(begins(b"WARC-") || begins(b"Content-"))
+        Ok(begins_header(self.members.available()))
+    }
+}
+
+/// Whether `bytes` begin as the headers of records do, as far as they reach.
+fn begins_header(bytes: &[u8]) -> bool {
+    let begins = |name: &[u8]| {
+        let length = name.len().min(bytes.len());
+        bytes[..length].eq_ignore_ascii_case(&name[..length])
+    };
+    begins(b"WARC-") || begins(b"Content-")
+}
+
+/// Takes off the two line ends between a block and the next record.
+fn trim_line_ends(block: &mut Vec<u8>) {
+    for _ in 0..2 {
+        if block.last() == Some(&b'\n') {
+            block.pop();
+            if block.last() == Some(&b'\r') {
+                block.pop();
+            }
+        }
     }
 }
 

@@ -2,22 +2,23 @@
 
 use std::borrow::Cow;
 
-use super::document::{Origin, document};
+use super::document::{BAD_LENGTH, Origin, document};
 use super::records::WarcRecord;
-use crate::source::record::utf8;
 use crate::source::{Record, Rejection};
 use crate::text::python::is_space;
 
 /// The document of a `conversion` record: the first line is the title, the others are the text,
 /// each without white space at its ends (as cc_net reads them).
 pub(super) fn read(record: WarcRecord, origin: &Origin<'_>) -> Record {
-    let WarcRecord { headers, block, offset, number } = record;
+    let WarcRecord { headers, block, offset, place, bad_length } = record;
     let bytes = block.len() as u64;
-    let block = match utf8(block, offset) {
-        Ok(block) => block,
-        Err(rejection) => return Record::Rejected(Rejection { offset, bytes, ..rejection }),
+    let decoded = match origin.encoding.decode_utf8(block) {
+        Ok(decoded) => decoded,
+        Err((reason, detail)) => {
+            return Record::Rejected(Rejection { reason, offset, bytes, detail });
+        }
     };
-    let page = block.strip_prefix('\u{feff}').unwrap_or(&block);
+    let page = &*decoded.text;
     let nul_bytes = memchr::memchr_iter(0, page.as_bytes()).count() as u64;
     let page = match nul_bytes {
         0 => Cow::Borrowed(page),
@@ -45,7 +46,11 @@ pub(super) fn read(record: WarcRecord, origin: &Origin<'_>) -> Record {
     }
     text.push_str(&body[whole..]);
     let digest = headers.get("WARC-Block-Digest").map(str::to_owned);
-    document(origin, &headers, offset, number, bytes, |metadata| {
+    document(origin, &headers, offset, &place, bytes, |metadata| {
+        decoded.note(metadata);
+        if bad_length {
+            metadata.insert(BAD_LENGTH.into(), true.into());
+        }
         metadata.insert("title".into(), title.trim_matches(is_space).into());
         if let Some(digest) = digest {
             metadata.insert("digest".into(), digest.into());

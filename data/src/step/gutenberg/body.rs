@@ -1,6 +1,6 @@
 //! What lies inside a book but is not its text: illustrations, page numbers, hard line ends.
 
-use memchr::{memchr2_iter, memmem};
+use memchr::{memchr, memchr2_iter};
 
 use crate::step::StepCounts;
 
@@ -9,18 +9,85 @@ const LONGEST_NOTE: usize = 4000;
 /// Shortest line that was wrapped because it was full, in characters.
 const FULL_LINE: usize = 45;
 
-/// Takes out `[Illustration]` and `[Illustration: …]`, with the line if it holds nothing else.
+/// What notes of pictures and of pages without text are called, in lower case, in the languages of
+/// the catalogue.
+const NOTES: [&str; 61] = [
+    "abbildung",
+    "abbildungen",
+    "afbeelding",
+    "afbeeldingen",
+    "billede",
+    "bilde",
+    "bild",
+    "bilder",
+    "blank page",
+    "blank",
+    "cover",
+    "decoration",
+    "drawing",
+    "fac-simile",
+    "facsimile",
+    "figure",
+    "figura",
+    "frontispiece",
+    "frontispice",
+    "frontispiz",
+    "gravure",
+    "handwritten",
+    "headpiece",
+    "illustratie",
+    "illustraties",
+    "illustration",
+    "illustrations",
+    "illustrasjon",
+    "illustrazione",
+    "illustrazioni",
+    "ilustracja",
+    "ilustración",
+    "ilustracion",
+    "ilustraciones",
+    "ilustração",
+    "ilustrações",
+    "il·lustració",
+    "image",
+    "images",
+    "imagem",
+    "imagen",
+    "immagine",
+    "kép",
+    "kuva",
+    "kuvitus",
+    "leere seite",
+    "lege pagina",
+    "map",
+    "obrázek",
+    "page blanche",
+    "página em branco",
+    "página en blanco",
+    "pagina bianca",
+    "photo",
+    "photograph",
+    "picture",
+    "portrait",
+    "tailpiece",
+    "tom side",
+    "tyhjä sivu",
+    "иллюстрация",
+];
+
+/// Takes out `[Illustration]`, `[Illustration: …]`, `[Image: …]`, `[Blank Page]` and their like in
+/// other languages, with the line if it holds nothing else.
 pub(super) fn drop_illustrations(text: String, counts: &mut StepCounts) -> String {
-    let finder = memmem::Finder::new("[Illustration");
-    if finder.find(text.as_bytes()).is_none() {
+    if memchr(b'[', text.as_bytes()).is_none() {
         return text;
     }
     let mut made = String::with_capacity(text.len());
     let mut at = 0;
-    while let Some(found) = finder.find(&text.as_bytes()[at..]) {
+    while let Some(found) = memchr(b'[', &text.as_bytes()[at..]) {
         let start = at + found;
         made.push_str(&text[at..start]);
-        let Some(end) = closing_bracket(text.as_bytes(), start) else {
+        let note = names_picture(&text[start + 1..]);
+        let Some(end) = note.then(|| closing_bracket(text.as_bytes(), start)).flatten() else {
             made.push('[');
             at = start + 1;
             continue;
@@ -34,6 +101,16 @@ pub(super) fn drop_illustrations(text: String, counts: &mut StepCounts) -> Strin
     }
     made.push_str(&text[at..]);
     made
+}
+
+/// Whether a note that goes on with `text` is one of a picture: its name, and behind it an end, a
+/// colon or a number.
+fn names_picture(text: &str) -> bool {
+    let text = text.trim_start_matches(['_', ' ']);
+    let end = text.char_indices().take(24).find(|&(_, c)| "]:.;,_(0123456789\n".contains(c));
+    let Some((end, _)) = end else { return text.starts_with("Illustration") };
+    let name = text[..end].trim_end().to_lowercase();
+    NOTES.contains(&name.as_str()) || text.starts_with("Illustration")
 }
 
 /// The first byte after the bracket that closes the one at `start`.
@@ -169,6 +246,17 @@ mod tests {
         let made = drop_illustrations(text, &mut counts);
         assert_eq!(made, "a\n\nd  e [Illustration: open");
         assert_eq!(counts.removed()["illustrations"].parts, 2);
+        for (text, expected) in [
+            ("[Image: a ship]\n\n[Blank Page]\n\n[Ilustración: x]\n\na", "\n\n\na"),
+            ("[Figure 12.]\na\n[_Illustration_]\nb", "a\nb"),
+            ("[ILLUSTRATION: X]\n[Иллюстрация]\nс", "с"),
+            (
+                "[map in hand] [Pictured] [1] [Footnote: an image]",
+                "[map in hand] [Pictured] [1] [Footnote: an image]",
+            ),
+        ] {
+            assert_eq!(drop_illustrations(text.to_owned(), &mut StepCounts::default()), expected);
+        }
         let hostile = "[Illustration".repeat(20_000);
         assert_eq!(drop_illustrations(hostile.clone(), &mut counts), hostile);
     }

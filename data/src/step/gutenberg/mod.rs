@@ -27,7 +27,7 @@ const LICENSE_BYTES: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GutenbergOptions {
-    /// Take out `[Illustration: …]` (bool, default true).
+    /// Take out `[Illustration: …]`, `[Image]`, `[Blank Page]` and their like (bool, default true).
     pub drop_illustrations: bool,
     /// Take out page numbers: `[Pg 12]`, `{12}`, and lines that are a number (bool, default
     /// false).
@@ -43,8 +43,9 @@ impl Default for GutenbergOptions {
 }
 
 impl StepOptions for GutenbergOptions {
+    /// Version 1 knew fewer headers, end lines and notes.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn validate(&self, _key: &str) -> Result<()> {

@@ -24,7 +24,7 @@ pub(super) fn strip_comments(text: &str, comments: &mut Part, disabled: &mut Par
         glue: false,
         kept_branches: Vec::new(),
         unclosed_condition: false,
-        verbatim: VerbatimFinder::default(),
+        verbatim: VerbatimFinder::of(text),
     };
     stripper.run(comments, disabled);
     stripper.out
@@ -176,7 +176,7 @@ impl Stripper<'_> {
 }
 
 /// Whether the control word `name`, which begins with `if`, is a condition that `\fi` closes.
-fn opens(name: &str) -> bool {
+pub(super) fn opens(name: &str) -> bool {
     // Commands with arguments in braces: ifthen, etoolbox and others.
     const CLOSED: [&str; 24] = [
         "iff",

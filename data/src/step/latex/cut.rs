@@ -8,6 +8,9 @@ use crate::text::tex::{
     VerbatimFinder, bracket_end, control_name, environment, is_word, skip_blanks,
 };
 
+/// Words of a paragraph that is no title.
+const PROSE_WORDS: usize = 8;
+
 /// The body found in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Body {
@@ -27,7 +30,7 @@ enum Landmark {
 }
 
 /// Finds the body: from the first section-like command, or else the abstract, or else
-/// `\begin{document}` if `fallback`, to the appendix, the bibliography or the end of the
+/// `\begin{document}` if `fallback`, or else, in plain TeX, the first bold heading or paragraph, to the appendix, the bibliography or the end of the
 /// document, whichever is first.
 pub(super) fn find_body(text: &str, fallback: bool) -> Option<Body> {
     let mut section = None;
@@ -44,8 +47,9 @@ pub(super) fn find_body(text: &str, fallback: bool) -> Option<Body> {
             Landmark::BackMatter | Landmark::End => break,
         }
     }
+    let plain = || bold_heading(text).or_else(|| first_paragraph(text).filter(|_| fallback));
     let substitute = substitutes.into_iter().flatten().next().filter(|_| fallback);
-    let start = section.or(substitute)?;
+    let start = section.or(substitute).or_else(plain)?;
     let mut back_matter = None;
     let mut document_end = text.len();
     for (landmark, at) in landmarks(text, start) {
@@ -63,7 +67,7 @@ pub(super) fn find_body(text: &str, fallback: bool) -> Option<Body> {
 
 /// The landmarks of `text` from `at` on. Of a `\begin{document}` the place after it counts.
 fn landmarks(text: &str, mut at: usize) -> impl Iterator<Item = (Landmark, usize)> {
-    let mut verbatim = VerbatimFinder::default();
+    let mut verbatim = VerbatimFinder::of(text);
     std::iter::from_fn(move || {
         loop {
             let here = at + memchr(b'\\', &text.as_bytes()[at..])?;
@@ -93,12 +97,17 @@ fn landmark(text: &str, name: &str, after: usize) -> Option<(Landmark, Option<us
             let at = bracket_end(text, at).map_or(at, |end| skip_blanks(text, end));
             text[at..].starts_with('{').then_some(Landmark::Section)?
         }
-        // Plain TeX.
-        "beginsection" => Landmark::Section,
+        // Plain TeX, harvmac and phyzzx, AMS-TeX.
+        "beginsection" | "newsec" | "head" | "subhead" | "heading" => Landmark::Section,
+        "subsec" | "subsubsec" | "sect" => {
+            let at = skip_blanks(text, after);
+            text[at..].starts_with('{').then_some(Landmark::Section)?
+        }
         "abstract" => text[after..].starts_with('{').then_some(Landmark::Abstract)?,
         // AMS-TeX.
         "endtopmatter" => return Some((Landmark::Document, Some(after))),
-        "Refs" | "appendix" | "printbibliography" => Landmark::BackMatter,
+        "Refs" | "appendix" | "printbibliography" | "listrefs" | "refout" | "footatend"
+        | "REFERENCES" | "references" => Landmark::BackMatter,
         "bibliography" => {
             let at = skip_blanks(text, after);
             text[at..].starts_with('{').then_some(Landmark::BackMatter)?
@@ -112,6 +121,8 @@ fn landmark(text: &str, name: &str, after: usize) -> Option<(Landmark, Option<us
             }
             _ => return None,
         },
+        // The end of plain TeX has no name behind it.
+        "end" if text[after..].trim().is_empty() => Landmark::End,
         "end" => match environment(text, after)? {
             ("document", _) => Landmark::End,
             _ => return None,
@@ -119,6 +130,39 @@ fn landmark(text: &str, name: &str, after: usize) -> Option<(Landmark, Option<us
         _ => return None,
     };
     Some((found, None))
+}
+
+/// Where the first bold line with a number begins, `{\bf 1. Introduction}`, as headings were set in
+/// plain TeX.
+fn bold_heading(text: &str) -> Option<usize> {
+    memchr::memmem::find_iter(text.as_bytes(), b"\\bf").find_map(|at| {
+        let after = text[at + 3..].trim_start_matches(['{', ' ', '\n', '~']);
+        let number = after.trim_start_matches(|c: char| c.is_ascii_digit() || "IVX".contains(c));
+        let digits = after.len() - number.len();
+        let numbered = (1..=4).contains(&digits)
+            && (number.starts_with(['.', ')', ':']) || number.starts_with([' ', '~', '\\']));
+        let named =
+            ["Introduction", "INTRODUCTION", "\\S"].iter().any(|name| after.starts_with(name));
+        let wanted = (numbered || named)
+            && text.as_bytes().get(at + 3).is_none_or(|b| !b.is_ascii_alphabetic());
+        wanted.then(|| memchr::memrchr(b'\n', &text.as_bytes()[..at]).map_or(0, |feed| feed + 1))
+    })
+}
+
+/// Where the first paragraph of prose begins.
+fn first_paragraph(text: &str) -> Option<usize> {
+    let mut at = 0;
+    for paragraph in text.split_inclusive("\n\n") {
+        let words = paragraph.split_ascii_whitespace().filter(|word| {
+            word.len() > 1
+                && word.bytes().all(|b| b.is_ascii_alphabetic() || b",.;:'-".contains(&b))
+        });
+        if words.count() >= PROSE_WORDS {
+            return Some(at);
+        }
+        at += paragraph.len();
+    }
+    None
 }
 
 /// `text` with three or more blank lines in a row made one, and none at either end.
@@ -180,6 +224,26 @@ mod tests {
         assert_eq!(body("\\title x \\endtopmatter y \\bye"), Some(" y "));
         assert_eq!(find_body(text, false), None);
         assert_eq!(body("x"), None);
+    }
+
+    #[test]
+    fn plain_tex_has_headings_of_its_own() {
+        for (text, expected) in [
+            ("\\Title{x}{y}\n\\newsec{One}\nText.\n\\listrefs\n\\bye", "\\newsec{One}\nText.\n"),
+            (
+                "\\centerline{\\bf A Title}\n\n\\noindent{\\bf 1. One}\n\nText.\n\\bye\n",
+                "\\noindent{\\bf 1. One}\n\nText.\n",
+            ),
+            ("\\centerline{\\bf II. Two}\nText.\n\\end\n", "\\centerline{\\bf II. Two}\nText.\n"),
+            (
+                "\\magnification=1200\n\\centerline{A Title}\n\nThese are quite enough words to be some prose.\n\\bye",
+                "These are quite enough words to be some prose.\n",
+            ),
+            ("\\head 1. One\\endhead x\\Refs y", "\\head 1. One\\endhead x"),
+        ] {
+            assert_eq!(body(text), Some(expected), "{text}");
+        }
+        assert_eq!(body("\\centerline{\\bf A Title} x \\bye"), None);
     }
 
     #[test]

@@ -9,17 +9,34 @@ use crate::text::tex::{bracket_end, control_name, group_end, skip_blanks};
 /// Bytes of a name, a parameter text or an argument specification.
 const HEAD_BYTES: usize = 256;
 
+/// How a macro takes an argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Argument {
+    /// A group or one token.
+    Mandatory,
+    /// In brackets; without them this, or the mark for a missing value.
+    Bracketed(Option<String>),
+    /// Between two characters, as `d()` of xparse; without them this.
+    Between(char, char, Option<String>),
+    /// Everything up to this text.
+    Until(String),
+    /// Whether this character is there.
+    Token(char),
+    /// Text that has to be there; no argument of the body.
+    Literal(String),
+}
+
+/// What a missing value of xparse is.
+pub(super) const NO_VALUE: &str = "-NoValue-";
+
 /// A macro.
 #[derive(Debug)]
 pub(super) struct Macro {
-    /// Arguments, the optional one included.
-    pub parameters: usize,
-    /// The first argument when it is not given in brackets.
-    pub default: Option<String>,
+    /// What a call is made of.
+    pub arguments: Vec<Argument>,
     /// The replacement, with `#1` to `#9`.
     pub body: Rc<str>,
-    /// Whether calls are replaced. Not for macros that call themselves or that take arguments in
-    /// another way than one after another.
+    /// Whether calls are replaced. Not for macros that call themselves.
     pub expandable: bool,
     /// Whether the body is not read again: what `\let` made of a control sequence that was no
     /// macro then.
@@ -35,8 +52,13 @@ pub(super) enum Meaning {
     Macro(Macro),
     /// `\let`: the meaning of this control sequence.
     Alias(String),
-    /// A macro with delimited or otherwise unusual arguments.
+    /// A macro with unusual arguments.
     Unsupported,
+    /// `\newif`: a condition, false at first.
+    Condition,
+    /// A definition of something else than a macro, an environment for example: it says nothing
+    /// of the text.
+    Other,
 }
 
 /// A definition found in the text.
@@ -48,6 +70,8 @@ pub(super) struct Definition {
     pub meaning: Meaning,
     /// Whether an existing macro stays: `\providecommand`.
     pub keeps_existing: bool,
+    /// Whether it holds outside of the group it is in: `\gdef`.
+    pub global: bool,
     /// Position after it.
     pub end: usize,
 }
@@ -62,13 +86,17 @@ pub(super) fn is_prefix(name: &str) -> bool {
     matches!(name, "long" | "global" | "outer" | "protected" | "expandafter")
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     NewCommand,
     Def,
     Operator,
     Let,
     Document,
+    Paired,
+    Condition,
+    /// So many groups after the name, and what may stand in brackets.
+    Other(usize),
 }
 
 fn form(name: &str) -> Option<Form> {
@@ -82,7 +110,23 @@ fn form(name: &str) -> Option<Form> {
         "NewDocumentCommand"
         | "RenewDocumentCommand"
         | "ProvideDocumentCommand"
-        | "DeclareDocumentCommand" => Form::Document,
+        | "DeclareDocumentCommand"
+        | "NewExpandableDocumentCommand"
+        | "DeclareExpandableDocumentCommand" => Form::Document,
+        "DeclarePairedDelimiter" | "DeclarePairedDelimiterX" | "DeclarePairedDelimiterXPP" => {
+            Form::Paired
+        }
+        "newif" => Form::Condition,
+        "newenvironment" | "renewenvironment" | "lstnewenvironment" => Form::Other(2),
+        "NewDocumentEnvironment" | "RenewDocumentEnvironment" => Form::Other(3),
+        "newtheorem" | "spnewtheorem" | "newaliascnt" => Form::Other(1),
+        "declaretheorem"
+        | "DefineVerbatimEnvironment"
+        | "newenvironments"
+        | "theoremstyle"
+        | "newcounter"
+        | "newtheoremstyle"
+        | "bibliographystyle" => Form::Other(0),
         _ => return None,
     })
 }
@@ -91,8 +135,11 @@ fn form(name: &str) -> Option<Form> {
 /// it is malformed or not closed in `text`.
 pub(super) fn read_definition(text: &str, command: &str, at: usize) -> Option<Definition> {
     let form = form(command)?;
+    if let Form::Other(groups) = form {
+        return other(text, command, at, groups);
+    }
     let mut at = skip_blanks(text, at);
-    let star = form != Form::Def && text[at..].starts_with('*');
+    let star = !matches!(form, Form::Def | Form::Condition) && text[at..].starts_with('*');
     if star {
         at = skip_blanks(text, at + 1);
     }
@@ -104,7 +151,7 @@ pub(super) fn read_definition(text: &str, command: &str, at: usize) -> Option<De
         Form::Operator => {
             let (body, end) = read_group(text, at)?;
             let star = if star { "*" } else { "" };
-            (defined(0, None, &format!("\\operatorname{star}{{{body}}}")), end)
+            (defined(Vec::new(), &format!("\\operatorname{star}{{{body}}}")), end)
         }
         Form::Let => {
             let at = if text[at..].starts_with('=') { skip_blanks(text, at + 1) } else { at };
@@ -112,9 +159,55 @@ pub(super) fn read_definition(text: &str, command: &str, at: usize) -> Option<De
             (Meaning::Alias(target.to_owned()), at + 1 + target.len())
         }
         Form::Document => document_command(text, at)?,
+        Form::Paired => paired(text, at, command)?,
+        Form::Condition | Form::Other(_) => {
+            name.starts_with("if").then_some(())?;
+            (Meaning::Condition, at)
+        }
     };
     let keeps_existing = matches!(command, "providecommand" | "ProvideDocumentCommand");
-    Some(Definition { name, meaning, keeps_existing, end })
+    let global = matches!(command, "gdef" | "xdef");
+    Some(Definition { name, meaning, keeps_existing, global, end })
+}
+
+/// `\newtheorem{name}[counter]{Title}[section]` and its like: the name, `groups` more groups, and
+/// what stands in brackets between and behind them.
+fn other(text: &str, command: &str, at: usize, groups: usize) -> Option<Definition> {
+    let mut at = skip_blanks(text, at);
+    if text[at..].starts_with('*') {
+        at = skip_blanks(text, at + 1);
+    }
+    if let Some(end) = bracket_end(text, at) {
+        at = skip_blanks(text, end);
+    }
+    let (name, mut end) = read_group(text, at)?;
+    let extra = match command {
+        "DefineVerbatimEnvironment" | "newtheoremstyle" => 2,
+        "spnewtheorem" => 3,
+        _ => groups,
+    };
+    let mut read = 0;
+    // Brackets may follow the last group: [section].
+    for _ in 0..groups.max(extra) + 4 {
+        let next = skip_blanks(text, end);
+        if let Some(after) = bracket_end(text, next) {
+            end = after;
+        } else if read < extra
+            && let Some(after) = group_end(text, next)
+        {
+            end = after;
+            read += 1;
+        } else {
+            break;
+        }
+    }
+    (read >= groups).then(|| Definition {
+        name: name.trim().to_owned(),
+        meaning: Meaning::Other,
+        keeps_existing: false,
+        global: false,
+        end,
+    })
 }
 
 /// `\name`, `{\name}` or `\csname name\endcsname`.
@@ -155,18 +248,19 @@ fn read_bracket(text: &str, at: usize) -> Option<(&str, usize)> {
 
 fn new_command(text: &str, mut at: usize) -> Option<(Meaning, usize)> {
     let mut parameters = 0;
-    let mut default = None;
+    let mut arguments = Vec::new();
     if let Some((count, end)) = read_bracket(text, at) {
         parameters = count.trim().parse().ok().filter(|&count: &usize| count <= 9)?;
         at = skip_blanks(text, end);
         if let Some((value, end)) = read_bracket(text, at) {
-            default = Some(value.to_owned());
+            arguments.push(Argument::Bracketed(Some(value.to_owned())));
             at = skip_blanks(text, end);
         }
     }
-    if default.is_some() && parameters == 0 {
+    if arguments.len() > parameters {
         return None;
     }
+    arguments.resize(parameters, Argument::Mandatory);
     // The body may be one control sequence: \newcommand\eps\varepsilon
     let (body, end) = match text[at..].starts_with('\\') {
         true => {
@@ -175,52 +269,140 @@ fn new_command(text: &str, mut at: usize) -> Option<(Meaning, usize)> {
         }
         false => read_group(text, at)?,
     };
-    Some((defined(parameters, default, body), end))
+    Some((defined(arguments, body), end))
 }
 
+/// `\def\name#1.#2{…}`: what stands between the parameters delimits them.
 fn def(text: &str, at: usize) -> Option<(Meaning, usize)> {
     let head = text[at..].bytes().take(HEAD_BYTES).position(|byte| byte == b'{')?;
-    let parameters = text[at..at + head].trim_end();
+    let parameters = &text[at..at + head];
     let (body, end) = read_group(text, at + head)?;
-    let count = parameters.len() / 2;
-    let in_order = || {
-        let expected = (1..=count).flat_map(|number| [b'#', b'0' + number as u8]);
-        count <= 9 && parameters.bytes().eq(expected)
-    };
-    Some(match in_order() {
-        true => (defined(count, None, body), end),
-        false => (Meaning::Unsupported, end),
-    })
+    let mut pieces = parameters.split('#');
+    let mut arguments = Vec::new();
+    let first = pieces.next().unwrap_or_default().trim_start();
+    if !first.trim_end().is_empty() {
+        arguments.push(Argument::Literal(first.to_owned()));
+    }
+    let last = parameters.matches('#').count();
+    for (index, piece) in pieces.enumerate() {
+        let number = (b'1' + index as u8) as char;
+        let Some(delimiter) = piece.strip_prefix(number).filter(|_| index < 9) else {
+            return Some((Meaning::Unsupported, end));
+        };
+        // A blank before the body is mostly there to be read.
+        let delimiter = if index + 1 == last { delimiter.trim_end() } else { delimiter };
+        arguments.push(match delimiter {
+            "" => Argument::Mandatory,
+            text => Argument::Until(text.to_owned()),
+        });
+    }
+    Some((defined(arguments, body), end))
 }
 
-/// xparse: mandatory arguments, and an optional first one.
+/// xparse: an argument specification and the body.
 fn document_command(text: &str, at: usize) -> Option<(Meaning, usize)> {
     let (specification, end) = read_group(text, at)?;
     let (body, end) = read_group(text, skip_blanks(text, end))?;
-    let mut rest = specification.trim();
-    let mut default = None;
-    if let Some(after) = rest.strip_prefix('O') {
-        let after = after.trim_start();
-        let Some((value, length)) = read_group(after, 0) else {
-            return Some((Meaning::Unsupported, end));
-        };
-        default = Some(value.to_owned());
-        rest = &after[length..];
-    }
-    let letters = rest.bytes().filter(|byte| !byte.is_ascii_whitespace());
-    let parameters = letters.clone().count() + usize::from(default.is_some());
-    if parameters > 9 || letters.clone().any(|letter| letter != b'm') {
+    let Some(arguments) = xparse_arguments(specification) else {
         return Some((Meaning::Unsupported, end));
-    }
-    Some((defined(parameters, default, body), end))
+    };
+    Some((defined(arguments, body), end))
 }
 
-fn defined(parameters: usize, default: Option<String>, body: &str) -> Meaning {
+/// The arguments that a specification of xparse asks for; none when it has what is not known.
+fn xparse_arguments(specification: &str) -> Option<Vec<Argument>> {
+    let mut arguments = Vec::new();
+    let mut rest = specification.trim_start();
+    while let Some(letter) = rest.chars().next() {
+        rest = rest[letter.len_utf8()..].trim_start();
+        let character = |rest: &mut &str| {
+            let c = rest.chars().next()?;
+            *rest = rest[c.len_utf8()..].trim_start();
+            Some(c)
+        };
+        let default = |rest: &mut &str| {
+            let (value, length) = read_group(rest, 0)?;
+            let value = value.to_owned();
+            *rest = rest[length..].trim_start();
+            Some(value)
+        };
+        arguments.push(match letter {
+            // How an argument is handed over.
+            '+' | '!' => continue,
+            '>' => {
+                default(&mut rest)?;
+                continue;
+            }
+            'm' => Argument::Mandatory,
+            'o' => Argument::Bracketed(None),
+            'O' => Argument::Bracketed(Some(default(&mut rest)?)),
+            's' => Argument::Token('*'),
+            't' => Argument::Token(character(&mut rest)?),
+            'd' | 'r' => Argument::Between(character(&mut rest)?, character(&mut rest)?, None),
+            'D' | 'R' => {
+                let (open, close) = (character(&mut rest)?, character(&mut rest)?);
+                Argument::Between(open, close, Some(default(&mut rest)?))
+            }
+            _ => return None,
+        });
+    }
+    (arguments.len() <= 9).then_some(arguments)
+}
+
+/// mathtools: `\DeclarePairedDelimiter{\abs}{\lvert}{\rvert}`. A star makes the delimiters fit, and
+/// brackets give their size.
+fn paired(text: &str, mut at: usize, command: &str) -> Option<(Meaning, usize)> {
+    let mut count = 1;
+    let extended = command != "DeclarePairedDelimiter";
+    if extended {
+        let (number, end) = read_bracket(text, at)?;
+        count = number.trim().parse().ok().filter(|count| (1..=7).contains(count))?;
+        at = skip_blanks(text, end);
+    }
+    let mut group = || {
+        let (content, end) = read_group(text, skip_blanks(text, at))?;
+        at = end;
+        Some(content)
+    };
+    let (mut before, mut after) = ("", "");
+    if command.ends_with("XPP") {
+        before = group()?;
+    }
+    let (left, right) = (group()?, group()?);
+    if command.ends_with("XPP") {
+        after = group()?;
+    }
+    let inside = if extended { group()? } else { "#1" };
+    // The star and the brackets come before the arguments of the body.
+    let shifted = |text: &str| {
+        let mut out = String::with_capacity(text.len());
+        let mut characters = text.chars();
+        while let Some(c) = characters.next() {
+            out.push(c);
+            if c == '#' {
+                match characters.next() {
+                    Some(digit @ '1'..='7') => out.push((digit as u8 + 2) as char),
+                    other => out.extend(other),
+                }
+            }
+        }
+        out.replace("\\delimsize", "")
+    };
+    let (before, inside, after) = (shifted(before), shifted(inside), shifted(after));
+    let body = format!(
+        "{before}\\IfBooleanTF{{#1}}{{\\left{left} {inside}\\right{right}}}\
+         {{\\IfNoValueTF{{#2}}{{{left} {inside}{right}}}{{#2{left} {inside}#2{right}}}}}{after}"
+    );
+    let mut arguments = vec![Argument::Token('*'), Argument::Bracketed(None)];
+    arguments.resize(2 + count, Argument::Mandatory);
+    Some((defined(arguments, &body), at))
+}
+
+fn defined(arguments: Vec<Argument>, body: &str) -> Meaning {
     // Blanks after a call stay anyway, which is what \xspace is for.
     let body = body.trim_end().strip_suffix("\\xspace").unwrap_or(body);
     let defines = control_names(body).any(is_definition);
-    let body = body.into();
-    Meaning::Macro(Macro { parameters, default, body, expandable: true, frozen: false, defines })
+    Meaning::Macro(Macro { arguments, body: body.into(), expandable: true, frozen: false, defines })
 }
 
 /// Names of the control sequences of `text`, in order.
@@ -239,55 +421,97 @@ pub(super) fn control_names(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::Argument::{Between, Bracketed, Literal, Mandatory, Token, Until};
     use super::*;
 
-    fn read(text: &str) -> Option<(String, usize, Option<String>, String)> {
+    fn read(text: &str) -> Option<(String, Vec<Argument>, String)> {
         let command = control_name(text, 0);
         let definition = read_definition(text, command, 1 + command.len())?;
         assert_eq!(&text[definition.end..], "!", "{text}");
-        match definition.meaning {
-            Meaning::Macro(m) => {
-                Some((definition.name, m.parameters, m.default, m.body.to_string()))
-            }
-            Meaning::Alias(target) => Some((definition.name, 0, None, format!("={target}"))),
-            Meaning::Unsupported => None,
-        }
+        let (arguments, body) = match definition.meaning {
+            Meaning::Macro(found) => (found.arguments, found.body.to_string()),
+            Meaning::Alias(target) => (Vec::new(), format!("={target}")),
+            Meaning::Condition => (Vec::new(), "if".into()),
+            Meaning::Other => (Vec::new(), String::new()),
+            Meaning::Unsupported => return None,
+        };
+        Some((definition.name, arguments, body))
     }
 
     #[test]
     fn all_forms_are_read() {
+        let some = |text: &str| Some(text.to_owned());
         let cases = [
-            ("\\newcommand{\\a}{x{y}}!", ("a", 0, None, "x{y}")),
-            ("\\newcommand\\a{x}!", ("a", 0, None, "x")),
-            ("\\renewcommand* {\\a} [2] {#1\n#2}!", ("a", 2, None, "#1\n#2")),
-            ("\\newcommand\\a\\beta!", ("a", 0, None, "\\beta")),
-            ("\\def\\a{x}!", ("a", 0, None, "x")),
-            ("\\gdef\\a#1#2{x#1}!", ("a", 2, None, "x#1")),
-            ("\\def\\,{x}!", (",", 0, None, "x")),
-            ("\\DeclareMathOperator{\\tr}{Tr}!", ("tr", 0, None, "\\operatorname{Tr}")),
-            ("\\DeclareMathOperator*{\\m}{max}!", ("m", 0, None, "\\operatorname*{max}")),
-            ("\\let\\a=\\b!", ("a", 0, None, "=b")),
-            ("\\let\\a\\b!", ("a", 0, None, "=b")),
-            ("\\NewDocumentCommand{\\a}{O{d} m}{#1#2}!", ("a", 2, Some("d"), "#1#2")),
-            ("\\def\\csname bb\\endcsname{x}!", ("bb", 0, None, "x")),
-            ("\\newcommand{\\a}{et al.\\xspace}!", ("a", 0, None, "et al.")),
+            ("\\newcommand{\\a}{x{y}}!", "a", vec![], "x{y}"),
+            ("\\newcommand\\a{x}!", "a", vec![], "x"),
+            ("\\renewcommand* {\\a} [2] {#1\n#2}!", "a", vec![Mandatory, Mandatory], "#1\n#2"),
+            ("\\newcommand\\a\\beta!", "a", vec![], "\\beta"),
+            ("\\def\\a{x}!", "a", vec![], "x"),
+            ("\\gdef\\a#1#2{x#1}!", "a", vec![Mandatory, Mandatory], "x#1"),
+            ("\\def\\,{x}!", ",", vec![], "x"),
+            ("\\DeclareMathOperator{\\tr}{Tr}!", "tr", vec![], "\\operatorname{Tr}"),
+            ("\\DeclareMathOperator*{\\m}{max}!", "m", vec![], "\\operatorname*{max}"),
+            ("\\let\\a=\\b!", "a", vec![], "=b"),
+            ("\\let\\a\\b!", "a", vec![], "=b"),
+            (
+                "\\NewDocumentCommand{\\a}{O{d} m}{#1#2}!",
+                "a",
+                vec![Bracketed(some("d")), Mandatory],
+                "#1#2",
+            ),
+            (
+                "\\NewDocumentCommand\\a{s t+ o +m d() D<>{x}}{x}!",
+                "a",
+                vec![
+                    Token('*'),
+                    Token('+'),
+                    Bracketed(None),
+                    Mandatory,
+                    Between('(', ')', None),
+                    Between('<', '>', some("x")),
+                ],
+                "x",
+            ),
+            ("\\def\\csname bb\\endcsname{x}!", "bb", vec![], "x"),
+            ("\\newcommand{\\a}{et al.\\xspace}!", "a", vec![], "et al."),
+            ("\\newcommand{\\a}[2][{]}]{#1}!", "a", vec![Bracketed(some("{]}")), Mandatory], "#1"),
+            (
+                "\\def\\a(#1,#2){x}!",
+                "a",
+                vec![Literal("(".into()), Until(",".into()), Until(")".into())],
+                "x",
+            ),
+            ("\\def\\a#1.#2{x}!", "a", vec![Until(".".into()), Mandatory], "x"),
+            ("\\newif\\ifdraft!", "ifdraft", vec![], "if"),
+            ("\\newtheorem{lem}[thm]{Lemma}[section]!", "lem", vec![], ""),
+            ("\\newtheorem*{rem}{Remark}!", "rem", vec![], ""),
+            ("\\newenvironment{a}[1][x]{\\begin{b}}{\\end{b}}!", "a", vec![], ""),
+            ("\\lstnewenvironment{code}{}{}!", "code", vec![], ""),
+            ("\\bibliographystyle{plain}!", "plain", vec![], ""),
         ];
-        for (text, (name, parameters, default, body)) in cases {
-            let default = default.map(str::to_owned);
-            assert_eq!(read(text), Some((name.into(), parameters, default, body.into())), "{text}");
+        for (text, name, arguments, body) in cases {
+            assert_eq!(read(text), Some((name.into(), arguments, body.into())), "{text}");
         }
-        let nested = read("\\newcommand{\\a}[2][{]}]{#1}!").unwrap();
-        assert_eq!(nested.2.as_deref(), Some("{]}"));
+        let (_, arguments, body) =
+            read("\\DeclarePairedDelimiterX\\inner[2]{\\langle}{\\rangle}{#1,#2}!").unwrap();
+        assert_eq!(arguments.len(), 4);
+        assert!(body.contains("\\langle #3,#4\\rangle"), "{body}");
     }
 
     #[test]
     fn unusual_and_broken_ones_are_told_apart() {
-        for text in ["\\def\\a#1.#2{x}!", "\\def\\a#2{x}!", "\\NewDocumentCommand\\a{s m}{x}!"] {
+        for text in ["\\def\\a#2{x}!", "\\NewDocumentCommand\\a{u{x} m}{x}!"] {
             assert_eq!(read(text), None, "{text}");
         }
-        for text in
-            ["\\def\\a{x", "\\newcommand{\\a}[12]{x}", "\\newcommand x", "\\let\\a", "\\def"]
-        {
+        for text in [
+            "\\def\\a{x",
+            "\\newcommand{\\a}[12]{x}",
+            "\\newcommand x",
+            "\\let\\a",
+            "\\def",
+            "\\newif\\draft",
+            "\\newtheorem{a}",
+        ] {
             let command = control_name(text, 0);
             assert!(read_definition(text, command, 1 + command.len()).is_none(), "{text}");
         }

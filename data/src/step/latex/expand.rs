@@ -2,15 +2,17 @@
 //!
 //! The text is read once, from top to bottom as TeX does: a definition is taken in and deleted
 //! where it stands, a call is replaced and the replacement read in its turn. A redefinition
-//! therefore holds from its place on; groups do not end it. Blanks after a call stay as written,
-//! so that lines keep their ends.
+//! therefore holds from its place on, up to the end of its group. Of the document's own conditions
+//! (`\newif`) the branch stays that holds. Blanks after a call stay as written, so that lines keep
+//! their ends.
 
 use std::rc::Rc;
 
 use memchr::memchr;
 
 use super::Part;
-use super::definition::{Macro, is_definition, is_prefix, read_definition};
+use super::comments::opens;
+use super::definition::{Argument, Macro, NO_VALUE, is_definition, is_prefix, read_definition};
 use super::macros::{Macros, Outcome, is_callable, substitute, substituted_length};
 use crate::text::tex::{
     VerbatimFinder, after_blank_rest, bracket_end, control_name, ends_in_control_word, environment,
@@ -41,6 +43,8 @@ pub(super) struct ExpansionCounts {
     pub too_deep: u64,
     /// Calls left because the text would have grown too much.
     pub overflow: u64,
+    /// Macros of the document that are still in its text.
+    pub left: u64,
 }
 
 /// Bounds of expansion.
@@ -62,6 +66,7 @@ pub(super) fn expand(text: &str, limits: Limits, counts: &mut ExpansionCounts) -
         expander = Expander::new(&document, limits, true);
         expander.run();
     }
+    expander.counts.left = expander.macros.left_in(&expander.out);
     *counts = expander.counts;
     (expander.out, expander.preamble)
 }
@@ -71,6 +76,49 @@ struct Frame {
     text: Rc<str>,
     at: usize,
     depth: usize,
+}
+
+/// Longest delimited argument.
+const DELIMITED_BYTES: usize = 1 << 12;
+
+/// An argument of a call.
+enum Given {
+    /// A part of a text.
+    Part(Rc<str>, usize, usize),
+    /// A default.
+    Made(String),
+}
+
+impl Given {
+    fn text(&self) -> &str {
+        match self {
+            Self::Part(text, from, to) => &text[*from..*to],
+            Self::Made(text) => text,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.text().len()
+    }
+}
+
+/// The end of `wanted` if `text` has it at `at`. A blank in it stands for any number of them, and
+/// none is needed behind a control word.
+fn matches_at(text: &str, at: usize, wanted: &str) -> Option<usize> {
+    let mut at = at;
+    for c in wanted.chars() {
+        if c == ' ' {
+            let after = skip_blanks(text, at);
+            (after > at || ends_in_control_word(&text[..at])).then_some(())?;
+            at = after;
+        } else {
+            text.get(at..)?.starts_with(c).then_some(())?;
+            at += c.len_utf8();
+        }
+    }
+    // A control word does not go on.
+    let joined = ends_in_control_word(wanted) && starts_with_letter(&text[at..]);
+    (!joined).then_some(at)
 }
 
 /// A place to read arguments from: a frame and a position in it.
@@ -94,8 +142,14 @@ struct Expander {
     work: usize,
     most_work: usize,
     verbatim: VerbatimFinder,
+    /// Conditions inside each branch that was kept, which is not closed yet.
+    branches: Vec<usize>,
     counts: ExpansionCounts,
 }
+
+/// Whether a text is the true value of xparse, and what stands for it.
+const TRUE: &str = "\\BooleanTrue";
+const FALSE: &str = "\\BooleanFalse";
 
 impl Expander {
     fn new(document: &Rc<str>, limits: Limits, emitting: bool) -> Self {
@@ -111,7 +165,8 @@ impl Expander {
             most_bytes: bytes.saturating_mul(limits.growth).saturating_add(GROWTH_ALLOWANCE),
             work: 0,
             most_work: bytes.saturating_mul(WORK_PER_BYTE).saturating_add(1 << 20),
-            verbatim: VerbatimFinder::default(),
+            verbatim: VerbatimFinder::of(document),
+            branches: Vec::new(),
             counts: ExpansionCounts::default(),
         }
     }
@@ -129,9 +184,23 @@ impl Expander {
             let at = found.map_or(text.len(), |length| from + length);
             frame.at = at;
             let depth = frame.depth;
+            // In the preamble braces are mostly those of arguments: \AtBeginDocument{\def…}.
+            if self.emitting {
+                self.count_groups(&text.as_bytes()[from..at]);
+            }
             self.emit(&text[from..at]);
             if found.is_some() {
                 self.control_sequence(&text, at, depth);
+            }
+        }
+    }
+
+    /// Groups that begin and end in text without control sequences.
+    fn count_groups(&mut self, part: &[u8]) {
+        for at in memchr::memchr2_iter(b'{', b'}', part) {
+            match part[at] {
+                b'{' => self.macros.begin_group(),
+                _ => self.macros.end_group(),
             }
         }
     }
@@ -171,23 +240,166 @@ impl Expander {
                 self.out.reserve(text.len() - at);
             }
         }
-        let handled = after == at + 1 + name.len()
+        let plain = after == at + 1 + name.len();
+        if plain && self.emitting {
+            match name {
+                "begin" if environment(text, after).is_some_and(|(name, _)| name != "document") => {
+                    self.macros.begin_group();
+                }
+                "end" if environment(text, after).is_some_and(|(name, _)| name != "document") => {
+                    self.macros.end_group();
+                }
+                "begingroup" | "bgroup" => self.macros.begin_group(),
+                "endgroup" | "egroup" => self.macros.end_group(),
+                _ => {}
+            }
+        }
+        let handled = plain
             && is_callable(name)
-            && (self.definition(text, at, name) || self.call(name, after, depth));
+            && (self.condition(text, at, name)
+                || self.definition(text, at, name)
+                || self.choice(text, name, after, depth)
+                || self.call(name, after, depth));
         if !handled {
             self.emit(&text[at..after]);
             self.go_to(after);
         }
     }
 
+    /// Conditions of the document: sets them, and takes out the branch that does not hold.
+    fn condition(&mut self, text: &str, at: usize, name: &str) -> bool {
+        let after = at + 1 + name.len();
+        // TeX reads the blank behind a name with it.
+        let next = after + usize::from(text[after..].starts_with(' '));
+        if self.macros.set_condition(name) {
+            let end = match at == 0 || text.as_bytes()[at - 1] == b'\n' {
+                true => after_blank_rest(text, after).unwrap_or(next),
+                false => next,
+            };
+            self.counts.definitions.add(end - at);
+            self.go_to(end);
+            self.seam = true;
+            return true;
+        }
+        if let Some(holds) = self.macros.condition(name) {
+            let end = match holds {
+                true => {
+                    self.branches.push(0);
+                    next
+                }
+                false => {
+                    self.work += text.len() - after;
+                    let found = (self.work <= self.most_work)
+                        .then(|| self.skip_branch(text, after))
+                        .flatten();
+                    let Some((end, is_else)) = found else { return false };
+                    self.work -= text.len() - end;
+                    if is_else {
+                        self.branches.push(0);
+                    }
+                    end + usize::from(text[end..].starts_with(' '))
+                }
+            };
+            self.go_to(end);
+            self.seam = true;
+            return true;
+        }
+        let Some(open) = self.branches.last_mut() else { return false };
+        match name {
+            "fi" if *open == 0 => {
+                self.branches.pop();
+                self.go_to(next);
+            }
+            "else" if *open == 0 => {
+                let Some((end, _)) = self.skip_branch(text, after) else { return false };
+                self.branches.pop();
+                self.go_to(end + usize::from(text[end..].starts_with(' ')));
+            }
+            "fi" => {
+                *open -= 1;
+                return false;
+            }
+            _ => {
+                if name.starts_with("if") && opens(name) {
+                    *open += 1;
+                }
+                return false;
+            }
+        }
+        self.seam = true;
+        true
+    }
+
+    /// Position behind the `\fi` or `\else` that ends the branch at `at`, and whether it is an
+    /// `\else`.
+    fn skip_branch(&self, text: &str, mut at: usize) -> Option<(usize, bool)> {
+        let mut depth = 0usize;
+        loop {
+            at += memchr(b'\\', &text.as_bytes()[at..])?;
+            let name = control_name(text, at);
+            at += 1 + name.len();
+            match name {
+                "fi" if depth == 0 => return Some((at, false)),
+                "else" if depth == 0 => return Some((at, true)),
+                "fi" => depth -= 1,
+                "newif" => {
+                    at = skip_blanks(text, at);
+                    at += usize::from(text[at..].starts_with('\\'));
+                }
+                _ if name.starts_with("if") && opens(name) => depth += 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// `\IfBooleanTF`, `\IfNoValueTF` and their like: the branch that holds, where it is known.
+    fn choice(&mut self, text: &str, name: &str, after: usize, depth: usize) -> bool {
+        let Some((kind, which)) = ["TF", "T", "F"]
+            .iter()
+            .find_map(|which| Some((name.strip_suffix(which)?, *which)))
+            .filter(|(kind, _)| matches!(*kind, "IfBoolean" | "IfNoValue" | "IfValue"))
+        else {
+            return false;
+        };
+        let mut at = after;
+        let mut group = || {
+            let open = skip_blanks(text, at);
+            let end = group_end(text, open)?;
+            at = end;
+            Some(&text[open + 1..end - 1])
+        };
+        let Some(value) = group().map(str::trim) else { return false };
+        let holds = match (kind, value) {
+            ("IfBoolean", TRUE) => true,
+            ("IfBoolean", FALSE) => false,
+            ("IfBoolean", _) => return false,
+            ("IfNoValue", value) => value == NO_VALUE,
+            (_, value) => value != NO_VALUE,
+        };
+        let (then, otherwise) = match which {
+            "TF" => (group(), group()),
+            "T" => (group(), Some("")),
+            _ => (Some(""), group()),
+        };
+        let (Some(then), Some(otherwise)) = (then, otherwise) else { return false };
+        let chosen: Rc<str> = if holds { then } else { otherwise }.into();
+        self.work += at - after;
+        self.go_to(at);
+        self.frames.push(Frame { text: chosen, at: 0, depth: depth + 1 });
+        self.seam = true;
+        true
+    }
+
     /// Takes in and deletes the definition at `at`, if there is one.
     fn definition(&mut self, text: &str, at: usize, name: &str) -> bool {
         let mut command = name;
         let mut command_at = at;
+        let mut global = false;
         for _ in 0..MOST_PREFIXES {
             if !is_prefix(command) {
                 break;
             }
+            global |= command == "global";
             command_at = skip_blanks(text, command_at + 1 + command.len());
             if !text[command_at..].starts_with('\\') {
                 return false;
@@ -204,7 +416,7 @@ impl Expander {
         };
         let mut end = definition.end;
         self.work += end - at;
-        match self.macros.define(definition, &mut self.work) {
+        match self.macros.define(definition, global, &mut self.work) {
             Outcome::Known => self.counts.found += 1,
             Outcome::Recursive => self.counts.recursive += 1,
             Outcome::Unsupported => self.counts.unsupported += 1,
@@ -257,56 +469,25 @@ impl Expander {
     /// The body of `called` with the arguments at `cursor`, which moves behind them, and its
     /// size. None when arguments are missing or the text would grow too much.
     fn replacement(&mut self, called: &Macro, cursor: &mut Cursor) -> Option<(Rc<str>, usize)> {
-        let mut arguments: Vec<(Rc<str>, usize, usize)> = Vec::new();
-        let mut first = None;
-        if let Some(default) = &called.default {
-            let open = self.next_token(*cursor)?;
-            let text = &self.frames[open.frame].text;
-            if text.as_bytes().get(open.at) == Some(&b'[') {
-                let end = bracket_end(text, open.at)?;
-                arguments.push((Rc::clone(text), open.at + 1, end - 1));
-                *cursor = Cursor { frame: open.frame, at: end };
-            } else {
-                first = Some(default.as_str());
-            }
+        let mut arguments: Vec<Given> = Vec::new();
+        if let Some(Argument::Until(_)) = called.arguments.first() {
+            // The blank behind the name ends it.
+            let text = &self.frames[cursor.frame].text;
+            cursor.at += usize::from(text[cursor.at..].starts_with(' '));
         }
-        let given = usize::from(called.default.is_some());
-        for _ in given..called.parameters {
-            let open = self.next_token(*cursor)?;
-            let text = Rc::clone(&self.frames[open.frame].text);
-            let (from, to, end) = match text.as_bytes().get(open.at)? {
-                b'{' => match group_end(&text, open.at) {
-                    Some(end) => (open.at + 1, end - 1, end),
-                    None => {
-                        self.work += text.len() - open.at;
-                        return None;
-                    }
-                },
-                b'}' => return None,
-                b'\\' => {
-                    let end = open.at + 1 + control_name(&text, open.at).len();
-                    (open.at, end, end)
-                }
-                _ => {
-                    let length = text[open.at..].chars().next().map_or(0, char::len_utf8);
-                    (open.at, open.at + length, open.at + length)
-                }
-            };
-            self.work += end - open.at;
-            arguments.push((text, from, to));
-            *cursor = Cursor { frame: open.frame, at: end };
+        for argument in &called.arguments {
+            let given = self.argument(argument, cursor)?;
+            self.work += given.as_ref().map_or(0, Given::len);
+            arguments.extend(given);
         }
-        if called.parameters == 0 {
+        if called.arguments.is_empty() {
             // \name{} is a way to end the name.
             let text = &self.frames[cursor.frame].text;
             if text[cursor.at..].starts_with("{}") {
                 cursor.at += 2;
             }
         }
-        let texts: Vec<&str> = first
-            .into_iter()
-            .chain(arguments.iter().map(|(text, from, to)| &text[*from..*to]))
-            .collect();
+        let texts: Vec<&str> = arguments.iter().map(Given::text).collect();
         let size = substituted_length(&called.body, &texts);
         let waiting: usize =
             self.frames.iter().map(|frame| frame.text.len().saturating_sub(frame.at)).sum();
@@ -318,6 +499,127 @@ impl Expander {
         let body =
             if plain { Rc::clone(&called.body) } else { substitute(&called.body, &texts).into() };
         Some((body, size + 1))
+    }
+
+    /// Reads one argument at `cursor`. The outer None says that it is missing, the inner that it is
+    /// none of the body's.
+    fn argument(&mut self, argument: &Argument, cursor: &mut Cursor) -> Option<Option<Given>> {
+        let missing = |default: &Option<String>| {
+            Some(Some(Given::Made(default.clone().unwrap_or_else(|| NO_VALUE.to_owned()))))
+        };
+        match argument {
+            Argument::Mandatory => self.mandatory(cursor).map(Some),
+            Argument::Bracketed(default) => {
+                let Some(open) = self.next_token(*cursor) else { return missing(default) };
+                let text = &self.frames[open.frame].text;
+                if text.as_bytes().get(open.at) != Some(&b'[') {
+                    return missing(default);
+                }
+                let end = bracket_end(text, open.at)?;
+                let given = Given::Part(Rc::clone(text), open.at + 1, end - 1);
+                *cursor = Cursor { frame: open.frame, at: end };
+                Some(Some(given))
+            }
+            Argument::Between(open_mark, close_mark, default) => {
+                let Some(open) = self.next_token(*cursor) else { return missing(default) };
+                let text = Rc::clone(&self.frames[open.frame].text);
+                if !text[open.at..].starts_with(*open_mark) {
+                    return missing(default);
+                }
+                let from = open.at + open_mark.len_utf8();
+                let mut buffer = [0; 4];
+                let to = self.find_delimiter(&text, from, close_mark.encode_utf8(&mut buffer))?;
+                *cursor = Cursor { frame: open.frame, at: to + close_mark.len_utf8() };
+                Some(Some(Given::Part(text, from, to)))
+            }
+            Argument::Token(mark) => {
+                let found = self
+                    .next_token(*cursor)
+                    .filter(|place| self.frames[place.frame].text[place.at..].starts_with(*mark));
+                if let Some(place) = found {
+                    *cursor = Cursor { frame: place.frame, at: place.at + mark.len_utf8() };
+                }
+                let value = if found.is_some() { TRUE } else { FALSE };
+                Some(Some(Given::Made(value.to_owned())))
+            }
+            Argument::Literal(literal) => {
+                let place = self.next_token(*cursor)?;
+                let text = &self.frames[place.frame].text;
+                let end = matches_at(text, place.at, literal)?;
+                *cursor = Cursor { frame: place.frame, at: end };
+                Some(None)
+            }
+            Argument::Until(delimiter) => {
+                // The end of a replacement goes on in the text around it.
+                let mut place = *cursor;
+                while place.at >= self.frames[place.frame].text.len() {
+                    place.frame = place.frame.checked_sub(1)?;
+                    place.at = self.frames[place.frame].at;
+                }
+                let text = Rc::clone(&self.frames[place.frame].text);
+                let to = self.find_delimiter(&text, place.at, delimiter)?;
+                let end = matches_at(&text, to, delimiter)?;
+                *cursor = Cursor { frame: place.frame, at: end };
+                // A group that is the whole argument loses its braces.
+                let from = place.at;
+                let whole = group_end(&text, from) == Some(to) && to > from;
+                let braces = usize::from(whole);
+                Some(Some(Given::Part(text, from + braces, to - braces)))
+            }
+        }
+    }
+
+    fn mandatory(&mut self, cursor: &mut Cursor) -> Option<Given> {
+        let open = self.next_token(*cursor)?;
+        let text = Rc::clone(&self.frames[open.frame].text);
+        let (from, to, end) = match text.as_bytes().get(open.at)? {
+            b'{' => match group_end(&text, open.at) {
+                Some(end) => (open.at + 1, end - 1, end),
+                None => {
+                    self.work += text.len() - open.at;
+                    return None;
+                }
+            },
+            b'}' => return None,
+            b'\\' => {
+                let end = open.at + 1 + control_name(&text, open.at).len();
+                (open.at, end, end)
+            }
+            _ => {
+                let length = text[open.at..].chars().next().map_or(0, char::len_utf8);
+                (open.at, open.at + length, open.at + length)
+            }
+        };
+        *cursor = Cursor { frame: open.frame, at: end };
+        Some(Given::Part(text, from, to))
+    }
+
+    /// Where `delimiter` is, outside of groups, near enough and in the same paragraph.
+    fn find_delimiter(&mut self, text: &str, from: usize, delimiter: &str) -> Option<usize> {
+        let bytes = text.as_bytes();
+        let last = bytes.len().min(from + DELIMITED_BYTES);
+        let mut at = from;
+        while at < last {
+            if text.is_char_boundary(at) && matches_at(text, at, delimiter).is_some() {
+                return Some(at);
+            }
+            match bytes[at] {
+                b'{' => match group_end(text, at) {
+                    Some(end) => {
+                        at = end;
+                        continue;
+                    }
+                    None => break,
+                },
+                b'}' => break,
+                b'\\' => at += 1,
+                b'\n' if bytes.get(at + 1) == Some(&b'\n') => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        self.work += at.min(bytes.len()) - from;
+        None
     }
 
     /// The next place after blanks; when a replacement ends, in the text around it. None at the
@@ -372,6 +674,64 @@ mod tests {
     }
 
     #[test]
+    fn arguments_of_all_kinds_are_read() {
+        for (text, expected) in [
+            ("\\def\\pair(#1,#2){<#1;#2>}\\pair(a,{b,c})", "<a;b,c>"),
+            ("\\def\\norm|#1|{[#1]}\\norm|x|", "[x]"),
+            ("\\def\\a#1.{<#1>}\\a{y}. \\a yz.", "<y> <yz>"),
+            ("\\def\\a#1\\end#2{<#1;#2>}\\a x\\end y", "<x;y>"),
+            ("\\NewDocumentCommand\\a{s m}{\\IfBooleanTF{#1}{S}{N}#2}\\a*{x}\\a{y}", "SxNy"),
+            ("\\NewDocumentCommand\\a{m o}{#1\\IfNoValueTF{#2}{-}{(#2)}}\\a{x}[y]\\a{z}", "x(y)z-"),
+            ("\\NewDocumentCommand\\a{D<>{d} m}{#1#2}\\a<e>{x}\\a{y}", "exdy"),
+            (
+                "\\DeclarePairedDelimiter{\\abs}{\\lvert}{\\rvert}$\\abs{x}$ $\\abs*{y}$ $\\abs[\\big]{z}$",
+                "$\\lvert x\\rvert$ $\\left\\lvert y\\right\\rvert$ $\\big\\lvert z\\big\\rvert$",
+            ),
+        ] {
+            assert_eq!(expanded(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_branch_that_holds_stays() {
+        for (text, expected) in [
+            ("\\newif\\ifd\\dfalse a \\ifd X \\else Y \\fi b", "a Y b"),
+            ("\\newif\\ifd\n\\dtrue\na \\ifd X\\else Y\\fi b", "\na Xb"),
+            ("\\newif\\ifd a\\ifd X\\fi b", "ab"),
+            (
+                "\\newif\\ifd\\dtrue\\ifd\\ifnum1=1 x\\else y\\fi\\else z\\fi",
+                "\\ifnum1=1 x\\else y\\fi",
+            ),
+            ("\\newif\\ifd\\ifd\\ifnum1=1 x\\else y\\fi\\else z\\fi", "z"),
+            ("\\newif\\ifd\\ifd never ends", "\\ifd never ends"),
+            ("\\ifother x\\else y\\fi", "\\ifother x\\else y\\fi"),
+        ] {
+            assert_eq!(expanded(text).trim(), expected.trim(), "{text}");
+        }
+    }
+
+    #[test]
+    fn definitions_end_with_their_group_and_what_is_left_is_counted() {
+        assert_eq!(expanded("\\def\\a{x}{\\def\\a{y}\\a}\\a"), "x{y}x".trim_start_matches('x'));
+        assert_eq!(expanded("\\begin{q}\\def\\a{y}\\a\\end{q}\\a"), "\\begin{q}y\\end{q}\\a");
+        assert_eq!(expanded("{\\gdef\\a{y}}\\a {\\global\\def\\b{z}}\\b"), "{}y {}z");
+        assert_eq!(expanded("\\def\\part{\\partial}$\\part_\\mu$"), "$\\partial_\\mu$");
+        let mut counts = ExpansionCounts::default();
+        expand("\\def\\a#2{x}\\def\\b{y}\\a{1} \\b \\alpha", LIMITS, &mut counts);
+        assert_eq!(counts.left, 1);
+    }
+
+    #[test]
+    fn definitions_of_environments_go() {
+        assert_eq!(
+            expanded(
+                "a\n\\newenvironment{m}{\\begin{t}}{\\end{t}}\n\\newtheorem{l}{L}\nb\\bibliographystyle{plain}"
+            ),
+            "a\nb"
+        );
+    }
+
+    #[test]
     fn a_redefinition_holds_from_its_place_on() {
         assert_eq!(expanded("\\def\\a{x}\\a\\def\\a{y}\\a"), "xy");
     }
@@ -406,7 +766,8 @@ mod tests {
         for (text, expected) in [
             ("\\def\\a{\\a x}\\a", "\\a"),
             ("\\def\\a{\\b}\\def\\b{\\a}\\a", "\\b"),
-            ("\\def\\a#1.{x}\\a y.", "\\a y."),
+            ("\\def\\a#1.{x}\\a y\n\nz.", "\\a y\n\nz."),
+            ("\\def\\a(#1){x}\\a y", "\\a y"),
             ("\\def\\a#1{x}{\\a}", "{\\a}"),
             ("\\def\\a#1{x}\\a\n\ny", "\\a\n\ny"),
             ("\\renewcommand{\\section}[1]{#1}\\section{x}", "\\section{x}"),

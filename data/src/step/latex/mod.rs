@@ -44,8 +44,9 @@ impl Default for LatexOptions {
 }
 
 impl StepOptions for LatexOptions {
+    /// Version 1 knew no plain TeX and fewer forms of macros.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn validate(&self, key: &str) -> Result<()> {
@@ -116,6 +117,7 @@ impl Step for Latex {
         }
         document.text = text;
         document.set_metadata("n_macros_expanded", macros.expanded);
+        document.set_metadata("n_macros_left", macros.left);
         for (reason, part) in [
             ("comments", comments),
             ("disabled", disabled),
@@ -136,6 +138,7 @@ impl Step for Latex {
             ("macros_recursive", macros.recursive),
             ("macros_too_deep", macros.too_deep),
             ("macros_overflow", macros.overflow),
+            ("macros_left", macros.left),
         ] {
             if count > 0 {
                 *counts.noted.entry(name.to_owned()).or_default() += count;

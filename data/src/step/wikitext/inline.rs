@@ -5,10 +5,13 @@ use memchr::memmem;
 use super::markup::{APOSTROPHE, Frame, GAP, Kind, Scanner};
 use super::parts::Part;
 use super::tags::{Tag, TagKind, find_closing, tag_at};
+use crate::text::script_marks::{Script, is_fraction, mark_after, mark_before};
 use crate::text::wikipedia::LinkNamespace;
 
 /// Longest character reference, `&CounterClockwiseContourIntegral;`.
 const LONGEST_REFERENCE: usize = 33;
+/// Bytes of a superscript that are looked at.
+const SCRIPT_BYTES: usize = 48;
 /// Longest magic word looked for, in characters.
 const LONGEST_MAGIC_WORD: usize = 40;
 /// What the address of an external link begins with.
@@ -149,6 +152,7 @@ impl Scanner<'_> {
         self.result.work += tag.end - self.at;
         match tag.kind {
             TagKind::Transparent => self.at = tag.end,
+            TagKind::Script(script) => self.script(tag, script),
             TagKind::Break => {
                 self.at = tag.end;
                 if !self.at_line_start() {
@@ -156,8 +160,35 @@ impl Scanner<'_> {
                 }
             }
             TagKind::Nested => self.element(tag),
-            TagKind::Raw(_) | TagKind::Formula | TagKind::Nowiki => self.extension(tag),
+            TagKind::Raw(_) | TagKind::Formula | TagKind::Nowiki | TagKind::Code => {
+                self.extension(tag);
+            }
         }
+    }
+
+    fn script(&mut self, tag: Tag, script: Script) {
+        self.at = tag.end;
+        if tag.empty {
+            return;
+        }
+        let ahead = &self.bytes[tag.end..self.bytes.len().min(tag.end + SCRIPT_BYTES)];
+        self.result.work += ahead.len();
+        if tag.closing {
+            let after = &self.page[tag.end..self.page.floor_char_boundary(tag.end + SCRIPT_BYTES)];
+            self.result.text.push_str(mark_after(&self.result.text, after));
+            return;
+        }
+        let end = memchr::memchr(b'<', ahead).map_or(ahead.len(), |end| end);
+        let end = self.page.floor_char_boundary(tag.end + end);
+        let content = &self.page[tag.end..end];
+        let mark = mark_before(script, &self.result.text, content);
+        let closing = tag_at(self.bytes, end).filter(|closing| closing.closing);
+        let fraction = closing.is_some_and(|closing| is_fraction(&self.page[closing.end..]));
+        let digit = self.result.text.ends_with(|c: char| c.is_ascii_digit());
+        self.result.text.push_str(match fraction && digit && mark == "^" {
+            true => " ",
+            false => mark,
+        });
     }
 
     fn comment(&mut self) {
@@ -224,17 +255,32 @@ impl Scanner<'_> {
         }
         match tag.kind {
             TagKind::Nowiki => self.literal(content),
+            TagKind::Code if self.is_inline(tag, start, content) => self.literal(content.trim()),
             TagKind::Formula if self.settings.formulas && !content.trim().is_empty() => {
                 self.result.text.push('$');
                 self.literal(content.trim());
                 self.result.text.push('$');
             }
             kind => {
-                let part = if let TagKind::Raw(part) = kind { part } else { Part::Formulas };
+                let part = match kind {
+                    TagKind::Raw(part) => part,
+                    TagKind::Code => Part::Elements,
+                    _ => Part::Formulas,
+                };
                 self.result.removals.add(part, self.at - start);
                 self.result.text.push(GAP);
             }
         }
+    }
+
+    /// Whether code is part of a sentence, as its tag says.
+    fn is_inline(&mut self, tag: Tag, start: usize, content: &str) -> bool {
+        let attributes = &self.page[start..tag.end];
+        self.result.work += attributes.len();
+        let says = attributes.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| {
+            word.eq_ignore_ascii_case("inline") || word.eq_ignore_ascii_case("enclose")
+        });
+        says && !attributes.contains("enclose=\"div") && !content.contains('\n')
     }
 
     /// Text that is no wikitext, but may hold character references.

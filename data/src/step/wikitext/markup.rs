@@ -9,11 +9,18 @@
 
 use super::parts::{Part, Removals};
 use super::tags::TAG_COUNT;
-use super::templates::render;
+use super::templates::{Rendered, Rules, render};
 use crate::text::wikipedia::WikiNames;
 
 /// Deepest nesting. MediaWiki itself stops expanding templates at a depth of 40.
 const MAX_DEPTH: usize = 64;
+/// Bytes before and behind a template that are looked at.
+const AROUND: usize = 60;
+/// Templates of a page that are noted as lost.
+const MOST_LOST: usize = 200;
+/// Bytes of such a template, and of its name.
+const LONGEST_LOST: usize = 200;
+const LONGEST_LOST_NAME: usize = 60;
 /// An apostrophe that is text: a noncharacter that stands for it until quotes are done.
 pub(super) const APOSTROPHE: char = '\u{fdd0}';
 /// Where something was taken out: a noncharacter, so that the space and punctuation around it
@@ -25,6 +32,8 @@ pub(super) const GAP: char = '\u{fdd1}';
 pub(super) struct Settings<'a> {
     /// Names of the page's language.
     pub names: &'a WikiNames,
+    /// What templates print.
+    pub rules: &'a Rules,
     /// Keep formulas as `$…$`.
     pub formulas: bool,
     /// Look for templates of disambiguation pages.
@@ -44,6 +53,9 @@ pub(super) struct Unmarked {
     pub unbalanced: bool,
     /// A template says that the page only tells similar titles apart.
     pub disambiguation: bool,
+    /// Templates that were taken out of the middle of a line though nothing knows them: their names,
+    /// with what stood around them.
+    pub lost: Vec<(String, String)>,
     /// Bytes looked at, those looked at twice counted twice.
     pub work: usize,
 }
@@ -334,29 +346,69 @@ impl Scanner<'_> {
         let text = &self.result.text[frame.output..];
         self.result.work += text.len();
         let rendered = if parameter {
-            None
+            Rendered::Nothing
         } else {
             let pipes = &self.pipes[frame.pipes..];
             let name = &text[..pipes.first().map_or(text.len(), |pipe| pipe - frame.output)];
             if self.settings.disambiguation && !self.result.disambiguation {
                 self.result.disambiguation = self.settings.names.is_disambiguation(name);
             }
-            render(text, name.trim(), pipes, frame.output)
+            let before = self.result.text[..frame.output].trim_end_matches(GAP);
+            let start = before.floor_char_boundary(before.len().saturating_sub(AROUND));
+            render(self.settings.rules, text, name.trim(), pipes, frame.output, &before[start..])
         };
+        if rendered == Rendered::Unknown {
+            self.lose(&frame);
+        }
         self.pipes.truncate(frame.pipes);
         self.count(Part::Templates, &frame);
         match rendered {
-            Some(rendered) => {
+            Rendered::Text(rendered) => {
                 self.result.text.truncate(frame.output);
                 self.result.text.push_str(&rendered);
             }
-            None => self.cut(frame.output),
+            Rendered::Nothing | Rendered::Unknown => self.cut(frame.output),
         }
         if left >= 2 && self.frames.len() < MAX_DEPTH {
             self.braces += 1;
             // It begins where the first did, and what that counted is inside it.
             self.frames.push(Frame { kind: Kind::Braces(left), ..frame });
         }
+    }
+
+    /// Notes the template of `frame`, which ends here, if it stood inside a line of text.
+    fn lose(&mut self, frame: &Frame) {
+        let enclosed = self.braces > 0
+            || self.frames.iter().any(|frame| matches!(frame.kind, Kind::Table | Kind::Element(_)));
+        if enclosed || self.result.lost.len() >= MOST_LOST {
+            return;
+        }
+        let text = &self.result.text[..frame.output];
+        let start = text.floor_char_boundary(text.len().saturating_sub(AROUND));
+        let before = text[start..].rsplit('\n').next().unwrap_or_default();
+        let end = self.page.floor_char_boundary(self.at + AROUND);
+        let after = self.page[self.at..end].split('\n').next().unwrap_or_default();
+        self.result.work += 2 * AROUND;
+        let word = |text: &str| text.contains(char::is_alphanumeric);
+        let most = self.page.floor_char_boundary(frame.input + LONGEST_LOST);
+        let source = &self.page[frame.input..self.at.min(most).max(frame.input)];
+        let one_line = !source.contains('\n');
+        // At the beginning of a line it is part of a sentence if that goes on in the middle of one, or
+        // if the line is an item of a list.
+        let item = before.contains(['*', '#', ':', ';']);
+        let goes_on =
+            after.trim_start().starts_with(|c: char| c.is_lowercase() || ",;:)".contains(c));
+        if !word(before) && !(one_line && word(after) && (item || goes_on)) {
+            return;
+        }
+        let name = source.trim_start_matches('{');
+        let name = name.split(['|', '}', '\n', '<', '{']).next().unwrap_or_default().trim();
+        if name.is_empty() || name.len() > LONGEST_LOST_NAME {
+            return;
+        }
+        let name = name.replace('_', " ").to_lowercase();
+        let before = before.replace([GAP, APOSTROPHE], "");
+        self.result.lost.push((name, format!("{before}{source}{after}")));
     }
 
     /// What is still open at the end of the page. A table ends there, or at the first heading

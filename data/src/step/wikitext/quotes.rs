@@ -30,6 +30,8 @@ pub(super) fn push_inline(line: &str, out: &mut String) {
                 continue;
             }
             GAP => pending.gap = true,
+            // Shown at a line end alone.
+            '\u{ad}' => {}
             APOSTROPHE => pending.push('\'', start, out),
             c if c.is_whitespace() => pending.space = true,
             c => pending.push(c, start, out),
@@ -46,7 +48,7 @@ fn is_plain(line: &[u8]) -> bool {
         let second_look = match byte {
             b'\'' | b' ' => last == byte,
             0x09..=0x0d | 0xef => true,
-            0xa0 => last == 0xc2,
+            0xa0 | 0xad => last == 0xc2,
             0x80..=0x8a | 0xaf => last == 0x80,
             _ => false,
         };

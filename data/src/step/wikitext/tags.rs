@@ -3,6 +3,7 @@
 use memchr::{memchr2, memmem};
 
 use super::parts::Part;
+use crate::text::script_marks::Script;
 
 /// What a tag does to its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +16,18 @@ pub(super) enum TagKind {
     Nested,
     /// An extension whose content is not wikitext: everything to the next closing tag goes.
     Raw(Part),
+    /// A superscript or subscript: as [`TagKind::Transparent`], with a mark where its digits would
+    /// run into others.
+    Script(Script),
     /// A formula in LaTeX.
     Formula,
+    /// Code: kept inside a sentence, taken out where it is a block.
+    Code,
     /// Content that is text as it stands.
     Nowiki,
 }
 
-use TagKind::{Break, Formula, Nested, Nowiki, Raw, Transparent};
+use TagKind::{Break, Code, Formula, Nested, Nowiki, Raw, Transparent};
 
 /// The tags MediaWiki knows, sorted by name. Others are text: `#include <stdio.h>`.
 const TAGS: &[(&str, TagKind)] = &[
@@ -91,13 +97,13 @@ const TAGS: &[(&str, TagKind)] = &[
     ("score", Raw(Part::Elements)),
     ("section", Transparent),
     ("small", Nested),
-    ("source", Raw(Part::Elements)),
+    ("source", Code),
     ("span", Transparent),
     ("strike", Transparent),
     ("strong", Transparent),
-    ("sub", Transparent),
-    ("sup", Transparent),
-    ("syntaxhighlight", Raw(Part::Elements)),
+    ("sub", TagKind::Script(Script::Sub)),
+    ("sup", TagKind::Script(Script::Super)),
+    ("syntaxhighlight", Code),
     ("table", Nested),
     ("td", Nested),
     ("templatedata", Raw(Part::Elements)),

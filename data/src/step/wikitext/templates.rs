@@ -1,199 +1,79 @@
-//! The few templates that stand for text of the sentence they are in.
+//! Templates that stand for words of the sentence they are in.
+//!
+//! Files of rules, one for all languages and one for each, say what a template prints; users may give
+//! files of their own. What no rule knows is taken out, and counted by name when it stood inside a
+//! line.
 
-/// What a rendered template is made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// The first argument.
-    First,
-    /// The second argument: `{{lang|fr|bonjour}}`.
-    Second,
-    /// The argument `text`, `quote` or the first one, as a paragraph.
-    Quote,
-    /// A quantity with its unit.
-    Convert,
-    /// The first arguments, at most so many, with spaces between: `{{unité|5|km}}`.
-    Joined(usize),
-    /// Always the same.
-    Constant(&'static str),
+mod print;
+mod rules;
+
+pub(super) use print::Arguments;
+pub(super) use rules::Rules;
+
+use crate::text::script_marks::{Script, mark_before};
+
+/// What becomes of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Rendered {
+    /// This stands in its place.
+    Text(String),
+    /// It is known to be no words.
+    Nothing,
+    /// Nothing knows it, or its arguments are not as its rule wants them.
+    Unknown,
 }
 
-/// Names in lower case. Those of other languages than English are the editions' own copies.
-const RENDERED: &[(&str, Kind)] = &[
-    ("blockquote", Kind::Quote),
-    ("bquote", Kind::Quote),
-    ("convert", Kind::Convert),
-    ("cquote", Kind::Quote),
-    ("cvt", Kind::Convert),
-    ("date", Kind::Joined(3)),
-    ("emdash", Kind::Constant("—")),
-    ("endash", Kind::Constant("–")),
-    ("lang", Kind::Second),
-    ("langue", Kind::Second),
-    ("math", Kind::First),
-    ("mdash", Kind::Constant("—")),
-    ("mvar", Kind::First),
-    ("nbsp", Kind::Constant(" ")),
-    ("ndash", Kind::Constant("–")),
-    ("nobr", Kind::First),
-    ("nobreak", Kind::First),
-    ("nombre", Kind::Joined(2)),
-    ("nowrap", Kind::First),
-    ("quote", Kind::Quote),
-    ("snd", Kind::Constant(" – ")),
-    ("spaced ndash", Kind::Constant(" – ")),
-    ("spaces", Kind::Constant(" ")),
-    ("unidad", Kind::Joined(2)),
-    ("unité", Kind::Joined(2)),
-    ("zitat", Kind::Quote),
-];
-
-/// Longest name in [`RENDERED`], in bytes.
-const LONGEST_NAME: usize = 12;
-
-/// The text of template `name`, if it is one of the few that are rendered. `body` is what stands
-/// between the braces, with its own markup done; `pipes` less `base` are the positions in it of
-/// the `|` that separate the name and the arguments.
-pub(super) fn render(body: &str, name: &str, pipes: &[usize], base: usize) -> Option<String> {
-    const FORMAT: &str = "formatnum:";
-    if name.get(..FORMAT.len()).is_some_and(|start| start.eq_ignore_ascii_case(FORMAT)) {
-        return Some(name[FORMAT.len()..].trim().to_owned());
-    }
-    let kind = kind(name)?;
-    let arguments = Arguments { body, pipes, base };
-    match kind {
-        Kind::Constant(text) => Some(text.to_owned()),
-        Kind::First => arguments.positional(1).map(str::to_owned),
-        Kind::Second => arguments.positional(2).map(str::to_owned),
-        Kind::Quote => {
-            let named = arguments.named("text").or_else(|| arguments.named("quote"));
-            let text = named.or_else(|| arguments.positional(1))?;
-            Some(format!("\n{text}\n"))
-        }
-        Kind::Convert => convert(&arguments),
-        Kind::Joined(most) => {
-            let all: Vec<&str> =
-                (1..=most).map_while(|number| arguments.positional(number)).collect();
-            (!all.is_empty()).then(|| all.join(" "))
-        }
-    }
-}
-
-fn kind(name: &str) -> Option<Kind> {
-    if name.is_empty() || name.len() > LONGEST_NAME {
-        return None;
-    }
-    let mut lower = [0; LONGEST_NAME];
-    for (to, from) in lower.iter_mut().zip(name.bytes()) {
-        *to = if from == b'_' { b' ' } else { from.to_ascii_lowercase() };
-    }
-    let lower = &lower[..name.len()];
-    // `lang-fr` and its like hold the text alone.
-    if lower.len() <= 8 && lower.starts_with(b"lang-") {
-        return Some(Kind::First);
-    }
-    let found = RENDERED.binary_search_by(|(name, _)| name.as_bytes().cmp(lower)).ok()?;
-    Some(RENDERED[found].1)
-}
-
-struct Arguments<'a> {
-    body: &'a str,
-    pipes: &'a [usize],
+/// What template `name` prints. `body` is what stands between the braces, with its own markup done;
+/// `pipes` less `base` are the positions in it of the `|` that separate the name and the arguments;
+/// `before` is the text so far.
+pub(super) fn render(
+    rules: &Rules,
+    body: &str,
+    name: &str,
+    pipes: &[usize],
     base: usize,
-}
-
-impl<'a> Arguments<'a> {
-    /// Arguments as name and value; the name is empty for those without one.
-    fn all(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let (body, base) = (self.body, self.base);
-        let starts = self.pipes.iter().map(move |pipe| pipe - base);
-        let ends = starts.clone().skip(1).chain([body.len()]);
-        starts.zip(ends).map(move |(start, end)| {
-            let argument = &body[start + 1..end];
-            match argument.split_once('=') {
-                Some((name, value)) => (name.trim(), value.trim()),
-                None => ("", argument.trim()),
-            }
-        })
+    before: &str,
+) -> Rendered {
+    if let Some(text) = parser_function(name) {
+        return text;
     }
-
-    fn named(&self, wanted: &str) -> Option<&'a str> {
-        let mut all = self.all().filter(|(name, value)| *name == wanted && !value.is_empty());
-        all.next().map(|(_, value)| value)
+    let Some((rule, rest)) = rules.find(name) else { return Rendered::Unknown };
+    if rule.is_nothing() {
+        return Rendered::Nothing;
     }
-
-    /// The argument of this number, from 1; None when it is missing or empty.
-    fn positional(&self, number: usize) -> Option<&'a str> {
-        let mut unnamed = self.all().filter(|(name, _)| name.is_empty());
-        let found = unnamed.nth(number - 1).map(|(_, value)| value);
-        found.filter(|value| !value.is_empty()).or_else(|| self.named(&number.to_string()))
+    let arguments = Arguments { body, pipes, base };
+    let context = print::Context { name, rest, months: rules.months(), before };
+    match rule.print(&arguments, &context) {
+        Some(text) => Rendered::Text(text),
+        None => Rendered::Unknown,
     }
 }
 
-/// `{{convert|5|km|mi}}`: the quantity in its own unit. Ranges and sums as their authors gave
-/// them: `{{convert|5|to|10|km}}`, `{{convert|6|ft|2|in}}`.
-fn convert(arguments: &Arguments<'_>) -> Option<String> {
-    let mut text = arguments.positional(1)?.to_owned();
-    // A quantity has at most a few numbers; more is no quantity.
-    for number in [2, 4, 6] {
-        let word = arguments.positional(number)?;
-        let next = arguments.positional(number + 1).filter(|next| is_number(next));
-        let joined = match word {
-            "-" | "–" | "to(-)" => "–",
-            "to" | "and" | "or" | "by" => &format!(" {word} "),
-            "x" | "×" | "*" => " × ",
-            "+/-" | "±" | "+-" => " ± ",
-            unit => {
-                text.push(' ');
-                push_unit(unit, &mut text);
-                // Feet and inches; but a number with no unit after it is a precision.
-                let follows = arguments.positional(number + 2).is_some_and(|u| !is_number(u));
-                match next {
-                    Some(next) if follows => {
-                        text.push(' ');
-                        text.push_str(next);
-                        continue;
-                    }
-                    _ => return Some(text),
-                }
-            }
-        };
-        text.push_str(joined);
-        text.push_str(next?);
-    }
-    Some(text)
-}
-
-fn is_number(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_digit() || "-−+.".contains(c))
-        && text.chars().all(|c| c.is_ascii_digit() || "-−+.,/".contains(c))
-}
-
-/// Appends the symbol of a unit. Codes begin with a power of ten where the number is in
-/// thousands, millions or billions: `e6acre`.
-fn push_unit(code: &str, text: &mut String) {
-    let mut unit = code;
-    for (power, word) in [("e3", "thousand "), ("e6", "million "), ("e9", "billion ")] {
-        if let Some(rest) = code.strip_prefix(power) {
-            text.push_str(word);
-            unit = rest;
+/// Functions of the parser that print their first argument, behind a colon.
+fn parser_function(name: &str) -> Option<Rendered> {
+    let (function, argument) = name.split_once(':')?;
+    let argument = argument.trim();
+    let text = match function.to_ascii_lowercase().as_str() {
+        "formatnum" | "#formatdate" | "#dateformat" => argument.to_owned(),
+        "lc" => argument.to_lowercase(),
+        "uc" => argument.to_uppercase(),
+        "lcfirst" | "ucfirst" => {
+            let mut characters = argument.chars();
+            let first = characters.next()?;
+            let first: String = match function.starts_with(['l', 'L']) {
+                true => first.to_lowercase().collect(),
+                false => first.to_uppercase().collect(),
+            };
+            first + characters.as_str()
         }
-    }
-    text.push_str(match unit {
-        "C" | "degC" => "°C",
-        "F" | "degF" => "°F",
-        "sqmi" | "mi2" => "sq mi",
-        "sqft" | "ft2" => "sq ft",
-        "cuft" | "ft3" => "cu ft",
-        "km2" | "sqkm" => "km²",
-        "m2" | "sqm" => "m²",
-        "m3" => "m³",
-        "km3" => "km³",
-        "kph" => "km/h",
-        "USgal" => "US gallons",
-        "PD/sqmi" | "/sqmi" => "per square mile",
-        "PD/km2" | "/km2" => "per square kilometre",
-        other => other,
-    });
+        _ => return None,
+    };
+    Some(Rendered::Text(text))
+}
+
+/// `value` behind `before` as a superscript or subscript.
+fn script(script: Script, before: &str, value: &str) -> String {
+    format!("{}{value}", mark_before(script, before, value))
 }
 
 #[cfg(test)]
@@ -201,27 +81,34 @@ fn push_unit(code: &str, text: &mut String) {
 mod tests {
     use super::*;
 
-    fn rendered(body: &str) -> Option<String> {
+    fn rendered_in(language: &str, body: &str) -> Option<String> {
         let pipes: Vec<_> = body.match_indices('|').map(|(at, _)| at).collect();
-        render(body, body.split('|').next().unwrap().trim(), &pipes, 0)
+        let name = body.split('|').next().unwrap().trim();
+        match render(Rules::of(Some(language)), body, name, &pipes, 0, "") {
+            Rendered::Text(text) => Some(text),
+            Rendered::Nothing => Some(String::new()),
+            Rendered::Unknown => None,
+        }
+    }
+
+    fn check(language: &str, cases: &[(&str, Option<&str>)]) {
+        for (body, text) in cases {
+            assert_eq!(rendered_in(language, body).as_deref(), *text, "{language} {body}");
+        }
     }
 
     #[test]
-    fn the_table_is_sorted() {
-        assert!(RENDERED.is_sorted_by(|a, b| a.0 < b.0));
-        assert_eq!(RENDERED.iter().map(|entry| entry.0.len()).max(), Some(LONGEST_NAME));
-    }
-
-    #[test]
-    fn the_few_templates_are_text() {
-        for (body, text) in [
+    fn templates_of_all_languages_are_text() {
+        let cases = [
             ("lang|fr|bonjour", Some("bonjour")),
             ("Lang |fr|2=bon jour", Some("bon jour")),
             ("lang-de|''Wort''", Some("''Wort''")),
+            ("langx|el|Αθήνα", Some("Αθήνα")),
             ("nowrap|a b", Some("a b")),
             ("Quote|text=Be brave.|author=X", Some("\nBe brave.\n")),
             ("cquote|Be brave.", Some("\nBe brave.\n")),
             ("ndash", Some("–")),
+            ("mdashb", Some("—")),
             ("convert|5|km|mi", Some("5 km")),
             ("convert|5|to|10|km|abbr=on", Some("5 to 10 km")),
             ("convert|5|-|10|C", Some("5–10 °C")),
@@ -229,16 +116,96 @@ mod tests {
             ("convert|100|sqmi|km2|0", Some("100 sq mi")),
             ("convert|2|x|3|x|4|m", Some("2 × 3 × 4 m")),
             ("convert|87|e6acre|km2", Some("87 million acre")),
-            ("Unité|5,2|km|2", Some("5,2 km")),
-            ("date|14|juillet|1789|en France", Some("14 juillet 1789")),
             ("formatnum: 2381741|R", Some("2381741")),
+            ("lc:ABC", Some("abc")),
             ("convert|5|ft|0", Some("5 ft")),
             ("convert|5", None),
             ("lang|fr", None),
             ("Infobox|name=x", None),
             ("", None),
-        ] {
-            assert_eq!(rendered(body).as_deref(), text, "{body}");
-        }
+            ("citation needed|date=May 2010", Some("")),
+            ("sfn|Smith|1990|p=4", Some("")),
+            ("hlist|a|b|c", Some("a, b, c")),
+            ("chem|C|n|H|2n", Some("CnH2n")),
+            ("chem|SO|4|2-", Some("SO4^2-")),
+            ("chem2|H2O", Some("H2O")),
+            ("frac|2|1|2", Some("2 1/2")),
+            ("frac|3", Some("1/3")),
+            ("val|879.6|0.8|u=s", Some("879.6 ± 0.8 s")),
+            ("key press|Ctrl|C", Some("Ctrl+C")),
+            ("ill|Max Muster|de", Some("Max Muster")),
+            ("US$|5 million", Some("US$5 million")),
+        ];
+        check("en", &cases);
+        check("pl", &cases[5..10]);
+    }
+
+    #[test]
+    fn dates_names_and_quotes_are_those_of_the_language() {
+        check(
+            "en",
+            &[
+                ("nihongo|Blue League|青リーグ|lead=yes|extra=x", Some("Blue League (青リーグ)")),
+                ("As of|2010|3", Some("As of March 2010")),
+                ("as of|2012|lc=y", Some("as of 2012")),
+                ("birth date|1950|5|3|df=y", Some("May 3, 1950")),
+                ("death date and age|2000|1|2|1950|5|3", Some("January 2, 2000 (aged 49)")),
+                ("HMS|Ark Royal|R07|6", Some("HMS Ark Royal")),
+                ("ship|USS|Enterprise|CV-6", Some("USS Enterprise")),
+                ("ship||Bismarck", Some("Bismarck")),
+                ("circa|1900", Some("c. 1900")),
+                ("ordinal|22", Some("22nd")),
+                ("interlanguage link|Anna Beispiel|fr|Anna B", Some("Anna Beispiel")),
+                ("flag|France", Some("France")),
+                ("USA", Some("United States")),
+            ],
+        );
+        check(
+            "fr",
+            &[
+                ("XXe siècle", Some("XXe siècle")),
+                ("s|XIX|e", Some("XIXe siècle")),
+                ("date de naissance|11|novembre|1866", Some("11 novembre 1866")),
+                ("date|21|septembre|1936|en France", Some("21 septembre 1936")),
+                ("Unité|5,2|km|2", Some("5,2 km")),
+                ("1er", Some("1er")),
+                ("citation|le mot", Some("« le mot »")),
+            ],
+        );
+        check(
+            "de",
+            &[
+                ("Argentinien", Some("Argentinien")),
+                ("FRA", Some("Frankreich")),
+                ("enS|tower", Some("tower")),
+                ("flag|France", Some("France")),
+            ],
+        );
+        check(
+            "ru",
+            &[
+                ("СС3|3.5.1998", Some("3 мая 1998")),
+                ("s|XV веке", Some("XV веке")),
+                ("nobr|25 м", Some("25 м")),
+                ("num|1200", Some("1200")),
+                ("lang-en|tower", Some("tower")),
+            ],
+        );
+        check(
+            "es",
+            &[("fecha|3|5|1950", Some("3 de mayo de 1950")), ("siglo|XV", Some("siglo XV"))],
+        );
+        check("it", &[("a.C.", Some("a.C.")), ("data|1|2|1900", Some("1 febbraio 1900"))]);
+    }
+
+    #[test]
+    fn scripts_know_what_stands_before() {
+        let render_behind = |before: &str, body: &str| {
+            let pipes: Vec<_> = body.match_indices('|').map(|(at, _)| at).collect();
+            let name = body.split('|').next().unwrap();
+            render(Rules::of(Some("en")), body, name, &pipes, 0, before)
+        };
+        assert_eq!(render_behind("10", "sup|23"), Rendered::Text("^23".into()));
+        assert_eq!(render_behind("H", "sub|2"), Rendered::Text("2".into()));
     }
 }

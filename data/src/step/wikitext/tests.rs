@@ -6,6 +6,7 @@ use super::*;
 fn settings(language: &str) -> Settings<'static> {
     Settings {
         names: WikiNames::of(Some(language)),
+        rules: Rules::of(Some(language)),
         formulas: true,
         disambiguation: true,
         converter: CONVERTED_LANGUAGES.contains(&language),
@@ -29,8 +30,49 @@ fn check(cases: &[(&str, &str)]) {
 
 fn apply(step: &WikitextOptions, document: &mut Document) -> (Verdict, StepCounts) {
     let mut counts = StepCounts::default();
-    let verdict = step.apply(document, &mut counts);
+    let verdict = step.build("").unwrap().apply(document, &mut counts);
     (verdict, counts)
+}
+
+#[test]
+fn numbers_keep_their_digits() {
+    check(&[
+        (
+            "6.022 × 10<sup>23</sup> and 10<sup>−3</sup> is small; E<sub>k</sub>.",
+            "6.022 × 10^23 and 10^−3 is small; Ek.",
+        ),
+        ("H<sub>2</sub>O, the 21<sup>st</sup>, ''x''<sup>2</sup>", "H2O, the 21st, x^2"),
+        ("1<sup>1</sup>/<sub>2</sub> and log<sub>2</sub>8", "1 1/2 and log2 8"),
+        ("10{{sup|6}} and 5{{e|7}}", "10^6 and 5×10^7"),
+        ("soft&shy;ly co\u{ad}operative", "softly cooperative"),
+    ]);
+}
+
+#[test]
+fn code_in_a_sentence_stays() {
+    check(&[
+        (
+            "The keyword <syntaxhighlight lang=\"python\" inline>yield</syntaxhighlight> makes one.",
+            "The keyword yield makes one.",
+        ),
+        ("Use <source lang=c enclose=none>a[0]</source> here.", "Use a[0] here."),
+        ("Text.\n<syntaxhighlight lang=c>\nint x;\n</syntaxhighlight>\nMore.", "Text.\nMore."),
+    ]);
+}
+
+#[test]
+fn templates_in_a_sentence_that_nothing_knows_are_counted() {
+    let text = "{{Infobox thing\n|a=b}}\nA town of {{strange thing|5}} people, {{citation needed}} \
+                near {{Strange_thing|6}}.\n{{Navbox}}\n* {{odd flag}}: text";
+    let step = WikitextOptions { min_words: 0, ..WikitextOptions::default() };
+    let mut document =
+        Document { text: text.into(), language: Some("en".into()), ..Document::default() };
+    let (_, counts) = apply(&step, &mut document);
+    assert_eq!(counts.noted["lost_templates"], 3);
+    let lost = counts.lost_templates();
+    assert_eq!(lost.keys().collect::<Vec<_>>(), ["odd flag", "strange thing"]);
+    assert_eq!(lost["strange thing"].count, 2);
+    assert!(lost["strange thing"].example.contains("town of {{strange thing|5}} people"));
 }
 
 #[test]
@@ -105,7 +147,7 @@ fn elements_and_references() {
         ("a<ref>x {{y}} [[z]]</ref>, b<ref name=\"q\" />.", "a, b."),
         ("a <REF>x</ReF >b<references>\n<ref>z</ref></references>", "a b"),
         ("a<ref>unclosed b", "aunclosed b"),
-        ("H<sub>2</sub>O x<sup>2</sup> <span style=\"x\">y</span> <b>z</b>", "H2O x2 y z"),
+        ("H<sub>2</sub>O x<sup>2</sup> <span style=\"x\">y</span> <b>z</b>", "H2O x^2 y z"),
         ("a<br />b<br>c", "a\nb\nc"),
         ("a <small>x {{y}} <ref>z</ref></small> b", "a b"),
         ("<gallery>\nFile:a|b\n</gallery>a<source lang=x>{{</source>b<pre>'''</pre>", "ab"),

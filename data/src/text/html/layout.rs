@@ -2,6 +2,11 @@
 
 use std::borrow::Cow;
 
+use crate::text::script_marks::{Script, is_fraction, mark_after, mark_before};
+
+/// Shown at a line end alone.
+const SOFT_HYPHEN: char = '\u{ad}';
+
 /// What separates two pieces of text, weakest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Break {
@@ -18,7 +23,9 @@ pub(super) enum Break {
 pub(super) struct Layout<'a> {
     text: String,
     pending: Break,
-    marker: Option<&'a str>,
+    marker: Option<Cow<'a, str>>,
+    /// Where a `^` was written that becomes a space if a fraction follows.
+    power: Option<usize>,
 }
 
 impl<'a> Layout<'a> {
@@ -42,7 +49,7 @@ impl<'a> Layout<'a> {
     }
 
     /// Begins an item of a list: its own line, directly below the one before unless `first`.
-    pub fn item(&mut self, marker: &'a str, first: bool) {
+    pub fn item(&mut self, marker: Cow<'a, str>, first: bool) {
         self.marker = None;
         if first {
             self.ask(Break::Line);
@@ -60,9 +67,41 @@ impl<'a> Layout<'a> {
         self.ask(Break::Line);
     }
 
-    /// Writes text with character references; runs of white space become one space.
+    /// Writes the first text of a superscript or subscript, with the mark that keeps its digits from
+    /// those before it.
+    pub fn script(&mut self, script: Script, raw: &str) {
+        let directly = self.pending == Break::None && self.marker.is_none();
+        let begins = raw.starts_with(|c: char| !c.is_ascii_whitespace());
+        if directly && begins {
+            let mark = mark_before(script, &self.text, &decode(raw));
+            self.power = (mark == "^").then_some(self.text.len());
+            self.text.push_str(mark);
+        }
+        self.flow(raw);
+    }
+
+    /// Writes the first text behind a superscript or subscript.
+    pub fn after_script(&mut self, raw: &str) {
+        if self.pending == Break::None {
+            self.text.push_str(mark_after(&self.text, raw));
+            if let Some(at) = self.power
+                && is_fraction(&decode(raw))
+                && self.text[..at].ends_with(|c: char| c.is_ascii_digit())
+            {
+                self.text.replace_range(at..=at, " ");
+            }
+        }
+        self.power = None;
+        self.flow(raw);
+    }
+
+    /// Writes text with character references; runs of white space become one space, hyphens that
+    /// are shown at line ends only are left out.
     pub fn flow(&mut self, raw: &str) {
-        let decoded = decode(raw);
+        let mut decoded = decode(raw);
+        if decoded.contains(SOFT_HYPHEN) {
+            decoded = Cow::Owned(decoded.replace(SOFT_HYPHEN, ""));
+        }
         let text = &*decoded;
         let bytes = text.as_bytes();
         let white = |byte: &u8| byte.is_ascii_whitespace();
@@ -144,7 +183,7 @@ impl<'a> Layout<'a> {
             }
         }
         if let Some(marker) = self.marker.take() {
-            self.text.push_str(marker);
+            self.text.push_str(&marker);
         }
     }
 }

@@ -36,7 +36,8 @@ pub struct Page {
 pub struct HtmlOptions {
     /// Leave out the text inside `<nav>` (bool, default false).
     pub skip_navigation: bool,
-    /// Written before each list item, `- ` for example (string, default none).
+    /// Written before each item of a list without numbers, `- ` for example (string, default
+    /// none). The items of a list with numbers keep them: `1. `.
     pub list_marker: String,
 }
 
@@ -74,7 +75,7 @@ pub fn web_page(html: &str, options: &HtmlOptions) -> Page {
 }
 
 /// The text of a StackExchange post: paragraphs separated by a blank line, list items as `* `
-/// lines, code blocks verbatim with their indentation, links as their label, images dropped.
+/// or `1. ` lines, code blocks verbatim with their indentation, links as their label, images dropped.
 /// Outside code blocks there are never two blank lines in a row.
 pub fn stack_exchange(html: &str) -> String {
     walk(html, Style { blank_lines: true, list_marker: "* ", skip_navigation: false }).text

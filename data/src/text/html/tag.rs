@@ -42,7 +42,7 @@ tags! {
     b"main", Menu b"menu", Nav b"nav", Noembed b"noembed", Noframes b"noframes", Noscript
     b"noscript", Object b"object", Ol b"ol", Optgroup b"optgroup", Option b"option", P b"p",
     Plaintext b"plaintext", Pre b"pre", Script b"script", Search b"search", Section b"section",
-    Style b"style", Summary b"summary", Svg b"svg", Table b"table", Tbody b"tbody", Td b"td",
+    Style b"style", Sub b"sub", Summary b"summary", Sup b"sup", Svg b"svg", Table b"table", Tbody b"tbody", Td b"td",
     Template b"template", Textarea b"textarea", Tfoot b"tfoot", Th b"th", Thead b"thead", Title
     b"title", Tr b"tr", Ul b"ul", Video b"video", Xmp b"xmp",
 }
@@ -94,6 +94,8 @@ impl Tag {
                 | Self::Object
                 | Self::Script
                 | Self::Style
+                | Self::Sub
+                | Self::Sup
                 | Self::Svg
                 | Self::Td
                 | Self::Template

@@ -113,13 +113,47 @@ fn posts_are_paragraphs_lists_and_code() {
     assert_eq!(stack_exchange("<pre><code>    indented\n</code></pre>"), "    indented");
     assert_eq!(
         stack_exchange("<ol><li></li><li><pre><code>  x\n</code></pre></li></ol>y"),
-        "*\n  x\n\ny"
+        "2.\n  x\n\ny"
     );
     assert_eq!(stack_exchange("plain &amp; simple"), "plain & simple");
     assert_eq!(
         stack_exchange("<p>a</p>\n\n\n<p></p>\n<p> </p><blockquote><p>b</p></blockquote>"),
         "a\n\nb"
     );
+}
+
+#[test]
+fn numbers_keep_their_digits() {
+    for (html, expected) in [
+        ("6.022&times;10<sup>23</sup> and 10<sup>&minus;3</sup>", "6.022×10^23 and 10^−3"),
+        ("2<sup><i>n</i></sup> bytes, 2<sup>10</sup>", "2^n bytes, 2^10"),
+        ("H<sub>2</sub>O and C<sub>6</sub>H<sub>12</sub>O<sub>6</sub>", "H2O and C6H12O6"),
+        ("the 21<sup>st</sup> of the 1<sup>er</sup>", "the 21st of the 1er"),
+        ("5 km<sup>2</sup>, <b>x</b><sup>2</sup>", "5 km^2, x^2"),
+        ("1<sup>1</sup>/<sub>2</sub> and <sup>3</sup>&frasl;<sub>4</sub>", "1 1/2 and 3⁄4"),
+        ("log<sub>2</sub>8 = 3, 101<sub>2</sub>", "log2 8 = 3, 101_2"),
+        ("10 <sup>23</sup>", "10 23"),
+        ("a<sup>1</sup><p>2", "a^1\n2"),
+        ("hyphen&shy;ation and co\u{ad}operation", "hyphenation and cooperation"),
+    ] {
+        assert_eq!(text(html), expected, "{html}");
+        assert_eq!(stack_exchange(html).replace("\n\n", "\n"), expected, "{html}");
+    }
+}
+
+#[test]
+fn lists_with_numbers_keep_them() {
+    for (html, expected) in [
+        ("<ol><li>a<li>b</ol>", "1. a\n2. b"),
+        ("<ol start=3><li>a<li value='7'>b<li>c</ol>d", "3. a\n7. b\n8. c\nd"),
+        ("<ol class=\"start=5\" START = \"9\" reversed><li>a<li>b</ol>", "9. a\n8. b"),
+        ("<ol><li>a<ul><li>x</ul><li>b<ol><li>y</ol><li>c</ol>", "1. a\nx\n2. b\n1. y\n3. c"),
+        ("<ol start=x><li>a</ol><ol start=99999999999><li>b</ol>", "1. a\n1. b"),
+        ("<ol =><li =>>a</ol>", "1. >a"),
+    ] {
+        assert_eq!(text(html), expected, "{html}");
+    }
+    assert_eq!(stack_exchange("<ol>\n<li>a</li>\n<li><p>b</p></li>\n</ol><p>c"), "1. a\n2. b\n\nc");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use super::tag::{Content, Tag};
 pub(super) enum Token<'a> {
     /// Text with character references.
     Text(&'a str),
-    /// A start tag, and whether it ends in `/>`.
-    Start(Tag, bool),
+    /// A start tag, whether it ends in `/>`, and its attributes as they are written.
+    Start(Tag, bool, &'a str),
     /// An end tag.
     End(Tag),
     /// An element whose contents are not markup (`script`, `title`, …), with those contents.
@@ -194,7 +194,9 @@ impl<'a> Tokenizer<'a> {
         };
         self.at = after;
         let content_end = match tag.content() {
-            Content::Markup => return Some(Token::Start(tag, self_closing)),
+            Content::Markup => {
+                return Some(Token::Start(tag, self_closing, self.slice(end, after)));
+            }
             Content::Raw => self.raw_end(after, name),
             Content::Script => self.script_end(after),
             Content::Plaintext => self.html.len(),

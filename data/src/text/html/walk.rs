@@ -1,9 +1,12 @@
 //! From tokens to text.
 
+use std::borrow::Cow;
+
 use super::Page;
 use super::layout::{Break, Layout, decode};
 use super::tag::Tag;
 use super::tokenizer::{Token, Tokenizer};
+use crate::text::script_marks::Script;
 
 /// Open elements that are tracked; deeper ones are only counted, as browsers do.
 const DEEPEST: usize = 512;
@@ -15,7 +18,7 @@ const DEEPEST_LIST: u32 = 64;
 pub(super) struct Style<'a> {
     /// Blank lines between paragraphs.
     pub blank_lines: bool,
-    /// Written before each list item.
+    /// Written before each item of a list without numbers.
     pub list_marker: &'a str,
     /// Leave out the text inside `<nav>`.
     pub skip_navigation: bool,
@@ -41,6 +44,8 @@ pub(super) fn walk(html: &str, style: Style<'_>) -> Page {
         verbatim: 0,
         lists: 0,
         nonempty_lists: 0,
+        numbers: Vec::new(),
+        script: None,
         after_pre: false,
     };
     for token in Tokenizer::new(html) {
@@ -65,8 +70,20 @@ struct Walker<'a> {
     lists: u32,
     /// Bit per open list: whether it has an item.
     nonempty_lists: u64,
+    /// Of the open lists, outermost first, the number of the next item and what it grows by; none
+    /// for a list without numbers.
+    numbers: Vec<Option<(i64, i64)>>,
+    /// A superscript or subscript whose text, or the text behind which, comes next.
+    script: Option<(Script, Side)>,
     /// Whether a `<pre>` has just begun: a line feed directly after it is not part of it.
     after_pre: bool,
+}
+
+/// Where text stands to a superscript or subscript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Inside,
+    Behind,
 }
 
 impl Walker<'_> {
@@ -81,28 +98,46 @@ impl Walker<'_> {
                 };
                 self.layout.verbatim(text);
             }
-            Token::Text(text) => self.layout.flow(text),
-            Token::Start(tag, self_closing) => self.start(tag, self_closing),
+            Token::Text(text) => match self.script.take() {
+                Some((script, Side::Inside)) => self.layout.script(script, text),
+                Some((_, Side::Behind)) => self.layout.after_script(text),
+                None => self.layout.flow(text),
+            },
+            Token::Start(tag, self_closing, attributes) => {
+                self.start(tag, self_closing, attributes);
+            }
             Token::End(tag) => self.end(tag),
             Token::Raw(tag, text) => self.raw(tag, text),
         }
     }
 
-    fn start(&mut self, tag: Tag, self_closing: bool) {
+    fn start(&mut self, tag: Tag, self_closing: bool, attributes: &str) {
         if tag.ends_svg() && self.open.last() == Some(&Tag::Svg) {
             self.pop();
         }
         if self.skipped == 0 {
-            self.separate(tag);
+            self.separate(tag, attributes);
+            self.script = match tag {
+                Tag::Sup => Some((Script::Super, Side::Inside)),
+                Tag::Sub => Some((Script::Sub, Side::Inside)),
+                // Emphasis inside or behind a script changes nothing.
+                Tag::Other => self.script,
+                _ => None,
+            };
         }
         // `/>` means something on foreign elements only.
         if tag.is_tracked() && !(tag == Tag::Svg && self_closing) {
             self.push(tag);
+            if tag.is_list()
+                && let Some(numbers) = self.numbers.last_mut()
+            {
+                *numbers = (tag == Tag::Ol).then(|| numbering(attributes));
+            }
         }
     }
 
     /// Asks for the white space that `tag` brings.
-    fn separate(&mut self, tag: Tag) {
+    fn separate(&mut self, tag: Tag, attributes: &str) {
         match tag {
             Tag::Br if self.verbatim > 0 => self.layout.verbatim("\n"),
             Tag::Br if self.style.blank_lines => self.layout.line_feed(),
@@ -110,7 +145,15 @@ impl Walker<'_> {
                 let bit = 1 << self.lists.min(DEEPEST_LIST - 1);
                 let first = self.nonempty_lists & bit == 0 && self.lists < 2;
                 self.nonempty_lists |= bit;
-                self.layout.item(self.style.list_marker, first);
+                let marker = match self.numbers.last_mut() {
+                    Some(Some((next, step))) => {
+                        let number = number_attribute(attributes, "value").unwrap_or(*next);
+                        *next = number.saturating_add(*step);
+                        Cow::Owned(format!("{number}. "))
+                    }
+                    _ => Cow::Borrowed(self.style.list_marker),
+                };
+                self.layout.item(marker, first);
             }
             _ if tag.is_cell() => self.layout.ask(Break::Tab),
             _ if tag.is_block() => self.layout.ask(self.block_break(tag)),
@@ -142,7 +185,9 @@ impl Walker<'_> {
         match tag {
             Tag::Li => self.layout.end_item(),
             // `</br>` and `</p>` without a start are elements of their own.
-            Tag::Br => self.separate(tag),
+            Tag::Br => self.separate(tag, ""),
+            Tag::Sup => self.script = Some((Script::Super, Side::Behind)),
+            Tag::Sub => self.script = Some((Script::Sub, Side::Behind)),
             _ if tag.is_block() => self.layout.ask(self.block_break(tag)),
             _ => {}
         }
@@ -178,6 +223,7 @@ impl Walker<'_> {
         if tag.is_list() {
             self.lists += 1;
             self.nonempty_lists &= !(1 << self.lists.min(DEEPEST_LIST - 1));
+            self.numbers.push(None);
         }
     }
 
@@ -188,6 +234,9 @@ impl Walker<'_> {
         self.skipped -= u32::from(self.hides(tag));
         self.verbatim -= u32::from(tag.is_verbatim());
         self.lists -= u32::from(tag.is_list());
+        if tag.is_list() {
+            self.numbers.pop();
+        }
     }
 
     /// Closes the innermost open `tag` and all inside it, unless a barrier stands between.
@@ -209,5 +258,52 @@ impl Walker<'_> {
 
     fn hides(&self, tag: Tag) -> bool {
         tag.is_skipped() || (tag == Tag::Nav && self.style.skip_navigation)
+    }
+}
+
+/// The first number of a list and what it grows by, from the attributes of its `<ol>`.
+fn numbering(attributes: &str) -> (i64, i64) {
+    let reversed = attribute(attributes, "reversed").is_some();
+    let first = number_attribute(attributes, "start");
+    // How many items a reversed list has is not known here.
+    match (reversed, first) {
+        (true, Some(first)) => (first, -1),
+        (_, first) => (first.unwrap_or(1), 1),
+    }
+}
+
+fn number_attribute(attributes: &str, name: &str) -> Option<i64> {
+    let value = attribute(attributes, name)?;
+    let number: i64 = value.trim().parse().ok()?;
+    (number.unsigned_abs() < 1_000_000).then_some(number)
+}
+
+/// The value of the attribute called `name`, without its quotes; empty when it has none.
+fn attribute<'a>(attributes: &'a str, name: &str) -> Option<&'a str> {
+    let mut rest = attributes;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '/');
+        let end = rest.find(|c: char| c.is_ascii_whitespace() || "=>/".contains(c))?;
+        let found = rest[..end].eq_ignore_ascii_case(name);
+        let before = rest.len();
+        rest = rest[end..].trim_ascii_start();
+        let mut value = "";
+        if let Some(after) = rest.strip_prefix('=') {
+            let after = after.trim_ascii_start();
+            (value, rest) = match after.strip_prefix(['"', '\'']) {
+                Some(quoted) => quoted.split_once(&after[..1])?,
+                None => {
+                    let ends = |c: char| c.is_ascii_whitespace() || c == '>';
+                    after.split_at(after.find(ends).unwrap_or(after.len()))
+                }
+            };
+        }
+        if found {
+            return Some(value);
+        }
+        // A `=` or `>` where a name should be.
+        if rest.len() == before {
+            rest = rest.get(1..)?;
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::ops::Range;
 
 use super::NO_SYMBOL;
 use crate::tokenizer::model_proto::{Piece, PieceType};
@@ -86,14 +85,40 @@ fn pair(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
+/// Most symbols of a word whose best pair is looked for among all pairs each time. Few words of a text
+/// have more, and up to here that is faster than to keep the pairs in order.
+const SCANNED: usize = 32;
+
+/// The rank of two neighbours that do not merge.
+const NO_RANK: u32 = u32::MAX;
+
 /// Merges one word at a time, with memory that is used again.
 #[derive(Default)]
 pub(super) struct Merger {
+    symbols: Vec<Symbol>,
     nodes: Vec<Node>,
     candidates: BinaryHeap<Reverse<Candidate>>,
 }
 
-/// A symbol of the word. One that was merged into its neighbour has no length.
+/// A symbol of the word.
+#[derive(Clone, Copy)]
+pub(super) struct Symbol {
+    /// Its number.
+    pub symbol: u32,
+    /// Its first byte in the word.
+    pub start: usize,
+    /// The merge with the next symbol: its rank, or [`NO_RANK`], and what becomes of the two.
+    rank: u32,
+    merged: u32,
+}
+
+impl Symbol {
+    fn new(symbol: u32, start: usize) -> Self {
+        Self { symbol, start, rank: NO_RANK, merged: NO_SYMBOL }
+    }
+}
+
+/// A symbol in the list of a long word. One that was merged into its neighbour has no length.
 #[derive(Clone, Copy)]
 struct Node {
     symbol: u32,
@@ -115,26 +140,41 @@ struct Candidate {
 }
 
 impl Merger {
-    /// Merges `symbols`: place, length in bytes and number of each, in order.
+    /// Merges the symbols of a word of `length` bytes, each given by its first byte and its number, in
+    /// order. Returns those that are left; each reaches to the next one's first byte.
     pub fn merge(
         &mut self,
         table: &MergeTable,
-        symbols: impl Iterator<Item = (usize, usize, u32)>,
-    ) {
+        length: usize,
+        symbols: impl Iterator<Item = (usize, u32)>,
+    ) -> &[Symbol] {
+        self.symbols.clear();
+        self.symbols.extend(symbols.map(|(start, symbol)| Symbol::new(symbol, start)));
+        if self.symbols.len() <= SCANNED {
+            merge_by_scanning(table, &mut self.symbols);
+        } else {
+            self.merge_by_heap(table, length);
+        }
+        &self.symbols
+    }
+
+    fn merge_by_heap(&mut self, table: &MergeTable, length: usize) {
         self.nodes.clear();
         self.candidates.clear();
-        for (start, length, symbol) in symbols {
+        let ends = self.symbols.iter().skip(1).map(|next| next.start).chain([length]);
+        for (index, (symbol, end)) in self.symbols.iter().zip(ends).enumerate() {
             // A word of 2^32 characters does not fit into a text we accept: its tail would stay
             // unmerged.
-            let index = u32::try_from(self.nodes.len()).ok();
+            let index = u32::try_from(index).ok();
             let previous = index.and_then(|index| index.checked_sub(1));
             if let Some(last) = self.nodes.last_mut() {
                 last.next = index;
             }
-            self.nodes.push(Node { symbol, start, length, previous, next: None });
-            if let (Some(left), Some(right)) = (previous, index) {
-                self.consider(table, left, right);
-            }
+            let &Symbol { symbol, start, .. } = symbol;
+            self.nodes.push(Node { symbol, start, length: end - start, previous, next: None });
+        }
+        for right in 1..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX) {
+            self.consider(table, right - 1, right);
         }
         while let Some(Reverse(best)) = self.candidates.pop() {
             let (left, right) = (self.nodes[best.left as usize], self.nodes[best.right as usize]);
@@ -154,6 +194,9 @@ impl Merger {
                 self.consider(table, previous, best.left);
             }
         }
+        let left = self.nodes.iter().filter(|node| node.length != 0);
+        self.symbols.clear();
+        self.symbols.extend(left.map(|node| Symbol::new(node.symbol, node.start)));
     }
 
     fn consider(&mut self, table: &MergeTable, left: u32, right: u32) {
@@ -163,10 +206,31 @@ impl Merger {
             self.candidates.push(Reverse(Candidate { rank, left, right, symbol, length }));
         }
     }
+}
 
-    /// The symbols that are left, each with its place in the word.
-    pub fn symbols(&self) -> impl Iterator<Item = (Range<usize>, u32)> {
-        let left = self.nodes.iter().filter(|node| node.length != 0);
-        left.map(|node| (node.start..node.start + node.length, node.symbol))
+/// Merges the symbols of a short word.
+fn merge_by_scanning(table: &MergeTable, symbols: &mut Vec<Symbol>) {
+    for at in 0..symbols.len() {
+        pair_with_next(table, symbols, at);
     }
+    // The first of equal ranks.
+    while let Some((at, best)) = symbols.iter().enumerate().min_by_key(|(_, symbol)| symbol.rank)
+        && best.rank != NO_RANK
+    {
+        symbols[at].symbol = best.merged;
+        symbols.remove(at + 1);
+        pair_with_next(table, symbols, at);
+        if at > 0 {
+            pair_with_next(table, symbols, at - 1);
+        }
+    }
+}
+
+/// Looks up what the symbol at `at` and the next one merge to.
+#[inline]
+fn pair_with_next(table: &MergeTable, symbols: &mut [Symbol], at: usize) {
+    let next = symbols.get(at + 1).map_or(NO_SYMBOL, |next| next.symbol);
+    let merge = table.get(symbols[at].symbol, next);
+    let Merge { rank, symbol } = merge.unwrap_or(Merge { rank: NO_RANK, symbol: NO_SYMBOL });
+    (symbols[at].rank, symbols[at].merged) = (rank, symbol);
 }

@@ -123,7 +123,7 @@ impl BpeEncoder {
                 characters.set(character, id);
             }
         }
-        // Characters that are no pieces but stand in one, or have the name of a mark, are symbols
+        // Characters that are not pieces but are part of one, or have the name of a mark, are symbols
         // too: merges look at the text only. In the order of the pieces, so that the tables are
         // the same every time.
         for text in model.pieces.iter().map(|piece| piece.text.as_str()) {
@@ -218,12 +218,12 @@ impl BpeEncoder {
     }
 
     fn encode_word(&self, word: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
-        let symbols = word
-            .char_indices()
-            .map(|(at, character)| (at, character.len_utf8(), self.characters.get(character)));
-        merger.merge(&self.merges, symbols);
-        for (range, symbol) in merger.symbols() {
-            self.put(symbol, &word.as_bytes()[range], ids);
+        let symbols =
+            word.char_indices().map(|(at, character)| (at, self.characters.get(character)));
+        let symbols = merger.merge(&self.merges, word.len(), symbols);
+        let ends = symbols.iter().skip(1).map(|next| next.start).chain([word.len()]);
+        for (symbol, end) in symbols.iter().zip(ends) {
+            self.put(symbol.symbol, &word.as_bytes()[symbol.start..end], ids);
         }
     }
 

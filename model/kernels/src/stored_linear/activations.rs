@@ -69,7 +69,7 @@ pub(super) fn quantize_row<E: Element>(to: &mut [u8], x: &[E], bias: Bias) {
 }
 
 vectorized! {
-    /// Rounds a group, and gives its scale: not a number when the group has what is no number, so that
+    /// Rounds a group, and gives its scale: not a number when one of the group is not, so that
     /// the products are none either.
     fn quantize_group<E: Element>(quants: &mut [i8], x: &[E]) -> f32 {
         let mut largest = [0.0f32; 16];

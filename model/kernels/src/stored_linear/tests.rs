@@ -210,7 +210,7 @@ fn decoded_rows() {
     });
 }
 
-/// What is no number spreads to all products of its row and to no other.
+/// A value that is not a number spreads to all products of its row and to no other.
 #[test]
 fn not_a_number_spreads() {
     at_every_level(|| {

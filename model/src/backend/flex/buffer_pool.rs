@@ -216,7 +216,7 @@ mod tests {
         let again = pool.take(1000);
         assert_eq!(again.pointer, address);
         pool.put(again);
-        // Another shape: the old buffer is in nobody's way, and goes.
+        // Another shape: nobody holds the old buffer, which is freed.
         let other = pool.take(1200);
         assert_eq!((pool.free_bytes, pool.used_bytes), (0, 1200));
         pool.put(other);

@@ -39,7 +39,7 @@ fn check(op: &str, message: *mut c_char) {
     if message.is_null() {
         return;
     }
-    // SAFETY: a message is a string that ends with a zero, ours until it is released, once.
+    // SAFETY: a message is a string that ends with a zero, owned here until it is released, once.
     let text = unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
         altiplano_free_message(message);
@@ -63,7 +63,7 @@ pub(super) fn adamw(
     if hyper.grad_scale == 1.0 {
         return update(&param, &m, &v, &grad, &step, hyper);
     }
-    // torch's own `grad_scale` would write the scaled gradient back, which is not ours to change.
+    // torch's own `grad_scale` would write the scaled gradient back into a tensor of the caller.
     for start in (0..count).step_by(SCALED_ELEMENTS as usize) {
         let part = |x: &Tensor| x.narrow(0, start, SCALED_ELEMENTS.min(count - start));
         let scaled = part(&grad) * f64::from(hyper.grad_scale);
@@ -111,6 +111,6 @@ pub(super) fn cuda_flash_attention(
         )
     };
     check("causal_attention_forward", message);
-    // SAFETY: without a message both are new tensors, made as tch makes them, and ours.
+    // SAFETY: without a message both are new tensors, made as tch makes them, and owned here.
     unsafe { (Tensor::from_ptr(out), Tensor::from_ptr(lse)) }
 }

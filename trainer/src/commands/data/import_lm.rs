@@ -8,8 +8,8 @@ use altiplano_data::ngram::{self, Cutoffs, ImportReport, TrainOptions};
 use clap::Args;
 use serde::Serialize;
 
-use super::run::parse_bytes;
 use crate::commands::output::{print, print_json};
+use crate::commands::sizes;
 use crate::commands::threads::use_threads;
 use crate::error::Result;
 
@@ -35,7 +35,7 @@ pub(in crate::commands) struct ImportLmArgs {
     sample: Vec<PathBuf>,
     /// Most memory for n-grams: a number of bytes, or one with K, M, G or T behind it. What does
     /// not fit goes to the disk.
-    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = sizes::memory)]
     mem: u64,
     /// Print the report as one JSON object on one line.
     #[arg(long)]

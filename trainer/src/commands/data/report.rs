@@ -29,14 +29,22 @@ pub(in crate::commands) struct ReportArgs {
     /// Tokens to draw from the mixture. Default: `token_budget` of the file.
     #[arg(long, value_name = "N", requires = "mixture", value_parser = parse_tokens)]
     tokens: Option<u64>,
+    /// Show the templates of Wikipedia that were taken out of sentences because no rule says what
+    /// they print, the commonest first, each with an example.
+    #[arg(long, requires = "dir")]
+    templates: bool,
     /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
 }
 
+/// Templates of a source that are shown.
+const TEMPLATES_SHOWN: usize = 100;
+
 const REPORT_EXAMPLE: &str = "\
 Examples:
   altiplano data report runs/quickstart/data
+  altiplano data report runs/quickstart/data --templates
   altiplano data report --mixture configs/data/llama1_mixture.yaml --tokens 1e12";
 
 #[derive(Serialize)]
@@ -66,7 +74,11 @@ struct MixtureRow {
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
     use_threads(None)?;
     let waterfall = args.dir.as_deref().map(pipeline::report).transpose()?;
-    let mut text = waterfall.as_ref().map(ToString::to_string).unwrap_or_default();
+    let mut text = match &waterfall {
+        Some(waterfall) if args.templates => waterfall.lost_templates(TEMPLATES_SHOWN),
+        Some(waterfall) => waterfall.to_string(),
+        None => String::new(),
+    };
     let mut report = Report { waterfall, mixture: None };
     if let Some(file) = &args.mixture {
         let config: MixtureConfig = load(file, &[])?;

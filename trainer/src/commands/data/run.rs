@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use altiplano_data::ProgressMode;
-use altiplano_data::dedup::MIN_MEMORY;
 use altiplano_data::pipeline::{Rank, RunOptions, RunReport};
 use clap::Args;
 
 use crate::commands::output::{print, print_json};
+use crate::commands::sizes;
 use crate::commands::threads::use_threads;
 use crate::config::{DataConfig, load};
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 
 /// Turn raw text into documents; what is finished is skipped.
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ struct JobArgs {
     source: Option<String>,
     /// Most memory for decisions over all documents, such as deduplication: a number of bytes, or
     /// one with K, M, G or T behind it. What does not fit goes to the disk.
-    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = sizes::memory)]
     mem: u64,
     /// Dropped documents whose text is kept in the drop log, per reason and group of files.
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -83,7 +83,12 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
 
 pub(super) fn merge(args: &MergeArgs) -> Result<()> {
     let (config, options) = args.job.prepare(Rank::default())?;
-    args.job.print(&config.merge_pipeline(&options)?)
+    let report = config.merge_pipeline(&options)?;
+    args.job.print(&report)?;
+    if report.waiting.is_empty() && !args.job.json {
+        print(b"nothing is waiting: every source is finished\n")?;
+    }
+    Ok(())
 }
 
 impl JobArgs {
@@ -117,45 +122,5 @@ impl JobArgs {
             );
         }
         print(text.as_bytes())
-    }
-}
-
-/// `2G`, `512M` or `1000000`.
-pub(super) fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
-    let (digits, unit) = text.split_at(
-        text.len()
-            - text
-                .chars()
-                .next_back()
-                .map_or(0, |last| if last.is_ascii_alphabetic() { 1 } else { 0 }),
-    );
-    let factor: u64 = match unit {
-        "" => 1,
-        "K" | "k" => 1 << 10,
-        "M" | "m" => 1 << 20,
-        "G" | "g" => 1 << 30,
-        "T" | "t" => 1 << 40,
-        _ => return Err(format!("unit {unit:?}: expected K, M, G or T")),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("expected a number, found {digits:?}"))?;
-    number
-        .checked_mul(factor)
-        .filter(|&bytes| bytes >= MIN_MEMORY)
-        .ok_or_else(|| TrainerError::Usage { message: "expected 4M or more".into() }.to_string())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_bytes("2G").unwrap(), 2 << 30);
-        assert_eq!(parse_bytes("64m").unwrap(), 64 << 20);
-        assert_eq!(parse_bytes("5000000").unwrap(), 5_000_000);
-        for bad in ["", "G", "2X", "-1G", "10", "99999999999T"] {
-            assert!(parse_bytes(bad).is_err(), "{bad}");
-        }
     }
 }

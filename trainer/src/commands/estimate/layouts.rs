@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::metric;
 use crate::commands::output::{print_json, print_line};
-use crate::config::{TrainConfig, load};
+use crate::config::{Shard, TrainConfig, load};
 use crate::error::{Result, TrainerError};
 use crate::estimate::{
-    Candidate, Layout, Profile, ScaleRow, Shard, Simulation, Spread, days, layouts,
-    measured_profile, scale, simulate,
+    Candidate, Layout, Profile, ScaleRow, Simulation, Spread, days, layouts, measured_profile,
+    scale, simulate,
 };
 
 /// Steps of a simulation.

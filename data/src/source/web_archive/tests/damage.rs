@@ -65,7 +65,7 @@ fn every_truncation_is_counted() {
 }
 
 #[test]
-fn wrong_lengths_cost_one_record() {
+fn a_record_ends_where_the_next_begins_whatever_its_length_says() {
     let right = wet(1, &page(1));
     let length = page(1).len();
     let with_length = |claim: usize| {
@@ -73,7 +73,8 @@ fn wrong_lengths_cost_one_record() {
         text.replace(&format!("Content-Length: {length}"), &format!("Content-Length: {claim}"))
             .into_bytes()
     };
-    for claim in [0, 10, length - 3, length + 30, length * 100, usize::MAX] {
+    for claim in [0, 10, length - 3, length + 3, length + 10, length + 30, length * 2, length * 100]
+    {
         for compress in [true, false] {
             let parts = [wet(0, &page(0)), with_length(claim), wet(2, &page(2)), wet(3, &page(3))];
             let file: Vec<u8> = match compress {
@@ -81,20 +82,51 @@ fn wrong_lengths_cost_one_record() {
                 false => parts.concat(),
             };
             let records = read(&file);
-            if compress || claim < length {
-                assert_eq!(
-                    titles(&records),
-                    ["Title 0", "Title 2", "Title 3"],
-                    "{claim} {compress}"
-                );
-            }
-            let reasons = reasons(&records);
-            assert_eq!(reasons.len(), 1, "{claim} {compress} {reasons:?}");
+            assert_eq!(
+                titles(&records),
+                ["Title 0", "Title 1", "Title 2", "Title 3"],
+                "{claim} {compress}"
+            );
+            assert_eq!(reasons(&records), [""; 0], "{claim} {compress}");
+            let whole = read(&[wet(0, &page(0)), right.clone()].concat());
+            let (found, whole) = (documents(&records), documents(&whole));
+            assert_eq!(found[1].text, whole[1].text, "{claim} {compress}");
+            let marked = |n: usize| found[n].has_metadata("bad_content_length");
+            assert_eq!([0, 1, 2, 3].map(marked), [false, true, false, false]);
         }
     }
+    // A claim beyond all bounds hides what it covers where nothing is compressed.
+    let huge = with_length(usize::MAX);
+    let records = read(&[gzip(&wet(0, &page(0))), gzip(&huge), gzip(&wet(2, &page(2)))].concat());
+    assert_eq!(titles(&records), ["Title 0", "Title 1", "Title 2"]);
+    // The last record of a compressed file.
+    let records = read(&[gzip(&wet(0, &page(0))), gzip(&with_length(length + 50))].concat());
+    assert_eq!(titles(&records), ["Title 0", "Title 1"]);
     let none = String::from_utf8(right).unwrap().replace("Content-Length", "Content-Size");
     let records = read(&[none.into_bytes(), wet(2, &page(2))].concat());
     assert_eq!((titles(&records), reasons(&records)), (vec!["Title 2".into()], vec!["bad_record"]));
+}
+
+#[test]
+fn ids_do_not_move_when_something_before_them_is_damaged() {
+    let members: Vec<Vec<u8>> = (0..4).map(|n| gzip(&wet(n, &page(n)))).collect();
+    let file = members.concat();
+    let ids = |file: &[u8]| -> Vec<String> {
+        documents(&read(file)).iter().map(|document| document.id.clone()).collect()
+    };
+    let whole = ids(&file);
+    assert_eq!(whole[1], format!("CC-MAIN-1.warc.wet.gz/{:012}", members[0].len()));
+    let mut damaged = file.clone();
+    damaged[members[0].len() + 40] ^= 0xff;
+    let found = ids(&damaged);
+    assert_eq!(found, [&whole[0], &whole[2], &whole[3]].map(String::clone));
+    // Several records in a member, and none compressed.
+    let plain: Vec<u8> = (0..4).flat_map(|n| wet(n, &page(n))).collect();
+    let second = wet(0, &page(0)).len();
+    assert_eq!(ids(&plain)[1], format!("CC-MAIN-1.warc.wet.gz/{second:012}"));
+    let one = ids(&gzip(&plain));
+    assert_eq!(one[0], "CC-MAIN-1.warc.wet.gz/000000000000");
+    assert_eq!(one[1], format!("CC-MAIN-1.warc.wet.gz/000000000000+{second}"));
 }
 
 #[test]

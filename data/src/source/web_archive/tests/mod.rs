@@ -115,7 +115,7 @@ fn both_header_layouts_are_read_by_name() {
         && !info.reason.is_error() && info.bytes == 18)
     );
     let found = documents(&records);
-    assert_eq!(found[0].id, "CC-MAIN-1.warc.wet.gz/000001");
+    assert_eq!(found[0].id, format!("CC-MAIN-1.warc.wet.gz/{:012}", gzip(&info()).len()));
     assert_eq!(found[0].text, "First line\nsecond\n\nlast");
     assert_eq!(found[0].url.as_deref(), Some("http://www.example1.org/a?b"));
     assert_eq!(found[0].created.as_deref(), Some("2019-02-15T18:40:25Z"));
@@ -143,7 +143,11 @@ fn members_and_compressions_make_no_difference() {
     assert_eq!(titles(&expected), ["Title 1", "Title 2", "Title 3"]);
     let same = |bytes: &[u8], what: &str| {
         let found = read(bytes);
-        assert_eq!(documents(&found), documents(&expected), "{what}");
+        let without_ids = |records: &[Record]| -> Vec<Document> {
+            let document = |document: &Document| Document { id: String::new(), ..document.clone() };
+            documents(records).into_iter().map(document).collect()
+        };
+        assert_eq!(without_ids(&found), without_ids(&expected), "{what}");
         assert_eq!(reasons(&found), [""; 0], "{what}");
     };
     same(&whole, "plain");
@@ -212,22 +216,16 @@ fn awkward_text_is_counted_or_kept() {
     .collect();
     let records = read(&file);
     assert_eq!(records.len(), 12);
-    assert_eq!(titles(&records), ["Mark", "Nul", "Long", "No address", "Title 6"]);
+    assert_eq!(titles(&records), ["Mark", "Nul", "Long", "Latin", "No address", "Title 6"]);
     let found = documents(&records);
     assert_eq!(found[0].text, "text");
     assert_eq!((found[1].text.as_str(), &found[1].metadata()["nul_bytes"]), ("text", &2.into()));
     assert_eq!(found[2].text.len(), 5 * 1_000_000 - 1);
+    assert_eq!(found[3].text, "caf\u{fffd}");
+    assert!(found[3].has_metadata("repaired_encoding") && !found[2].has_metadata("repaired"));
     assert_eq!(
         reasons(&records),
-        [
-            "bad_utf8",
-            "empty",
-            "empty",
-            "record_revisit",
-            "record_request",
-            "record_other",
-            "record_response"
-        ]
+        ["empty", "empty", "record_revisit", "record_request", "record_other", "record_response"]
     );
     let small = WebArchiveSource { max_record_bytes: 10_000, ..WebArchiveSource::files(vec![]) };
     let records = read_with(&small, &file).unwrap();
@@ -285,6 +283,39 @@ fn served_pages_become_text() {
         (&"sha1:P".into(), &"windows-1252".into())
     );
 
+    let mut torn =
+        response("Content-Type: text/html\r\n", "<p>Ein Wörterbuch für Ärzte.".as_bytes());
+    let end = torn.len() - 4;
+    torn.splice(end..end, *b"\xff").for_each(drop);
+    let length = |record: &[u8]| memchr::memmem::find(record, b"HTTP/1.1").unwrap();
+    let (head, block) = torn.split_at(length(&torn));
+    let claimed = block.len() - 5;
+    let head = String::from_utf8(head.to_vec()).unwrap();
+    let head = head.replace(
+        &format!("Content-Length: {claimed}"),
+        &format!("Content-Length: {}", claimed + 1),
+    );
+    let records = read(&[head.as_bytes(), block].concat());
+    assert_eq!(documents(&records)[0].text, "Ein Wörterbuch für Ärzte.\u{fffd}");
+    let gzipped = gzip(html.repeat(40).as_bytes());
+    let binary = [
+        response("Content-Type: text/html\r\n", b"%PDF-1.4 text"),
+        response("Content-Type: text/plain\r\n", b"\x89PNG\r\n\x1a\nIHDR"),
+        record(
+            "response",
+            "Content-Type: application/http\r\nWARC-Identified-Payload-Type: application/pdf\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>No text.",
+        ),
+        response(
+            "Content-Type: text/html\r\nContent-Encoding: gzip\r\n",
+            &gzipped[..gzipped.len() - 12],
+        ),
+    ];
+    let records = read(&binary.concat());
+    assert_eq!(reasons(&records), ["binary"; 3]);
+    assert!(documents(&records)[0].text.starts_with("Öne\nTwo"));
+    assert!(documents(&records)[0].has_metadata("cut_body"));
+
     let not_found = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n<p>x";
     let others = [
         response("Content-Type: image/png\r\n", b"\x89PNG"),
@@ -302,6 +333,46 @@ fn served_pages_become_text() {
     for (format, expected) in [(WebArchiveFormat::Wet, 1), (WebArchiveFormat::Warc, 1)] {
         let source = WebArchiveSource { format, ..WebArchiveSource::files(vec![]) };
         assert_eq!(documents(&read_with(&source, &others).unwrap()).len(), expected);
+    }
+}
+
+#[test]
+fn arc_files_are_read() {
+    let page = |n: usize| {
+        format!("HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<title>T{n}</title><p>Page {n}")
+    };
+    let record = |address: &str, kind: &str, block: &str, length: usize| {
+        format!("{address} 10.1.2.3 20080430204825 {kind} {length}\n{block}\n").into_bytes()
+    };
+    let version = "1 0 Example\nURL IP-address Archive-date Content-type Archive-length\n";
+    let served = |n: usize, more: isize| {
+        let length = page(n).len().checked_add_signed(more).unwrap();
+        record(&format!("http://e.org/{n}"), "text/html", &page(n), length)
+    };
+    let parts = |more: isize| {
+        [
+            record("filedesc://a.arc", "text/plain", version, version.len()),
+            record("dns:e.org", "text/dns", "20080430204825\ne.org. 1 IN A 10.1.2.3", 37),
+            served(1, 0),
+            served(2, more),
+            served(3, 0),
+        ]
+    };
+    for (more, compress) in
+        [(0, true), (0, false), (-5, true), (-5, false), (40, true), (40, false)]
+    {
+        let parts = parts(more);
+        let file = match compress {
+            true => parts.iter().flat_map(|part| gzip(part)).collect(),
+            false => parts.concat(),
+        };
+        let records = read(&file);
+        assert_eq!(titles(&records), ["T1", "T2", "T3"], "{more} {compress}");
+        assert_eq!(reasons(&records), ["record_response"], "{more} {compress}");
+        let first = documents(&records)[0];
+        assert_eq!(first.text, "Page 1");
+        assert_eq!(first.url.as_deref(), Some("http://e.org/1"));
+        assert_eq!(first.created.as_deref(), Some("2008-04-30T20:48:25Z"));
     }
 }
 

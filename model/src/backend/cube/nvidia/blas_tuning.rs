@@ -164,7 +164,7 @@ impl Trial<'_> {
         run(&plan.algorithm, &expected)?;
         let mut best = (GAIN * seconds(&plan.algorithm, &expected)?, None);
         for algorithm in &candidates {
-            // One that the library offers and then refuses is no candidate.
+            // An algorithm that the library offers and then refuses is left out.
             if run(algorithm, &found).is_err() {
                 continue;
             }

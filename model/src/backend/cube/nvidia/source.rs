@@ -3,7 +3,7 @@
 /// CUDA C++ with the numbers it is compiled for.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Source<const N: usize> {
-    /// The op, which tells it from the others and stands in messages.
+    /// The op, by which caches and messages name it.
     pub subject: &'static str,
     /// The kernels and the instructions they are built from.
     pub text: &'static str,

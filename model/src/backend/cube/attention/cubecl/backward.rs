@@ -6,7 +6,10 @@
 
 use cubecl::prelude::*;
 
-use super::tile::{Tile, dot_rows, load_tile};
+use super::tile::{
+    Tile, add_products, add_transposed_products, dot_rows, first_tile_of_keys, load_first_visible,
+    load_tile, store_sums, zero_sums,
+};
 
 /// δ = dout · o of every row: `delta` (B, H, T) of `dout`, `o` (B, T, H, D).
 #[cube(launch_unchecked)]
@@ -54,8 +57,6 @@ pub fn query_gradient_kernel<F: Float>(
 ) {
     let side = comptime![shape.side];
     let threads = comptime![shape.threads];
-    let head_dim = comptime![shape.head_dim];
-    let pitch = comptime![shape.head_dim + 1];
     let score_pitch = comptime![shape.side + 1];
     let mut q_tile = Shared::<[f32]>::new_slice(comptime![shape.side * (shape.head_dim + 1)]);
     let mut dout_tile = Shared::<[f32]>::new_slice(comptime![shape.side * (shape.head_dim + 1)]);
@@ -79,28 +80,15 @@ pub fn query_gradient_kernel<F: Float>(
         let n = (batch * heads + head) * time + t;
         row_lse[unit] = lse[n];
         row_delta[unit] = delta[n];
-        let mut first = 0u32;
-        if bounded {
-            first = first_visible[batch * time + t] as u32;
-        }
-        row_first[unit] = first;
     }
+    load_first_visible(first_visible, &mut row_first, batch, first_query, time, bounded, shape);
     sync_cube();
-    let mut lowest = time as u32;
-    for row in 0..side {
-        lowest = min(lowest, row_first[row]);
-    }
 
-    let outputs = comptime![(shape.side * shape.head_dim).div_ceil(shape.threads)];
-    let scores = comptime![shape.side * shape.side / shape.threads];
-    let mut acc = Array::<f32>::new(outputs);
-    #[unroll]
-    for i in 0..outputs {
-        acc[i] = 0.0f32;
-    }
+    let scores = comptime![shape.scores()];
+    let mut sums = zero_sums(shape);
     let mut dp = Array::<f32>::new(scores);
 
-    let mut key = lowest as usize / side * side;
+    let mut key = first_tile_of_keys(&row_first, shape);
     while key <= last_query {
         sync_cube();
         load_tile::<F>(v, &mut kv_tile, batch, key, time, kv_heads, kv_head, shape);
@@ -125,32 +113,10 @@ pub fn query_gradient_kernel<F: Float>(
             ds[row * score_pitch + col] = weight * (dp[i] - row_delta[row]);
         }
         sync_cube();
-        #[unroll]
-        for i in 0..outputs {
-            let e = unit + i * threads;
-            if e < comptime![shape.side * shape.head_dim] {
-                let row = e / head_dim;
-                let d = e % head_dim;
-                let mut sum = acc[i];
-                for col in 0..side {
-                    sum += ds[row * score_pitch + col] * kv_tile[col * pitch + d];
-                }
-                acc[i] = sum;
-            }
-        }
+        add_products(&mut sums, &ds, &kv_tile, shape);
         key += side;
     }
-    #[unroll]
-    for i in 0..outputs {
-        let e = unit + i * threads;
-        if e < comptime![shape.side * shape.head_dim] {
-            let t = first_query + e / head_dim;
-            if t < time {
-                let to = ((batch * time + t) * heads + head) * head_dim + e % head_dim;
-                dq[to] = F::cast_from(acc[i] * scale);
-            }
-        }
-    }
+    store_sums::<F>(&sums, scale, dq, batch, first_query, time, heads, head, shape);
 }
 
 /// `dk`, `dv` (B, T, K, D): a cube computes the tile of keys `CUBE_POS_X` of key head
@@ -176,8 +142,6 @@ pub fn key_value_gradient_kernel<F: Float>(
 ) {
     let side = comptime![shape.side];
     let threads = comptime![shape.threads];
-    let head_dim = comptime![shape.head_dim];
-    let pitch = comptime![shape.head_dim + 1];
     let score_pitch = comptime![shape.side + 1];
     let mut k_tile = Shared::<[f32]>::new_slice(comptime![shape.side * (shape.head_dim + 1)]);
     let mut v_tile = Shared::<[f32]>::new_slice(comptime![shape.side * (shape.head_dim + 1)]);
@@ -193,15 +157,9 @@ pub fn key_value_gradient_kernel<F: Float>(
     load_tile::<F>(k, &mut k_tile, batch, first_key, time, kv_heads, kv_head, shape);
     load_tile::<F>(v, &mut v_tile, batch, first_key, time, kv_heads, kv_head, shape);
 
-    let outputs = comptime![(shape.side * shape.head_dim).div_ceil(shape.threads)];
-    let scores = comptime![shape.side * shape.side / shape.threads];
-    let mut dk_acc = Array::<f32>::new(outputs);
-    let mut dv_acc = Array::<f32>::new(outputs);
-    #[unroll]
-    for i in 0..outputs {
-        dk_acc[i] = 0.0f32;
-        dv_acc[i] = 0.0f32;
-    }
+    let scores = comptime![shape.scores()];
+    let mut dk_sums = zero_sums(shape);
+    let mut dv_sums = zero_sums(shape);
     let mut ds = Array::<f32>::new(scores);
 
     for member in 0..group {
@@ -244,19 +202,7 @@ pub fn key_value_gradient_kernel<F: Float>(
                 let row_delta = delta[(batch * heads + head) * time + t];
                 ds[i] = p[row * score_pitch + col] * (dp - row_delta);
             }
-            #[unroll]
-            for i in 0..outputs {
-                let e = unit + i * threads;
-                if e < comptime![shape.side * shape.head_dim] {
-                    let col = e / head_dim;
-                    let d = e % head_dim;
-                    let mut sum = dv_acc[i];
-                    for row in 0..side {
-                        sum += p[row * score_pitch + col] * query_tile[row * pitch + d];
-                    }
-                    dv_acc[i] = sum;
-                }
-            }
+            add_transposed_products(&mut dv_sums, &p, &query_tile, shape);
             sync_cube();
             #[unroll]
             for i in 0..scores {
@@ -265,32 +211,10 @@ pub fn key_value_gradient_kernel<F: Float>(
             }
             load_tile::<F>(q, &mut query_tile, batch, query, time, heads, head, shape);
             sync_cube();
-            #[unroll]
-            for i in 0..outputs {
-                let e = unit + i * threads;
-                if e < comptime![shape.side * shape.head_dim] {
-                    let col = e / head_dim;
-                    let d = e % head_dim;
-                    let mut sum = dk_acc[i];
-                    for row in 0..side {
-                        sum += p[row * score_pitch + col] * query_tile[row * pitch + d];
-                    }
-                    dk_acc[i] = sum;
-                }
-            }
+            add_transposed_products(&mut dk_sums, &p, &query_tile, shape);
             query += side;
         }
     }
-    #[unroll]
-    for i in 0..outputs {
-        let e = unit + i * threads;
-        if e < comptime![shape.side * shape.head_dim] {
-            let t = first_key + e / head_dim;
-            if t < time {
-                let to = ((batch * time + t) * kv_heads + kv_head) * head_dim + e % head_dim;
-                dk[to] = F::cast_from(dk_acc[i] * scale);
-                dv[to] = F::cast_from(dv_acc[i]);
-            }
-        }
-    }
+    store_sums::<F>(&dk_sums, scale, dk, batch, first_key, time, kv_heads, kv_head, shape);
+    store_sums::<F>(&dv_sums, 1.0f32, dv, batch, first_key, time, kv_heads, kv_head, shape);
 }

@@ -5,7 +5,10 @@
 
 use cubecl::prelude::*;
 
-use super::tile::{HIDDEN, Tile, dot_rows, load_tile};
+use super::tile::{
+    HIDDEN, Tile, add_products, dot_rows, first_tile_of_keys, load_first_visible, load_tile,
+    store_sums, zero_sums,
+};
 
 /// `q` (B, Tq, H, D), `k`, `v` (B, Tk, K, D): `o` (B, Tq, H, D), `lse` (B, H, Tq). A cube computes
 /// the tile of queries `CUBE_POS_X` of head `CUBE_POS_Y`, batch `CUBE_POS_Z`.
@@ -29,7 +32,6 @@ pub fn forward_kernel<F: Float>(
     let side = comptime![shape.side];
     let threads = comptime![shape.threads];
     let head_dim = comptime![shape.head_dim];
-    let pitch = comptime![shape.head_dim + 1];
     let score_pitch = comptime![shape.side + 1];
     let mut q_tile = Shared::<[f32]>::new_slice(comptime![shape.side * (shape.head_dim + 1)]);
     let mut kv_tile = Shared::<[f32]>::new_slice(comptime![shape.side * (shape.head_dim + 1)]);
@@ -48,35 +50,21 @@ pub fn forward_kernel<F: Float>(
     let last_query = min(first_query + side, queries) - 1;
 
     load_tile::<F>(q, &mut q_tile, batch, first_query, queries, heads, head, shape);
+    load_first_visible(first_visible, &mut row_first, batch, first_query, queries, bounded, shape);
     if unit < side {
         row_max[unit] = HIDDEN;
         row_sum[unit] = 0.0f32;
-        let mut first = 0u32;
-        if bounded {
-            first = first_visible[batch * queries + min(first_query + unit, last_query)] as u32;
-        }
-        row_first[unit] = first;
     }
     sync_cube();
-    let mut lowest = keys as u32;
-    for row in 0..side {
-        lowest = min(lowest, row_first[row]);
-    }
 
-    let outputs = comptime![(shape.side * shape.head_dim).div_ceil(shape.threads)];
-    let mut acc = Array::<f32>::new(outputs);
-    #[unroll]
-    for i in 0..outputs {
-        acc[i] = 0.0f32;
-    }
-
-    let mut key = lowest as usize / side * side;
+    let mut sums = zero_sums(shape);
+    let mut key = first_tile_of_keys(&row_first, shape);
     while key <= last_query + offset {
         sync_cube();
         load_tile::<F>(k, &mut kv_tile, batch, key, keys, kv_heads, kv_head, shape);
         sync_cube();
         #[unroll]
-        for i in 0..comptime![shape.side * shape.side / shape.threads] {
+        for i in 0..comptime![shape.scores()] {
             let e = unit + i * threads;
             let row = e / side;
             let col = e % side;
@@ -109,34 +97,24 @@ pub fn forward_kernel<F: Float>(
         }
         sync_cube();
         #[unroll]
-        for i in 0..outputs {
+        for i in 0..comptime![shape.sums()] {
             let e = unit + i * threads;
             if e < comptime![shape.side * shape.head_dim] {
-                let row = e / head_dim;
-                let d = e % head_dim;
-                let mut sum = acc[i] * row_decay[row];
-                for col in 0..side {
-                    sum += p[row * score_pitch + col] * kv_tile[col * pitch + d];
-                }
-                acc[i] = sum;
+                sums[i] *= row_decay[e / head_dim];
             }
         }
+        add_products(&mut sums, &p, &kv_tile, shape);
         key += side;
     }
     sync_cube();
     #[unroll]
-    for i in 0..outputs {
+    for i in 0..comptime![shape.sums()] {
         let e = unit + i * threads;
         if e < comptime![shape.side * shape.head_dim] {
-            let row = e / head_dim;
-            let d = e % head_dim;
-            let t = first_query + row;
-            if t < queries {
-                let to = ((batch * queries + t) * heads + head) * head_dim + d;
-                o[to] = F::cast_from(acc[i] / row_sum[row]);
-            }
+            sums[i] /= row_sum[e / head_dim];
         }
     }
+    store_sums::<F>(&sums, 1.0f32, o, batch, first_query, queries, heads, head, shape);
     if unit < side {
         let t = first_query + unit;
         if t < queries {

@@ -1,0 +1,178 @@
+//! Which encoding bytes are in when nothing says it.
+
+use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
+use encoding_rs::Encoding;
+
+/// Bytes the detector looks at; more does not change its guess.
+const DETECTOR_BYTES: usize = 1 << 20;
+/// Pieces that vote when one bad byte may have misled the detector.
+const PIECES: usize = 16;
+/// Bad bytes that the encoding of most pieces may have, though another has fewer.
+const BAD_VOTED: usize = 16;
+/// Bytes at the beginning that show whether a text is UTF-16.
+const UTF16_BYTES: usize = 1 << 14;
+
+/// The encoding of `bytes`, which are not UTF-8.
+pub(super) fn detect(bytes: &[u8]) -> &'static Encoding {
+    let bytes = &bytes[..bytes.len().min(DETECTOR_BYTES)];
+    let guess = guess(bytes);
+    let bad = |encoding: &'static Encoding| {
+        let (text, lossy) = encoding.decode_without_bom_handling(bytes);
+        if lossy { text.matches(char::REPLACEMENT_CHARACTER).count() } else { 0 }
+    };
+    let guess_bad = if guess.is_single_byte() { 0 } else { bad(guess) };
+    if guess.is_single_byte() || guess_bad > 0 {
+        let voted = vote(bytes).filter(|&voted| {
+            guess.is_single_byte() || voted != guess && bad(voted) <= guess_bad.max(BAD_VOTED)
+        });
+        if let Some(voted) = voted {
+            return voted;
+        }
+    }
+    if !guess.is_single_byte() {
+        return guess;
+    }
+    // The detector does not know the Macintosh's own encoding.
+    let macintosh = encoding_rs::MACINTOSH;
+    let (odd, odd_macintosh) = (oddities_of(bytes, guess), oddities_of(bytes, macintosh));
+    if odd > 0 && odd_macintosh * 4 < odd { macintosh } else { guess }
+}
+
+fn guess(bytes: &[u8]) -> &'static Encoding {
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
+    // The end may cut a character, which is no reason against an encoding.
+    detector.feed(bytes, bytes.last().is_some_and(u8::is_ascii));
+    detector.guess(None, Utf8Detection::Allow)
+}
+
+/// One byte that means nothing rules an encoding out for good, though the rest of a long text is in
+/// it. So its pieces are asked one by one: the encoding of several bytes a character that most of
+/// them are in.
+fn vote(bytes: &[u8]) -> Option<&'static Encoding> {
+    let most = bytes.len().div_ceil(PIECES).max(64);
+    let mut votes: Vec<(&'static Encoding, usize)> = Vec::new();
+    let (mut from, mut all) = (0, 0);
+    while from < bytes.len() {
+        let end = (from + most).min(bytes.len());
+        // Characters of several bytes do not reach over a line end.
+        let end = memchr::memchr(b'\n', &bytes[end..]).map_or(bytes.len(), |at| end + at + 1);
+        let piece = &bytes[from..end];
+        from = end;
+        let high = piece.iter().filter(|byte| !byte.is_ascii()).count();
+        if high == 0 {
+            continue;
+        }
+        all += high;
+        let guess = guess(piece);
+        match votes.iter_mut().find(|(encoding, _)| *encoding == guess) {
+            Some((_, count)) => *count += high,
+            None => votes.push((guess, high)),
+        }
+    }
+    let (encoding, count) = votes.into_iter().max_by_key(|(_, count)| *count)?;
+    (!encoding.is_single_byte() && encoding != encoding_rs::UTF_8 && count * 2 > all)
+        .then_some(encoding)
+}
+
+fn oddities_of(bytes: &[u8], encoding: &'static Encoding) -> usize {
+    oddities(&encoding.decode_without_bom_handling(bytes).0)
+}
+
+/// Whether `text` reads as text that somebody wrote.
+pub(super) fn is_plausible(text: &str) -> bool {
+    let high = text.chars().filter(|c| !c.is_ascii()).count();
+    oddities(text) * 4 <= high
+}
+
+/// Characters that do not stand where they stand: a control, a capital or a sign inside a word of
+/// small letters, a letter of another alphabet beside a Latin one.
+fn oddities(text: &str) -> usize {
+    let mut before = ' ';
+    let mut characters = text.chars().peekable();
+    let mut count = 0;
+    while let Some(c) = characters.next() {
+        let after = characters.peek().copied().unwrap_or(' ');
+        if !c.is_ascii() && is_odd(before, c, after) {
+            count += 1;
+        }
+        before = c;
+    }
+    count
+}
+
+fn is_odd(before: char, c: char, after: char) -> bool {
+    if c.is_control() {
+        return true;
+    }
+    if ('\u{300}'..='\u{36f}').contains(&c) {
+        return !before.is_alphabetic();
+    }
+    let latin = |c: char| c.is_ascii_alphabetic() || ('À'..='ɏ').contains(&c) && c.is_alphabetic();
+    if c.is_alphabetic() && !"ªº".contains(c) {
+        let beside_latin = before.is_ascii_alphabetic() || after.is_ascii_alphabetic();
+        let capital_inside = c.is_uppercase() && before.is_ascii_lowercase();
+        return capital_inside || !latin(c) && beside_latin || c == 'ˆ';
+    }
+    // Apostrophes, hyphens and middle dots are inside words.
+    let inside = latin(before) && latin(after);
+    inside && !"’‘·­–—…-".contains(c)
+        || "ˆ˜‡†ƒ¤¦¨¬¯´¸ˇ˘˙˚˛˝◊∂∆∏∑√∞∫≈≠≤≥\u{f8ff}".contains(c) && latin(before)
+}
+
+/// UTF-16 without its mark. In it the ASCII of a text, line ends at least, has a zero beside it,
+/// always on the same side; other text has none.
+pub(crate) fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
+    let start = &bytes[..bytes.len().min(UTF16_BYTES) & !1];
+    if start.len() < 8 || memchr::memchr(0, start).is_none() {
+        return None;
+    }
+    let zeros = |side: usize| start.iter().skip(side).step_by(2).filter(|byte| **byte == 0).count();
+    let (even, odd) = (zeros(0), zeros(1));
+    // Other text with zeros that got into it.
+    let units = start.len() / 2;
+    let printable = start.iter().filter(|byte| (b' '..0x7f).contains(byte)).count();
+    let ascii = printable * 20 > (start.len() - even - odd) * 17;
+    if ascii && (even + odd) * 4 < units || units >= 64 && (even + odd) * 400 < units.max(800) {
+        return None;
+    }
+    // What stands between words, in either order of bytes.
+    let common = |little: bool| {
+        let (units, _) = start.as_chunks::<2>();
+        let unit = |bytes: &[u8; 2]| match little {
+            true => u16::from_le_bytes(*bytes),
+            false => u16::from_be_bytes(*bytes),
+        };
+        units
+            .iter()
+            .map(unit)
+            .filter(|unit| {
+                matches!(unit, 9 | 10 | 13 | 0x20..=0x3f | 0x3001 | 0x3002 | 0xff0c | 0x61..=0x7a)
+            })
+            .count()
+    };
+    let encoding = match (common(true), common(false)) {
+        (little, big) if little > 4 * big => encoding_rs::UTF_16LE,
+        (little, big) if big > 4 * little => encoding_rs::UTF_16BE,
+        _ => return None,
+    };
+    let text = encoding.decode_without_bom_handling_and_without_replacement(start);
+    let text = match text {
+        Some(text) => text,
+        // The window may have cut a pair.
+        None => encoding
+            .decode_without_bom_handling_and_without_replacement(&start[..start.len() - 2])?,
+    };
+    let (mut letters, mut blanks, mut all) = (0, 0, 0);
+    for c in text.chars() {
+        all += 1;
+        let private =
+            ('\u{e000}'..='\u{f8ff}').contains(&c) || ('\u{fdd0}'..='\u{fdef}').contains(&c);
+        if private || c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{c}') {
+            return None;
+        }
+        letters += usize::from(c.is_alphanumeric());
+        let wide = ('\u{3000}'..='\u{303f}').contains(&c) || ('\u{ff00}'..='\u{ff65}').contains(&c);
+        blanks += usize::from(c.is_whitespace() || c.is_ascii_punctuation() || wide);
+    }
+    (letters > 0 && (letters + blanks) * 5 > all * 4).then_some(encoding)
+}

@@ -1,0 +1,249 @@
+//! AdamW where each copy of a model has the master weights and moments of a part of it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use altiplano_comm::{Element, Group, Pending, Rows};
+use altiplano_model::LlamaConfig;
+use altiplano_model::backend::AdamWStep;
+use altiplano_model::ops;
+use altiplano_model::param_tree::{Leaf, Param, ParamTree};
+use altiplano_model::params::Weights;
+use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
+
+use super::buckets::{GradExchange, elements, tensor_of, values};
+use super::layout::{FlatLayout, Segment};
+use crate::adamw::numbers_of_step;
+use crate::config::OptimizerConfig;
+use crate::error::Result;
+
+/// Buckets of updated weights that are under way at a time.
+const UNDER_WAY: usize = 2;
+
+/// Of one tensor, or of a part of it: three numbers for every element, f32.
+#[derive(Debug)]
+struct State {
+    master: Tensor<1>,
+    m: Tensor<1>,
+    v: Tensor<1>,
+}
+
+/// What AdamW remembers of an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remembered {
+    /// The weight in full precision.
+    Master,
+    /// Running mean of the gradient.
+    M,
+    /// Running mean of its square.
+    V,
+}
+
+impl State {
+    fn of(&self, what: Remembered) -> Vec<f32> {
+        values(match what {
+            Remembered::Master => &self.master,
+            Remembered::M => &self.m,
+            Remembered::V => &self.v,
+        })
+    }
+}
+
+/// The optimizer of a copy: of its part of every bucket, and of all norm gains.
+#[derive(Debug)]
+pub struct ShardedAdamW {
+    model: LlamaConfig,
+    config: OptimizerConfig,
+    layout: Arc<FlatLayout>,
+    params: ParamTree<Param, Param>,
+    group: Group,
+    overlap: bool,
+    device: Device,
+    gains: Vec<(Param, State)>,
+    parts: Vec<Vec<(Segment, State)>>,
+}
+
+fn vector(values: Vec<f32>, device: &Device) -> Tensor<1> {
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), (device, DType::F32))
+}
+
+/// Where moments come from: the prefix of their names, the parameter, which elements of it.
+pub(crate) type ReadMoment<'a> = &'a mut dyn FnMut(&str, Param, Range<usize>) -> Result<Vec<f32>>;
+
+impl ShardedAdamW {
+    /// The part of the copy that `group` says of `master_weights`, f32, with moments that `moments`
+    /// reads.
+    ///
+    /// # Errors
+    /// The first of `moments`.
+    pub(crate) fn new(
+        model: &LlamaConfig,
+        config: OptimizerConfig,
+        layout: Arc<FlatLayout>,
+        group: Group,
+        overlap: bool,
+        master_weights: &Weights,
+        moments: ReadMoment<'_>,
+    ) -> Result<Self> {
+        let device = master_weights.norm.device();
+        let params = ParamTree::of_model(model);
+        let mut state = |param: Param, whole: &[f32], range: Range<usize>| {
+            Ok::<State, crate::error::TrainerError>(State {
+                master: vector(whole[range.clone()].to_vec(), &device),
+                m: vector(moments("m.", param, range.clone())?, &device),
+                v: vector(moments("v.", param, range)?, &device),
+            })
+        };
+        let mut gains = Vec::new();
+        let mut parts: Vec<Vec<(Segment, State)>> =
+            layout.buckets().iter().map(|_| Vec::new()).collect();
+        for (param, leaf) in master_weights.iter() {
+            match leaf {
+                Leaf::Vector(gain) => {
+                    let whole = values(gain);
+                    let all = 0..whole.len();
+                    gains.push((param, state(param, &whole, all)?));
+                }
+                Leaf::Matrix(matrix) => {
+                    let Some((bucket, number)) = layout.place(param) else { continue };
+                    let Some(segment) = layout.segment(bucket, number, group.rank()) else {
+                        continue;
+                    };
+                    let whole = values(matrix);
+                    let state = state(param, &whole, segment.in_matrix.clone())?;
+                    parts[bucket].push((segment, state));
+                }
+            }
+        }
+        // As the bucket has them.
+        parts.iter_mut().for_each(|part| part.sort_by_key(|(segment, _)| segment.in_part.start));
+        let model = model.clone();
+        Ok(Self { model, config, layout, params, group, overlap, device, gains, parts })
+    }
+
+    /// The update of `step`, counted from 1: the own part of the master weights moves by the gradients of
+    /// `exchange`, and the copies hand each other what the forward pass reads.
+    ///
+    /// # Errors
+    /// A rank ended, did not answer in time, or called something else.
+    pub fn step(
+        &mut self,
+        step: u64,
+        weights: &mut Weights,
+        exchange: &GradExchange,
+        lr: f64,
+        grad_scale: f64,
+    ) -> Result<()> {
+        let hyper = numbers_of_step(&self.config, step, lr, grad_scale);
+        let gradients: Vec<(Param, &[f32])> = exchange.gains().collect();
+        let leaves = weights.iter_mut().filter_map(|(_, leaf)| match leaf {
+            Leaf::Vector(weight) => Some(weight),
+            Leaf::Matrix(_) => None,
+        });
+        for (((param, state), (_, gradient)), weight) in
+            self.gains.iter_mut().zip(gradients).zip(leaves)
+        {
+            let hyper = step_of(*param, &hyper);
+            let gradient = vector(gradient.to_vec(), &self.device);
+            ops::adamw_step(&mut state.master, &mut state.m, &mut state.v, &gradient, None, &hyper);
+            // A copy, since the master weight is changed in place.
+            *weight = vector(values(&state.master), &self.device);
+        }
+        match weights.embed_tokens.dtype() {
+            DType::BF16 => self.step_matrices::<bf16>(weights, exchange, &hyper),
+            _ => self.step_matrices::<f32>(weights, exchange, &hyper),
+        }
+    }
+
+    fn step_matrices<E: Element + burn::tensor::Element + Default>(
+        &mut self,
+        weights: &mut Weights,
+        exchange: &GradExchange,
+        hyper: &AdamWStep,
+    ) -> Result<()> {
+        let mut under_way: VecDeque<(usize, Pending<Vec<E>>)> = VecDeque::new();
+        let most = if self.overlap { UNDER_WAY } else { 0 };
+        // In the order in which the next forward pass needs them.
+        for bucket in (0..self.parts.len()).rev() {
+            let mut whole = vec![E::default(); self.layout.buckets()[bucket].length];
+            let rows = Rows::single(whole.len());
+            let own = &mut whole[rows.part(self.group.rank(), self.group.ranks())];
+            for (segment, state) in &mut self.parts[bucket] {
+                let hyper = step_of(segment.param, hyper);
+                let gradient = exchange.part(bucket)[segment.in_part.clone()].to_vec();
+                let gradient = vector(gradient, &self.device);
+                let State { master, m, v } = state;
+                let updated = if E::dtype() == DType::F32 {
+                    ops::adamw_step(master, m, v, &gradient, None, &hyper);
+                    master.to_data()
+                } else {
+                    let count = segment.in_part.len();
+                    let mut copy = Tensor::<1>::zeros([count], (&self.device, E::dtype()));
+                    ops::adamw_step(master, m, v, &gradient, Some(&mut copy), &hyper);
+                    copy.into_data()
+                };
+                own[segment.in_part.clone()].copy_from_slice(&elements::<E>(&updated));
+            }
+            let group = self.group.of(exchange.describe("weights", bucket));
+            under_way.push_back((bucket, group.start_all_gather::<E, _>(whole, rows)?));
+            while under_way.len() > most {
+                let Some((bucket, pending)) = under_way.pop_front() else { break };
+                self.unpack(bucket, &pending.wait()?, weights);
+            }
+        }
+        for (bucket, pending) in under_way {
+            self.unpack(bucket, &pending.wait()?, weights);
+        }
+        Ok(())
+    }
+
+    fn unpack<E: burn::tensor::Element>(&self, bucket: usize, whole: &[E], weights: &mut Weights) {
+        for matrix in &self.layout.buckets()[bucket].matrices {
+            let values = whole[matrix.start..matrix.start + matrix.count].to_vec();
+            let data = TensorData::new(values, matrix.param.shape(&self.model));
+            if let Some(weight) = tensor_of(weights, &self.params, matrix.param) {
+                *weight = Tensor::from_data(data, (&self.device, E::dtype()));
+            }
+        }
+    }
+
+    /// What this copy remembers of its elements of a parameter.
+    pub(crate) fn own(&self, what: Remembered, param: Param) -> Option<Vec<f32>> {
+        if let Some((_, state)) = self.gains.iter().find(|(gain, _)| *gain == param) {
+            return Some(state.of(what));
+        }
+        let (bucket, _) = self.layout.place(param)?;
+        let (_, state) = self.parts[bucket].iter().find(|(segment, _)| segment.param == param)?;
+        Some(state.of(what))
+    }
+
+    /// The master weights, moments and weights of every norm gain, which all copies hold: their bytes.
+    pub(crate) fn held_in_common(&self) -> impl Iterator<Item = (Param, Vec<f32>)> {
+        let kinds = [Remembered::Master, Remembered::M, Remembered::V];
+        self.gains.iter().map(move |(param, state)| {
+            (*param, kinds.iter().flat_map(|kind| state.of(*kind)).collect())
+        })
+    }
+
+    /// Bytes of the optimizer's tensors on this copy.
+    pub fn state_bytes(&self) -> usize {
+        let matrices = self.parts.iter().flatten().map(|(segment, _)| segment.in_part.len());
+        let gains = self.gains.iter().map(|(param, _)| param.count(&self.model));
+        3 * size_of::<f32>() * (matrices.sum::<usize>() + gains.sum::<usize>())
+    }
+
+    pub(crate) fn layout(&self) -> &FlatLayout {
+        &self.layout
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
+    }
+}
+
+/// The step of one parameter.
+fn step_of(param: Param, hyper: &AdamWStep) -> AdamWStep {
+    AdamWStep { weight_decay: if param.decays() { hyper.weight_decay } else { 0.0 }, ..*hyper }
+}
