@@ -92,6 +92,10 @@ impl EveryCommand {
         fs::write(dir.join("requests.jsonl"), request).unwrap();
         fs::write(dir.join("example.json"), "[{\"instruction\": \"a\", \"output\": \"b\"}]")
             .unwrap();
+        fs::create_dir(dir.join("evaluated")).unwrap();
+        let sample = "{\"doc_id\": 0, \"id\": \"1\", \"arguments\": [], \"target\": 0, \"resps\": [], \
+                      \"metrics\": {\"acc,none\": 1.0}}\n";
+        fs::write(dir.join("evaluated/samples_piqa.jsonl"), sample).unwrap();
         for (name, text) in [
             (
                 "sft.yaml",
@@ -191,6 +195,14 @@ impl EveryCommand {
                 ),
                 "",
             ),
+            (
+                format!(
+                    "eval tasks --checkpoint {checkpoint} --data {} --tasks piqa --output eval_{name}",
+                    repository("tests/fixtures/eval_tasks").display()
+                ),
+                "",
+            ),
+            ("eval compare evaluated".to_owned(), ""),
             (format!("generate --checkpoint {checkpoint} --prompt The --max-tokens 3"), ""),
             (
                 format!(

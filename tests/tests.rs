@@ -14,6 +14,8 @@ mod commands;
 mod cuda;
 mod data;
 mod devices;
+#[cfg(target_os = "linux")]
+mod eval_tasks;
 mod every_command;
 mod examples;
 mod export_import;

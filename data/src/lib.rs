@@ -32,6 +32,7 @@
 //! | [`mixture`] | shares of tokens, source order, epoch permutations |
 //! | [`loader`] | batches, resumable from a handful of integers |
 //! | [`sft`] | examples to fine-tune on: formats, masks, packing, batches |
+//! | [`eval_tasks`] | tasks that models are measured by: files, prompts, answers |
 //! | [`config`] | the one file that drives all of the above |
 //! | [`jobs`] | what that file drives: documents, tokenizer, shards |
 //!
@@ -134,6 +135,8 @@ pub mod mixture;
 pub mod loader;
 
 pub mod sft;
+
+pub mod eval_tasks;
 
 pub mod config;
 

@@ -44,6 +44,7 @@
 //! | [`self_instruct`] | instructions written by a model |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
+//! | [`eval_tasks`] | tasks of the LLaMA paper, scored and compared |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
 //! | [`mod@bench`] | speed and memory of training, attention and generation |
 //! | [`commands`] | the command line |
@@ -125,6 +126,8 @@ pub mod self_instruct;
 pub mod eval_documents;
 
 pub mod eval;
+
+pub mod eval_tasks;
 
 pub mod estimate;
 

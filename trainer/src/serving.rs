@@ -211,7 +211,7 @@ fn sampling_defaults(dir: &Path, options: &ServingOptions) -> Result<SamplingDef
 
 /// Bytes of the cache where nobody says it: a share of what is free on the CPU. How much is free elsewhere
 /// is not known, and is not what this machine's own memory says.
-fn cache_bytes(device: &Device) -> u64 {
+pub(crate) fn cache_bytes(device: &Device) -> u64 {
     match device::is_cpu(device) {
         true => (free_memory() as f64 * CACHE_SHARE) as u64,
         false => DEVICE_CACHE_BYTES,
@@ -219,7 +219,7 @@ fn cache_bytes(device: &Device) -> u64 {
 }
 
 /// Blocks of `each` bytes that fit into the memory for the cache, at most `all`.
-fn blocks_that_fit(bytes: u64, each: u128, all: usize) -> Result<usize> {
+pub(crate) fn blocks_that_fit(bytes: u64, each: u128, all: usize) -> Result<usize> {
     let blocks = usize::try_from(u128::from(bytes) / each.max(1)).unwrap_or(usize::MAX).min(all);
     if blocks == 0 {
         let message = format!(

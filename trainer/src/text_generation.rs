@@ -147,7 +147,7 @@ pub fn generate_texts<P: AsRef<str>>(
 }
 
 /// [`generate_texts`] behind prompts of ids.
-fn continue_prompts(
+pub(crate) fn continue_prompts(
     model: &impl EngineModel,
     tokenizer: &Tokenizer,
     prompts: Vec<Vec<u32>>,

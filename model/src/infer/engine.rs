@@ -83,6 +83,8 @@ struct SequenceState {
     request_n: usize,
     /// Of the prompt so far, when asked for.
     prompt_logprobs: Option<Vec<ScoredToken>>,
+    /// The last token of the prompt where it is scored and not computed.
+    scored_end: Option<u32>,
     /// Why the sequence cannot go on.
     error: Option<String>,
 }
@@ -167,13 +169,25 @@ impl<M: EngineModel> Engine<M> {
         entry.insert(n);
         // Logits of what is found in the cache are not computed.
         let scores_prompt = sampling.prompt_logprobs.is_some();
+        let reusable = match scores_prompt {
+            true => sampling.prompt_logprobs_start.saturating_sub(1),
+            false => usize::MAX,
+        };
+        // Nothing follows from a pass over the last token.
+        let (computed, scored_end) = match prompt.split_last() {
+            Some((last, before)) if sampling.max_tokens == 0 && !before.is_empty() => {
+                (before, Some(*last))
+            }
+            _ => (&*prompt, None),
+        };
         let salt = cache_salt.as_deref();
-        let turn = self.scheduler.add(id, &prompt, priority, salt, scores_prompt);
+        let turn = self.scheduler.add(id, computed, priority, salt, reusable);
         let state = SequenceState {
             sampler: Sampler::new(Arc::new(sampling), &prompt, constraint),
             to_fork: n - 1,
             request_n: n,
             prompt_logprobs: scores_prompt.then(Vec::new),
+            scored_end,
             error: None,
         };
         self.sequences.insert(turn, state);
@@ -197,15 +211,17 @@ impl<M: EngineModel> Engine<M> {
         if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab_size) {
             return Err(ModelError::TokenId { id: i64::from(*id), vocab_size });
         }
-        let limit = self.options.max_model_len - usize::from(sampling.max_tokens > 0);
-        if prompt.len() > limit {
+        // The last token is chosen or scored and never computed.
+        let only_scored = usize::from(sampling.max_tokens == 0);
+        let computed = prompt.len().saturating_sub(only_scored).max(1);
+        let limit = self.options.max_model_len - (1 - only_scored);
+        if computed > limit {
             let limit = self.options.max_model_len;
             return Err(ModelError::PromptTooLong { found: prompt.len(), limit });
         }
-        // The last token is chosen and never computed.
         let whole = prompt.len().saturating_add(sampling.max_tokens);
         let tokens = match sampling.max_tokens {
-            0 => prompt.len(),
+            0 => computed,
             _ => whole.min(self.options.max_model_len) - 1,
         };
         let (blocks, limit) = (self.scheduler.blocks_of(tokens), self.options.num_blocks);
@@ -367,13 +383,17 @@ impl<M: EngineModel> Engine<M> {
         else {
             return;
         };
-        scored.truncate(part.start);
         let prompt = &sequence.tokens[..sequence.prompt_len];
         let (model, vocab_size) = (&self.model, self.model.vocab_size());
         let limit = self.options.vocab_limit.unwrap_or(vocab_size).min(vocab_size);
         // The row of each token but the first is that of the token before it.
-        let targets = prompt.get(part.start + 1..).unwrap_or_default();
-        let rows: Vec<usize> = part.rows.clone().take(targets.len()).collect();
+        let first = state.sampler.params().prompt_logprobs_start.max(1);
+        let next = first.max(part.start + 1);
+        scored.truncate(next - first);
+        let targets = prompt.get(next..).unwrap_or_default();
+        let targets: Vec<u32> = targets.iter().copied().chain(state.scored_end).collect();
+        let rows = part.rows.clone().skip(next - 1 - part.start);
+        let rows: Vec<usize> = rows.take(targets.len()).collect();
         for (rows, targets) in rows.chunks(SCORED_ROWS).zip(targets.chunks(SCORED_ROWS)) {
             let logits = model.logits(hidden, rows);
             let scores: Option<Vec<ScoredToken>> = logits
@@ -401,6 +421,7 @@ impl<M: EngineModel> Engine<M> {
             let Some(state) = self.sequences.remove(turn) else { continue };
             if state.to_fork + 1 == state.request_n && state.sampler.chosen() == 0 {
                 let prompt = self.scheduler.running(*turn).map_or(0, |x| x.prompt_len);
+                let prompt = prompt + usize::from(state.scored_end.is_some());
                 self.prompt_tokens += prompt as u64;
             }
             if state.error.is_some() || state.sampler.params().max_tokens == 0 {
@@ -454,6 +475,7 @@ impl<M: EngineModel> Engine<M> {
                 to_fork: 0,
                 request_n: state.request_n,
                 prompt_logprobs: None,
+                scored_end: None,
                 error: None,
             };
             if runs {

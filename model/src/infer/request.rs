@@ -43,8 +43,12 @@ pub struct SamplingParams {
     /// Give the log-probability of every chosen token and of so many likeliest ones.
     pub logprobs: Option<usize>,
     /// Give the log-probability of every token of the prompt but the first and of so many likeliest
-    /// ones.
+    /// ones. Without tokens to generate, the last token of the prompt is not computed, only scored: the
+    /// prompt may be one token longer than the context.
     pub prompt_logprobs: Option<usize>,
+    /// The first token of the prompt whose log-probability is given with `prompt_logprobs`, counted from
+    /// 0. What precedes it may come from the prefix cache, and its logits are never made.
+    pub prompt_logprobs_start: usize,
 }
 
 impl Default for SamplingParams {
@@ -67,6 +71,7 @@ impl Default for SamplingParams {
             stop_token_ids: Vec::new(),
             logprobs: None,
             prompt_logprobs: None,
+            prompt_logprobs_start: 0,
         }
     }
 }
@@ -221,8 +226,8 @@ pub struct SequenceOutput {
     pub request: RequestId,
     /// Which of its `n` sequences.
     pub index: usize,
-    /// Tokens of the prompt but the first, when they were asked for: with the first output of
-    /// sequence 0.
+    /// Tokens of the prompt from [`SamplingParams::prompt_logprobs_start`] on but the first, when they
+    /// were asked for: with the first output of sequence 0.
     pub prompt_logprobs: Option<Vec<ScoredToken>>,
     /// Tokens of the prompt whose keys and values were found in the prefix cache.
     pub cached_tokens: usize,

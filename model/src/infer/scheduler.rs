@@ -41,8 +41,9 @@ pub struct Sequence {
     pub blocks: Vec<BlockId>,
     /// Tokens of the prompt that were found in the cache when it was first admitted.
     pub cached_tokens: Option<usize>,
-    /// Whether the hidden states of all its tokens have to be computed.
-    pub skip_cache: bool,
+    /// Tokens from the beginning that may be found in the cache: the hidden states of the others are
+    /// needed.
+    pub reusable: usize,
     /// Of what precedes the first block, and of each full block so far.
     hashes: Vec<BlockHash>,
 }
@@ -137,7 +138,7 @@ impl Scheduler {
         prompt: &[u32],
         priority: i64,
         salt: Option<&str>,
-        skip_cache: bool,
+        reusable: usize,
     ) -> Turn {
         let priority = match self.options.policy {
             SchedulingPolicy::Fcfs => 0,
@@ -152,7 +153,7 @@ impl Scheduler {
             computed: 0,
             blocks: Vec::new(),
             cached_tokens: None,
-            skip_cache,
+            reusable,
             hashes: vec![BlockHash::root(salt, self.epoch)],
         };
         self.waiting.insert(turn, sequence);
@@ -334,7 +335,7 @@ impl Scheduler {
             }
             let Some((_, mut sequence)) = self.waiting.pop_first() else { return };
             if sequence.cached_tokens.is_none() {
-                if self.options.enable_prefix_caching && !sequence.skip_cache {
+                if self.options.enable_prefix_caching && sequence.reusable > 0 {
                     self.prefix_queries += length as u64;
                     self.prefix_hits += found as u64;
                 }
@@ -401,10 +402,10 @@ impl Scheduler {
 /// The blocks that hold the beginning of a waiting sequence. Its last token is never among them:
 /// the token after it follows from a pass over it.
 fn find_prefix(sequence: &mut Sequence, pool: &BlockPool, options: &EngineOptions) -> Vec<BlockId> {
-    if !options.enable_prefix_caching || sequence.skip_cache || sequence.hashes.is_empty() {
+    if !options.enable_prefix_caching || sequence.hashes.is_empty() {
         return Vec::new();
     }
-    let most = sequence.tokens.len() - 1;
+    let most = sequence.reusable.min(sequence.tokens.len() - 1);
     sequence.hash_blocks(most, options.block_size);
     let hashes = &sequence.hashes[1..=most / options.block_size];
     hashes.iter().map_while(|hash| pool.find(hash)).collect()

@@ -642,6 +642,50 @@ fn prompt_logprobs_are_the_losses() {
     }
 }
 
+/// The end of a prompt is scored alike with and without what precedes it in the cache, and a prompt that
+/// is one token longer than the context is scored to its end.
+#[test]
+fn the_end_of_a_prompt_is_scored_behind_a_cached_beginning() {
+    let (_, model) = llama(None);
+    let context: Vec<u32> = (0..160).map(|n| n * 37 % 211).collect();
+    let scored = |cached: bool, start: usize, prompt: &[u32]| {
+        let sampling = SamplingParams {
+            max_tokens: 0,
+            prompt_logprobs: Some(0),
+            prompt_logprobs_start: start,
+            ..SamplingParams::default()
+        };
+        let mut options = EngineOptions::new(200, 2);
+        options.max_num_batched_tokens = 48;
+        let mut engine = Engine::new(&model, options).unwrap();
+        if cached {
+            engine.add(Request::new(RequestId(0), context.clone(), sampling.clone())).unwrap();
+            run(&mut engine, &mut Answers::new());
+        }
+        engine.add(Request::new(RequestId(1), prompt, sampling)).unwrap();
+        let mut answers = Answers::new();
+        run(&mut engine, &mut answers);
+        engine.check_invariants().unwrap();
+        let hits = engine.stats().prefix_hits;
+        (answers[&(1, 0)].prompt_logprobs.clone().unwrap(), hits)
+    };
+    let longest: Vec<u32> = context.iter().copied().chain((0..41).map(|n| n * 5 % 211)).collect();
+    assert_eq!(longest.len(), 201);
+    for (length, start) in [(161, 160), (170, 150), (201, 160), (201, 1), (164, 0)] {
+        let prompt = &longest[..length];
+        let (whole, _) = scored(false, 0, prompt);
+        assert_eq!(whole.len(), length - 1);
+        let (end, hits) = scored(true, start, prompt);
+        assert_eq!(end, whole[start.max(1) - 1..], "{length} from {start}");
+        assert_eq!(hits, start.saturating_sub(1) as u64 / 16 * 16, "{length} from {start}");
+    }
+    let mut engine = Engine::new(&model, EngineOptions::new(200, 2)).unwrap();
+    let sampling = SamplingParams { max_tokens: 0, prompt_logprobs: Some(0), ..Default::default() };
+    let request = Request::new(RequestId(0), vec![1; 202], sampling);
+    let error = engine.add(request).unwrap_err();
+    assert!(matches!(error, ModelError::PromptTooLong { found: 202, limit: 200 }), "{error}");
+}
+
 #[test]
 fn a_cache_that_no_machine_has_is_refused() {
     let (_, model) = llama(None);

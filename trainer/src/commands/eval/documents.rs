@@ -1,45 +1,23 @@
-//! `altiplano eval`.
-
-mod judge;
+//! `altiplano eval --documents`.
 
 use std::path::PathBuf;
 
 use altiplano_data::document::Split;
 use altiplano_data::progress::{Progress, ProgressMode, Work};
 use altiplano_model::Precision;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::output::{print_json, print_line};
-use super::threads::use_threads;
+use super::super::output::{print_json, print_line};
+use super::super::threads::use_threads;
 use crate::error::{Result, TrainerError};
 use crate::eval::{Score, Windows, score_documents};
 use crate::eval_documents::read_documents;
 use crate::trained_model::TrainedModel;
 
-/// Loss, perplexity and bits per byte of a checkpoint on held-out documents; or, by a command of its own, what a
-/// model says of the answers of others.
+/// What is scored, and how.
 #[derive(Debug, Args)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    after_help = EXAMPLE
-)]
-pub struct EvalCommand {
-    #[command(subcommand)]
-    other: Option<OtherEvaluation>,
-    #[command(flatten)]
-    documents: Option<EvalArgs>,
-}
-
-#[derive(Debug, Subcommand)]
-enum OtherEvaluation {
-    Judge(judge::JudgeArgs),
-}
-
-// No documentation comment: it would become that of the command.
-#[derive(Debug, Args)]
-struct EvalArgs {
+pub struct DocumentsArgs {
     /// The model: a run, which stands for its newest checkpoint, a checkpoint, or a Hugging Face
     /// directory with tokenizer.model or tokenizer.json.
     #[arg(long, value_name = "DIR")]
@@ -78,11 +56,6 @@ struct EvalArgs {
     json: bool,
 }
 
-const EXAMPLE: &str = "\
-Examples:
-  altiplano eval --checkpoint runs/quickstart --documents runs/quickstart/data
-  altiplano eval --checkpoint runs/quickstart/checkpoints/step_00001000 --documents README.md";
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SplitName {
     Train,
@@ -90,17 +63,8 @@ enum SplitName {
     All,
 }
 
-/// Runs the command.
-pub fn run(command: EvalCommand) -> Result<()> {
-    match (command.other, command.documents) {
-        (Some(OtherEvaluation::Judge(args)), _) => judge::run(args),
-        (None, Some(args)) => evaluate(args),
-        // clap asks for the arguments of one of them.
-        (None, None) => Ok(()),
-    }
-}
-
-fn evaluate(args: EvalArgs) -> Result<()> {
+/// Scores documents.
+pub fn run(args: DocumentsArgs) -> Result<()> {
     use_threads(args.threads)?;
     let trained = TrainedModel::open(&args.checkpoint, &args.device, args.precision)?;
     let limit = trained.model.config.max_seq_len;

@@ -1,0 +1,213 @@
+//! Several runs of the same tasks side by side, with intervals by the bootstrap: examples are drawn
+//! again, and where two runs have the same examples, the same are drawn for both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::results::figure;
+use super::sample::{Measured, Sample, read_samples};
+use crate::error::{Result, TrainerError};
+
+/// How often examples are drawn again.
+const DRAWS: usize = 1000;
+
+/// The examples of a run by task.
+#[derive(Debug)]
+pub struct Run {
+    /// The folder.
+    pub folder: PathBuf,
+    /// By task.
+    pub tasks: BTreeMap<String, Vec<Sample>>,
+}
+
+/// A measure of a task in one run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Compared {
+    /// The run's folder.
+    pub run: PathBuf,
+    /// Its value.
+    pub value: f64,
+    /// Where it lies with a probability of 95 %.
+    pub interval: [f64; 2],
+    /// Examples.
+    pub examples: usize,
+    /// What it has more than the first run; none for the first itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<Difference>,
+}
+
+/// What a run has more than the first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    /// The difference of the values.
+    pub value: f64,
+    /// Where it lies with a probability of 95 %.
+    pub interval: [f64; 2],
+    /// Whether both have the same examples, which are drawn together then.
+    pub paired: bool,
+}
+
+/// A measure of a task in all runs that have it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The task.
+    pub task: String,
+    /// `measure,filter`.
+    pub measure: String,
+    /// In the order of the runs.
+    pub runs: Vec<Compared>,
+}
+
+impl Run {
+    /// Reads the samples of a folder that `altiplano eval tasks --output` filled.
+    ///
+    /// # Errors
+    /// When there are none, or they are damaged.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut tasks = BTreeMap::new();
+        for entry in fs::read_dir(folder).map_err(TrainerError::io(folder))? {
+            let path = entry.map_err(TrainerError::io(folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let task = name.strip_prefix("samples_").and_then(|rest| rest.strip_suffix(".jsonl"));
+            if let Some(task) = task {
+                tasks.insert(task.to_owned(), read_samples(&path)?);
+            }
+        }
+        match tasks.is_empty() {
+            false => Ok(Self { folder: folder.to_owned(), tasks }),
+            true => Err(TrainerError::RunFile {
+                path: folder.to_owned(),
+                reason: "no samples here; `altiplano eval tasks --output` writes them".into(),
+            }),
+        }
+    }
+
+    /// A measure of a task, by example.
+    fn measured(&self, task: &str, measure: &str) -> BTreeMap<(usize, &str), Measured> {
+        let samples = self.tasks.get(task).into_iter().flatten();
+        let value = |sample: &Sample| sample.metrics.get(measure).copied();
+        samples.filter_map(|x| Some(((x.doc_id, &*x.id), value(x)?))).collect()
+    }
+}
+
+/// Compares runs in every measure of every task. The draws depend on `seed` alone.
+pub fn compare(runs: &[Run], seed: u64) -> Vec<Comparison> {
+    let mut measures: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for run in runs {
+        for (task, samples) in &run.tasks {
+            let names = samples.iter().flat_map(|sample| sample.metrics.keys());
+            measures.extend(names.map(|name| (&**task, &**name)));
+        }
+    }
+    let compared = measures.into_iter().map(|(task, measure)| {
+        let of_runs: Vec<_> = runs.iter().map(|run| run.measured(task, measure)).collect();
+        let first = of_runs.iter().position(|values| !values.is_empty()).unwrap_or(0);
+        let mut compared = Vec::new();
+        for (n, values) in of_runs.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
+            let own: Vec<Measured> = values.values().copied().collect();
+            let drawn = draws(measure, &[&own], seed, |figures| figures[0]);
+            let difference =
+                (n != first).then(|| difference(measure, &of_runs[first], values, seed));
+            compared.push(Compared {
+                run: runs[n].folder.clone(),
+                value: figure(measure, &own).value,
+                interval: interval(drawn),
+                examples: own.len(),
+                difference,
+            });
+        }
+        Comparison { task: task.to_owned(), measure: measure.to_owned(), runs: compared }
+    });
+    compared.collect()
+}
+
+fn difference(
+    measure: &str,
+    first: &BTreeMap<(usize, &str), Measured>,
+    other: &BTreeMap<(usize, &str), Measured>,
+    seed: u64,
+) -> Difference {
+    let paired = first.keys().eq(other.keys());
+    let [first, other] = [first, other].map(|x| x.values().copied().collect::<Vec<_>>());
+    let value = figure(measure, &other).value - figure(measure, &first).value;
+    let drawn = match paired {
+        true => draws(measure, &[&first, &other], seed, |figures| figures[1] - figures[0]),
+        false => {
+            let a = draws(measure, &[&first], seed, |figures| figures[0]);
+            let b = draws(measure, &[&other], seed.wrapping_add(1), |figures| figures[0]);
+            b.into_iter().zip(a).map(|(b, a)| b - a).collect()
+        }
+    };
+    Difference { value, interval: interval(drawn), paired }
+}
+
+/// A figure of examples that are drawn again, many times; all lists have equal lengths, and the same
+/// places are drawn of each.
+fn draws(measure: &str, lists: &[&[Measured]], seed: u64, of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let count = lists[0].len();
+    let mut places = vec![0; count];
+    let draw = |_| {
+        places.iter_mut().for_each(|place| *place = rng.random_range(0..count));
+        let figures: Vec<f64> = lists
+            .iter()
+            .map(|list| {
+                let drawn: Vec<Measured> = places.iter().map(|place| list[*place]).collect();
+                figure(measure, &drawn).value
+            })
+            .collect();
+        of(&figures)
+    };
+    (0..DRAWS).map(draw).collect()
+}
+
+/// The middle 95 % of drawn values.
+fn interval(mut drawn: Vec<f64>) -> [f64; 2] {
+    drawn.sort_by(f64::total_cmp);
+    let at = |share: f64| drawn[((drawn.len() - 1) as f64 * share).round() as usize];
+    [at(0.025), at(0.975)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(name: &str, right: &[u8]) -> Run {
+        let sample = |(doc_id, right): (usize, &u8)| Sample {
+            doc_id,
+            id: doc_id.to_string(),
+            groups: Vec::new(),
+            arguments: Vec::new(),
+            target: serde_json::Value::Null,
+            resps: Vec::new(),
+            filtered_resps: BTreeMap::new(),
+            cut_contexts: 0,
+            not_scored: None,
+            metrics: [("acc,none".to_owned(), Measured::Value(f64::from(*right)))].into(),
+        };
+        let samples = right.iter().enumerate().map(sample).collect();
+        Run { folder: name.into(), tasks: [("piqa".to_owned(), samples)].into() }
+    }
+
+    /// Runs that differ in a few examples of many are told apart where these are drawn together.
+    #[test]
+    fn pairs_are_drawn_together() {
+        let first: Vec<u8> = (0..200).map(|n| u8::from(n % 2 == 0)).collect();
+        let second: Vec<u8> = (0..200).map(|n| u8::from(n % 2 == 0 || n < 20)).collect();
+        let compared = compare(&[run("a", &first), run("b", &second)], 7);
+        let [a, b] = &compared[0].runs[..] else { panic!("{compared:?}") };
+        assert_eq!((a.value, b.value, a.examples), (0.5, 0.55, 200));
+        assert!(a.interval[0] < 0.5 && a.interval[1] > 0.5 && a.difference.is_none());
+        let difference = b.difference.as_ref();
+        assert!(difference.is_some_and(|x| x.paired && x.interval[0] > 0.0), "{difference:?}");
+        let unpaired = compare(&[run("a", &first), run("b", &second[..180])], 7);
+        let difference = unpaired[0].runs[1].difference.as_ref();
+        assert!(difference.is_some_and(|x| !x.paired && x.interval[0] < 0.0), "{difference:?}");
+        assert_eq!(compare(&[run("a", &first)], 7), compare(&[run("a", &first)], 7));
+    }
+}
