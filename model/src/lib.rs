@@ -30,6 +30,33 @@
 //!
 //! Gradients are named `d` + name. Gradients of parameters accumulate (`+=`), so gradient
 //! accumulation is free; gradients of activations are assigned.
+//!
+//! # One step
+//!
+//! The losses of one batch, and the gradients of their mean:
+//!
+//! ```
+//! use altiplano_model::llama::{Llama, TokenBatch};
+//! use altiplano_model::params::{Grads, Weights};
+//! use altiplano_model::{ActivationCheckpointing, LlamaConfig};
+//! use burn::tensor::{DType, Device};
+//!
+//! let config: LlamaConfig = serde_json::from_str(
+//!     r#"{"dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 100, "max_seq_len": 16}"#,
+//! )?;
+//! let device = Device::flex();
+//! let weights = Weights::init(&config, 1, DType::F32, &device);
+//! let model = Llama::new(config, weights, ActivationCheckpointing::Selective)?;
+//!
+//! let (inputs, targets) = ([1, 5, 9, 4], [5, 9, 4, 2]);
+//! let batch = TokenBatch::new(&inputs, &targets, None, 4, 100, &device)?;
+//! let mut grads = Grads::zeros(&model.config, DType::F32, &device);
+//! let losses = model.loss_and_gradients(&batch, 1.0 / 4.0, &mut grads)?;
+//! // Starting weights know nothing of the text: the loss is that of guessing, in nats.
+//! let mean = losses.to_data().iter::<f32>().sum::<f32>() / 4.0;
+//! assert!((mean - 100_f32.ln()).abs() < 0.2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(test)]
 mod counting_allocator;
