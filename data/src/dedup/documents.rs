@@ -33,7 +33,7 @@ pub enum DocumentKey {
     Text,
     /// `content_md5` of the metadata: the MD5 of a source file before anything was done to it.
     ContentMd5,
-    /// The id.
+    /// The id that the document came with, which another of its source may have too.
     Id,
     /// The first two messages of a conversation, as ShareGPT has it.
     Opening,
@@ -129,7 +129,7 @@ impl DocumentKey {
         match self {
             Self::Url => document.url.as_deref().map(|url| normalize_url(url).into()),
             Self::Text => Some(document.text.as_str().into()),
-            Self::Id => Some(document.id.as_str().into()),
+            Self::Id => Some(document.given_id()),
             Self::Opening => {
                 let mut turns = sharegpt::turns(&document.text).ok()?;
                 turns.truncate(2);

@@ -23,6 +23,7 @@ pub use reader::{DocumentFile, DocumentReader};
 pub use reason::Reason;
 pub use writer::{DocumentFileSummary, DocumentWriter};
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -32,6 +33,9 @@ use serde::{Deserialize, Serialize};
 const DOCUMENTS_KEY: &str = "altiplano.documents";
 /// Key of the footer entry with the bytes of text.
 const TEXT_BYTES_KEY: &str = "altiplano.text_bytes";
+
+/// Key of the metadata of a document whose id got a suffix: the id it came with.
+pub(crate) const GIVEN_ID: &str = "given_id";
 
 /// One document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -69,6 +73,17 @@ impl Document {
         let mut metadata = self.metadata();
         metadata.insert(key.to_owned(), value.into());
         self.metadata = Some(metadata_text(metadata));
+    }
+
+    /// The id the document came with: another one's too where it was given a suffix.
+    pub fn given_id(&self) -> Cow<'_, str> {
+        if !self.has_metadata(GIVEN_ID) {
+            return self.id.as_str().into();
+        }
+        match self.metadata().remove(GIVEN_ID) {
+            Some(serde_json::Value::String(given)) => given.into(),
+            _ => self.id.as_str().into(),
+        }
     }
 
     /// Whether the metadata have the key `key`, or an object in them has, without reading them.

@@ -3,7 +3,8 @@
 //! Inside a task, which is a group of files, every record is held against those before it. Over tasks
 //! the ids are compared when the source is finished.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Write;
 use std::path::Path;
 
@@ -12,13 +13,11 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::atomic_file::AtomicFile;
 use crate::checksum::FileDigest;
-use crate::document::{Document, Reason};
+use crate::document::{Document, GIVEN_ID, Reason};
 use crate::error::{DataError, Result};
 
 /// A record with the id of one before it was dropped.
 const DUPLICATE_ID: Reason = Reason::unwanted("duplicate_id");
-/// Key of the metadata of a document whose id got a suffix: the id it came with.
-const GIVEN_ID: &str = "given_id";
 
 /// What becomes of a record with the id of one before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,28 +39,34 @@ impl DuplicateIds {
 /// The ids of a task so far.
 pub(super) struct Ids {
     rule: DuplicateIds,
-    seen: HashSet<u128>,
+    /// The hash of every id, and how many records came with it.
+    seen: HashMap<u128, u64>,
 }
 
 impl Ids {
     pub fn new(rule: DuplicateIds) -> Self {
-        Self { rule, seen: HashSet::new() }
+        Self { rule, seen: HashMap::new() }
     }
 
     /// Makes the id of `document` one of its own. Otherwise the reason and its detail; the id is that
     /// of its own all the same, so that it can be asked for.
     pub fn make_unique(&mut self, document: &mut Document) -> Option<(Reason, String)> {
-        if self.seen.insert(xxh3_128(document.id.as_bytes())) {
+        let records = self.seen.entry(xxh3_128(document.id.as_bytes())).or_insert(0);
+        *records += 1;
+        if *records == 1 {
             return None;
         }
-        let mut number = 2u64;
+        let mut number = *records;
         let id = loop {
             let id = format!("{}#{number}", document.id);
-            if self.seen.insert(xxh3_128(id.as_bytes())) {
+            if let Entry::Vacant(free) = self.seen.entry(xxh3_128(id.as_bytes())) {
+                free.insert(1);
                 break id;
             }
             number += 1;
         };
+        // The next record does not try the numbers that are taken.
+        self.seen.insert(xxh3_128(document.id.as_bytes()), number);
         let given = std::mem::replace(&mut document.id, id);
         match self.rule {
             DuplicateIds::Suffix => {
@@ -81,7 +86,7 @@ impl Ids {
 
     /// Writes the hashes of the ids, sorted, for the comparison with other tasks.
     pub fn write(self, path: &Path) -> Result<FileDigest> {
-        let mut seen: Vec<u128> = self.seen.into_iter().collect();
+        let mut seen: Vec<u128> = self.seen.into_keys().collect();
         seen.sort_unstable();
         let mut file = AtomicFile::create(path)?;
         for hash in seen {
