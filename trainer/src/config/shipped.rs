@@ -69,7 +69,7 @@ fn every_shipped_configuration_of_requests_is_valid() {
         load::<JudgeConfig>(&path, &[]).unwrap();
     }
     for path in configs("identity") {
-        let rounds = load::<IdentityConfig>(&path, &["name={name} X".into()]).unwrap().rounds();
+        let rounds = load::<IdentityConfig>(&path, &["name='{name} X'".into()]).unwrap().rounds();
         let questions: std::collections::BTreeSet<_> = rounds.iter().map(|[q, _]| q).collect();
         // As many as FastChat's.
         assert_eq!((questions.len(), rounds.len()), (87, 937));

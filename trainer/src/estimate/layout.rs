@@ -125,7 +125,7 @@ impl Layout {
 pub(super) fn divisors(n: u64) -> Vec<u64> {
     let small: Vec<u64> =
         (1..).take_while(|d| *d <= n / *d).filter(|d| n.is_multiple_of(*d)).collect();
-    let large = small.iter().rev().map(|d| n / d).filter(|d| d * d != n);
+    let large = small.iter().rev().filter(|d| **d != n / **d).map(|d| n / d);
     small.iter().copied().chain(large).collect()
 }
 
