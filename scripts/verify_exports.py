@@ -422,11 +422,14 @@ def check_kind(project, name, settings, checkpoint):
     with torch.no_grad():
         logits = model(torch.tensor([ids[:-1]])).logits[0]
     expected = torch.nn.functional.cross_entropy(logits.double(), torch.tensor(ids[1:])).item()
+    # Ids beyond the tokenizer's are never chosen.
+    padding = list(range(tokenizer.get_vocab_size(), model.config.vocab_size)) or None
     for prompt in PROMPTS:
         prompt_ids = [begin, *tokenizer.encode(prompt, add_special_tokens=False).ids]
         with torch.no_grad():
             made = model.generate(torch.tensor([prompt_ids]), max_new_tokens=TOKENS, do_sample=False,
-                                  eos_token_id=end, pad_token_id=0)[0, len(prompt_ids):].tolist()
+                                  eos_token_id=end, pad_token_id=0,
+                                  suppress_tokens=padding)[0, len(prompt_ids):].tolist()
         for checkpoint in ours:
             found = project.greedy(checkpoint, prompt)["token_ids"]
             assert made[: len(found)] == found, (checkpoint, prompt, made, found)
