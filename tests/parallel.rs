@@ -410,7 +410,7 @@ fn layouts_that_do_not_fit_are_named() {
             &["parallel.tensor=4", "batch.micro_batch=1", "batch.seq_len=6"],
             &["batch.micro_batch", "6 tokens", "parallel.tensor (4)", "parallel.sequence=false"],
         ),
-        (&["--ranks", "2", "device=tch"], &["device", "cpu and cuda run on several ranks"]),
+        (&["--ranks", "2", "device=tch"], &["device", "compute on CPUs"]),
         (&["parallel.shard=parameters"], &["parallel.shard", "none, optimizer or gradients"]),
         (&["parallel.shard=gradient"], &["parallel.shard", "gradient"]),
         (&["parallel.timeout=0"], &["parallel.timeout", "found 0"]),

@@ -115,8 +115,8 @@ fn check_layout(config: &TrainConfig, ranks: usize, launcher: Option<&Launcher>)
     let exchanges = ranks > 1 || parallel.shard == Shard::Gradients;
     if exchanges && config.device != "cpu" {
         return wrong(format!(
-            "device: found {:?} with {ranks} ranks and parallel.shard {}; expected cpu: cpu and cuda run \
-             on several ranks, cuda not in this version",
+            "device: found {:?} with {ranks} ranks and parallel.shard {}; expected cpu: several ranks, and \
+             shard gradients on one, compute on CPUs",
             config.device, parallel.shard
         ));
     }

@@ -162,8 +162,9 @@ impl TrainConfig {
             "batch.grad_accum_steps",
             format!(
                 "found {found} micro-batches of a step for {data} copies of the model (parallel.data); \
-                 expected a multiple of {data}, the nearest: {}",
-                numbers(nearest)
+                 expected a multiple of {data}, the nearest: {}; or as many copies as divide {found}: {}",
+                numbers(nearest),
+                divisors(found)
             ),
         ))
     }

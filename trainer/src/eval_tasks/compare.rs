@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::results::figure;
-use super::sample::{Measured, Sample, read_samples};
+use super::sample::{Measured, Sample, read_json, read_samples, settings_path};
 use crate::error::{Result, TrainerError};
 
 /// How often examples are drawn again.
@@ -23,6 +24,8 @@ pub struct Run {
     pub folder: PathBuf,
     /// By task.
     pub tasks: BTreeMap<String, Vec<Sample>>,
+    /// What the samples were made with, by task, as far as it is known.
+    pub settings: BTreeMap<String, Map<String, Value>>,
 }
 
 /// A measure of a task in one run.
@@ -69,17 +72,27 @@ impl Run {
     /// # Errors
     /// When there are none, or they are damaged.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut tasks = BTreeMap::new();
+        let (mut tasks, mut settings) = (BTreeMap::new(), BTreeMap::new());
         for entry in fs::read_dir(folder).map_err(TrainerError::io(folder))? {
             let path = entry.map_err(TrainerError::io(folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let task = name.strip_prefix("samples_").and_then(|rest| rest.strip_suffix(".jsonl"));
             if let Some(task) = task {
-                tasks.insert(task.to_owned(), read_samples(&path)?);
+                let samples = read_samples(&path)?;
+                if samples.is_empty() {
+                    continue;
+                }
+                tasks.insert(task.to_owned(), samples);
+                let file = settings_path(folder, task);
+                if file.exists()
+                    && let Value::Object(found) = read_json(&file)?
+                {
+                    settings.insert(task.to_owned(), found);
+                }
             }
         }
         match tasks.is_empty() {
-            false => Ok(Self { folder: folder.to_owned(), tasks }),
+            false => Ok(Self { folder: folder.to_owned(), tasks, settings }),
             true => Err(TrainerError::RunFile {
                 path: folder.to_owned(),
                 reason: "no samples here; `altiplano eval tasks --output` writes them".into(),
@@ -93,6 +106,38 @@ impl Run {
         let value = |sample: &Sample| sample.metrics.get(measure).copied();
         samples.filter_map(|x| Some(((x.doc_id, &*x.id), value(x)?))).collect()
     }
+}
+
+/// What a reader of a comparison must know: runs without a task that others have, and settings other than
+/// the model in which runs of a task differ, so that their scores do not say which model is better.
+pub fn warnings(runs: &[Run]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let tasks: BTreeSet<&String> = runs.iter().flat_map(|run| run.tasks.keys()).collect();
+    for task in tasks {
+        for run in runs.iter().filter(|run| !run.tasks.contains_key(task)) {
+            warnings.push(format!("{} has no samples of {task}", run.folder.display()));
+        }
+        let mut known = runs.iter().filter_map(|run| Some((run, run.settings.get(task)?)));
+        let Some((first, of_first)) = known.next() else { continue };
+        for (run, settings) in known {
+            let keys =
+                of_first.keys().filter(|key| !["model", "tokenizer"].contains(&key.as_str()));
+            for key in keys.filter(|key| settings.get(*key) != of_first.get(*key)) {
+                let value = |settings: &Map<String, Value>| {
+                    settings.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string)
+                };
+                warnings.push(format!(
+                    "{task}: {key} is {} in {} and {} in {}; scores made with different settings do not \
+                     compare models",
+                    value(of_first),
+                    first.folder.display(),
+                    value(settings),
+                    run.folder.display(),
+                ));
+            }
+        }
+    }
+    warnings
 }
 
 /// Compares runs in every measure of every task. The draws depend on `seed` alone.
@@ -191,7 +236,28 @@ mod tests {
             metrics: [("acc,none".to_owned(), Measured::Value(f64::from(*right)))].into(),
         };
         let samples = right.iter().enumerate().map(sample).collect();
-        Run { folder: name.into(), tasks: [("piqa".to_owned(), samples)].into() }
+        Run {
+            folder: name.into(),
+            tasks: [("piqa".to_owned(), samples)].into(),
+            settings: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn runs_that_cannot_be_compared_are_named() {
+        let with = |name: &str, rules: &str| {
+            let mut run = run(name, &[1, 0]);
+            let settings = serde_json::json!({"rules": rules, "model": name});
+            run.settings.extend(settings.as_object().map(|map| ("piqa".to_owned(), map.clone())));
+            run
+        };
+        assert!(warnings(&[with("a", "paper"), with("b", "paper"), run("c", &[1])]).is_empty());
+        let found = warnings(&[with("a", "paper"), with("b", "harness")]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("piqa: rules is \"paper\" in a and \"harness\" in b"));
+        let mut without = run("d", &[]);
+        without.tasks.clear();
+        assert_eq!(warnings(&[with("a", "paper"), without]), ["d has no samples of piqa"]);
     }
 
     /// Runs that differ in a few examples of many are told apart where these are drawn together.

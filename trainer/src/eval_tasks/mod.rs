@@ -30,7 +30,7 @@ mod run;
 
 mod compare;
 
-pub use compare::{Compared, Comparison, Difference, Run, compare};
+pub use compare::{Compared, Comparison, Difference, Run, compare, warnings};
 pub use execution::Limits;
 pub use generations::{NOT_RUN, Sampling};
 pub use results::{Figure, Summary, TaskResult, higher_is_better, table, to_json};

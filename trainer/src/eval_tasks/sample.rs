@@ -69,9 +69,10 @@ impl SampleFile {
     /// When the samples there were made with other settings, saying which.
     pub fn open(folder: &Path, task: &str, settings: &Value) -> Result<(Self, Vec<Sample>)> {
         let path = samples_path(folder, task);
-        let settings_path = path.with_extension("settings.json");
-        let mut samples = Vec::new();
-        if path.exists() {
+        let settings_path = settings_path(folder, task);
+        let samples = if path.exists() { read_samples(&path)? } else { Vec::new() };
+        // What a refused command left is nothing to go on from.
+        if !samples.is_empty() {
             let found = read_json(&settings_path)?;
             if let Some(difference) = difference(&found, settings) {
                 let reason = format!(
@@ -80,7 +81,6 @@ impl SampleFile {
                 );
                 return Err(TrainerError::RunFile { path, reason });
             }
-            samples = read_samples(&path)?;
         } else {
             let json = serde_json::to_vec_pretty(settings)
                 .map_err(|error| TrainerError::Output(error.into()))?;
@@ -118,6 +118,11 @@ fn line(sample: &Sample) -> Result<Vec<u8>> {
 /// The file with the samples of a task.
 pub fn samples_path(folder: &Path, task: &str) -> PathBuf {
     folder.join(format!("samples_{task}.jsonl"))
+}
+
+/// The file with the settings that the samples of a task were made with.
+pub fn settings_path(folder: &Path, task: &str) -> PathBuf {
+    samples_path(folder, task).with_extension("settings.json")
 }
 
 /// The samples in a file, up to a last line that is not whole.

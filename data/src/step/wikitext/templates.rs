@@ -167,7 +167,7 @@ mod tests {
                 ("s|XIX|e", Some("XIXe siècle")),
                 ("date de naissance|11|novembre|1866", Some("11 novembre 1866")),
                 ("date|21|septembre|1936|en France", Some("21 septembre 1936")),
-                ("Unité|5,2|km|2", Some("5,2 km")),
+                ("Unité|5,2|km|2", Some("5,2 km^2")),
                 ("1er", Some("1er")),
                 ("citation|le mot", Some("« le mot »")),
             ],

@@ -63,6 +63,40 @@ fn code_in_a_sentence_stays() {
 }
 
 #[test]
+fn templates_of_many_languages_print_their_words() {
+    for (language, wikitext, expected) in [
+        (
+            "ru",
+            "Роман {{нп5|Капитан|капитана|en|Captain}} и {{нп5|Порт}}.",
+            "Роман капитана и Порт.",
+        ),
+        ("ru", "Это {{дробь|1|2}} пути.", "Это 1/2 пути."),
+        ("uk", "Роман {{нп|Капітан|капітана|en|Captain}}.", "Роман капітана."),
+        ("fr", "Un {{lien|baleinier|langue=en|trad=Whaler}} passe.", "Un baleinier passe."),
+        (
+            "fr",
+            "Au {{s-|XIX|e}}, au {{s|XX|e}}, au {{-s|II|e}}.",
+            "Au XIXe, au XXe siècle, au IIe siècle av. J.-C..",
+        ),
+        ("fr", "Les {{s2|XIX|e|XX|e}}.", "Les XIXe et XXe siècles."),
+        ("fr", "Il a {{unité|5|m|2}} à {{unité|100|km||h|-1}}.", "Il a 5 m^2 à 100 km·h^-1."),
+        ("fr", "Le {{date-|1 mai 1900}}.", "Le 1 mai 1900."),
+        ("de", "Der Berg ist {{Höhe|1234|DE-NN}} hoch.", "Der Berg ist 1234 m hoch."),
+        ("it", "Lungo {{M|15|u=km}} e {{M|3|m}}.", "Lungo 15 km e 3 m."),
+        ("it", "{{citazione necessaria|La nave affondò}}.", "La nave affondò."),
+        ("pt", "Tem {{fmtn|12345|km}}.", "Tem 12345 km."),
+        ("en", "{{citation needed span|It sank|date=May}} {{nobold|there}}.", "It sank there."),
+        ("en", "Press {{keypress|Ctrl|C}}.", "Press Ctrl+C."),
+        ("en", "See {{interlanguage link|Foo|fr|Bar|lt=shown}}.", "See shown."),
+    ] {
+        assert_eq!(clean_in(language, wikitext), expected, "{language}: {wikitext}");
+    }
+    // {{convertir}} has the form of {{convert}}.
+    let spanish = clean_in("es", "Son {{convertir|12|km|mi}}.");
+    assert!(spanish.starts_with("Son 12 km"), "{spanish}");
+}
+
+#[test]
 fn templates_in_a_sentence_that_nothing_knows_are_counted() {
     let text = "{{Infobox thing\n|a=b}}\nA town of {{strange thing|5}} people, {{citation needed}} \
                 near {{Strange_thing|6}}.\n{{Navbox}}\n* {{odd flag}}: text";

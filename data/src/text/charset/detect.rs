@@ -35,7 +35,83 @@ pub(super) fn detect(bytes: &[u8]) -> &'static Encoding {
     // The detector does not know the Macintosh's own encoding.
     let macintosh = encoding_rs::MACINTOSH;
     let (odd, odd_macintosh) = (oddities_of(bytes, guess), oddities_of(bytes, macintosh));
-    if odd > 0 && odd_macintosh * 4 < odd { macintosh } else { guess }
+    if odd > 0 && odd_macintosh * 4 < odd { macintosh } else { western(bytes, guess) }
+}
+
+/// Encodings of languages in Latin letters beside windows-1252, which share most of its letters and
+/// have letters where it has signs.
+fn is_other_latin(encoding: &'static Encoding) -> bool {
+    [
+        encoding_rs::ISO_8859_2,
+        encoding_rs::ISO_8859_3,
+        encoding_rs::ISO_8859_4,
+        encoding_rs::ISO_8859_10,
+        encoding_rs::ISO_8859_13,
+        encoding_rs::ISO_8859_14,
+        encoding_rs::ISO_8859_16,
+        encoding_rs::WINDOWS_1250,
+        encoding_rs::WINDOWS_1254,
+        encoding_rs::WINDOWS_1257,
+        encoding_rs::WINDOWS_1258,
+    ]
+    .contains(&encoding)
+}
+
+/// What the detector takes for another Latin encoding, or for windows-1252, as it reads better.
+///
+/// A text with a sign or two, a pound or a copyright, gives the detector no words to go by: it is in
+/// windows-1252 if its signs stand alone there and were letters beside no letter in the guess. And the
+/// Hungarian ő and ű are the õ and û of windows-1252, whose other letters it shares.
+fn western(bytes: &[u8], guess: &'static Encoding) -> &'static Encoding {
+    let windows_1252 = encoding_rs::WINDOWS_1252;
+    let text = windows_1252.decode_without_bom_handling(bytes).0;
+    if guess == windows_1252 && is_hungarian(&text) {
+        return encoding_rs::WINDOWS_1250;
+    }
+    let other = is_other_latin(guess).then(|| guess.decode_without_bom_handling(bytes).0);
+    match other {
+        Some(other) if oddities(&text) == 0 && lonely_letters(&other) > lonely_letters(&text) => {
+            windows_1252
+        }
+        _ => guess,
+    }
+}
+
+/// Letters outside ASCII with no letter beside them.
+fn lonely_letters(text: &str) -> usize {
+    let mut before = ' ';
+    let mut characters = text.chars().peekable();
+    let mut count = 0;
+    while let Some(c) = characters.next() {
+        let after = characters.peek().copied().unwrap_or(' ');
+        let lonely = !before.is_alphabetic() && !after.is_alphabetic();
+        count += usize::from(lonely && !c.is_ascii() && c.is_alphabetic() && !is_sign(c));
+        before = c;
+    }
+    count
+}
+
+/// Whether the letters of `text`, decoded as windows-1252, are those of Hungarian: õ or û, and otherwise
+/// vowels with an acute or a diaeresis. Portuguese has õ before e alone; Estonian has no acute.
+fn is_hungarian(text: &str) -> bool {
+    let (mut doubled, mut acute) = (false, false);
+    let mut characters = text.chars().flat_map(char::to_lowercase).peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            'õ' => doubled |= characters.peek() != Some(&'e'),
+            'û' => doubled = true,
+            'á' | 'í' | 'ó' | 'ú' => acute = true,
+            'é' | 'ö' | 'ü' => {}
+            c if !c.is_ascii() && c.is_alphabetic() && !is_sign(c) => return false,
+            _ => {}
+        }
+    }
+    doubled && acute
+}
+
+/// Characters that count as letters and are written as signs.
+fn is_sign(c: char) -> bool {
+    matches!(c, 'ª' | 'º' | 'µ')
 }
 
 fn guess(bytes: &[u8]) -> &'static Encoding {
@@ -108,7 +184,7 @@ fn is_odd(before: char, c: char, after: char) -> bool {
         return !before.is_alphabetic();
     }
     let latin = |c: char| c.is_ascii_alphabetic() || ('À'..='ɏ').contains(&c) && c.is_alphabetic();
-    if c.is_alphabetic() && !"ªº".contains(c) {
+    if c.is_alphabetic() && !is_sign(c) {
         let beside_latin = before.is_ascii_alphabetic() || after.is_ascii_alphabetic();
         let capital_inside = c.is_uppercase() && before.is_ascii_lowercase();
         return capital_inside || !latin(c) && beside_latin || c == 'ˆ';

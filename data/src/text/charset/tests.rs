@@ -121,6 +121,40 @@ fn utf16_needs_no_mark() {
 }
 
 #[test]
+fn a_sign_or_two_are_western() {
+    let english =
+        "He walked along the harbour, and the men who mended the nets laughed at him. ".repeat(9);
+    for signs in [
+        "\u{a9} 1998 the author, \u{a3}5.",
+        "/* \u{a9} 2012 J. M\u{fc}ller, 5 \u{b5}m \u{b1} 3\u{b0} */",
+        "Acme\u{ae} bolts, 3 \u{d7} 4 m\u{b2}, \u{bd} price",
+        "a \u{ab}quoted\u{bb} word, \u{a7} 3 \u{b6} 2",
+    ] {
+        for text in [signs.to_owned(), format!("{english}{signs}\n"), format!("{signs}\n{english}")]
+        {
+            let decoded = decode(&encoded(&text, "windows-1252"), &[]);
+            assert_eq!((&decoded.text, decoded.encoding), (&text, "windows-1252"));
+        }
+    }
+    for (text, label) in [
+        ("Łódź leży w środku kraju, a Ł. Kowalski są tu często.", "iso-8859-2"),
+        ("Příliš žluťoučký kůň úpěl ďábelské ódy, č. 5.", "windows-1250"),
+        ("Az árvíztűrő tükörfúrógép erős, és ő is az.", "windows-1250"),
+    ] {
+        for text in [text.to_owned(), text.repeat(20)] {
+            assert_eq!(decode(&encoded(&text, label), &[]).text, text);
+        }
+    }
+    for text in [
+        "As opiniões são várias, põe isso lá.",
+        "Õhtul läks ta koju ja sõi süüa.",
+        "Où est le goût dû à l’été ?",
+    ] {
+        assert_eq!(decode(&encoded(text, "windows-1252"), &[]).text, text);
+    }
+}
+
+#[test]
 fn the_macintosh_wrote_its_own() {
     for text in [
         FRENCH,

@@ -92,7 +92,7 @@ pub(super) const LANGUAGES: &[LanguageNames] = &[
         file: "datoteka|slika",
         category: "kategorija",
         redirect: "#preusmjeri",
-        tail: "bibliografija|bilješke|bilješke i izvori|izvori|literatura|napomene|poveznice|\
+        tail: "bibliografija|bilješke|bilješke i izvori|izvori|literatura|napomene|povezani članci|poveznice|\
                vanjske poveznice|vidi još|vidi također",
         disambiguation: "razdvojba|razdvojba1",
     },

@@ -32,7 +32,7 @@ pub struct LayoutArgs {
     /// Ranks that split every matrix; the others are copies of the model.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "ranks", value_parser = clap::value_parser!(u64).range(1..=1 << 12))]
     tensor: u64,
-    /// What the copies split.
+    /// What the copies split. `parameters` is an estimate only: training splits none, optimizer or gradients.
     #[arg(long, value_enum, default_value_t = Shard::Optimizer, requires = "ranks")]
     shard: Shard,
     /// Keep norms and the residual stream whole on every tensor rank.

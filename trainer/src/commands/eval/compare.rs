@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::output::{print_json, print_line};
 use crate::error::Result;
-use crate::eval_tasks::{Run, compare};
+use crate::eval_tasks::{Run, compare, warnings};
 
 /// Compare checkpoints on the tasks that `eval tasks --output` scored, with 95 % intervals.
 #[derive(Debug, Args)]
@@ -31,6 +31,9 @@ Example:
 /// Runs the command.
 pub fn run(args: CompareArgs) -> Result<()> {
     let runs: Vec<Run> = args.runs.iter().map(|folder| Run::open(folder)).collect::<Result<_>>()?;
+    for warning in warnings(&runs) {
+        tracing::warn!("{warning}");
+    }
     let comparisons = compare(&runs, args.seed);
     print_line(&format!(
         "{:<16} {:<26} {:>8} {:>9} {:<20} {:>10} {:<22} run",

@@ -1,6 +1,6 @@
 //! The rules of a language: which template prints what.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -122,12 +122,18 @@ impl Rules {
             }
             self.months = file.months;
         }
+        let mut seen = HashSet::new();
         for (text, names) in file.print {
             let format = Format::parse(&text).map_err(|error| format!("{text:?}: {error}"))?;
             let index = self.formats.len();
             self.formats.push(format);
             for name in names {
                 let name = normalized(&name);
+                if !seen.insert(name.clone()) {
+                    return Err(format!(
+                        "the template {name:?} is in two rules; it prints one thing"
+                    ));
+                }
                 match (name.strip_prefix('*'), name.strip_suffix('*')) {
                     (Some(ending), _) if !ending.is_empty() => {
                         self.suffixes.insert(0, (ending.to_owned(), index));
@@ -217,6 +223,7 @@ mod tests {
             ("months: [a, b]", "2 months"),
             ("print: {'{1': [a]}", "{1"),
             ("print: {'[x': [a]}", "[x"),
+            ("print: {x: [a, b], y: [B]}", "\"b\" is in two rules"),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = Rules::of(None).with_files(&[&path]).unwrap_err().to_string();
