@@ -95,6 +95,10 @@ fn a_model_learns_its_answers_and_stops() {
     let metrics = sft.small.metrics("taught");
     let loss = metrics.last().unwrap()["loss"].as_f64().unwrap();
     assert!(loss < 0.01, "{loss}");
+    // Each kind of run names the command that goes on with it.
+    let taught = sft.small.run_dir("taught");
+    let resumed = ["train", "--resume", taught.to_str().unwrap()];
+    run(resumed).fails(2, &["a fine-tuning", "altiplano sft --resume"]);
     let checkpoint = sft.small.run_dir("taught");
     for (question, answer) in &answers {
         let prompt = format!(

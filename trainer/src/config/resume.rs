@@ -131,6 +131,28 @@ impl fmt::Display for Change {
     }
 }
 
+/// Refuses a run of another kind, which is told by `key` in its configuration, and names the `command` that
+/// goes on with it. A file that cannot be read is left to the error that says so.
+pub(super) fn refuse_other_kind(
+    run_dir: &Path,
+    file: &Path,
+    key: &str,
+    kind: &str,
+    command: &str,
+) -> Result<()> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    match serde_yaml::from_str::<serde_yaml::Value>(&text) {
+        Ok(config) if config.get(key).is_some() => Err(TrainerError::Usage {
+            message: format!(
+                "{} is {kind}; go on with it by `{command} {}`",
+                run_dir.display(),
+                run_dir.display()
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl TrainConfig {
     /// Reads the configuration of a run from the `config.yaml` in its directory and puts
     /// `overrides` in their places. The directory may have been moved or renamed since: the run
@@ -143,6 +165,7 @@ impl TrainConfig {
         if !file.exists() {
             return Err(TrainerError::NoRun { path: run_dir.to_path_buf() });
         }
+        refuse_other_kind(run_dir, &file, "base", "a fine-tuning", "altiplano sft --resume")?;
         let mut config: Self = load(&file, overrides)?;
         let dir = run_dir.canonicalize().map_err(TrainerError::io(run_dir))?;
         if config.run_dir().canonicalize().ok().as_ref() != Some(&dir)

@@ -15,6 +15,7 @@ use super::check::{
 use super::load::{ConfigFile, Problem, load};
 use super::parallel::ParallelConfig;
 use super::path::{beside_links, relative_to};
+use super::resume::refuse_other_kind;
 use super::train::{
     BatchConfig, CheckpointConfig, LrSchedule, MetricsConfig, OptimizerConfig, SampleConfig,
     TrainConfig, ValidateConfig,
@@ -346,6 +347,7 @@ impl SftConfig {
         if !file.exists() {
             return Err(TrainerError::NoRun { path: run_dir.to_path_buf() });
         }
+        refuse_other_kind(run_dir, &file, "model", "a pretraining", "altiplano train --resume")?;
         let config: Self = load(&file, overrides)?;
         let dir = run_dir.canonicalize().map_err(TrainerError::io(run_dir))?;
         let mut config = match config.run_dir().canonicalize().ok().as_ref() == Some(&dir) {

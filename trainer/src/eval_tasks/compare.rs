@@ -228,7 +228,7 @@ mod tests {
             id: doc_id.to_string(),
             groups: Vec::new(),
             arguments: Vec::new(),
-            target: serde_json::Value::Null,
+            target: Value::Null,
             resps: Vec::new(),
             filtered_resps: BTreeMap::new(),
             cut_contexts: 0,

@@ -88,10 +88,11 @@ impl Comments {
             "py" | "pyi" | "pyx" | "pxd" => Self { docstrings: true, ..new(&[], &["#"]) },
             "rb" | "rake" | "gemspec" => new(&[("=begin", "=end")], &["#"]),
             "sh" | "bash" | "command" | "zsh" | "fish" | "ksh" | "awk" | "sed" | "pl" | "pm"
-            | "perl" | "cmake" | "dockerfile" | "jl" | "r" | "yml" | "yaml" | "toml" | "mk"
-            | "tcl" | "ex" | "exs" | "nim" | "properties" | "conf" | "cfg" | "nix" | "tf"
-            | "coffee" | "bzl" | "bazel" => new(&[], &["#"]),
+            | "perl" | "cmake" | "dockerfile" | "r" | "yml" | "yaml" | "toml" | "mk" | "tcl"
+            | "ex" | "exs" | "nim" | "properties" | "conf" | "cfg" | "nix" | "tf" | "coffee"
+            | "bzl" | "bazel" => new(&[], &["#"]),
             "ps1" | "psd1" | "psm1" => new(&[("<#", "#>")], &["#"]),
+            "jl" => new(&[("#=", "=#")], &["#"]),
             "sql" => new(&[C], &["--"]),
             "lua" => new(&[("--[[", "]]")], &["--"]),
             "hs" | "elm" | "purs" | "idr" => new(&[("{-", "-}")], &["--"]),

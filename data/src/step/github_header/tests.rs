@@ -49,6 +49,10 @@ fn headers_go_and_code_stays() {
         ("a.go", "// Copyright A\n//go:build linux\npackage a\n", "//go:build linux\npackage a\n"),
         ("a.rs", "///////\n// Copyright A\n///////\nfn f() {}\n", "fn f() {}\n"),
         ("Makefile", "# All rights reserved.\nall:\n", "all:\n"),
+        ("a.jl", "#=\nCopyright 2020 A\n=#\nx = 1\n", "x = 1\n"),
+        ("a.c", "/* Direitos autorais 2020 A. */\nint x;\n", "int x;\n"),
+        ("a.c", "/* Droits d’auteur 2020 A. */\nint x;\n", "int x;\n"),
+        ("a.c", "/* Prawa autorskie 2020 A. */\nint x;\n", "int x;\n"),
     ] {
         assert_eq!(ours(path, text), expected, "{path}");
     }
