@@ -17,7 +17,7 @@ use crate::error::{DataError, Result};
 use crate::source::InputReader;
 
 /// Most bytes of a file, decompressed.
-const LARGEST_FILE: u64 = 4 << 30;
+const LARGEST_FILE: u64 = 1 << 30;
 /// About the most bytes of a row of Parquet.
 const LARGEST_ROW: u64 = 16 << 20;
 

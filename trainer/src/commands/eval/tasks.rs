@@ -43,8 +43,8 @@ pub struct TasksArgs {
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
     /// Texts generated for each example: maj@k and pass@k are of several.
-    #[arg(long, value_name = "K", default_value = "1", value_parser = positive)]
-    samples: usize,
+    #[arg(long, value_name = "K", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    samples: u16,
     /// Divides the logits of generated texts. Default: 0, the likeliest token, for one text, 0.8 for several.
     #[arg(long)]
     temperature: Option<f32>,
@@ -134,7 +134,7 @@ pub fn run(args: TasksArgs) -> Result<()> {
         shots: args.shots,
         limit: args.limit,
         sampling: Sampling {
-            samples: args.samples,
+            samples: usize::from(args.samples),
             temperature,
             top_p: args.top_p,
             seed: args.seed,
