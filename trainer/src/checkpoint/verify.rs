@@ -143,7 +143,10 @@ fn read_state_file(dir: &Path) -> Result<StateFile> {
         _ => TrainerError::io(&done_path)(error),
     })?;
     let path = dir.join(STATE_FILE);
-    let json = fs::read(&path).map_err(TrainerError::io(&path))?;
+    let json = fs::read(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => differs(&path, format!("missing; {USE_ANOTHER}")),
+        _ => TrainerError::io(&path)(error),
+    })?;
     let (found, expected) = (FileDigest::of(&json).blake3, done.trim());
     if found != expected {
         let reason = format!(

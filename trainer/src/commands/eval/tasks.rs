@@ -55,7 +55,8 @@ pub struct TasksArgs {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Run the programs that the model writes for HumanEval and MBPP: without a network, in a folder of
-    /// their own, within limits on time, memory and processes. They can read what others can.
+    /// their own, within limits on time, memory and processes. They write to that folder alone, and
+    /// can read what others can.
     #[arg(long)]
     allow_code_execution: bool,
     /// Seconds a program may take.
