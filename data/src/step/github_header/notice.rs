@@ -43,7 +43,7 @@ static LINE_NOTICE: LazyLock<Regex> = LazyLock::new(|| {
         | (?i:proprietary\ and\ confidential|confidential\ and\ proprietary|unauthori[sz]ed\ copying)
         | (?i:released\ (in|into|to)\ the\ public\ domain|public\ domain\b)
         | (?i:alle\ rechte\ vorbehalten|tous\ droits\ r[eé]serv|(todos\ )?(los\ )?derechos\ reservados|
-            (todos\ os\ )?direitos\ (reservados|autorais)|droits\ d.auteur|prawa\ autorskie|tutti\ i\ diritti|alle\ rechten\ voorbehouden|
+            (todos\ os\ )?direitos\ (reservados|autorais)|droits\ d.auteur|tutti\ i\ diritti|alle\ rechten\ voorbehouden|
             wszel?kie\ prawa|все\ права\ защищены|авторск(ие|ое)\ прав|urheberrecht|lizenz\s*:|
             lizenziert\ unter|licencia\s*:|bajo\ la\ licencia|sous\ (la\ )?licence|licence\s*:|
             sotto\ (la\ )?licenza|sob\ a\ licença|licença\s*:|лицензи[яи]|
