@@ -127,8 +127,6 @@ pub const UNCONDITIONAL_CONTEXT: &str = "Answer:";
 pub struct ScoredChoice {
     /// Σ of the natural logarithms of its tokens' probabilities.
     pub loglikelihood: f64,
-    /// Whether each token was the likeliest.
-    pub is_greedy: bool,
     /// Its tokens.
     pub tokens: usize,
     /// The Σ behind [`UNCONDITIONAL_CONTEXT`], where it is asked for.

@@ -104,13 +104,17 @@ impl Row {
         value.ok_or_else(|| self.unlike(&format!("a text in `{column}`")))
     }
 
+    /// The text of a column, or the number of the row.
+    pub fn id(&self, column: &str) -> String {
+        let id = self.get(column).and_then(Value::as_str);
+        id.map_or_else(|| self.number.to_string(), str::to_owned)
+    }
+
     /// A list of texts.
     pub fn texts(&self, column: &str) -> RowResult<Vec<String>> {
-        let list = self.get(column).and_then(Value::as_array);
-        let texts = list.and_then(|list| {
-            list.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
-        });
-        texts.ok_or_else(|| self.unlike(&format!("a list of texts in `{column}`")))
+        self.get(column)
+            .and_then(texts_of)
+            .ok_or_else(|| self.unlike(&format!("a list of texts in `{column}`")))
     }
 
     /// A whole number, also where it is written as text.
@@ -123,6 +127,11 @@ impl Row {
         });
         number.ok_or_else(|| self.unlike(&format!("a whole number in `{column}`")))
     }
+}
+
+/// The texts of a list.
+pub(super) fn texts_of(list: &Value) -> Option<Vec<String>> {
+    list.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
 /// The rows of a file, by the ending of its name: `jsonl`, `json`, `csv`, `tsv`, `parquet`, `lst` and

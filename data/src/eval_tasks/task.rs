@@ -133,14 +133,10 @@ impl Task {
         let mut read = TaskExamples::default();
         let files = self.find(data, self.files, "examples")?;
         for path in &files {
-            for row in (self.read)(path)?.iter().filter(|row| (self.test_rows)(row)) {
-                match (self.examples)(row, rules) {
-                    Ok(examples) => read.examples.extend(examples),
-                    Err(RowFault::File(error)) => return Err(error),
-                    Err(RowFault::LeftOut(reason)) => {
-                        *read.left_out.entry(reason).or_default() += 1;
-                    }
-                }
+            let (examples, left_out) = self.examples_of(path, self.test_rows, rules)?;
+            read.examples.extend(examples);
+            for reason in left_out {
+                *read.left_out.entry(reason).or_default() += 1;
             }
         }
         read.files = files;
@@ -168,16 +164,28 @@ impl Task {
             ));
         }
         for path in self.find(data, self.shot_files, "shots")? {
-            for row in (self.read)(&path)?.iter().filter(|row| (self.shot_rows)(row)) {
-                match (self.examples)(row, rules) {
-                    Ok(examples) => read.shots.extend(examples),
-                    Err(RowFault::File(error)) => return Err(error),
-                    Err(RowFault::LeftOut(_)) => {}
-                }
-            }
+            read.shots.extend(self.examples_of(&path, self.shot_rows, rules)?.0);
             read.files.push(path);
         }
         Ok(read)
+    }
+
+    /// The examples of the `wanted` rows of a file, and why others of these are left out.
+    fn examples_of(
+        &self,
+        path: &Path,
+        wanted: fn(&Row) -> bool,
+        rules: Rules,
+    ) -> Result<(Vec<Example>, Vec<&'static str>)> {
+        let (mut found, mut left_out) = (Vec::new(), Vec::new());
+        for row in (self.read)(path)?.iter().filter(|row| wanted(row)) {
+            match (self.examples)(row, rules) {
+                Ok(examples) => found.extend(examples),
+                Err(RowFault::File(error)) => return Err(error),
+                Err(RowFault::LeftOut(reason)) => left_out.push(reason),
+            }
+        }
+        Ok((found, left_out))
     }
 
     /// The files of the first pattern that matches any.

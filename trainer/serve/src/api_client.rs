@@ -15,7 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use crate::app::App;
-use crate::error::{Result, ServeError};
+use crate::error::{Result, ServeError, with_causes};
 use crate::request_body::RequestBody;
 use crate::{chat_completions, completions};
 
@@ -249,17 +249,6 @@ pub async fn ask_all<E: From<ServeError>>(
         }
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
-}
-
-/// An error with its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

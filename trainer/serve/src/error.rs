@@ -209,3 +209,14 @@ impl ServeError {
         Self::File { path: path.into(), reason: reason.to_string() }
     }
 }
+
+/// An error with its causes.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -270,9 +270,7 @@ impl Sampling {
             request_id: request_id(fields)?,
         })
     }
-}
 
-impl Sampling {
     /// Cuts a prompt as `truncate_prompt_tokens` says; whether anything was cut off.
     pub fn cut(&self, prompt: &mut Vec<u32>) -> bool {
         let whole = prompt.len();

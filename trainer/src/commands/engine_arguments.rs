@@ -11,7 +11,8 @@ use super::sizes;
 use crate::error::{Result, TrainerError};
 use crate::serving::{GenerationConfig, ServingOptions};
 
-fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+/// A whole number above 0.
+pub(super) fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected 1 or more".to_string())
 }
 

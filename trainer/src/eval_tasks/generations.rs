@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use altiplano_data::eval_tasks::{Answer, Example, ExampleKind, Rules, Task};
 use altiplano_model::infer::{EngineModel, SamplingParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::execution::{Limits, run_program};
 use super::sample::{Measured, Sample};
@@ -78,16 +78,10 @@ pub fn generate_examples(
     let mut samples = Vec::with_capacity(examples.len());
     for (((doc_id, example, prefix), texts), cut) in examples.iter().zip(texts).zip(cut) {
         let mut sample = Sample {
-            doc_id: *doc_id,
-            id: example.id.clone(),
-            groups: example.groups.clone(),
             arguments: vec![vec![format!("{prefix}{}", example.question)]],
-            target: Value::Null,
             resps: texts.iter().map(|text| json!(text)).collect(),
-            filtered_resps: BTreeMap::new(),
             cut_contexts: usize::from(cut),
-            not_scored: None,
-            metrics: BTreeMap::new(),
+            ..Sample::of(*doc_id, example)
         };
         if let ExampleKind::Generation(answer) = &example.kind {
             judge(&mut sample, answer, &texts, rules, sampling)?;

@@ -121,18 +121,7 @@ fn sample(
     scores: &[Scored],
 ) -> Sample {
     let example = asked.example;
-    let mut sample = Sample {
-        doc_id,
-        id: example.id.clone(),
-        groups: example.groups.clone(),
-        arguments: Vec::new(),
-        target: json!(null),
-        resps: Vec::new(),
-        filtered_resps: BTreeMap::new(),
-        cut_contexts: asked.cut_contexts,
-        not_scored: None,
-        metrics: BTreeMap::new(),
-    };
+    let mut sample = Sample { cut_contexts: asked.cut_contexts, ..Sample::of(doc_id, example) };
     if asked.unfit {
         sample.not_scored = Some(TOO_LONG.into());
         return sample;
@@ -164,7 +153,6 @@ fn sample(
                 .enumerate()
                 .map(|(n, found)| ScoredChoice {
                     loglikelihood: found.loglikelihood,
-                    is_greedy: found.is_greedy,
                     tokens: found.tokens,
                     unconditional: unconditional.get(n).map(|x| x.loglikelihood),
                 })

@@ -1,15 +1,16 @@
 //! What came of an example: a line of a file, from which a run goes on and results are made.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use altiplano_data::atomic_file::write_atomically;
+use altiplano_data::eval_tasks::Example;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Result, TrainerError};
+use crate::json_log::JsonLog;
 
 /// A measure of one example.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -54,11 +55,28 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
+impl Sample {
+    /// The sample of an example of which nothing has come yet.
+    pub fn of(doc_id: usize, example: &Example) -> Self {
+        Self {
+            doc_id,
+            id: example.id.clone(),
+            groups: example.groups.clone(),
+            arguments: Vec::new(),
+            target: Value::Null,
+            resps: Vec::new(),
+            filtered_resps: BTreeMap::new(),
+            cut_contexts: 0,
+            not_scored: None,
+            metrics: BTreeMap::new(),
+        }
+    }
+}
+
 /// The samples of one task in a folder, and what they depend on beside them.
 #[derive(Debug)]
 pub struct SampleFile {
-    path: PathBuf,
-    file: File,
+    log: JsonLog,
 }
 
 impl SampleFile {
@@ -70,7 +88,7 @@ impl SampleFile {
     pub fn open(folder: &Path, task: &str, settings: &Value) -> Result<(Self, Vec<Sample>)> {
         let path = samples_path(folder, task);
         let settings_path = settings_path(folder, task);
-        let samples = if path.exists() { read_samples(&path)? } else { Vec::new() };
+        let (log, samples) = JsonLog::open::<Sample>(&path)?;
         // What a refused command left is nothing to go on from.
         if !samples.is_empty() {
             let found = read_json(&settings_path)?;
@@ -86,13 +104,7 @@ impl SampleFile {
                 .map_err(|error| TrainerError::Output(error.into()))?;
             write_atomically(&settings_path, &json)?;
         }
-        let mut text = Vec::new();
-        for sample in &samples {
-            text.extend(line(sample)?);
-        }
-        write_atomically(&path, &text)?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(TrainerError::io(&path))?;
-        Ok((Self { path, file }, samples))
+        Ok((Self { log }, samples))
     }
 
     /// Appends samples.
@@ -100,19 +112,8 @@ impl SampleFile {
     /// # Errors
     /// When they cannot be written.
     pub fn append(&mut self, samples: &[Sample]) -> Result<()> {
-        let mut text = Vec::new();
-        for sample in samples {
-            text.extend(line(sample)?);
-        }
-        self.file.write_all(&text).map_err(TrainerError::io(&self.path))
+        samples.iter().try_for_each(|sample| self.log.append(sample))
     }
-}
-
-fn line(sample: &Sample) -> Result<Vec<u8>> {
-    let mut line =
-        serde_json::to_vec(sample).map_err(|error| TrainerError::Output(error.into()))?;
-    line.push(b'\n');
-    Ok(line)
 }
 
 /// The file with the samples of a task.

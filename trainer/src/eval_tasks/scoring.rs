@@ -1,7 +1,6 @@
 //! Likelihoods of continuations: many at a time through the engine, what they have in common once.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use altiplano_model::infer::{
@@ -23,7 +22,7 @@ const PASS_TOKENS: usize = 2048;
 const SHARED_TOKENS: usize = 48;
 
 /// The ids of a context and of what follows it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Continuation {
     context: Vec<u32>,
     ids: Vec<u32>,
@@ -76,13 +75,9 @@ struct Node {
 /// # Errors
 /// When the engine fails.
 pub fn score(model: &InferenceModel, continuations: &[Continuation]) -> Result<Vec<Scored>> {
-    let mut places: HashMap<&Continuation, usize> = HashMap::new();
     let mut distinct: Vec<&Continuation> = continuations.iter().collect();
-    distinct.sort_by(|a, b| (&a.context, &a.ids).cmp(&(&b.context, &b.ids)));
+    distinct.sort();
     distinct.dedup();
-    for (n, continuation) in distinct.iter().enumerate() {
-        places.insert(continuation, n);
-    }
     let (nodes, mut ready) = families(&distinct);
     // The longest first: what is left at the end is short.
     ready.sort_by_key(|n| Reverse(nodes[*n].prompt.len()));
@@ -121,7 +116,7 @@ pub fn score(model: &InferenceModel, continuations: &[Continuation]) -> Result<V
         }
     }
     let result = |continuation: &Continuation| {
-        let place = places.get(continuation).and_then(|n| results[*n].clone());
+        let place = distinct.binary_search(&continuation).ok().and_then(|n| results[n].clone());
         place.unwrap_or_else(|| Err("the engine gave no scores".into()))
     };
     Ok(continuations.iter().map(result).collect())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::questions::{prompt_objects, wrong};
+use super::questions::{objects, wrong};
 use crate::config::JudgeMode;
 use crate::error::{Result, TrainerError};
 
@@ -44,7 +44,7 @@ impl Prompts {
     /// [`TrainerError::PromptFile`] names the line and its key.
     pub fn read(path: &Path) -> Result<Self> {
         let mut prompts = Vec::new();
-        for (place, object) in prompt_objects(path)? {
+        for (place, object) in objects(path)? {
             let string = |key: &str| object.get(key).and_then(Value::as_str);
             let mode = match string("type") {
                 Some("pairwise") => JudgeMode::Pairwise,

@@ -44,7 +44,7 @@ impl Question {
 }
 
 /// The objects of a file of JSON lines, with the place of each for messages.
-fn objects(path: &Path) -> Result<Vec<(String, Value)>> {
+pub(super) fn objects(path: &Path) -> Result<Vec<(String, Value)>> {
     let size = path.metadata().map_err(TrainerError::io(path))?.len();
     if size > LARGEST_FILE {
         let reason = format!("{size} bytes, more than {LARGEST_FILE}");
@@ -98,11 +98,7 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
         if let Some(before) = seen.insert(id.clone(), place.clone()) {
             return Err(wrong(&place, format!("question_id {id:?} is that of {before} too")));
         }
-        let turns = match (object.get("turns"), object.get("text")) {
-            (Some(turns), _) => strings(turns),
-            (None, Some(Value::String(text))) => Some(vec![text.clone()]),
-            _ => None,
-        };
+        let turns = turns_of(object.get("turns"), &object);
         let Some(turns) = turns.filter(|turns| (1..=MOST_TURNS).contains(&turns.len())) else {
             let expected = format!("turns: expected a list of 1 to {MOST_TURNS} strings");
             return Err(wrong(&place, expected));
@@ -114,6 +110,15 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
+/// The texts of `list`, or the object's `text` as the only one.
+fn turns_of(list: Option<&Value>, object: &Value) -> Option<Vec<String>> {
+    match (list, object.get("text")) {
+        (Some(list), _) => strings(list),
+        (None, Some(Value::String(text))) => Some(vec![text.clone()]),
+        _ => None,
+    }
+}
+
 /// Reads answers by question: `{"question_id", "choices": [{"turns": […]}]}` or `{"question_id", "text"}`, a
 /// line each.
 ///
@@ -123,20 +128,10 @@ pub fn read_answers(path: &Path) -> Result<HashMap<String, Vec<String>>> {
     let mut answers = HashMap::new();
     for (place, object) in objects(path)? {
         let id = id_of(&place, &object)?;
-        let turns = match (object.pointer("/choices/0/turns"), object.get("text")) {
-            (Some(turns), _) => strings(turns),
-            (None, Some(Value::String(text))) => Some(vec![text.clone()]),
-            _ => None,
-        };
-        let Some(turns) = turns else {
+        let Some(turns) = turns_of(object.pointer("/choices/0/turns"), &object) else {
             return Err(wrong(&place, "choices.0.turns: expected a list of strings"));
         };
         answers.insert(id, turns);
     }
     Ok(answers)
-}
-
-/// The prompts of a judge, as its file has them.
-pub(super) fn prompt_objects(path: &Path) -> Result<Vec<(String, Value)>> {
-    objects(path)
 }

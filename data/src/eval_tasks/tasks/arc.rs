@@ -59,7 +59,5 @@ pub(super) fn choices_of(row: &Row, prompt: String) -> RowResult<Vec<Example>> {
     }
     let key = row.text("answerKey")?.trim();
     let gold = letters.iter().position(|letter| letter == key);
-    let id = row.get("id").and_then(|id| id.as_str());
-    let id = id.map_or_else(|| row.number().to_string(), str::to_owned);
-    one_right(id, prompt, &texts, gold)
+    one_right(row.id("id"), prompt, &texts, gold)
 }

@@ -105,8 +105,7 @@ fn read_trivia(path: &Path) -> Result<Vec<Row>> {
 fn trivia(row: &Row, rules: Rules) -> RowResult<Vec<Example>> {
     let question = row.text("question")?;
     let aliases = row.texts("answer.aliases")?;
-    let id = row.get("question_id").and_then(Value::as_str);
-    let id = id.map_or_else(|| row.number().to_string(), str::to_owned);
+    let id = row.id("question_id");
     match rules {
         Rules::Paper => {
             let mark = if question.ends_with('?') { "" } else { "?" };

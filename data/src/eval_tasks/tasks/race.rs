@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::one_right;
 use crate::error::{DataError, Result};
 use crate::eval_tasks::example::{Example, Normalization, Rules};
-use crate::eval_tasks::rows::{Row, RowFault, RowResult, read_rows};
+use crate::eval_tasks::rows::{Row, RowFault, RowResult, read_rows, texts_of};
 use crate::eval_tasks::task::{ACC, LIKELIHOODS, NO_SUCH_CHOICE, Task};
 
 pub static MIDDLE: Task = Task {
@@ -89,12 +89,8 @@ impl Question {
 fn questions(row: &Row) -> RowResult<Vec<Question>> {
     let (texts, answers) = (row.texts("questions")?, row.texts("answers")?);
     let lists = row.get("options").and_then(Value::as_array);
-    let options: Option<Vec<Vec<String>>> = lists.and_then(|lists| {
-        let texts = |list: &Value| -> Option<Vec<String>> {
-            list.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
-        };
-        lists.iter().map(texts).collect()
-    });
+    let options: Option<Vec<Vec<String>>> =
+        lists.and_then(|lists| lists.iter().map(texts_of).collect());
     let Some(options) = options.filter(|options| {
         options.len() == texts.len() && answers.len() == texts.len() && !texts.is_empty()
     }) else {

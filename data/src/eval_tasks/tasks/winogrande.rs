@@ -39,9 +39,8 @@ fn examples(row: &Row, _: Rules) -> RowResult<Vec<Example>> {
         continuation: format!(" {behind}"),
         label: behind.to_owned(),
     });
-    let id = row.get("qID").and_then(|id| id.as_str());
     Ok(vec![Example {
-        id: id.map_or_else(|| row.number().to_string(), str::to_owned),
+        id: row.id("qID"),
         groups: Vec::new(),
         shot_key: String::new(),
         description: String::new(),

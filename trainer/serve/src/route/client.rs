@@ -10,6 +10,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
+use crate::error::with_causes;
+
 /// How long a worker may take to accept a connection.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long a short question may take at most.
@@ -88,7 +90,7 @@ impl HttpClient {
             .request(request)
             .await
             .map(|response| response.map(Body::new))
-            .map_err(|error| chain(&error))
+            .map_err(|error| with_causes(&error))
     }
 
     /// Asks for JSON.
@@ -150,15 +152,4 @@ impl HttpClient {
             Err(NoAnswer::Broken(format!("no answer within {seconds} s")))
         })
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

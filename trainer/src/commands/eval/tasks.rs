@@ -9,6 +9,7 @@ use altiplano_model::infer::InferencePrecision;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::super::engine_arguments::at_least_one;
 use super::super::output::{print_json, print_line};
 use super::super::threads::use_threads;
 use crate::config::nearest;
@@ -37,7 +38,7 @@ pub struct TasksArgs {
     #[arg(long, value_name = "N")]
     shots: Option<usize>,
     /// Most examples of a task.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     limit: Option<usize>,
     /// The folder for what came of each example; a run that was ended goes on there.
     #[arg(long, value_name = "FOLDER")]
@@ -94,10 +95,6 @@ Examples:
 enum RulesName {
     Paper,
     Harness,
-}
-
-fn positive(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected 1 or more".to_string())
 }
 
 /// Runs the command.
