@@ -37,8 +37,8 @@ pub fn adamw_step(state: &mut AdamWState, weights: &mut Weights, grads: &Grads, 
     }
 }
 
-/// The step of one parameter.
-fn step_of(param: Param, hyper: &AdamWStep) -> AdamWStep {
+/// The step of one parameter: those that do not decay have no weight decay.
+pub fn step_of(param: Param, hyper: &AdamWStep) -> AdamWStep {
     AdamWStep { weight_decay: if param.decays() { hyper.weight_decay } else { 0.0 }, ..*hyper }
 }
 

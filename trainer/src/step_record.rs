@@ -76,9 +76,8 @@ impl Targets {
 fn mark(batches: &[Batch]) -> u64 {
     let mut hash = blake3::Hasher::new();
     for batch in batches {
-        for token in &batch.inputs {
-            hash.update(&token.to_le_bytes());
-        }
+        let tokens: Vec<u8> = batch.inputs.iter().flat_map(|token| token.to_le_bytes()).collect();
+        hash.update(&tokens);
         for origin in &batch.origins {
             hash.update(&origin.sequence.to_le_bytes());
             hash.update(&origin.epoch.to_le_bytes());

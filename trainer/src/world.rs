@@ -309,8 +309,8 @@ impl Ranks {
         self.agree_on("the version of altiplano", env!("CARGO_PKG_VERSION"))?;
         let own = comparable(config);
         let all = self.gather_texts("the configuration", &own.to_string())?;
-        for (rank, other) in all.iter().enumerate() {
-            let first: Value = serde_json::from_str(&all[0]).unwrap_or_default();
+        let first: Value = serde_json::from_str(&all[0]).unwrap_or_default();
+        for (rank, other) in all.iter().enumerate().skip(1) {
             let other: Value = serde_json::from_str(other).unwrap_or_default();
             if let Some(change) = collect_differences(&first, &other).first() {
                 return self.differ(format!(

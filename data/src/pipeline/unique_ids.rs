@@ -99,18 +99,17 @@ impl Ids {
 /// How many ids are in several of the `files` that [`Ids::write`] wrote. Files that are gone are left
 /// out: a task that was done before is not done again for them.
 pub(super) fn ids_in_several(files: &[std::path::PathBuf]) -> Result<u64> {
-    let mut all: Vec<Vec<u128>> = Vec::new();
+    let mut all: Vec<u128> = Vec::new();
     for path in files {
         match std::fs::read(path) {
             Ok(bytes) => {
                 let (hashes, _) = bytes.as_chunks::<16>();
-                all.push(hashes.iter().map(|bytes| u128::from_le_bytes(*bytes)).collect());
+                all.extend(hashes.iter().map(|bytes| u128::from_le_bytes(*bytes)));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(DataError::io(path)(error)),
         }
     }
-    let mut all = all.concat();
     all.sort_unstable();
     Ok(all.chunk_by(|a, b| a == b).filter(|equal| equal.len() > 1).count() as u64)
 }

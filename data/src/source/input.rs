@@ -287,6 +287,11 @@ impl InputReader {
     }
 }
 
+/// Whether a file that begins with `start` is a zip or tar archive.
+pub(super) fn is_archive(start: &[u8]) -> bool {
+    start.starts_with(b"PK\x03\x04") || start.get(257..262) == Some(b"ustar")
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

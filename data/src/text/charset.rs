@@ -14,7 +14,8 @@ use encoding_rs::Encoding;
 use crate::document::Reason;
 use crate::error::{DataError, Result};
 use detect::detect;
-pub(crate) use detect::utf16_without_mark;
+pub(crate) use detect::is_utf16;
+use detect::utf16_without_mark;
 pub use mojibake::fix_mojibake;
 use utf8::Survey;
 

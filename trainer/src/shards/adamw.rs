@@ -8,6 +8,7 @@ use altiplano_comm::{Element, Group, Pending, Rows};
 use altiplano_model::LlamaConfig;
 use altiplano_model::backend::AdamWStep;
 use altiplano_model::ops;
+use altiplano_model::param_ops::step_of;
 use altiplano_model::param_tree::{Leaf, Param, ParamTree};
 use altiplano_model::params::Weights;
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
@@ -241,9 +242,4 @@ impl ShardedAdamW {
     pub(crate) fn group(&self) -> &Group {
         &self.group
     }
-}
-
-/// The step of one parameter.
-fn step_of(param: Param, hyper: &AdamWStep) -> AdamWStep {
-    AdamWStep { weight_decay: if param.decays() { hyper.weight_decay } else { 0.0 }, ..*hyper }
 }

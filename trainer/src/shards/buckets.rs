@@ -275,7 +275,7 @@ impl GradExchange {
     }
 
     /// Puts a gradient that is complete into its bucket, and sends the bucket off when it is full.
-    fn pack(&mut self, param: Param, grad: &Tensor<2>) -> std::result::Result<(), CommError> {
+    fn pack(&mut self, param: Param, grad: Tensor<2>) -> std::result::Result<(), CommError> {
         let Some((index, number)) = self.layout.place(param) else { return Ok(()) };
         // The sum of the micro-batch before this one.
         if matches!(self.buckets[index], State::Running(_)) {
@@ -295,7 +295,7 @@ impl GradExchange {
         let State::Filling { bucket, missing, .. } = &mut self.buckets[index] else {
             return Ok(());
         };
-        let data = grad.to_data();
+        let data = grad.into_data();
         let target = &mut bucket[matrix.start..matrix.start + matrix.count];
         match data.as_slice::<f32>() {
             Ok(values) => target.copy_from_slice(values),
@@ -489,7 +489,7 @@ impl GradSink for GradExchange {
                 Shard::Gradients => std::mem::replace(grad, placeholder(&self.device)),
                 _ => grad.clone(),
             };
-            if let Err(error) = self.pack(param, &complete) {
+            if let Err(error) = self.pack(param, complete) {
                 self.failed = Some(error);
                 return;
             }

@@ -272,14 +272,14 @@ pub(super) struct DecodedFiles {
 /// Decodes the files of a paper, in the encoding that one of them declares for LaTeX, or else as
 /// detected.
 pub(super) fn decode_files(files: BTreeMap<String, Vec<u8>>) -> DecodedFiles {
-    let declared: Vec<&str> = files.values().filter_map(|bytes| declared_encoding(bytes)).collect();
-    let declared = &declared[..declared.len().min(1)];
+    let declared: Vec<&str> =
+        files.values().filter_map(|bytes| declared_encoding(bytes)).take(1).collect();
     let mut result = DecodedFiles::default();
-    for (path, bytes) in &files {
-        let mut decoded = decode(bytes, declared);
+    for (path, bytes) in files {
+        let mut decoded = decode(&bytes, &declared);
         if decoded.bad_bytes > 0 && decoded.encoding != "UTF-8" {
             // Every byte means something there, and old papers are mostly in it.
-            let latin = decode(bytes, &["windows-1252"]);
+            let latin = decode(&bytes, &["windows-1252"]);
             decoded = if latin.bad_bytes > 0 { decoded } else { latin };
         }
         result.lossy += u64::from(decoded.bad_bytes > 0);
@@ -292,7 +292,7 @@ pub(super) fn decode_files(files: BTreeMap<String, Vec<u8>>) -> DecodedFiles {
         if text.contains('\r') {
             text = text.replace("\r\n", "\n").replace('\r', "\n");
         }
-        result.texts.insert(path.clone(), text);
+        result.texts.insert(path, text);
     }
     result
 }

@@ -8,7 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 use crate::document::Reason;
 use crate::error::DataError;
 use crate::source::archive::{ArchiveError, Capped, inner_path, read_members};
-use crate::text::charset::utf16_without_mark;
+use crate::text::charset::is_utf16;
 
 /// Most files of a project that can hold TeX.
 const MOST_FILES: usize = 20_000;
@@ -170,10 +170,7 @@ pub(super) fn may_be_tex(path: &str) -> bool {
 /// Whether `content` is text rather than a figure or a program's file.
 pub(super) fn is_text(content: &[u8]) -> bool {
     let start = &content[..content.len().min(4096)];
-    let utf16 = start.starts_with(&[0xff, 0xfe])
-        || start.starts_with(&[0xfe, 0xff])
-        || utf16_without_mark(start).is_some();
-    (utf16 || !start.contains(&0)) && other_kind(start).is_none()
+    (is_utf16(start) || !start.contains(&0)) && other_kind(start).is_none()
 }
 
 /// Whether a file that begins with `head` is a tar archive: by the magic of POSIX and GNU, or by

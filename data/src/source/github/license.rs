@@ -132,8 +132,12 @@ static DETECTOR: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
 
 /// The license whose text `text` is, or [`UNKNOWN`].
 pub fn detect_license(text: &str) -> &'static str {
-    let plain = plain_words(text);
-    let found = DETECTOR.as_ref().and_then(|detector| detector.find(&plain));
+    license_in(&plain_words(text))
+}
+
+/// As [`detect_license`], of [`plain_words`].
+fn license_in(plain: &str) -> &'static str {
+    let found = DETECTOR.as_ref().and_then(|detector| detector.find(plain));
     let Some(found) = found else { return UNKNOWN };
     let has = |wording: &str| plain.contains(wording);
     if has("commons clause") {
@@ -190,11 +194,11 @@ pub fn own_license(text: &str) -> Option<String> {
     if comments.is_empty() {
         return None;
     }
-    let known = detect_license(comments);
+    let plain = plain_words(comments);
+    let known = license_in(&plain);
     if known != UNKNOWN {
         return Some(known.to_owned());
     }
-    let plain = plain_words(comments);
     let found = NOTICES.iter().find(|(wording, _)| plain.contains(wording));
     found.map(|&(_, name)| name.to_owned())
 }

@@ -15,7 +15,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::input::{Input, InputReader, list_inputs, pattern_below};
+use super::input::{Input, InputReader, is_archive, list_inputs, pattern_below};
 use super::record::too_long;
 use super::record::with_fixed_text;
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
@@ -148,10 +148,9 @@ impl SourceOptions for GithubSource {
 fn format_by_content(path: &Path) -> Result<GithubFormat> {
     let mut reader = InputReader::open(path)?;
     let start = reader.fill()?;
-    let archive = start.starts_with(b"PK\x03\x04") || start.get(257..262) == Some(b"ustar");
     Ok(match start {
         [b'P', b'A', b'R', b'1', ..] => GithubFormat::Parquet,
-        _ if archive => GithubFormat::Repositories,
+        _ if is_archive(start) => GithubFormat::Repositories,
         _ => GithubFormat::Jsonl,
     })
 }

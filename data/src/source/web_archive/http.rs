@@ -6,6 +6,7 @@ use std::io::Read;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use memchr::memchr;
 
+use super::members::{GZIP_MAGIC, ZSTD_MAGIC};
 use super::records::Headers;
 use crate::document::Reason;
 
@@ -17,8 +18,6 @@ const BAD_ENCODING: Reason = Reason::broken("content_encoding");
 const UNSAID: &str = "unsaid";
 /// Bytes of a brotli body that are read together.
 const BROTLI_BUFFER: usize = 1 << 12;
-const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// An HTTP response with its encodings undone.
 #[derive(Debug)]

@@ -27,8 +27,8 @@ const PROOF_INPUT_BYTES: u64 = 1 << 16;
 /// Bytes at the beginning of a member that are decoded together.
 const LOOK_AHEAD: usize = 64;
 
-const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+pub(super) const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
+pub(super) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Begins every record, and so every member of an archive with one member per record.
 pub(super) const RECORD_MAGIC: &[u8] = b"WARC/";
 

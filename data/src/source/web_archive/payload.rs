@@ -1,5 +1,7 @@
 //! Whether a body is text at all, whatever the server says of it.
 
+use crate::text::charset::is_utf16;
+
 /// What files begin with that are no text.
 const MAGIC: &[&[u8]] = &[
     b"%PDF-",
@@ -74,10 +76,7 @@ pub(super) fn is_binary(body: &[u8]) -> bool {
     let start = &body[..body.len().min(BYTES)];
     // Text in UTF-16 has a zero in every character of ASCII; of other controls it has none either.
     let control = |byte: &&u8| matches!(**byte, 1..=8 | 0xb | 0xe..=0x1a | 0x1c..=0x1f | 0x7f);
-    let utf16 = start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]);
-    !utf16
-        && crate::text::charset::utf16_without_mark(start).is_none()
-        && start.iter().filter(control).count() * 20 > start.len()
+    !is_utf16(start) && start.iter().filter(control).count() * 20 > start.len()
 }
 
 /// Whether the type that the crawler found a body to be of is none of text. An empty one is nothing.

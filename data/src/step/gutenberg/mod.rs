@@ -3,6 +3,7 @@
 mod body;
 mod header;
 mod markers;
+mod notes;
 
 use serde::{Deserialize, Serialize};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};

@@ -122,7 +122,7 @@ fn landmark(text: &str, name: &str, after: usize) -> Option<(Landmark, Option<us
             _ => return None,
         },
         // The end of plain TeX has no name behind it.
-        "end" if text[after..].trim().is_empty() => Landmark::End,
+        "end" if text[after..].trim_start().is_empty() => Landmark::End,
         "end" => match environment(text, after)? {
             ("document", _) => Landmark::End,
             _ => return None,

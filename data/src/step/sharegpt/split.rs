@@ -79,6 +79,8 @@ impl Step for SplitStep {
         if starts.len() > 1 {
             counts.note("conversations split");
         }
+        // The pieces have texts of their own.
+        document.text = String::new();
         let ends = starts.iter().skip(1).copied().chain([turns.len()]);
         let piece = |(&start, end): (&usize, usize)| Document {
             id: format!("{}_{start}", document.id),

@@ -77,18 +77,25 @@ fn western(bytes: &[u8], guess: &'static Encoding) -> &'static Encoding {
     }
 }
 
-/// Letters outside ASCII with no letter beside them.
-fn lonely_letters(text: &str) -> usize {
+/// How many characters `counts` holds for, given those before and behind them.
+fn count(text: &str, counts: impl Fn(char, char, char) -> bool) -> usize {
     let mut before = ' ';
     let mut characters = text.chars().peekable();
     let mut count = 0;
     while let Some(c) = characters.next() {
         let after = characters.peek().copied().unwrap_or(' ');
-        let lonely = !before.is_alphabetic() && !after.is_alphabetic();
-        count += usize::from(lonely && !c.is_ascii() && c.is_alphabetic() && !is_sign(c));
+        count += usize::from(counts(before, c, after));
         before = c;
     }
     count
+}
+
+/// Letters outside ASCII with no letter beside them.
+fn lonely_letters(text: &str) -> usize {
+    count(text, |before, c, after| {
+        let lonely = !before.is_alphabetic() && !after.is_alphabetic();
+        lonely && !c.is_ascii() && c.is_alphabetic() && !is_sign(c)
+    })
 }
 
 /// Whether the letters of `text`, decoded as windows-1252, are those of Hungarian: õ or û, and otherwise
@@ -163,17 +170,7 @@ pub(super) fn is_plausible(text: &str) -> bool {
 /// Characters that do not stand where they stand: a control, a capital or a sign inside a word of
 /// small letters, a letter of another alphabet beside a Latin one.
 fn oddities(text: &str) -> usize {
-    let mut before = ' ';
-    let mut characters = text.chars().peekable();
-    let mut count = 0;
-    while let Some(c) = characters.next() {
-        let after = characters.peek().copied().unwrap_or(' ');
-        if !c.is_ascii() && is_odd(before, c, after) {
-            count += 1;
-        }
-        before = c;
-    }
-    count
+    count(text, |before, c, after| !c.is_ascii() && is_odd(before, c, after))
 }
 
 fn is_odd(before: char, c: char, after: char) -> bool {
@@ -195,9 +192,16 @@ fn is_odd(before: char, c: char, after: char) -> bool {
         || "ˆ˜‡†ƒ¤¦¨¬¯´¸ˇ˘˙˚˛˝◊∂∆∏∑√∞∫≈≠≤≥\u{f8ff}".contains(c) && latin(before)
 }
 
+/// Whether a text that begins with `start` is UTF-16, with its mark or without.
+pub(crate) fn is_utf16(start: &[u8]) -> bool {
+    start.starts_with(&[0xff, 0xfe])
+        || start.starts_with(&[0xfe, 0xff])
+        || utf16_without_mark(start).is_some()
+}
+
 /// UTF-16 without its mark. In it the ASCII of a text, line ends at least, has a zero beside it,
 /// always on the same side; other text has none.
-pub(crate) fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
+pub(super) fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
     let start = &bytes[..bytes.len().min(UTF16_BYTES) & !1];
     if start.len() < 8 || memchr::memchr(0, start).is_none() {
         return None;

@@ -61,12 +61,10 @@ pub(in crate::step::wikitext) struct Rules {
 
 static OF_LANGUAGES: LazyLock<BTreeMap<&'static str, Rules>> = LazyLock::new(|| {
     let all = LANGUAGES.iter().map(|&(language, text)| {
-        let mut rules = Rules::default();
+        let mut rules = OTHERS.clone();
         // A test reads all of them.
-        for text in [COMMON, text] {
-            if let Ok(file) = serde_yaml::from_str(text) {
-                let _ = rules.add(file);
-            }
+        if let Ok(file) = serde_yaml::from_str(text) {
+            let _ = rules.add(file);
         }
         rules.sort();
         (language, rules)
