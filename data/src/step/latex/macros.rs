@@ -186,15 +186,15 @@ impl Macros {
 
     /// Gives `name` another meaning, inside the open group alone unless `global`.
     fn set(&mut self, name: String, new: Option<Rc<Macro>>, global: bool) {
-        let before = match new {
+        let before = match new.clone() {
             Some(new) => self.known.insert(name.clone(), new),
             None => self.known.remove(&name),
         };
         if global {
-            self.undo.retain(|(other, _)| *other != name);
-            // The groups may now begin behind the end.
-            let length = self.undo.len();
-            self.groups.iter_mut().for_each(|start| *start = (*start).min(length));
+            // Where an open group ends, the new meaning stays.
+            for (_, kept) in self.undo.iter_mut().filter(|(other, _)| *other == name) {
+                kept.clone_from(&new);
+            }
         } else if !self.groups.is_empty() {
             self.undo.push((name, before));
         }

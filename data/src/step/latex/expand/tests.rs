@@ -71,6 +71,8 @@ fn definitions_end_with_their_group_and_what_is_left_is_counted() {
     assert_eq!(expanded("\\def\\a{x}{\\def\\a{y}\\a}\\a"), "x{y}x".trim_start_matches('x'));
     assert_eq!(expanded("\\begin{q}\\def\\a{y}\\a\\end{q}\\a"), "\\begin{q}y\\end{q}\\a");
     assert_eq!(expanded("{\\gdef\\a{y}}\\a {\\global\\def\\b{z}}\\b"), "{}y {}z");
+    // What an inner group defined ends with it, whatever was made global in it.
+    assert_eq!(expanded("{\\def\\a{1}{\\def\\b{2}\\gdef\\a{3}}\\b\\a}\\a"), "{{}\\b3}3");
     assert_eq!(expanded("\\def\\part{\\partial}$\\part_\\mu$"), "$\\partial_\\mu$");
     let mut counts = ExpansionCounts::default();
     expand("\\def\\a#2{x}\\def\\b{y}\\a{1} \\b \\alpha", LIMITS, &mut counts);

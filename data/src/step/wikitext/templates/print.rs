@@ -3,6 +3,8 @@
 use super::script;
 use crate::text::script_marks::Script;
 
+/// Arguments of a template that are printed one after the other: each is looked for from the first on.
+const MOST_ARGUMENTS: usize = 999;
 /// Deepest nesting of optional parts.
 const MOST_DEPTH: usize = 8;
 
@@ -129,8 +131,11 @@ fn parse_place(place: &str) -> Result<Piece, String> {
         };
     }
     if let Some((range, between)) = place.split_once('*') {
-        let (from, to) = range.split_once('-').unwrap_or((range, "999"));
-        return match (from.parse(), to.parse()) {
+        let (from, to) = match range.split_once('-') {
+            Some((from, to)) => (from, to.parse()),
+            None => (range, Ok(MOST_ARGUMENTS)),
+        };
+        return match (from.parse(), to) {
             (Ok(from), Ok(to)) if from > 0 => Ok(Piece::Join(from, to, between.into())),
             _ => Err(format!("`{{{place}}}`: expected a number before the `*`")),
         };
@@ -182,7 +187,9 @@ fn print_pieces(
             }
             Piece::Join(from, to, between) => {
                 let mut found = false;
-                for value in (*from..=*to).map_while(|number| arguments.given(number)) {
+                for value in
+                    (*from..=(*to).min(MOST_ARGUMENTS)).map_while(|number| arguments.given(number))
+                {
                     if value.is_empty() {
                         continue;
                     }
@@ -241,7 +248,7 @@ fn call(
         }
         Function::Chemistry => {
             let mut formula = String::new();
-            for part in (1..).map_while(|number| arguments.given(number)) {
+            for part in (1..=MOST_ARGUMENTS).map_while(|number| arguments.given(number)) {
                 // A charge behind a number of atoms.
                 let charge = part.ends_with(['+', '-', '−', '–']);
                 if charge && formula.ends_with(|c: char| c.is_ascii_digit()) {
