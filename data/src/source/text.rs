@@ -14,9 +14,7 @@ use super::{
 };
 use crate::document::{Document, metadata_text};
 use crate::error::{DataError, Result};
-use crate::text::charset::{
-    EncodingOptions, default_max_bad_bytes, encoding_of_label, utf16,
-};
+use crate::text::charset::{EncodingOptions, default_max_bad_bytes, encoding_of_label, utf16};
 
 /// Least size of the documents that a file is cut into.
 const LEAST_DOCUMENT_BYTES: usize = 100;
@@ -170,7 +168,8 @@ impl SourceOptions for TextSource {
         }
         self.decoding().validate(key)?;
         if let Some(label) = self.encoding.as_ref().filter(|l| encoding_of_label(l).is_none()) {
-            let expected = "the name of an encoding, `utf-8`, `windows-1252` or `cp850` for example";
+            let expected =
+                "the name of an encoding, `utf-8`, `windows-1252` or `cp850` for example";
             return Err(DataError::config(format!("{key}.encoding"), label, expected));
         }
         let records = self.format.is_some_and(|format| format != TextFormat::Files);

@@ -12,12 +12,14 @@ pub(super) fn coding_line(bytes: &[u8]) -> Option<String> {
     let end = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(AROUND)..]);
     let mut first = start.lines().take(LINES);
     let two = first.by_ref().take(2).find_map(|line| of_emacs(line).or_else(|| of_vim(line)));
-    two.or_else(|| first.find_map(of_vim)).or_else(|| end.lines().rev().take(LINES).find_map(of_vim))
+    two.or_else(|| first.find_map(of_vim))
+        .or_else(|| end.lines().rev().take(LINES).find_map(of_vim))
 }
 
 /// `coding: NAME` or `coding=NAME`, in a comment of Python's or between the signs of Emacs.
 fn of_emacs(line: &str) -> Option<String> {
-    let variables = line.split_once("-*-").map(|(_, rest)| rest.split("-*-").next().unwrap_or(rest));
+    let variables =
+        line.split_once("-*-").map(|(_, rest)| rest.split("-*-").next().unwrap_or(rest));
     let comment = || line.trim_start().starts_with('#').then_some(line);
     let text = variables.or_else(comment)?;
     text.match_indices("coding").find_map(|(at, word)| name(&text[at + word.len()..]))
@@ -51,7 +53,10 @@ mod tests {
             ("# -*- coding: latin-1 -*-\nx = 1", Some("latin-1")),
             ("#!/usr/bin/python\n# coding=euc_jp\n", Some("euc_jp")),
             ("# vim: set fileencoding=cp1251 :\n", Some("cp1251")),
-            ("/* -*- mode: c; coding: iso-8859-1-unix; tab-width: 4 -*- */", Some("iso-8859-1-unix")),
+            (
+                "/* -*- mode: c; coding: iso-8859-1-unix; tab-width: 4 -*- */",
+                Some("iso-8859-1-unix"),
+            ),
             ("(* -*- coding: koi8-r -*- *)", Some("koi8-r")),
             ("int x;\n\n\n// vim: ts=4 fenc=sjis", Some("sjis")),
             ("% vim:fileencoding=latin1:sw=2\n", Some("latin1")),

@@ -286,12 +286,17 @@ mod tests {
             (path.clone(), file.unwrap())
         };
         let files = [
-            write("a", &[("Über uns", "one", false), ("B", "Vorlage:über_uns", true), ("L", "L", true)]),
+            write(
+                "a",
+                &[("Über uns", "one", false), ("B", "Vorlage:über_uns", true), ("L", "L", true)],
+            ),
             write("b", &[("Über uns", "two", false), ("C", "", false)]),
         ];
         let index = TemplateIndex::open(&files).unwrap();
         assert_eq!(index.len(), 4);
-        for name in ["über uns", "Über_uns", " über  uns ", "Vorlage:Über uns", "template:über uns#x", "b"] {
+        for name in
+            ["über uns", "Über_uns", " über  uns ", "Vorlage:Über uns", "template:über uns#x", "b"]
+        {
             assert_eq!(index.get("de", name).unwrap().as_deref(), Some("one"), "{name}");
         }
         assert_eq!(index.get("de", "c").unwrap().as_deref(), Some(""));

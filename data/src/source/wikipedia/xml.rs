@@ -315,7 +315,9 @@ mod tests {
         let template = PAGE.replace("<ns>0", "<ns>10");
         assert!(read_page(&template, Wanted::Templates).unwrap().text.starts_with("<b>"));
         assert!(!read_page(PAGE, Wanted::Templates).unwrap().wanted);
-        for redirect in ["<redirect title=\"T:A &amp; B\" />", "<redirect title=\"T:A &amp; B\"></redirect>"] {
+        for redirect in
+            ["<redirect title=\"T:A &amp; B\" />", "<redirect title=\"T:A &amp; B\"></redirect>"]
+        {
             let page = template.replace("</ns>", &format!("</ns>{redirect}"));
             let page = read_page(&page, Wanted::Templates).unwrap();
             assert_eq!(page.redirect_target.as_deref(), Some("T:A & B"));

@@ -114,7 +114,8 @@ fn templates_in_a_sentence_that_nothing_knows_are_counted() {
 
 #[test]
 fn templates_of_the_dump_are_expanded_before_the_markup_goes() {
-    let text = "The town has {{#if:x|[[people|5 people]]}} and {{#invoke:x|y}}.\n{{PAGENAME}} lies there.";
+    let text =
+        "The town has {{#if:x|[[people|5 people]]}} and {{#invoke:x|y}}.\n{{PAGENAME}} lies there.";
     let mut document = Document {
         text: text.into(),
         language: Some("en".into()),

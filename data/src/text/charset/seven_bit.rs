@@ -8,7 +8,8 @@ const HZ_BYTES: usize = 8;
 
 /// Whether `bytes` are ISO-2022-JP: ASCII with its escapes, which decode to Japanese.
 pub(super) fn is_iso_2022_jp(bytes: &[u8]) -> bool {
-    let escapes = [b"\x1b$B", b"\x1b$@"].iter().any(|escape| memmem::find(bytes, *escape).is_some());
+    let escapes =
+        [b"\x1b$B", b"\x1b$@"].iter().any(|escape| memmem::find(bytes, *escape).is_some());
     let text = || ISO_2022_JP.decode_without_bom_handling_and_without_replacement(bytes);
     let japanese = |c: char| ('\u{3000}'..='\u{9fff}').contains(&c);
     escapes && text().is_some_and(|text| text.contains(japanese))

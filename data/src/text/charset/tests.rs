@@ -213,7 +213,7 @@ fn text_encoded_twice_is_mended_when_asked() {
 fn code_pages_of_dos_are_found_where_they_read_best() {
     let in_page = |page: &str, text: &str| -> Vec<u8> {
         let high: Vec<u8> = (128..=255).collect();
-        let charset = labels::Charset::of_label(page).unwrap();
+        let charset = Charset::of_label(page).unwrap();
         let letters: Vec<char> = charset.decode(&high).0.chars().collect();
         text.chars()
             .map(|c| match letters.iter().position(|&letter| letter == c) {
@@ -259,7 +259,8 @@ fn text_of_seven_bits_is_decoded_or_dropped() {
     assert_eq!(decode(colours, &[]).encoding, "UTF-8");
     let options = EncodingOptions::default();
     for declared in [&[][..], &["hz-gb-2312"], &["utf-8"]] {
-        let (reason, detail) = options.decode(b"He said ~{VPND~} and ~{WVJ}~}.", declared).unwrap_err();
+        let (reason, detail) =
+            options.decode(b"He said ~{VPND~} and ~{WVJ}~}.", declared).unwrap_err();
         assert_eq!(reason.name(), "undecodable_encoding");
         assert!(detail.contains("HZ"), "{detail}");
     }

@@ -3,8 +3,18 @@
 use super::numbers::roman;
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const WEEKDAYS: [&str; 7] =
     ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -77,7 +87,8 @@ impl Moment {
         // Years 0 to 9999 and a little more: nothing else is written.
         let seconds = seconds.clamp(-70_000_000_000, 260_000_000_000);
         let days = seconds.div_euclid(DAY);
-        let mut year = 1970 + days.div_euclid(366);
+        // Not after the year that is looked for, however many of those between are leap years.
+        let mut year = 1970 + days.div_euclid(if days < 0 { 365 } else { 366 });
         while days_of(year + 1, 1, 1) <= days {
             year += 1;
         }
@@ -161,7 +172,8 @@ pub(super) fn parse(text: &str, now: Option<Moment>) -> Result<Moment, DateProbl
         if let Some(amount) = lower.strip_prefix(['+', '-']).and_then(|n| n.parse::<i64>().ok()) {
             let amount = if lower.starts_with('-') { -amount } else { amount };
             shift.add(amount, words.next().ok_or(DateProblem::Invalid)?)?;
-        } else if let (true, Ok(value)) = (plain.bytes().all(|b| b.is_ascii_digit()), plain.parse()) {
+        } else if let (true, Ok(value)) = (plain.bytes().all(|b| b.is_ascii_digit()), plain.parse())
+        {
             match plain.len() {
                 1 | 2 if words.peek().is_some_and(|unit| Shift::is_unit(unit)) => {
                     shift.add(value, words.next().unwrap_or_default())?;
@@ -185,8 +197,10 @@ pub(super) fn parse(text: &str, now: Option<Moment>) -> Result<Moment, DateProbl
                 "yesterday" => shift.add(-1, "day")?,
                 "noon" => time = Some(DAY / 2),
                 word if word.len() > 2
-                    && WEEKDAYS.iter().any(|day| day.to_ascii_lowercase().starts_with(word)) => {
-                    if day.is_none() && year.is_none() && month.is_none() && words.peek().is_none() {
+                    && WEEKDAYS.iter().any(|day| day.to_ascii_lowercase().starts_with(word)) =>
+                {
+                    if day.is_none() && year.is_none() && month.is_none() && words.peek().is_none()
+                    {
                         return Err(DateProblem::Unknown);
                     }
                 }
@@ -275,7 +289,11 @@ pub(super) struct Names<'a> {
 ///
 /// # Errors
 /// [`DateProblem::Unknown`] for a name that is known in English alone.
-pub(super) fn format(pattern: &str, moment: Moment, names: &Names<'_>) -> Result<String, DateProblem> {
+pub(super) fn format(
+    pattern: &str,
+    moment: Moment,
+    names: &Names<'_>,
+) -> Result<String, DateProblem> {
     let mut out = String::new();
     let mut letters = pattern.chars().peekable();
     let mut as_roman = false;

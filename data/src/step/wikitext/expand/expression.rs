@@ -210,9 +210,7 @@ pub(super) fn value(expression: &str) -> Result<Option<f64>, Problem> {
 
 /// The number, word or sign that `text` begins with.
 fn next_word(text: &str) -> Result<&str, Problem> {
-    let length = |allowed: fn(char) -> bool| {
-        text.find(|c: char| !allowed(c)).unwrap_or(text.len())
-    };
+    let length = |allowed: fn(char) -> bool| text.find(|c: char| !allowed(c)).unwrap_or(text.len());
     let length = match text.as_bytes() {
         [b'0'..=b'9' | b'.', ..] => length(|c| c.is_ascii_digit() || c == '.'),
         [b'a'..=b'z' | b'A'..=b'Z', ..] => length(|c| c.is_ascii_alphabetic()),

@@ -87,8 +87,14 @@ impl Function {
             "grammar" => Self::Grammar,
             "urlencode" => Self::UrlEncode,
             "anchorencode" => Self::AnchorEncode,
-            "defaultsort" | "displaytitle" | "sortierung" | "seitentitel" | "#related"
-            | "#coordinates" | "defaultsortkey" | "defaultcategorysort" => Self::Nothing,
+            "defaultsort"
+            | "displaytitle"
+            | "sortierung"
+            | "seitentitel"
+            | "#related"
+            | "#coordinates"
+            | "defaultsortkey"
+            | "defaultcategorysort" => Self::Nothing,
             _ => return None,
         })
     }

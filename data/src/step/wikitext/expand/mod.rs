@@ -295,14 +295,14 @@ impl Expander<'_> {
         let call = self.evaluated(title, parts, frame)?;
         let (body, pipes) = call.body();
         let literal = if plain && on_page { source.to_owned() } else { format!("{{{{{body}}}}}") };
-        let prints = rule.is_some()
-            && render(rules, &body, title, &pipes, 0, "") != Rendered::Unknown;
+        let prints =
+            rule.is_some() && render(rules, &body, title, &pipes, 0, "") != Rendered::Unknown;
         if prints {
             return self.push(&literal, out);
         }
         let is_active = self.active.iter().any(|active| active == title);
-        let definition = definition
-            .filter(|_| !is_active && self.active.len() < MOST_TEMPLATES_DEEP);
+        let definition =
+            definition.filter(|_| !is_active && self.active.len() < MOST_TEMPLATES_DEEP);
         let expanded = match definition {
             Some(definition) => match self.body_of(&definition, call) {
                 Err(Failure::Unknown) => None,

@@ -7,7 +7,8 @@ const PRECISION: i32 = 14;
 pub(super) fn numeric(text: &str) -> Option<f64> {
     let text = text.trim_start();
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let starts = digits.strip_prefix('.').unwrap_or(digits).starts_with(|c: char| c.is_ascii_digit());
+    let starts =
+        digits.strip_prefix('.').unwrap_or(digits).starts_with(|c: char| c.is_ascii_digit());
     let allowed = |c: char| c.is_ascii_digit() || ".eE+-".contains(c);
     if !starts || !text.trim_end().chars().all(allowed) {
         return None;
@@ -78,9 +79,9 @@ pub(super) fn format_number(language: &str, text: &str, raw: bool, grouped: bool
         let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
         let (whole, after) = number.split_at(end);
         push_grouped(whole, if grouped { group } else { "" }, fewest, &mut out);
-        let fraction = after.strip_prefix('.').map_or(0, |after| {
-            after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len())
-        });
+        let fraction = after
+            .strip_prefix('.')
+            .map_or(0, |after| after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len()));
         rest = after;
         if fraction > 0 {
             out.push_str(point);
@@ -184,7 +185,11 @@ mod tests {
             ("en", "about 5000 or 12", "about 5,000 or 12"),
             ("en", "none", "none"),
         ] {
-            assert_eq!(format_number(language, number, false, true), expected, "{language} {number}");
+            assert_eq!(
+                format_number(language, number, false, true),
+                expected,
+                "{language} {number}"
+            );
         }
         assert_eq!(format_number("de", "1.234,5", true, true), "1234.5");
         assert_eq!(format_number("de", "1234.5", false, false), "1234,5");

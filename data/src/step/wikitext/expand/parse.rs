@@ -198,7 +198,8 @@ impl Parser<'_> {
     fn tag(&mut self, at: usize) -> usize {
         let bytes = self.text.as_bytes();
         if bytes[at..].starts_with(b"<!--") {
-            let end = memmem::find(&bytes[at + 4..], b"-->").map_or(bytes.len(), |end| at + end + 7);
+            let end =
+                memmem::find(&bytes[at + 4..], b"-->").map_or(bytes.len(), |end| at + end + 7);
             return self.text_to(at, end);
         }
         let Some(tag) = tag_at(bytes, at) else { return self.text_to(at, at + 1) };
@@ -290,7 +291,8 @@ fn included(text: &str) -> String {
             let rest = name.strip_prefix(wanted);
             rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
         };
-        let closing = || find_closing(bytes, tag.end, tag.index).map_or(bytes.len(), |(_, end)| end);
+        let closing =
+            || find_closing(bytes, tag.end, tag.index).map_or(bytes.len(), |(_, end)| end);
         if is("noinclude") {
             at = if tag.closing || tag.empty { tag.end } else { closing() };
         } else if is("includeonly") || is("onlyinclude") {
@@ -329,7 +331,8 @@ mod tests {
         let show = |node: &Node| match node {
             Node::Text(range) => parsed.text[range.clone()].to_owned(),
             Node::Parameter { name, default, .. } => {
-                let default = default.as_ref().map(|default| format!("?{}", shown(parsed, default)));
+                let default =
+                    default.as_ref().map(|default| format!("?{}", shown(parsed, default)));
                 format!("<{}{}>", shown(parsed, name), default.unwrap_or_default())
             }
             Node::Call { title, parts, source } => {
@@ -354,7 +357,8 @@ mod tests {
             ("{{{1|x=y|z}}}", "<1?x=y>"),
             ("{{{{{1}}}}}", "(<1>)"),
             ("{{{{{1|}}}|a}}", "(<1?>;a)"),
-            ("{{{{a}}}}", "((a))"),
+            ("{{{{a}}}}", "{<a>}"),
+            ("{{ {{a}}}}", "( (a))"),
             ("{{{ {{a}} }}}", "< (a) >"),
             ("{{{{a}} }}", "((a) )"),
             ("{{{a}}", "{(a)"),
@@ -386,7 +390,10 @@ mod tests {
             ("a<noinclude>doc</noinclude>b", "ab"),
             ("a<noinclude>never closed", "a"),
             ("<includeonly>a</includeonly><noinclude>b</noinclude>", "a"),
-            ("x<onlyinclude>a<noinclude>n</noinclude></onlyinclude>y<onlyinclude>b</onlyinclude>", "ab"),
+            (
+                "x<onlyinclude>a<noinclude>n</noinclude></onlyinclude>y<onlyinclude>b</onlyinclude>",
+                "ab",
+            ),
             ("a<!-- c -->b", "ab"),
             ("a\n<!-- c -->\nb", "a\nb"),
             ("a\n <!-- c --> \nb <!-- d -->\ne", "a\nb \ne"),

@@ -50,7 +50,8 @@ impl Expander<'_> {
     /// Expands the calls of the page one after the other.
     pub(super) fn page(&mut self, parsed: &Parsed) -> Expanded {
         let frame = Frame { parsed, arguments: None };
-        let mut page = Expanded { text: String::with_capacity(parsed.text.len()), ..Expanded::default() };
+        let mut page =
+            Expanded { text: String::with_capacity(parsed.text.len()), ..Expanded::default() };
         // Calls that open a table or close one, where they stand.
         let mut halves = Vec::new();
         for node in &parsed.nodes {
@@ -133,7 +134,8 @@ fn is_alone(before: &str, after: &str) -> bool {
 /// Whether a line is a note about the page: indented, or all in italics.
 fn is_note(text: &str) -> bool {
     let text = text.trim();
-    text.starts_with(':') || text.starts_with("''") && text.ends_with("''") && !text.starts_with("'''")
+    text.starts_with(':')
+        || text.starts_with("''") && text.ends_with("''") && !text.starts_with("'''")
 }
 
 /// `text` without the elements that readers do not see: keys to sort by, notes to editors.

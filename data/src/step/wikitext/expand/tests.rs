@@ -14,9 +14,9 @@ fn definitions(language: &str, templates: &[(&str, &str)]) -> Definitions {
     let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let pages = templates.iter().map(|(name, text)| {
         let id = PAGES.fetch_add(1, Ordering::Relaxed);
-        let redirect = text.strip_prefix("#REDIRECT ").map_or(String::new(), |target| {
-            format!("<redirect title=\"{}\" />", escaped(target))
-        });
+        let redirect = text
+            .strip_prefix("#REDIRECT ")
+            .map_or(String::new(), |target| format!("<redirect title=\"{}\" />", escaped(target)));
         format!(
             "<page><title>Template:{}</title><ns>10</ns><id>{id}</id>{redirect}<revision><id>1</id>\
              <text>{}</text></revision></page>\n",
@@ -67,7 +67,7 @@ fn check(templates: &[(&str, &str)], cases: &[(&str, &str)]) {
 
 /// Cases without templates: functions and magic words on the page itself.
 fn check_functions(cases: &[(&str, &str)]) {
-    check(&[("B", "b"), ("Empty", ""), ("Space", " ")], cases);
+    check(&[("B", "b"), ("Empty", ""), ("Blank thing", " ")], cases);
 }
 
 #[test]
@@ -112,8 +112,8 @@ fn definitions_are_those_parts_that_are_for_pages() {
         ("A", "<noinclude>doc {{A}}</noinclude>text<includeonly> in</includeonly>"),
         ("O", "x<onlyinclude>only</onlyinclude>y"),
         ("C", "a<!-- {{{1}}} -->b\n<!-- line -->\nc"),
-        ("R", "#REDIRECT Template:A"),
-        ("RR", "#REDIRECT Vorlage:r"),
+        ("Re", "#REDIRECT Template:A"),
+        ("RR", "#REDIRECT Vorlage:re"),
         ("L1", "#REDIRECT Template:L2"),
         ("L2", "#REDIRECT Template:L1"),
     ];
@@ -123,7 +123,7 @@ fn definitions_are_those_parts_that_are_for_pages() {
             ("{{a}}", "text in"),
             ("{{O}}", "only"),
             ("{{C}}", "ab\nc"),
-            ("{{R}} {{rr}}", "text in text in"),
+            ("{{Re}} {{RR}}", "text in text in"),
             ("{{L1}}", "{{L1}}"),
         ],
     );
@@ -142,7 +142,7 @@ fn templates_call_templates() {
         ("Lua", "{{#invoke:Mod|fn|{{{1}}}}}"),
         ("Uses lua", "before {{Lua|{{{1}}}}} after"),
         ("If lua", "{{#if:{{Lua|a}}|yes|no}}"),
-        ("Ruled", "the {{lang|fr|{{{1}}}}}{{citation needed}}."),
+        ("Phrase it", "the {{lang|fr|{{{1}}}}}{{citation needed}}."),
     ];
     check(
         &templates,
@@ -158,7 +158,7 @@ fn templates_call_templates() {
             ("{{Uses lua|q}}", "before {{Lua|q}} after"),
             // But what depends on it is not known.
             ("{{If lua}}", "{{If lua}}"),
-            ("{{Ruled|mot}}", "the {{lang|fr|mot}}."),
+            ("{{Phrase it|mot}}", "the {{lang|fr|mot}}."),
         ],
     );
 }
@@ -184,7 +184,7 @@ fn conditions() {
         ("{{#if:  | yes | no }}", "no"),
         ("{{#if:\n\n|yes}}", "{{}}"),
         ("{{#if:{{Empty}}|yes|no}}", "no"),
-        ("{{#if:{{Space}}|yes|no}}", "no"),
+        ("{{#if:{{Blank thing}}|yes|no}}", "no"),
         ("{{#if:x|a=b}}", "a=b"),
         ("{{#if:|a|{{#if:x|nested}}}}", "nested"),
         ("{{#ifeq: 01 | 1 | equal | not }}", "equal"),
@@ -244,11 +244,17 @@ fn texts_and_numbers() {
         ("{{#titleparts: a/b/c | | -1}}", "c"),
         ("{{#titleparts: a/b/c | -1}}", "A/b"),
         ("{{#titleparts: a/b/c | 9 | 9}}x", "{{}}x"),
-        ("{{urlencode:a b/é}} {{urlencode:a b|PATH}} {{urlencode:a b|WIKI}}", "a+b%2F%C3%A9 a%20b a_b"),
+        (
+            "{{urlencode:a b/é}} {{urlencode:a b|PATH}} {{urlencode:a b|WIKI}}",
+            "a+b%2F%C3%A9 a%20b a_b",
+        ),
         ("{{#tag:nowiki|x}}", "<nowiki>x</nowiki>"),
         ("{{grammar:genitive|Word}}", "Word"),
         ("{{DEFAULTSORT:x}}y", "{{}}y"),
-        ("{{#unknown:x}} {{#invoke:m|f}} {{#property:P1}}", "{{#unknown:x}} {{#invoke:m|f}} {{#property:P1}}"),
+        (
+            "{{#unknown:x}} {{#invoke:m|f}} {{#property:P1}}",
+            "{{#unknown:x}} {{#invoke:m|f}} {{#property:P1}}",
+        ),
     ]);
     assert_eq!(expand_in("de", &[], "{{formatnum:1234.5}}").text, "1.234,5");
     assert_eq!(expand_in("ru", &[], "{{plural:5|день|дня|дней}}").text, "дней");
@@ -267,7 +273,10 @@ fn dates_and_magic_words() {
         ("{{SITENAME}} {{CONTENTLANGUAGE}} a{{!}}b", "Wikipedia en a|b"),
     ]);
     assert_eq!(expand_in("fr", &[], "{{#time:j F Y|2010-05-03}}").text, "3 mai 2010");
-    assert_eq!(expand_in("fr", &[], "{{#time:j F|2010-05-03|en}} {{NOMPAGE}}").text, "3 May The Page");
+    assert_eq!(
+        expand_in("fr", &[], "{{#time:j F|2010-05-03|en}} {{NOMPAGE}}").text,
+        "3 May The Page"
+    );
     assert_eq!(expand_in("de", &[], "{{#wenn:x|ja}} {{SEITENNAME}}").text, "ja The Page");
 }
 
@@ -278,7 +287,7 @@ fn boxes_do_not_come_into_the_text() {
         ("Div", "<div class=\"navbox\">links</div>"),
         ("Table", "<table><tr><td>x</td></tr></table>"),
         ("Infobox town", "the town"),
-        ("Note", ":''See [[x]].''"),
+        ("Hat line", ":''See [[x]].''"),
         ("Item", "* item"),
         ("Key", "<span style=\"display:none\">0001</span>one"),
         ("Wanted", "<sup class=\"noprint\">[source?]</sup>"),
@@ -292,7 +301,7 @@ fn boxes_do_not_come_into_the_text() {
             ("a {{Box}} b", "a {{}} b"),
             ("{{Div}}\n{{table}}", "{{}}\n{{}}"),
             ("{{Infobox town|x=1}}", "{{Infobox town|x=1}}"),
-            ("{{Note}}\nText", "{{}}\nText"),
+            ("{{Hat line}}\nText", "{{}}\nText"),
             ("a {{Item}}", "a \n* item"),
             ("a {{Key}} b{{Wanted}}.", "a one b{{}}."),
             ("{{Start}}\n| a\n{{End}}\nb", "{| class=\"wikitable\"\n| a\n|}\nb"),

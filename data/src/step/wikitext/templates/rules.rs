@@ -134,7 +134,8 @@ impl RuleSet {
         for path in files {
             let path = path.as_ref();
             let text = std::fs::read_to_string(path).map_err(DataError::io(path))?;
-            let file = RuleFile::parse(&text).map_err(|reason| DataError::bad_file(path, reason))?;
+            let file =
+                RuleFile::parse(&text).map_err(|reason| DataError::bad_file(path, reason))?;
             let all = [&mut set.others, &mut set.without_language].into_iter();
             all.chain(set.of_languages.values_mut()).for_each(|rules| rules.add(&file));
         }
