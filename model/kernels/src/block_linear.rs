@@ -69,6 +69,7 @@ pub fn block_linear<E: Element, O: Element>(y: &mut [O], x: &[E], weight: &Block
     }
     match weight.format() {
         BlockFormat::Q8_0 => for_this_cpu::<format::Q8_0, E, O>(y, x, weight),
+        BlockFormat::Q5_0 => for_this_cpu::<format::Q5_0, E, O>(y, x, weight),
         BlockFormat::Q4_0 => for_this_cpu::<format::Q4_0, E, O>(y, x, weight),
         BlockFormat::Q4K => for_this_cpu::<format::Q4K, E, O>(y, x, weight),
         BlockFormat::Q6K => for_this_cpu::<format::Q6K, E, O>(y, x, weight),

@@ -18,7 +18,6 @@
 //! |---|---|
 //! | `f32`, `f16`, and `bf16` with f32 activations | widened in registers, f32 |
 //! | `bf16` with bf16 activations | pairs of bf16 into f32 sums where the CPU has them, else as above |
-//! | others | the caller decodes a row to f32 |
 //!
 //! Blocks of small integers have kernels of their own, in [`block_linear`](mod@crate::block_linear).
 
@@ -44,30 +43,22 @@ use crate::test_support::level as cpu_level;
 use rayon::prelude::*;
 
 /// How the elements of a weight are stored, little-endian.
-#[derive(Clone, Copy)]
-pub enum WeightFormat<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightFormat {
     /// 32-bit floating point.
     F32,
     /// 16-bit IEEE floating point.
     F16,
     /// 16-bit brain floating point.
     Bf16,
-    /// Rows of any other format.
-    Decoded {
-        /// Bytes of a row.
-        row_bytes: usize,
-        /// Writes the elements of a row.
-        decode: &'a (dyn Fn(&[u8], &mut [f32]) + Sync),
-    },
 }
 
-impl WeightFormat<'_> {
+impl WeightFormat {
     /// Bytes of a row of `inputs` elements.
     fn row_bytes(self, inputs: usize) -> usize {
         match self {
             Self::F32 => inputs * 4,
             Self::F16 | Self::Bf16 => inputs * 2,
-            Self::Decoded { row_bytes, .. } => row_bytes,
         }
     }
 }
@@ -78,7 +69,7 @@ pub struct StoredWeight<'a> {
     /// Row after row. They need not be aligned.
     pub bytes: &'a [u8],
     /// How the elements are stored.
-    pub format: WeightFormat<'a>,
+    pub format: WeightFormat,
     /// Which column of `y` a row belongs to.
     pub order: RowOrder,
 }
@@ -200,41 +191,28 @@ enum Kernel {
     #[cfg(target_arch = "x86_64")]
     Bf16Pairs,
     #[cfg(target_arch = "x86_64")]
-    Avx512(Stored),
+    Avx512(WeightFormat),
     #[cfg(target_arch = "x86_64")]
-    Avx2(Stored),
-    Portable(Stored),
-}
-
-/// [`WeightFormat`] as the kernels see it: decoded rows are f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stored {
-    F32,
-    F16,
-    Bf16,
+    Avx2(WeightFormat),
+    Portable(WeightFormat),
 }
 
 /// The kernel for activations `E` and a weight of this format on this CPU.
-fn choose<E: Element>(format: WeightFormat<'_>) -> Kernel {
-    let stored = match format {
-        WeightFormat::F32 | WeightFormat::Decoded { .. } => Stored::F32,
-        WeightFormat::F16 => Stored::F16,
-        WeightFormat::Bf16 => Stored::Bf16,
-    };
+fn choose<E: Element>(format: WeightFormat) -> Kernel {
     #[cfg(target_arch = "x86_64")]
     {
         let level = cpu_level();
-        if level >= CpuLevel::Avx512Bf16 && E::IS_BF16 && stored == Stored::Bf16 {
+        if level >= CpuLevel::Avx512Bf16 && E::IS_BF16 && format == WeightFormat::Bf16 {
             return Kernel::Bf16Pairs;
         }
         if level >= CpuLevel::Avx512 {
-            return Kernel::Avx512(stored);
+            return Kernel::Avx512(format);
         }
         if level >= CpuLevel::Avx2 {
-            return Kernel::Avx2(stored);
+            return Kernel::Avx2(format);
         }
     }
-    Kernel::Portable(stored)
+    Kernel::Portable(format)
 }
 
 impl Kernel {
@@ -243,21 +221,21 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Bf16Pairs => product.run::<avx512::Bf16Pairs>(Form::Bf16),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(stored) => match stored {
-                Stored::F32 => product.run::<avx512::Floats<avx512::F32>>(Form::F32),
-                Stored::F16 => product.run::<avx512::Floats<avx512::F16>>(Form::F32),
-                Stored::Bf16 => product.run::<avx512::Floats<avx512::Bf16>>(Form::F32),
+            Self::Avx512(format) => match format {
+                WeightFormat::F32 => product.run::<avx512::Floats<avx512::F32>>(Form::F32),
+                WeightFormat::F16 => product.run::<avx512::Floats<avx512::F16>>(Form::F32),
+                WeightFormat::Bf16 => product.run::<avx512::Floats<avx512::Bf16>>(Form::F32),
             },
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(stored) => match stored {
-                Stored::F32 => product.run::<avx2::Floats<avx2::F32>>(Form::F32),
-                Stored::F16 => product.run::<avx2::Floats<avx2::F16>>(Form::F32),
-                Stored::Bf16 => product.run::<avx2::Floats<avx2::Bf16>>(Form::F32),
+            Self::Avx2(format) => match format {
+                WeightFormat::F32 => product.run::<avx2::Floats<avx2::F32>>(Form::F32),
+                WeightFormat::F16 => product.run::<avx2::Floats<avx2::F16>>(Form::F32),
+                WeightFormat::Bf16 => product.run::<avx2::Floats<avx2::Bf16>>(Form::F32),
             },
-            Self::Portable(stored) => match stored {
-                Stored::F32 => product.run::<portable::Floats<portable::F32>>(Form::F32),
-                Stored::F16 => product.run::<portable::Floats<portable::F16>>(Form::F32),
-                Stored::Bf16 => product.run::<portable::Floats<portable::Bf16>>(Form::F32),
+            Self::Portable(format) => match format {
+                WeightFormat::F32 => product.run::<portable::Floats<portable::F32>>(Form::F32),
+                WeightFormat::F16 => product.run::<portable::Floats<portable::F16>>(Form::F32),
+                WeightFormat::Bf16 => product.run::<portable::Floats<portable::Bf16>>(Form::F32),
             },
         }
     }
@@ -320,34 +298,14 @@ impl<E: Element, O: Element> Product<'_, E, O> {
         rows: std::ops::Range<usize>,
         first: usize,
     ) {
-        let LinearShape { inputs, outputs, .. } = self.shape;
+        let LinearShape { outputs, .. } = self.shape;
         // A row beyond the last is the last once more, and its sums are not written.
         let stored = |w: usize| {
             let row = (first + w).min(outputs - 1);
             &self.weight.bytes[row * self.row_bytes..][..self.row_bytes]
         };
-        let decoded = match self.weight.format {
-            WeightFormat::Decoded { decode, .. } => {
-                let mut rows = Scratch::new::<f32>(WEIGHT_ROWS * inputs);
-                for (n, to) in rows.as_mut::<f32>().chunks_exact_mut(inputs.max(1)).enumerate() {
-                    decode(stored(n), to);
-                }
-                Some(rows)
-            }
-            _ => None,
-        };
-        let mut w = [std::ptr::null(); WEIGHT_ROWS];
-        for (n, w) in w.iter_mut().enumerate() {
-            *w = match &decoded {
-                Some(rows) => rows.as_ref::<f32>()[n * inputs..].as_ptr().cast(),
-                None => stored(n).as_ptr(),
-            };
-        }
-        // Decoded rows lie in scratch memory: what follows them there is not the next rows.
-        let mut next = match &decoded {
-            Some(_) => std::ptr::null(),
-            None => w[0].wrapping_add(WEIGHT_ROWS * self.row_bytes),
-        };
+        let w: [*const u8; WEIGHT_ROWS] = std::array::from_fn(|n| stored(n).as_ptr());
+        let mut next = w[0].wrapping_add(WEIGHT_ROWS * self.row_bytes);
         let tiles = rows.len().div_ceil(K::X_ROWS.min(MOST_X_ROWS));
         let mut row = rows.start;
         for tile in 0..tiles {

@@ -132,10 +132,11 @@ impl StoredMatrix {
     pub(super) fn laid_out_for_products(self) -> Self {
         let format = match self.stored {
             StoredAs::Q8_0 => BlockFormat::Q8_0,
+            StoredAs::Q5_0 => BlockFormat::Q5_0,
             StoredAs::Q4_0 => BlockFormat::Q4_0,
             StoredAs::Q4K => BlockFormat::Q4K,
             StoredAs::Q6K => BlockFormat::Q6K,
-            StoredAs::F32 | StoredAs::F16 | StoredAs::Bf16 | StoredAs::Q5_0 => return self,
+            StoredAs::F32 | StoredAs::F16 | StoredAs::Bf16 => return self,
         };
         let Layout::Rows { bytes, row_bytes, order } = &self.layout else { return self };
         let blocks = BlockMatrix::new(format, self.shape(), |row| {
@@ -205,13 +206,13 @@ impl StoredMatrix {
     pub(crate) fn product(&self, x: &Tensor<3>, dtype: DType) -> Tensor<3> {
         let y = match &self.layout {
             Layout::Blocks(blocks) => backend::block_linear(x, blocks, dtype),
-            Layout::Rows { bytes, row_bytes, order } => {
-                let decode = |bytes: &[u8], out: &mut [f32]| self.stored.decode(bytes, out);
+            Layout::Rows { bytes, order, .. } => {
                 let format = match self.stored {
                     StoredAs::F32 => WeightFormat::F32,
                     StoredAs::F16 => WeightFormat::F16,
                     StoredAs::Bf16 => WeightFormat::Bf16,
-                    _ => WeightFormat::Decoded { row_bytes: *row_bytes, decode: &decode },
+                    // Of such matrices a model multiplies only those that it has laid out.
+                    _ => return self.clone().laid_out_for_products().product(x, dtype),
                 };
                 let weight = StoredWeight { bytes: bytes.get(), format, order: *order };
                 backend::stored_linear(x, weight, self.rows, dtype)

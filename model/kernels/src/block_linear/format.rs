@@ -3,11 +3,13 @@
 //! Integers are copied in words of four bytes: word `w` of a block of row `r` lies at `64 w + 4 r` of
 //! the panel's block. The formats are made so that the four bytes of a word have four elements next to each
 //! other in their low bits and four others in their high bits; so one register of 64 bytes has four
-//! elements of each of the 16 rows. Behind the integers of all blocks lie the scales of all blocks:
+//! elements of each of the 16 rows. (The fifth bits of `q5_0` alone are put into such an order: bit `s` of
+//! byte `i` is that of element `4 s + i`.) Behind the integers of all blocks lie the scales of all blocks:
 //!
 //! | format | a block | integers of 16 rows | scales of 16 rows |
 //! |---|---|---:|---|
 //! | `q8_0` | 32 elements | 512 bytes, plus 128 | 16 f16 |
+//! | `q5_0` | 32 | 320 bytes, plus 16 | 16 f16 |
 //! | `q4_0` | 32 | 256 bytes, plus 8 | 16 f16 |
 //! | `q4_k` | 8 groups of 32 | 2048 bytes | 16 f16 `d`, 16 f16 `d_min`; of each group 16 scales and 16 minimums of a byte |
 //! | `q6_k` | 16 groups of 16 | 3072 bytes, plus 32 | 16 f16 `d`; of each group 16 scales of a byte |
@@ -19,6 +21,9 @@ use super::lanes::{LANES, Lanes};
 pub enum BlockFormat {
     /// Blocks of 32: an f16 scale, an i8 for each element.
     Q8_0,
+    /// Blocks of 32: an f16 scale, the fifth bit of each element, 16 more than its value, and half a byte
+    /// for the others; byte `j` has those of elements `j` and `j + 16`.
+    Q5_0,
     /// Blocks of 32: an f16 scale, half a byte for each element, 8 more than its value; byte `j` has
     /// elements `j` and `j + 16`.
     Q4_0,
@@ -50,8 +55,8 @@ pub(super) trait Format {
     /// Bytes of the scales of a block in a panel.
     const SCALE_BYTES: usize;
 
-    /// Where the integers of a block begin as it is stored, and its scales elsewhere.
-    const QUANTS_AT: usize;
+    /// Word `word` of the integers of the block `stored`.
+    fn quant_word(stored: &[u8], word: usize) -> u32;
 
     /// Writes the scales of the block `stored` as those of row `row` of a panel.
     fn write_scales(stored: &[u8], row: usize, scales: &mut [u8]);
@@ -85,6 +90,12 @@ pub(super) fn panel_bytes<F: Format>(inputs: usize) -> usize {
     (inputs / F::LEN * (F::QUANT_BYTES + F::SCALE_BYTES)).next_multiple_of(64)
 }
 
+/// The four bytes of word `word`, as they lie.
+fn read_word(from: &[u8], word: usize) -> u32 {
+    let from = &from[4 * word..];
+    u32::from_ne_bytes([from[0], from[1], from[2], from[3]])
+}
+
 /// Copies the f16 at the start of `from` to row `row` of 16.
 fn write_half(from: &[u8], row: usize, to: &mut [u8]) {
     to[2 * row..][..2].copy_from_slice(&from[..2]);
@@ -99,7 +110,11 @@ impl Format for Q8_0 {
     const BIAS: i32 = 128;
     const QUANT_BYTES: usize = Self::LEN * LANES;
     const SCALE_BYTES: usize = 2 * LANES;
-    const QUANTS_AT: usize = 2;
+
+    fn quant_word(stored: &[u8], word: usize) -> u32 {
+        // Signed as it is stored; the bias takes the sign away.
+        read_word(&stored[2..], word) ^ 0x8080_8080
+    }
 
     fn write_scales(stored: &[u8], row: usize, scales: &mut [u8]) {
         write_half(stored, row, scales);
@@ -118,6 +133,49 @@ impl Format for Q8_0 {
     }
 }
 
+pub(super) struct Q5_0;
+
+impl Format for Q5_0 {
+    const LEN: usize = 32;
+    const BYTES: usize = 2 + Self::LEN / 8 + Self::LEN / 2;
+    const GROUP: usize = Self::LEN;
+    const BIAS: i32 = 16;
+    const QUANT_BYTES: usize = (Self::LEN / 8 + Self::LEN / 2) * LANES;
+    const SCALE_BYTES: usize = 2 * LANES;
+
+    /// The nibbles, then the fifth bits.
+    fn quant_word(stored: &[u8], word: usize) -> u32 {
+        if word < 4 {
+            return read_word(&stored[6..], word);
+        }
+        let fifth = u32::from_le(read_word(&stored[2..], 0));
+        let mut bytes = [0u8; 4];
+        for bit in 0..32 {
+            bytes[bit % 4] |= ((fifth >> bit & 1) as u8) << (bit / 4);
+        }
+        u32::from_ne_bytes(bytes)
+    }
+
+    fn write_scales(stored: &[u8], row: usize, scales: &mut [u8]) {
+        write_half(stored, row, scales);
+    }
+
+    #[inline(always)]
+    unsafe fn elements<L: Lanes>(quants: *const u8, group: usize, step: usize) -> L::Bytes {
+        // SAFETY: words of the block, whose nibbles lie as those of `q4_0`.
+        unsafe {
+            let fifth = L::bits(L::bytes(quants.add(4 * WORD)), step as u32, 1);
+            L::join(Q4_0::elements::<L>(quants, group, step), fifth)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scale<L: Lanes>(scales: *const u8, _group: usize) -> L::Floats {
+        // SAFETY: the scales of the block.
+        unsafe { L::halves(scales) }
+    }
+}
+
 pub(super) struct Q4_0;
 
 impl Format for Q4_0 {
@@ -127,7 +185,10 @@ impl Format for Q4_0 {
     const BIAS: i32 = 8;
     const QUANT_BYTES: usize = Self::LEN / 2 * LANES;
     const SCALE_BYTES: usize = 2 * LANES;
-    const QUANTS_AT: usize = 2;
+
+    fn quant_word(stored: &[u8], word: usize) -> u32 {
+        read_word(&stored[2..], word)
+    }
 
     fn write_scales(stored: &[u8], row: usize, scales: &mut [u8]) {
         write_half(stored, row, scales);
@@ -159,7 +220,10 @@ impl Format for Q4K {
     const HAS_MINIMUM: bool = true;
     const QUANT_BYTES: usize = Self::LEN / 2 * LANES;
     const SCALE_BYTES: usize = Q4K_HEAD + 8 * 2 * LANES;
-    const QUANTS_AT: usize = 16;
+
+    fn quant_word(stored: &[u8], word: usize) -> u32 {
+        read_word(&stored[16..], word)
+    }
 
     fn write_scales(stored: &[u8], row: usize, scales: &mut [u8]) {
         let (head, groups) = scales.split_at_mut(Q4K_HEAD);
@@ -219,7 +283,10 @@ impl Format for Q6K {
     const BIAS: i32 = 32;
     const QUANT_BYTES: usize = (Q6K_LOW + Self::LEN / 4) * LANES;
     const SCALE_BYTES: usize = 2 * LANES + 16 * LANES;
-    const QUANTS_AT: usize = 0;
+
+    fn quant_word(stored: &[u8], word: usize) -> u32 {
+        read_word(stored, word)
+    }
 
     fn write_scales(stored: &[u8], row: usize, scales: &mut [u8]) {
         let (head, groups) = scales.split_at_mut(2 * LANES);

@@ -39,6 +39,7 @@ impl BlockMatrix {
     ) -> Self {
         match format {
             BlockFormat::Q8_0 => Self::laid_out::<format::Q8_0>(format, rows, columns, row),
+            BlockFormat::Q5_0 => Self::laid_out::<format::Q5_0>(format, rows, columns, row),
             BlockFormat::Q4_0 => Self::laid_out::<format::Q4_0>(format, rows, columns, row),
             BlockFormat::Q4K => Self::laid_out::<format::Q4K>(format, rows, columns, row),
             BlockFormat::Q6K => Self::laid_out::<format::Q6K>(format, rows, columns, row),
@@ -99,6 +100,7 @@ impl BlockMatrix {
         assert!(row < self.rows && out.len() == self.columns, "BlockMatrix: a row to decode");
         match self.format {
             BlockFormat::Q8_0 => self.decode::<format::Q8_0>(row, out),
+            BlockFormat::Q5_0 => self.decode::<format::Q5_0>(row, out),
             BlockFormat::Q4_0 => self.decode::<format::Q4_0>(row, out),
             BlockFormat::Q4K => self.decode::<format::Q4K>(row, out),
             BlockFormat::Q6K => self.decode::<format::Q6K>(row, out),
@@ -134,8 +136,6 @@ impl BlockMatrix {
 /// Lays out up to 16 rows of `blocks` blocks. What is left of the panel stays zero.
 fn write_panel<F: Format>(rows: &[&[u8]], blocks: usize, panel: &mut [u8]) {
     let words = F::QUANT_BYTES / (4 * LANES);
-    // Elements of 8 bits have a sign, which the bias takes away.
-    let flip = if F::BIAS == 128 { 0x8080_8080u32 } else { 0 };
     let (quants, scales) = panel.split_at_mut(blocks * F::QUANT_BYTES);
     let blocks =
         quants.chunks_exact_mut(F::QUANT_BYTES).zip(scales.chunks_exact_mut(F::SCALE_BYTES));
@@ -143,10 +143,8 @@ fn write_panel<F: Format>(rows: &[&[u8]], blocks: usize, panel: &mut [u8]) {
         let quants: &mut [u32] = bytemuck::cast_slice_mut(quants);
         for (r, row) in rows.iter().enumerate() {
             let stored = &row[block * F::BYTES..][..F::BYTES];
-            let from = &stored[F::QUANTS_AT..][..4 * words];
-            for (word, from) in from.chunks_exact(4).enumerate() {
-                let from = u32::from_ne_bytes([from[0], from[1], from[2], from[3]]);
-                quants[word * LANES + r] = from ^ flip;
+            for word in 0..words {
+                quants[word * LANES + r] = F::quant_word(stored, word);
             }
             F::write_scales(stored, r, scales);
         }

@@ -6,8 +6,8 @@ use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const ALL: [BlockFormat; 4] =
-    [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4K, BlockFormat::Q6K];
+const ALL: [BlockFormat; 5] =
+    [BlockFormat::Q8_0, BlockFormat::Q5_0, BlockFormat::Q4_0, BlockFormat::Q4K, BlockFormat::Q6K];
 
 /// Rows as they are stored, of all bytes that may occur, and their elements.
 struct Stored {
@@ -22,6 +22,7 @@ impl Stored {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let (len, bytes) = match format {
             BlockFormat::Q8_0 => (32, 34),
+            BlockFormat::Q5_0 => (32, 22),
             BlockFormat::Q4_0 => (32, 18),
             BlockFormat::Q4K => (256, 144),
             BlockFormat::Q6K => (256, 210),
@@ -37,7 +38,7 @@ impl Stored {
                     block[at..at + 2].copy_from_slice(&d.to_le_bytes());
                 };
                 match format {
-                    BlockFormat::Q8_0 | BlockFormat::Q4_0 => half(0),
+                    BlockFormat::Q8_0 | BlockFormat::Q5_0 | BlockFormat::Q4_0 => half(0),
                     BlockFormat::Q4K => (half(0), half(2)).0,
                     BlockFormat::Q6K => half(208),
                 }
@@ -62,6 +63,13 @@ fn elements(format: BlockFormat, block: &[u8]) -> Vec<f64> {
         BlockFormat::Q8_0 => (0..32).map(|i| half(0) * f64::from(block[2 + i] as i8)).collect(),
         BlockFormat::Q4_0 => (0..32)
             .map(|i| half(0) * (f64::from(block[2 + i % 16] >> (i / 16 * 4) & 15) - 8.0))
+            .collect(),
+        BlockFormat::Q5_0 => (0..32)
+            .map(|i| {
+                let low = block[6 + i % 16] >> (i / 16 * 4) & 15;
+                let fifth = block[2 + i / 8] >> (i % 8) & 1;
+                half(0) * (f64::from(low | fifth << 4) - 16.0)
+            })
             .collect(),
         BlockFormat::Q4K => (0..256)
             .map(|i| {

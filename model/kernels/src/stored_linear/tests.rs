@@ -8,24 +8,24 @@ use half::{bf16, f16};
 struct Weight {
     bytes: Vec<u8>,
     values: Vec<f64>,
-    stored: Stored,
+    stored: WeightFormat,
 }
 
 impl Weight {
-    fn new(stored: Stored, outputs: usize, inputs: usize) -> Self {
+    fn new(stored: WeightFormat, outputs: usize, inputs: usize) -> Self {
         let numbers = random::<f32>(outputs * inputs, 1.0, 7);
         let mut bytes = Vec::new();
         let mut values = Vec::new();
         match stored {
-            Stored::F32 => numbers.iter().for_each(|x| {
+            WeightFormat::F32 => numbers.iter().for_each(|x| {
                 bytes.extend(x.to_le_bytes());
                 values.push(f64::from(*x));
             }),
-            Stored::F16 => numbers.iter().map(|x| f16::from_f32(*x)).for_each(|x| {
+            WeightFormat::F16 => numbers.iter().map(|x| f16::from_f32(*x)).for_each(|x| {
                 bytes.extend(x.to_le_bytes());
                 values.push(x.to_f64());
             }),
-            Stored::Bf16 => numbers.iter().map(|x| bf16::from_f32(*x)).for_each(|x| {
+            WeightFormat::Bf16 => numbers.iter().map(|x| bf16::from_f32(*x)).for_each(|x| {
                 bytes.extend(x.to_le_bytes());
                 values.push(x.to_f64());
             }),
@@ -34,16 +34,11 @@ impl Weight {
     }
 
     fn stored(&self) -> StoredWeight<'_> {
-        let format = match self.stored {
-            Stored::F32 => WeightFormat::F32,
-            Stored::F16 => WeightFormat::F16,
-            Stored::Bf16 => WeightFormat::Bf16,
-        };
-        StoredWeight { bytes: &self.bytes, format, order: RowOrder::AsStored }
+        StoredWeight { bytes: &self.bytes, format: self.stored, order: RowOrder::AsStored }
     }
 }
 
-const ALL: [Stored; 3] = [Stored::F32, Stored::F16, Stored::Bf16];
+const ALL: [WeightFormat; 3] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16];
 
 fn product<E: Element>(x: &[E], weight: StoredWeight<'_>, shape: LinearShape) -> Vec<f32> {
     let mut y = vec![f32::NAN; shape.rows * shape.outputs];
@@ -158,27 +153,6 @@ fn same_for_any_threads() {
     }
 }
 
-/// Rows that the caller decodes give the bits of the same numbers stored in f32.
-#[test]
-fn decoded_rows() {
-    let shape = LinearShape { rows: 5, inputs: 75, outputs: 67 };
-    let x = random::<f32>(shape.rows * shape.inputs, 1.0, 3);
-    let weight = Weight::new(Stored::F32, shape.outputs, shape.inputs);
-    let halves: Vec<u8> = weight.values.iter().map(|x| (x * 100.0) as i8 as u8).collect();
-    let decode = |bytes: &[u8], to: &mut [f32]| {
-        to.iter_mut().zip(bytes).for_each(|(to, &byte)| *to = f32::from(byte as i8));
-    };
-    let format = WeightFormat::Decoded { row_bytes: shape.inputs, decode: &decode };
-    let plain: Vec<u8> =
-        halves.iter().flat_map(|&byte| f32::from(byte as i8).to_le_bytes()).collect();
-    at_every_level(|| {
-        let order = RowOrder::AsStored;
-        let y = product(&x, StoredWeight { bytes: &halves, format, order }, shape);
-        let plain = StoredWeight { bytes: &plain, format: WeightFormat::F32, order };
-        assert_eq!(bits(&y), bits(&product(&x, plain, shape)));
-    });
-}
-
 /// A value that is not a number spreads to all products of its row and to no other.
 #[test]
 fn not_a_number_spreads() {
@@ -201,7 +175,7 @@ fn not_a_number_spreads() {
 fn rows_in_pairs_go_to_halves() {
     let shape = LinearShape { rows: 3, inputs: 64, outputs: 48 };
     let x = random::<f32>(3 * 64, 1.0, 1);
-    let weight = Weight::new(Stored::F16, 48, 64);
+    let weight = Weight::new(WeightFormat::F16, 48, 64);
     let plain = product(&x, weight.stored(), shape);
     let order = RowOrder::PairsToHalves { head_dim: 16 };
     let y = product(&x, StoredWeight { order, ..weight.stored() }, shape);
