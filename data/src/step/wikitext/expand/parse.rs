@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use memchr::memmem;
 
-use crate::step::wikitext::tags::{TagKind, find_closing, tag_at};
+use crate::step::wikitext::tags::{TAG_COUNT, TagKind, find_closing, tag_at};
 
 /// Deepest nesting of braces and links; deeper ones are text.
 const MAX_DEPTH: usize = 64;
@@ -63,12 +63,19 @@ struct Parser<'a> {
     text: &'a str,
     root: Vec<Node>,
     stack: Vec<Open>,
+    /// Tags for which no closing tag follows any more: they are looked for once.
+    unclosed: [bool; TAG_COUNT],
 }
 
 impl Parsed {
     /// Cuts the wikitext of a page.
     pub fn of_page(text: String) -> Self {
-        let mut parser = Parser { text: &text, root: Vec::new(), stack: Vec::new() };
+        let mut parser = Parser {
+            text: &text,
+            root: Vec::new(),
+            stack: Vec::new(),
+            unclosed: [false; TAG_COUNT],
+        };
         parser.run();
         let nodes = parser.root;
         Self { text, nodes }
@@ -207,11 +214,10 @@ impl Parser<'_> {
             tag.kind,
             TagKind::Raw(_) | TagKind::Formula | TagKind::Nowiki | TagKind::Code
         );
-        let end = match opaque && !tag.closing && !tag.empty {
-            true => find_closing(bytes, tag.end, tag.index).map_or(tag.end, |(_, end)| end),
-            false => tag.end,
-        };
-        self.text_to(at, end)
+        let holds = opaque && !tag.closing && !tag.empty && !self.unclosed[tag.index];
+        let closing = holds.then(|| find_closing(bytes, tag.end, tag.index)).flatten();
+        self.unclosed[tag.index] |= holds && closing.is_none();
+        self.text_to(at, closing.map_or(tag.end, |(_, end)| end))
     }
 }
 

@@ -6,6 +6,8 @@ use super::{Expanded, Expander, Frame, begins_a_line};
 
 /// Stands for a call that gives no words: an empty template, which goes as others do.
 const REMOVED: &str = "{{}}";
+/// Bytes before and behind a call that are looked at.
+const AROUND: usize = 256;
 /// What names of boxes of facts and of navigation have in them, in lower case.
 const BOX_NAMES: [&str; 22] = [
     "infobox",
@@ -74,7 +76,7 @@ impl Expander<'_> {
             page.templates += u64::from(self.expanded > 0);
             let text = without_hidden(&text);
             let after = &parsed.text[source.end..];
-            let note = is_alone(&page.text, after) && is_note(&text);
+            let note = is_note(&text) && is_alone(&page.text, after);
             let tables = table_ends(&text);
             let is_box = tables.0.min(tables.1) > 0 || has_box(&text);
             if is_box || note || text.trim().is_empty() {
@@ -123,12 +125,18 @@ fn has_box(text: &str) -> bool {
     })
 }
 
-/// Whether nothing else but calls stands in the line between `before` and `after`.
+/// Whether nothing else but calls stands in the line between `before` and `after`, as far as it is looked
+/// at.
 fn is_alone(before: &str, after: &str) -> bool {
-    let line = before.rsplit('\n').next().unwrap_or_default();
+    let start = before.len().saturating_sub(AROUND);
+    let mut line = &before[before.floor_char_boundary(start)..];
+    while let Some(rest) = line.strip_suffix([' ', '\t']).or_else(|| line.strip_suffix(REMOVED)) {
+        line = rest;
+    }
+    let after = &after[..after.floor_char_boundary(AROUND)];
     let rest = after.split('\n').next().unwrap_or_default().trim();
-    line.trim().trim_start_matches(REMOVED).trim().is_empty()
-        && (rest.is_empty() || rest.starts_with("{{"))
+    let begins = line.ends_with('\n') || line.is_empty() && start == 0;
+    begins && (rest.is_empty() || rest.starts_with("{{"))
 }
 
 /// Whether a line is a note about the page: indented, or all in italics.

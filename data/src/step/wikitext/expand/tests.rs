@@ -315,6 +315,17 @@ fn boxes_do_not_come_into_the_text() {
 }
 
 #[test]
+fn unclosed_elements_are_looked_for_once() {
+    for markup in ["<ref>", "<nowiki>", "<!--", "[[", "{{", "{{{", "<span style=\"display:none\">"]
+    {
+        let page = format!("{{{{PAGENAME}}}} {}", markup.repeat(200_000));
+        let expanded = expand_in("en", &[], &page).text;
+        assert!(expanded.starts_with("The Page "), "{markup}");
+        assert_eq!(expanded.len(), page.len() - "{{PAGENAME}}".len() + "The Page".len());
+    }
+}
+
+#[test]
 fn work_is_bounded() {
     let doubled = "{{{1}}}{{{1}}}".to_owned();
     let mut names: Vec<(String, String)> = (0..60)
