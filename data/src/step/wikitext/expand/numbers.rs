@@ -97,7 +97,7 @@ fn push_grouped(digits: &str, group: &str, fewest: usize, out: &mut String) {
     let grouped = digits.len() >= 3 + fewest;
     for (index, digit) in digits.chars().enumerate() {
         let left = digits.len() - index;
-        if grouped && index > 0 && left % 3 == 0 {
+        if grouped && index > 0 && left.is_multiple_of(3) {
             out.push_str(group);
         }
         out.push(digit);
