@@ -140,7 +140,8 @@ pub fn train(
     let (sample_bytes, sample_sentences) = (sample.bytes as u64, sample.sentences);
     reading.finish(&format!("{sample_sentences} sentences, {:.1} MB", sample_bytes as f64 / 1e6));
     let training = Progress::new(progress, "tokenizer", Work::count(0, "pieces"));
-    let bytes = bpe_trainer::train(&sample.words, config, &training)?;
+    let (vocab_size, coverage) = (config.vocab_size, config.character_coverage);
+    let bytes = bpe_trainer::train(&sample.words, vocab_size, coverage, &training)?;
     let tokenizer = Tokenizer::from_bytes(model, &bytes)?;
     let (vocab_size, documents) = (tokenizer.vocab_size(), sample.documents);
     Description { vocab_size, sample_bytes, sample_sentences, documents }

@@ -18,7 +18,8 @@ use super::segments::{Kind, Segments};
 const LONGEST: usize = 16;
 /// Mark of the last cell of a longer symbol; the other bits are its length.
 const LAST: u32 = 1 << 31;
-/// A cell between segments, or inside a symbol. It is nobody's first, and `LONGEST` is less.
+/// A cell in which no symbol begins: between segments, or inside a symbol. No length is so large that
+/// it looks like a last cell.
 const NOTHING: u32 = u32::MAX;
 /// The number of a pair that would make no piece.
 const NO_PIECE: u32 = u32::MAX;
@@ -267,7 +268,7 @@ fn characters_of<'a>(symbol: u32, characters: &'a [char], ends: &[u32]) -> &'a [
 }
 
 /// The characters of a pair.
-fn piece<'a>(pair: &Pair, characters: &'a [char], ends: &[u32]) -> impl Iterator<Item = char> {
+fn piece(pair: &Pair, characters: &[char], ends: &[u32]) -> impl Iterator<Item = char> {
     let left = characters_of(pair.left, characters, ends);
     left.iter().chain(characters_of(pair.right, characters, ends)).copied()
 }

@@ -1,6 +1,5 @@
-//! Trains BPE tokenizers: gives the pieces of SentencePiece 0.2.3 with the options of
-//! [`TokenizerConfig`] and LLaMA's (digits one by one, byte fallback, no normalization), in a fraction
-//! of the time.
+//! Trains BPE tokenizers: gives the pieces of SentencePiece 0.2.3 with LLaMA's options (digits one by
+//! one, byte fallback, no normalization) in a fraction of the time.
 //!
 //! 1. Words are counted while the sample is drawn, so the sample itself is not kept (`words`).
 //! 2. The most frequent characters get a piece of their own (`alphabet`).
@@ -23,7 +22,6 @@ use self::merges::Merges;
 use self::segments::{Kind, Segments};
 pub(super) use self::words::WordCounts;
 use super::model_proto::{BpeModel, Piece, PieceType};
-use super::train::TokenizerConfig;
 use crate::error::{DataError, Result};
 use crate::progress::Progress;
 
@@ -32,28 +30,29 @@ const MARKS: [&str; 3] = ["<unk>", "<s>", "</s>"];
 /// Pieces after which the progress hears of them.
 const PIECES_COUNTED: usize = 64;
 
-/// The bytes of a model of `config.vocab_size` pieces for texts with these words.
+/// The bytes of a model of `vocab_size` pieces for texts with these words. Characters that make up
+/// the share `character_coverage` of the text have a piece of their own.
 ///
 /// # Errors
 /// [`DataError::TokenizerTraining`] when there is no text, or the vocabulary is too small for its
 /// characters or too large for what it gives.
 pub(super) fn train(
     words: &WordCounts,
-    config: &TokenizerConfig,
+    vocab_size: usize,
+    character_coverage: f64,
     progress: &Progress,
 ) -> Result<Vec<u8>> {
     let fail = |message: String| DataError::TokenizerTraining { message };
     progress.phase("cutting words");
-    let Some(alphabet) = Alphabet::of(words, config.character_coverage) else {
+    let Some(alphabet) = Alphabet::of(words, character_coverage) else {
         return Err(fail("there is no text to train on".into()));
     };
     let mut pieces = marks_and_bytes();
     let given = pieces.len() + alphabet.characters.len();
-    let Some(merged) = config.vocab_size.checked_sub(given) else {
+    let Some(merged) = vocab_size.checked_sub(given) else {
         return Err(fail(format!(
-            "a `vocab_size` of {} is too small for the text, whose characters, with the 256 bytes and \
-             the 3 marks, need {given}; raise `vocab_size`, or lower `character_coverage`",
-            config.vocab_size
+            "a `vocab_size` of {vocab_size} is too small for the text, whose characters, with the 256 \
+             bytes and the 3 marks, need {given}; raise `vocab_size`, or lower `character_coverage`"
         )));
     };
     let kinds: Vec<Kind> = alphabet.characters.iter().map(|c| Kind::of(*c)).collect();
@@ -73,9 +72,8 @@ pub(super) fn train(
         let Some(piece) = merges.next() else {
             let most = given + number;
             return Err(fail(format!(
-                "a `vocab_size` of {} is too large for the text, which gives {most} pieces; lower \
-                 `vocab_size` to that, or give more text",
-                config.vocab_size
+                "a `vocab_size` of {vocab_size} is too large for the text, which gives {most} pieces; \
+                 lower `vocab_size` to that, or give more text"
             )));
         };
         add(piece.iter().collect());

@@ -16,8 +16,7 @@ fn words(text: &str) -> WordCounts {
 }
 
 fn trained(text: &str, vocab_size: usize, character_coverage: f64) -> Result<Vec<Piece>> {
-    let config = TokenizerConfig { vocab_size, character_coverage, ..TokenizerConfig::default() };
-    let bytes = train(&words(text), &config, &Progress::hidden())?;
+    let bytes = train(&words(text), vocab_size, character_coverage, &Progress::hidden())?;
     Ok(Tokenizer::from_bytes(Path::new("test.model"), &bytes)?.pieces)
 }
 
