@@ -258,21 +258,35 @@ impl Activations<'_> {
     }
 }
 
+/// Bytes from a row of `x` to the next. Rows whose bytes are a multiple of a page compete for the same few
+/// places of the first-level cache: they lie a cache line further apart.
+fn distance_of_rows(row_bytes: usize) -> usize {
+    if row_bytes.is_multiple_of(4096) { row_bytes + 64 } else { row_bytes }
+}
+
 impl<E: Element, O: Element> Product<'_, E, O> {
     /// Brings `x` into the form that `K` reads, and multiplies.
     fn run<K: DotKernel>(self, form: Form) {
         let LinearShape { rows, inputs, .. } = self.shape;
-        if form == Form::Bf16 || (form == Form::F32 && !E::IS_BF16) {
-            let row_bytes = inputs * size_of::<E>();
+        let as_they_are = form == Form::Bf16 || !E::IS_BF16;
+        let element = if as_they_are { size_of::<E>() } else { size_of::<f32>() };
+        let row_bytes = distance_of_rows(inputs * element);
+        if as_they_are && (rows == 1 || row_bytes == inputs * element) {
             let activations = Activations { bytes: bytemuck::cast_slice(self.x), row_bytes };
             return self.multiply::<K>(&activations);
         }
-        let row_bytes = inputs * size_of::<f32>();
-        let mut scratch = Scratch::new::<f32>(rows * inputs);
+        let mut scratch = Scratch::new::<u8>(rows * row_bytes);
         if inputs > 0 {
-            let to = scratch.as_mut::<f32>().par_chunks_exact_mut(inputs);
+            let to = scratch.as_mut::<u8>().par_chunks_exact_mut(row_bytes);
             let from = self.x.par_chunks_exact(inputs);
-            to.zip(from).with_min_len(8).for_each(|(to, x)| widen_row(to, x));
+            to.zip(from).with_min_len(8).for_each(|(to, x)| {
+                let to = &mut to[..inputs * element];
+                if as_they_are {
+                    to.copy_from_slice(bytemuck::cast_slice(x));
+                } else {
+                    widen_row(bytemuck::cast_slice_mut(to), x);
+                }
+            });
         }
         self.multiply::<K>(&Activations { bytes: scratch.as_ref::<u8>(), row_bytes });
     }

@@ -66,9 +66,6 @@ unsafe impl Float for Bf16 {
 /// Prefetches the `bytes` bytes that four rows have at step `step`, as if they lay one after the other.
 #[inline(always)]
 fn fetch(next: *const u8, step: usize, bytes: usize) {
-    if next.is_null() {
-        return;
-    }
     for line in (0..bytes).step_by(64) {
         let line = next.wrapping_add(step * bytes + line);
         // SAFETY: a prefetch reads nothing the program sees, and faults nowhere.
@@ -113,9 +110,7 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
     ) -> [[f32; WEIGHT_ROWS]; R] {
         const LANES: usize = 16;
         let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
-        for start in (0..inputs).step_by(LANES) {
-            fetch(next, start / LANES, WEIGHT_ROWS * LANES * W::BYTES);
-            let mask = 0xffff_u16 >> (LANES - (inputs - start).min(LANES));
+        let mut step = |start: usize, mask: __mmask16| {
             let mut ws = [_mm512_setzero_ps(); WEIGHT_ROWS];
             for n in 0..WEIGHT_ROWS {
                 // SAFETY: elements of the row.
@@ -128,6 +123,20 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
                     sums[r][n] = _mm512_fmadd_ps(x, ws[n], sums[r][n]);
                 }
             }
+        };
+        let whole = inputs / LANES * LANES;
+        if next.is_null() {
+            for start in (0..whole).step_by(LANES) {
+                step(start, 0xffff);
+            }
+        } else {
+            for start in (0..whole).step_by(LANES) {
+                fetch(next, start / LANES, WEIGHT_ROWS * LANES * W::BYTES);
+                step(start, 0xffff);
+            }
+        }
+        if whole < inputs {
+            step(whole, 0xffff >> (LANES - (inputs - whole)));
         }
         sum_all(&sums)
     }
@@ -150,9 +159,7 @@ unsafe impl DotKernel for Bf16Pairs {
         // SAFETY: the same 512 bits, read as 32 bf16.
         let pairs = |x: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
         let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
-        for start in (0..inputs).step_by(LANES) {
-            fetch(next, start / LANES, WEIGHT_ROWS * LANES * 2);
-            let mask = 0xffff_ffff_u32 >> (LANES - (inputs - start).min(LANES));
+        let mut step = |start: usize, mask: __mmask32| {
             // SAFETY: elements of a row.
             let load = |row: *const u8| unsafe {
                 _mm512_maskz_loadu_epi16(mask, row.add(2 * start).cast())
@@ -167,6 +174,20 @@ unsafe impl DotKernel for Bf16Pairs {
                     sums[r][n] = _mm512_dpbf16_ps(sums[r][n], x, pairs(ws[n]));
                 }
             }
+        };
+        let whole = inputs / LANES * LANES;
+        if next.is_null() {
+            for start in (0..whole).step_by(LANES) {
+                step(start, !0);
+            }
+        } else {
+            for start in (0..whole).step_by(LANES) {
+                fetch(next, start / LANES, WEIGHT_ROWS * LANES * 2);
+                step(start, !0);
+            }
+        }
+        if whole < inputs {
+            step(whole, !0 >> (LANES - (inputs - whole)));
         }
         sum_all(&sums)
     }
