@@ -12,6 +12,18 @@ use crate::step::wikitext::tags::{TAG_COUNT, TagKind, find_closing, tag_at};
 /// Deepest nesting of braces and links; deeper ones are text.
 const MAX_DEPTH: usize = 64;
 
+/// Bytes that may begin or end a part.
+const MARKUP: [bool; 256] = {
+    let mut table = [false; 256];
+    let markup = b"{}[]|=<";
+    let mut index = 0;
+    while index < markup.len() {
+        table[markup[index] as usize] = true;
+        index += 1;
+    }
+    table
+};
+
 /// Wikitext with its structure.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parsed {
@@ -92,7 +104,7 @@ impl Parser<'_> {
         let bytes = self.text.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
-            let plain = bytes[at..].iter().position(|byte| b"{}[]|=<".contains(byte));
+            let plain = bytes[at..].iter().position(|&byte| MARKUP[usize::from(byte)]);
             let end = plain.map_or(bytes.len(), |length| at + length);
             self.push_text(at..end);
             at = end;
