@@ -9,6 +9,7 @@ mod ranks;
 mod sharegpt;
 mod source_steps;
 mod sources;
+mod storage;
 mod web;
 
 use std::collections::BTreeMap;

@@ -109,7 +109,7 @@ fn remove_unknown(folder: &Path, known: &BTreeSet<std::path::PathBuf>) -> Result
     for entry in fs::read_dir(folder).map_err(DataError::io(folder))? {
         let path = entry.map_err(DataError::io(folder))?.path();
         if path.is_file() && !known.contains(&path) {
-            fs::remove_file(&path).map_err(DataError::io(&path))?;
+            remove_durably(&path)?;
         }
     }
     Ok(())

@@ -368,6 +368,9 @@ fn first_key(stage: &Stage, task: &Task) -> String {
     for input in &task.inputs {
         inputs.part(&input.name);
         inputs.number(input.bytes.to_le_bytes()).number(input.modified_nanos.to_le_bytes());
+        if let Some(etag) = &input.etag {
+            inputs.part(etag);
+        }
     }
     inputs.number(task.first_input.to_le_bytes());
     Fingerprint::default().nested(&stage.identity).nested(&inputs).hex()
