@@ -163,7 +163,8 @@ impl StorageServer {
     pub fn wait_for_hanging(&self) {
         let (count, changed) = &self.state.hanging;
         let minutes = std::time::Duration::from_secs(240);
-        let waited = changed.wait_timeout_while(count.lock().unwrap(), minutes, |count| *count == 0);
+        let waited =
+            changed.wait_timeout_while(count.lock().unwrap(), minutes, |count| *count == 0);
         assert!(*waited.unwrap().0 > 0, "no request hangs");
     }
 
@@ -389,9 +390,8 @@ fn list(request: &Request, bucket: &str, objects: &BTreeMap<String, Vec<u8>>) ->
     }
     let prefix = format!("{bucket}{}", request.query("prefix").unwrap_or_default());
     let after = request.query("continuation-token").unwrap_or_default();
-    let mut keys = objects
-        .iter()
-        .filter(|(key, _)| key.starts_with(&prefix) && key[bucket.len()..] > *after);
+    let mut keys =
+        objects.iter().filter(|(key, _)| key.starts_with(&prefix) && key[bucket.len()..] > *after);
     let mut page = String::new();
     let mut last = "";
     for (key, bytes) in keys.by_ref().take(PAGE) {

@@ -41,11 +41,10 @@ impl DataConfig {
     /// As [`pipeline::merge`].
     pub fn merge_pipeline(&self, options: &RunOptions) -> Result<RunReport> {
         self.validate()?;
+        // What the ranks have counted and signed; of the documents their lengths are enough.
         let _mirror = self.mirror(&|name| {
-            let is_documents_between_stages =
-                name.starts_with("work/") && name.ends_with(".parquet");
             ["documents/", "stats/", "work/"].iter().any(|kind| name.starts_with(kind))
-                && !is_documents_between_stages
+                && !name.ends_with(".parquet")
         })?;
         pipeline::merge(self.folder(), &self.sources, &self.holdout, options)
     }
@@ -65,9 +64,8 @@ impl DataConfig {
                 "a SentencePiece model to write; a tokenizer.json is used as it is, by `tokenize`",
             ));
         }
-        let _mirror = self.mirror(&|name| {
-            name.starts_with("documents/") || name.starts_with("tokenizer.")
-        })?;
+        let _mirror =
+            self.mirror(&|name| name.starts_with("documents/") || name.starts_with("tokenizer."))?;
         // A model elsewhere needs the documents only.
         let lock = model.starts_with(self.folder()).then(|| lock(self.folder())).transpose()?;
         match (&lock, model.parent()) {

@@ -10,6 +10,7 @@ use super::unique_ids::ids_in_several;
 use crate::atomic_file::remove_durably;
 use crate::document::{DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split};
 use crate::error::{DataError, Result};
+use crate::storage::stored_in;
 
 /// Checks the holdout, deletes files of tasks that do not exist any more, writes the manifest and gives
 /// its checksum.
@@ -100,6 +101,9 @@ fn remove_stale(plan: &SourcePlan<'_>, files: &[&DocumentFileSummary]) -> Result
     for folder in [layout.documents(), layout.stats(), layout.dropped(), layout.work()] {
         if folder.exists() {
             remove_unknown(&folder, &known)?;
+        }
+        for path in stored_in(&folder).iter().filter(|path| !known.contains(*path)) {
+            remove_durably(path)?;
         }
     }
     Ok(())

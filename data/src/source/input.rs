@@ -145,7 +145,11 @@ fn unreadable(base: &Path, error: walkdir::Error) -> DataError {
 /// `pattern` as seen from the folder `base`, which is not a pattern, whatever characters it has. An address
 /// stays as it is.
 pub fn pattern_below(base: &Path, pattern: &Path) -> PathBuf {
-    if pattern.is_absolute() || is_remote(pattern) { pattern.to_owned() } else { escape(base).join(pattern) }
+    if pattern.is_absolute() || is_remote(pattern) {
+        pattern.to_owned()
+    } else {
+        escape(base).join(pattern)
+    }
 }
 
 /// The one path that `pattern` matches, if it matches only one; the pattern as it is otherwise.

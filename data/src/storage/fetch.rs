@@ -46,7 +46,9 @@ impl Fetch {
             while let Some(part) = parts.next().await {
                 let part = part.map_err(|stop| match stop {
                     Stop::Failed(error) => error,
-                    Stop::NoRanges => fetched.fail("the server gives no ranges any more; run again"),
+                    Stop::NoRanges => {
+                        fetched.fail("the server gives no ranges any more; run again")
+                    }
                 });
                 if sender.send(part).await.is_err() {
                     return;

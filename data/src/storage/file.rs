@@ -99,7 +99,14 @@ pub(crate) struct RemoteFile {
 
 impl RemoteFile {
     fn new(object: Arc<Object>) -> Self {
-        Self { object, position: 0, ready: VecDeque::new(), fetch: None, goes_on: false, copy: None }
+        Self {
+            object,
+            position: 0,
+            ready: VecDeque::new(),
+            fetch: None,
+            goes_on: false,
+            copy: None,
+        }
     }
 
     /// Gets bytes at `position`, which is not the end.

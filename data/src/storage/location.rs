@@ -72,9 +72,11 @@ impl Location {
             return Err(format!("{}://{name}/PATH", scheme.name()));
         }
         if !scheme.is_bucket() && key.contains(['?', '#']) {
-            return Err("an address without `?` and `#`: what is behind them changes the name of the \
+            return Err(
+                "an address without `?` and `#`: what is behind them changes the name of the \
                         file; download it, or give its bucket"
-                .into());
+                    .into(),
+            );
         }
         Ok(Self { scheme, host: host.to_owned(), key: key.to_owned() })
     }

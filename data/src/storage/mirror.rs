@@ -45,7 +45,14 @@ pub struct Mirror {
     inner: Arc<Inner>,
 }
 
-/// A line of `.stored.jsonl`.
+/// The first line of `.stored.jsonl`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    /// The list is about this part of a bucket.
+    address: PathBuf,
+}
+
+/// Another line of `.stored.jsonl`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Stored {
     name: String,
@@ -86,6 +93,8 @@ struct Inner {
     prefix: String,
     store: Arc<Store>,
     stored: Mutex<BTreeMap<String, Stored>>,
+    /// The files of the bucket, and their lengths.
+    listed: Mutex<BTreeMap<String, u64>>,
 }
 
 /// The mirrors of this process.
@@ -118,6 +127,23 @@ pub(crate) fn committed(path: &Path) -> Result<()> {
 /// [`DataError::Storage`].
 pub(crate) fn removed(path: &Path) -> Result<()> {
     of_path(path).map_or(Ok(()), |(mirror, name)| mirror.delete(&name))
+}
+
+/// Length of what the file `path`, which is not on this machine, is in the bucket that its folder stands for.
+pub(crate) fn stored_length(path: &Path) -> Option<u64> {
+    let (mirror, name) = of_path(path)?;
+    mirror.listed.lock().unwrap_or_else(PoisonError::into_inner).get(&name).copied()
+}
+
+/// The files in `folder`, not those in folders of it, that are in the bucket that it is a part of.
+pub(crate) fn stored_in(folder: &Path) -> Vec<PathBuf> {
+    let Some((mirror, name)) = of_path(folder) else { return Vec::new() };
+    let listed = mirror.listed.lock().unwrap_or_else(PoisonError::into_inner);
+    let in_it = |file: &&String| {
+        let rest = file.strip_prefix(&name).and_then(|rest| rest.strip_prefix('/'));
+        rest.is_some_and(|rest| !rest.contains('/'))
+    };
+    listed.keys().filter(in_it).map(|file| mirror.folder.join(file)).collect()
 }
 
 impl Drop for Mirror {
@@ -191,8 +217,9 @@ impl Inner {
         let fail = |reason: String| DataError::storage(address, reason).at_key(key);
         let store = Store::of(&location).map_err(fail)?;
         fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-        let stored = Mutex::new(read_stored(&folder.join(STORED))?);
-        Ok(Self { folder: folder.to_owned(), location, prefix, store, stored })
+        let stored = Mutex::new(read_stored(&folder.join(STORED), address)?);
+        let (folder, listed) = (folder.to_owned(), Mutex::default());
+        Ok(Self { folder, location, prefix, store, stored, listed })
     }
 
     fn key(&self, name: &str) -> String {
@@ -221,6 +248,12 @@ impl Inner {
             if is_safe(name) {
                 objects.insert(name.to_owned(), object);
             }
+        }
+        let lengths = objects.iter().map(|(name, object)| (name.clone(), object.bytes)).collect();
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = lengths;
+        if objects.is_empty() {
+            // A new place, or one that was emptied: everything is sent.
+            self.stored.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         let mut unsent = Vec::new();
         let mut here = BTreeSet::new();
@@ -320,7 +353,7 @@ impl Inner {
     }
 
     fn delete(&self, name: &str) -> Result<()> {
-        if self.stored(name).is_none() && !self.folder.join(name).exists() {
+        if !self.listed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name) {
             return Ok(());
         }
         let (store, object) = (Arc::clone(&self.store), self.object(name)?);
@@ -342,11 +375,20 @@ impl Inner {
         let Found { bytes, modified_nanos } = file;
         let stored = Stored { name: name.to_owned(), etag, bytes, modified_nanos };
         let path = self.folder.join(STORED);
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        match stored.etag {
+            Some(_) => listed.insert(name.to_owned(), bytes),
+            None => listed.remove(name),
+        };
+        drop(listed);
         let mut all = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
         let mut line = serde_json::to_vec(&stored).unwrap_or_default();
         line.push(b'\n');
-        let mut log =
-            OpenOptions::new().create(true).append(true).open(&path).map_err(DataError::io(&path))?;
+        let mut log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(DataError::io(&path))?;
         log.write_all(&line).map_err(DataError::io(&path))?;
         match stored.etag {
             Some(_) => all.insert(name.to_owned(), stored),
@@ -363,6 +405,9 @@ impl Inner {
             .prefix(".tmp.")
             .tempfile_in(&self.folder)
             .map_err(DataError::io(&path))?;
+        let head = Head { address: self.location.of_key(&self.location.key) };
+        let head = serde_json::to_string(&head).unwrap_or_default();
+        writeln!(file, "{head}").map_err(DataError::io(&path))?;
         for stored in all.values() {
             let line = serde_json::to_string(stored).unwrap_or_default();
             writeln!(file, "{line}").map_err(DataError::io(&path))?;
@@ -405,17 +450,21 @@ fn is_safe(name: &str) -> bool {
         && !name.contains(['\\', '\0'])
 }
 
-fn read_stored(path: &Path) -> Result<BTreeMap<String, Stored>> {
+/// What `path` says about `address`; nothing when it is about another one.
+fn read_stored(path: &Path, address: &Path) -> Result<BTreeMap<String, Stored>> {
+    let mut all = BTreeMap::new();
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(all),
         Err(error) => return Err(DataError::io(path)(error)),
     };
-    let mut all = BTreeMap::new();
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    let head = lines.next().and_then(|line| serde_json::from_slice::<Head>(line).ok());
+    if head.is_none_or(|head| head.address != address) {
+        return Ok(all);
+    }
     // The last line may be torn: what it is about is compared again.
-    for stored in bytes.split(|&byte| byte == b'\n').filter_map(|line| {
-        serde_json::from_slice::<Stored>(line).ok()
-    }) {
+    for stored in lines.filter_map(|line| serde_json::from_slice::<Stored>(line).ok()) {
         match stored.etag {
             Some(_) => all.insert(stored.name.clone(), stored),
             None => all.remove(&stored.name),
@@ -473,8 +522,10 @@ mod tests {
             format!("{{\"name\":\"{name}\",\"etag\":{etag},\"bytes\":1,\"modified_nanos\":2}}\n")
         };
         let lines = [line("a", "\"1\""), line("b", "\"2\""), line("a", "\"3\""), line("b", "null")];
-        fs::write(&path, lines.concat() + "{\"name\":\"c\",\"et").unwrap();
-        let stored = read_stored(&path).unwrap();
+        let head = "{\"address\":\"s3://bucket/x\"}\n".to_owned();
+        fs::write(&path, head + &lines.concat() + "{\"name\":\"c\",\"et").unwrap();
+        assert!(read_stored(&path, Path::new("s3://bucket/y")).unwrap().is_empty());
+        let stored = read_stored(&path, Path::new("s3://bucket/x")).unwrap();
         assert_eq!(stored.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(stored["a"].etag.as_deref(), Some("3"));
     }

@@ -23,5 +23,5 @@ pub(crate) use list::{Pattern, list};
 pub(crate) use location::absolute;
 pub use location::is_remote;
 pub use mirror::{Mirror, MirroredPart, cached_folder};
-pub(crate) use mirror::{committed, removed};
+pub(crate) use mirror::{committed, removed, stored_in, stored_length};
 pub(crate) use object::{Object, describe_all};

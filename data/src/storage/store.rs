@@ -150,12 +150,15 @@ impl Store {
         let told: String = causes(error).chars().take(QUOTED_CHARS).collect();
         let is_bucket = self.scheme.is_bucket();
         if told.contains("NoSuchBucket") {
-            return "there is no such bucket; check its name, AWS_REGION and AWS_ENDPOINT_URL".into();
+            return "there is no such bucket; check its name, AWS_REGION and AWS_ENDPOINT_URL"
+                .into();
         }
         match error {
-            Error::NotFound { .. } if is_bucket => "there is no such object or bucket (404); check the \
+            Error::NotFound { .. } if is_bucket => {
+                "there is no such object or bucket (404); check the \
                                                     address"
-                .into(),
+                    .into()
+            }
             Error::NotFound { .. } => "there is no such file (404); check the address".into(),
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => self.denied(&told),
             _ if told.contains("403 Forbidden") || told.contains("401 Unauthorized") => {

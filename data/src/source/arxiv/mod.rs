@@ -337,7 +337,8 @@ fn list_projects(key: &str, folders: &[PathBuf]) -> Result<Vec<Input>> {
                 bytes += metadata.len();
                 modified = modified.max(modified_nanos(&metadata));
             }
-            let input = Input { path, name: name.clone(), bytes, modified_nanos: modified, etag: None };
+            let input =
+                Input { path, name: name.clone(), bytes, modified_nanos: modified, etag: None };
             if let Some(other) = inputs.insert(name, input) {
                 return Err(DataError::config(
                     key,
