@@ -2,6 +2,7 @@
 
 mod apply;
 mod bad_input;
+mod bucket_output;
 mod mixture;
 mod models;
 mod one_writer;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use globset::GlobMatcher;
 use object_store::path::Path as ObjectPath;
 
@@ -75,7 +75,7 @@ pub(super) fn objects_below(
     let lister = Arc::clone(&store);
     let listed = wait(&address, async move {
         let folder = Some(&folder).filter(|folder| !folder.as_ref().is_empty());
-        let all = lister.client.list(folder).map(|meta| meta);
+        let all = lister.client.list(folder);
         all.try_collect::<Vec<_>>().await
     })?;
     let listed = listed.map_err(|error| fail(store.explain(&error)))?;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStoreExt, PutPayload, PutResult, WriteMultipart};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::file::InputFile;
@@ -290,7 +291,6 @@ impl Inner {
                 self.send(name)?;
             }
         }
-        use rayon::prelude::*;
         let missing: Vec<_> =
             objects.iter().filter(|(name, _)| !here.contains(*name) && needed(name)).collect();
         // Like files, what says that they are whole comes last.
@@ -489,44 +489,4 @@ fn files_below(folder: &Path) -> Result<Vec<(String, Found)>> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_says_that_files_are_whole_comes_last() {
-        let mut names = [
-            "documents/a/manifest.json",
-            "stats/a/stage0-00000.json",
-            "documents/a/train-00000.parquet",
-        ];
-        names.sort_by_key(|name| rank(name));
-        assert_eq!(names[0], "documents/a/train-00000.parquet");
-        assert_eq!(names[2], "documents/a/manifest.json");
-    }
-
-    #[test]
-    fn names_of_a_bucket_stay_below_the_folder() {
-        for name in ["a", "a/b.json"] {
-            assert!(is_safe(name), "{name}");
-        }
-        for name in ["", "../a", "a/../b", "a//b", "/a", ".stored.jsonl", "a/.lock", "a\\b"] {
-            assert!(!is_safe(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_torn_line_is_passed_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(STORED);
-        let line = |name: &str, etag: &str| {
-            format!("{{\"name\":\"{name}\",\"etag\":{etag},\"bytes\":1,\"modified_nanos\":2}}\n")
-        };
-        let lines = [line("a", "\"1\""), line("b", "\"2\""), line("a", "\"3\""), line("b", "null")];
-        let head = "{\"address\":\"s3://bucket/x\"}\n".to_owned();
-        fs::write(&path, head + &lines.concat() + "{\"name\":\"c\",\"et").unwrap();
-        assert!(read_stored(&path, Path::new("s3://bucket/y")).unwrap().is_empty());
-        let stored = read_stored(&path, Path::new("s3://bucket/x")).unwrap();
-        assert_eq!(stored.keys().collect::<Vec<_>>(), ["a"]);
-        assert_eq!(stored["a"].etag.as_deref(), Some("3"));
-    }
-}
+mod tests;

@@ -64,7 +64,8 @@ pub(super) fn read(list: &Path, root: &Path) -> Result<Vec<Input>> {
     }
     let (names, addresses): (Vec<_>, Vec<_>) = remote.into_iter().unzip();
     for (name, object) in names.into_iter().zip(describe_all(addresses)?) {
-        inputs.push(Input::of_object(name, &*object?));
+        let object = object?;
+        inputs.push(Input::of_object(name, &object));
     }
     if !missing.is_empty() {
         let named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
