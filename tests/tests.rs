@@ -10,6 +10,8 @@ mod bad_input;
 mod batches;
 mod comm_check;
 mod commands;
+#[path = "../model/src/counting_allocator.rs"]
+mod counting_allocator;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod data;
