@@ -76,7 +76,8 @@ pub fn shard_name(name: &str, number: usize, count: usize) -> String {
 pub fn is_part_of(file: &str, name: &str) -> bool {
     let (stem, kind) = name.rsplit_once('.').unwrap_or((name, ""));
     let numbers = file.strip_prefix(stem).and_then(|rest| rest.strip_suffix(kind));
-    let numbers = numbers.and_then(|rest| rest.strip_prefix('-')?.trim_end_matches('.').split_once("-of-"));
+    let numbers =
+        numbers.and_then(|rest| rest.strip_prefix('-')?.trim_end_matches('.').split_once("-of-"));
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     file == index_name(name)
         || numbers.is_some_and(|(number, count)| is_number(number) && is_number(count))
@@ -91,7 +92,8 @@ pub fn index_json<'a>(files: impl Iterator<Item = (&'a str, Vec<(&'a str, usize)
             weight_map.insert(tensor, file);
         }
     }
-    let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let index =
+        serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     format!("{index:#}\n")
 }
 
@@ -141,7 +143,10 @@ impl WeightFiles {
                 }
                 false => "",
             };
-            Err(unfit(path, format!("no {SINGLE_FILE} and no {} in it{advice}", index_name(SINGLE_FILE))))
+            Err(unfit(
+                path,
+                format!("no {SINGLE_FILE} and no {} in it{advice}", index_name(SINGLE_FILE)),
+            ))
         }
     }
 

@@ -12,13 +12,17 @@ use burn::tensor::{DType, Device};
 
 use super::{LAYOUT, assert_same, train};
 use crate::counting_allocator::held_bytes;
-use crate::harness::{Finished, SmallRun};
+use crate::harness::{Finished, SmallRun, repository};
 
 const PARAMETERS: &str = "parallel.shard=parameters";
 const GRADIENTS: &str = "parallel.shard=gradients";
 /// Validations in which the copies' batches do not come out even, and samples.
-const LOOKS: [&str; 4] =
-    ["validate.max_sequences=6", "sample.every=6", "sample.prompts=[\"The\"]", "sample.max_tokens=4"];
+const LOOKS: [&str; 4] = [
+    "validate.max_sequences=6",
+    "sample.every=6",
+    "sample.prompts=[\"The\"]",
+    "sample.max_tokens=4",
+];
 
 fn samples(stderr: &str) -> Vec<&str> {
     stderr.lines().filter(|line| line.contains("The") && line.contains("step")).collect()
@@ -60,7 +64,8 @@ fn gathered_weights_of_split_matrices() {
         let [whole, parts] = ["whole", "parts"].map(|name| format!("{name}{ranks}"));
         let settings = [tensor, "precision=f32", "--ranks", ranks];
         train(&run, &format!("name={whole}"), &[&settings[..], &[GRADIENTS], &LOOKS].concat()).ok();
-        train(&run, &format!("name={parts}"), &[&settings[..], &[PARAMETERS], &LOOKS].concat()).ok();
+        train(&run, &format!("name={parts}"), &[&settings[..], &[PARAMETERS], &LOOKS].concat())
+            .ok();
         assert_same(&run, &whole, &parts, 12);
     }
 }
@@ -93,8 +98,7 @@ fn exchanged(run: &SmallRun, settings: &[&str], copies: usize) -> (u64, u64) {
         let weights = Weights::init(&config.model, 1, DType::F32, &Device::flex());
         let mut trainer = Trainer::start_on(&config, weights, ranks)?;
         let share = ranks.share();
-        let own: Vec<Batch> =
-            batches.iter().skip(share.index).step_by(share.of).cloned().collect();
+        let own: Vec<Batch> = batches.iter().skip(share.index).step_by(share.of).cloned().collect();
         let before = ranks.data_group().traffic();
         trainer.step(1, &own, 1e-3)?;
         let after = ranks.data_group().traffic();
@@ -150,7 +154,10 @@ fn exchanges_of_copies_are_as_many_and_as_large_as_said() {
             // Beside it, ranks compare what they call.
             let compared = sent.checked_sub(bytes);
             let most = 64 * operations * (d - 1);
-            assert!(compared.is_some_and(|compared| compared <= most), "{shard}: {sent}, {bytes} said");
+            assert!(
+                compared.is_some_and(|compared| compared <= most),
+                "{shard}: {sent}, {bytes} said"
+            );
         }
     }
 }
@@ -170,16 +177,10 @@ fn memory_of_a_rank_is_as_said() {
         assert!(ran.ok().stdout.contains("1 passed"));
         return;
     }
-    let run = SmallRun::new();
-    let settings = ["model.n_layers=12", "model.dim=128", "parallel.bucket_bytes=1", "threads=1"];
     for precision in ["f32", "bf16"] {
         for shard in ["none", "optimizer", "gradients", "parameters"] {
-            let settings = [
-                &settings[..],
-                &[&format!("precision={precision}"), &format!("parallel.shard={shard}")],
-            ];
-            let held = held_by_ranks(&run, &settings.concat());
-            let config: TrainConfig = load(&run.config(), &overrides(&settings.concat())).unwrap();
+            let config = many_layers(precision, shard);
+            let held = held_by_ranks(&config);
             let model = &config.model;
             let p = model.matrix_parameter_count() as f64;
             // Norm gains are whole on every rank: weights, gradients, their sum, master weights and moments.
@@ -206,16 +207,33 @@ fn overrides(settings: &[&str]) -> Vec<String> {
     LAYOUT.iter().chain(settings).map(|setting| (*setting).to_owned()).collect()
 }
 
+/// A model whose buckets are small beside it, on random tokens: the corpus is another process'.
+fn many_layers(precision: &str, shard: &str) -> TrainConfig {
+    let settings = [
+        "model.n_layers=12",
+        "model.dim=128",
+        "model.n_heads=4",
+        "model.hidden_dim=640",
+        "model.vocab_size=400",
+        "batch.micro_batch=1",
+        "batch.seq_len=16",
+        "parallel.bucket_bytes=1",
+        "threads=1",
+        &format!("precision={precision}"),
+        &format!("parallel.shard={shard}"),
+    ];
+    load(&repository("configs/train/bench.yaml"), &settings.map(String::from)).unwrap()
+}
+
 /// The mean of what four ranks hold after a step.
-fn held_by_ranks(run: &SmallRun, settings: &[&str]) -> f64 {
-    let config: TrainConfig = load(&run.config(), &overrides(settings)).unwrap();
-    let mut loader = open_loader(&config).unwrap().0;
+fn held_by_ranks(config: &TrainConfig) -> f64 {
+    let mut loader = open_loader(config).unwrap().0;
     let batches: Vec<Batch> = (0..4).map(|_| loader.next_batch().unwrap()).collect();
-    let held = launch(&config, Some(4), |ranks| {
+    let held = launch(config, Some(4), |ranks| {
         let own = vec![batches[ranks.share().index].clone()];
         let before = held_bytes();
         let weights = Weights::init(&config.model, 1, DType::F32, &Device::flex());
-        let mut trainer = Trainer::start_on(&config, weights, ranks)?;
+        let mut trainer = Trainer::start_on(config, weights, ranks)?;
         trainer.step(1, &own, 1e-3)?;
         let held = u64::try_from(held_bytes() - before).unwrap();
         Ok(ranks.gather("bytes", &[held])?.iter().sum::<u64>())

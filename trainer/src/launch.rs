@@ -227,12 +227,21 @@ fn on_threads<T: Send>(
 /// The ranks of a launch that this process left with an error that the others do not know.
 static LEFT_BEHIND: Mutex<Option<Arc<Ranks>>> = Mutex::new(None);
 
-/// Ends all ranks of the launch that this process left with an error, if it did: the last thing a
-/// process does, after it has said why. Ends the process within a few seconds or returns.
-pub fn end_launch(status: i32) {
+/// The last thing a process does that ends with an error, which it `said` or another rank says. Among the
+/// processes of a launcher: sees to it that the words are heard, and ends the ranks that do not know
+/// of it. Ends the process within a few seconds or returns.
+pub fn end_launch(status: i32, said: bool) {
+    /// Launchers end all ranks when the first has ended with an error, so that one has to be the one that
+    /// says why.
+    const UNTIL_SAID: Duration = Duration::from_secs(3);
+    if launcher().is_ok_and(|launcher| launcher.is_some()) {
+        match said {
+            true => wait_until_read(libc::STDERR_FILENO),
+            false => std::thread::sleep(UNTIL_SAID),
+        }
+    }
     let left = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(ranks) = left {
-        wait_until_read(libc::STDERR_FILENO);
         ranks.world().abort(status);
         // The library ends the process meanwhile.
         std::thread::sleep(Duration::from_secs(5));

@@ -83,8 +83,7 @@ impl Layout {
             overlap: self.overlap,
             ..run.parallel
         };
-        run.check_parallel()
-            .map_err(|problem| TrainerError::Usage { message: problem.to_string() })
+        run.check_parallel().map_err(|problem| TrainerError::Usage { message: problem.to_string() })
     }
 
     /// Tokens of a micro-batch.
@@ -379,7 +378,10 @@ pub(super) mod tests {
             "{heads}"
         );
         let copies = message(eight_by(3, 1));
-        assert!(copies.contains("3 copies") && copies.contains("found 2048 micro-batches"), "{copies}");
+        assert!(
+            copies.contains("3 copies") && copies.contains("found 2048 micro-batches"),
+            "{copies}"
+        );
         let mut odd = config.clone();
         odd.model.hidden_dim = Some(22_017);
         let hidden = eight_by(1, 1).check(&odd).unwrap_err().to_string();

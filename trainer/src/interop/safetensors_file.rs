@@ -94,7 +94,8 @@ impl Plan {
             })?;
         }
         if self.shards.len() > 1 {
-            files.write_bytes(&index_name(MODEL_FILE), format!("{:#}\n", self.index()).as_bytes())?;
+            files
+                .write_bytes(&index_name(MODEL_FILE), format!("{:#}\n", self.index()).as_bytes())?;
         }
         Ok(())
     }

@@ -6,12 +6,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use altiplano_comm::{Element, Group, Pending, Rows};
-use altiplano_model::{LlamaConfig, Precision};
 use altiplano_model::backend::AdamWStep;
 use altiplano_model::ops;
 use altiplano_model::param_ops::step_of;
 use altiplano_model::param_tree::{Leaf, Param, ParamTree};
 use altiplano_model::params::Weights;
+use altiplano_model::{LlamaConfig, Precision};
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
 
 use super::buckets::{GradExchange, elements, placeholder, tensor_of, values};
@@ -94,9 +94,8 @@ impl ShardedAdamW {
     ) -> Result<Self> {
         let params = ParamTree::of_model(model);
         let mut state = |param: Param, range: Range<usize>| {
-            let mut read = |what| {
-                Ok::<_, TrainerError>(vector(read(what, param, range.clone())?, device))
-            };
+            let mut read =
+                |what| Ok::<_, TrainerError>(vector(read(what, param, range.clone())?, device));
             Ok::<State, TrainerError>(State {
                 master: read(Remembered::Master)?,
                 m: read(Remembered::M)?,

@@ -9,7 +9,7 @@ use altiplano_model::LlamaConfig;
 use altiplano_model::parallel::TensorRank;
 use altiplano_model::param_ops::{fill_zero, piece_sums_of_squares};
 use altiplano_model::param_tree::{Leaf, Param, ParamTree};
-use altiplano_model::params::{ModelPart, GradSink, Grads};
+use altiplano_model::params::{GradSink, Grads, ModelPart};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::layout::{FlatLayout, Segment, matrices, matrices_mut};

@@ -15,8 +15,8 @@ mod layout;
 mod tensors;
 mod weights;
 
-pub(crate) use adamw::{ReadState, Remembered};
 pub use adamw::ShardedAdamW;
+pub(crate) use adamw::{ReadState, Remembered};
 pub use buckets::GradExchange;
 pub use layout::{Bucket, FlatLayout, PlacedMatrix, Segment};
 pub(crate) use tensors::{Held, TensorWriters, join_parts, named_moments, named_weights};

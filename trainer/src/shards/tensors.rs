@@ -136,9 +136,9 @@ impl TensorWriters<'_> {
         let written = match (0..dealt.len()).find(|file| writer(*file) == me) {
             None => Ok(()),
             Some(file) => files.write(&names[file], |out, path| {
-                let shapes = dealt[file].iter().map(|tensor| {
-                    (tensor.name.clone(), tensor.param.shape(self.config))
-                });
+                let shapes = dealt[file]
+                    .iter()
+                    .map(|tensor| (tensor.name.clone(), tensor.param.shape(self.config)));
                 let header = weights::write_header(out, path, shapes.collect());
                 let mut written = header.map_err(TrainerError::from);
                 exchanged = true;
@@ -156,12 +156,13 @@ impl TensorWriters<'_> {
         }
         written?;
         if dealt.len() > 1 && me == 0 {
-            let index = weight_files::index_json(names.iter().zip(&dealt).map(|(file, tensors)| {
-                let tensors = tensors.iter();
-                let sized = tensors
-                    .map(|tensor| (tensor.name.as_str(), 4 * tensor.param.count(self.config)));
-                (file.as_str(), sized.collect())
-            }));
+            let index =
+                weight_files::index_json(names.iter().zip(&dealt).map(|(file, tensors)| {
+                    let tensors = tensors.iter();
+                    let sized = tensors
+                        .map(|tensor| (tensor.name.as_str(), 4 * tensor.param.count(self.config)));
+                    (file.as_str(), sized.collect())
+                }));
             files.write_bytes(&weight_files::index_name(name), index.as_bytes())?;
         }
         Ok(())

@@ -180,8 +180,7 @@ fn other_layout(saved: &Value, config: &TrainConfig, ranks: &Ranks) -> Option<St
     if before.shard == now.shard && same && same_parts {
         return None;
     }
-    let ordered =
-        before.shard.splits_gradients() && now.shard.splits_gradients() && same_parts;
+    let ordered = before.shard.splits_gradients() && now.shard.splits_gradients() && same_parts;
     Some(format!(
         "tensor {} x data {copies}, shard {}: same numbers {} whatever layout wrote the checkpoint",
         ranks.grid().tensor(),

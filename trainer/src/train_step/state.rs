@@ -279,12 +279,14 @@ impl Trainer {
         let of_ranks = |files: &mut CheckpointFiles, held| {
             let writers = TensorWriters { held, config, ranks: &self.ranks, file_bytes };
             let weights = writers.write(files, MODEL_FILE, named_weights(config));
-            match weights {
-                // Nobody is there to exchange with.
-                Err(error) if error.is_from_exchange() => Err(error),
-                // Other ranks do not wait for one that has failed.
-                weights => writers.write(files, OPTIMIZER_FILE, named_moments(config)).and(weights),
+            // Other ranks do not wait for one that has failed, unless nobody is there to exchange with.
+            if let Err(error) = &weights
+                && error.is_from_exchange()
+            {
+                return weights;
             }
+            let moments = writers.write(files, OPTIMIZER_FILE, named_moments(config));
+            weights.and(moments)
         };
         match &self.trained {
             Trained::Shards { optimizer, .. } => of_ranks(files, Held::Shards(optimizer)),
