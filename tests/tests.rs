@@ -10,8 +10,6 @@ mod bad_input;
 mod batches;
 mod comm_check;
 mod commands;
-#[path = "../model/src/counting_allocator.rs"]
-mod counting_allocator;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod data;

@@ -1,6 +1,4 @@
-//! Copies that split the weights too: the bits of whole ones, what they hold and what they exchange.
-
-use std::process::Command;
+//! Copies that split the weights too: the bits of whole ones, and what they exchange.
 
 use altiplano_data::Batch;
 use altiplano_model::params::Weights;
@@ -11,8 +9,7 @@ use altiplano_trainer::train_step::Trainer;
 use burn::tensor::{DType, Device};
 
 use super::{LAYOUT, assert_same, train};
-use crate::counting_allocator::held_bytes;
-use crate::harness::{Finished, SmallRun, repository};
+use crate::harness::SmallRun;
 
 const PARAMETERS: &str = "parallel.shard=parameters";
 const GRADIENTS: &str = "parallel.shard=gradients";
@@ -162,81 +159,6 @@ fn exchanges_of_copies_are_as_many_and_as_large_as_said() {
     }
 }
 
-/// Set where the test below runs alone in a process.
-const ALONE: &str = "ALTIPLANO_TEST_ALONE";
-
-/// Bytes that a rank holds between steps, by the allocator, within 5% of the formulas of docs/parallel.md.
-#[test]
-fn memory_of_a_rank_is_as_said() {
-    if std::env::var_os(ALONE).is_none() {
-        // Other tests allocate too: a process of its own.
-        let mut alone = Command::new(std::env::current_exe().unwrap());
-        let name = "parallel::parameters::memory_of_a_rank_is_as_said";
-        alone.args(["--exact", name, "--test-threads=1", "--nocapture"]).env(ALONE, "1");
-        let ran: Finished = alone.output().unwrap().into();
-        assert!(ran.ok().stdout.contains("1 passed"));
-        return;
-    }
-    for precision in ["f32", "bf16"] {
-        for shard in ["none", "optimizer", "gradients", "parameters"] {
-            let config = many_layers(precision, shard);
-            let held = held_by_ranks(&config);
-            let model = &config.model;
-            let p = model.matrix_parameter_count() as f64;
-            // Norm gains are whole on every rank: weights, gradients, their sum, master weights and moments.
-            let gains = (model.parameter_count() - model.matrix_parameter_count()) as f64 * 24.0;
-            let bucket = 4.0 * p / 12.0;
-            let (w, d) = (if precision == "f32" { 4.0 } else { 2.0 }, 4.0);
-            let said = match shard {
-                "none" => (if w == 2.0 { 6.0 } else { 4.0 } + 12.0) * p + 4.0 * p / d,
-                "optimizer" => (w + 4.0) * p + 16.0 * p / d,
-                "gradients" => w * p + 16.0 * p / d,
-                _ => (w + 16.0) * p / d,
-            };
-            let said = said + gains;
-            // Buckets that are kept for the next step: of gradients, of gathered weights.
-            let buckets = bucket * (3.0 + if shard == "parameters" { 2.0 * w / 4.0 } else { 0.0 });
-            eprintln!("{precision} {shard}: {held} held, {said} said, buckets {buckets}");
-            assert!(held > 0.95 * said, "{precision} {shard}: {held} held, {said} said");
-            assert!(held < 1.05 * said + buckets, "{precision} {shard}: {held} held, {said} said");
-        }
-    }
-}
-
 fn overrides(settings: &[&str]) -> Vec<String> {
     LAYOUT.iter().chain(settings).map(|setting| (*setting).to_owned()).collect()
-}
-
-/// A model whose buckets are small beside it, on random tokens: the corpus is another process'.
-fn many_layers(precision: &str, shard: &str) -> TrainConfig {
-    let settings = [
-        "model.n_layers=12",
-        "model.dim=128",
-        "model.n_heads=4",
-        "model.hidden_dim=640",
-        "model.vocab_size=400",
-        "batch.micro_batch=1",
-        "batch.seq_len=16",
-        "parallel.bucket_bytes=1",
-        "threads=1",
-        &format!("precision={precision}"),
-        &format!("parallel.shard={shard}"),
-    ];
-    load(&repository("configs/train/bench.yaml"), &settings.map(String::from)).unwrap()
-}
-
-/// The mean of what four ranks hold after a step.
-fn held_by_ranks(config: &TrainConfig) -> f64 {
-    let mut loader = open_loader(config).unwrap().0;
-    let batches: Vec<Batch> = (0..4).map(|_| loader.next_batch().unwrap()).collect();
-    let held = launch(config, Some(4), |ranks| {
-        let own = vec![batches[ranks.share().index].clone()];
-        let before = held_bytes();
-        let weights = Weights::init(&config.model, 1, DType::F32, &Device::flex());
-        let mut trainer = Trainer::start_on(config, weights, ranks)?;
-        trainer.step(1, &own, 1e-3)?;
-        let held = u64::try_from(held_bytes() - before).unwrap();
-        Ok(ranks.gather("bytes", &[held])?.iter().sum::<u64>())
-    });
-    held.unwrap().result as f64 / 4.0
 }
