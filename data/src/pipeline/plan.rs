@@ -401,10 +401,13 @@ fn first_key(stage: &Stage, task: &Task) -> Fingerprint {
     key
 }
 
-/// Adds what is to be known of an input: its name, length and time.
+/// Adds what is to be known of an input: its name, length and time, and the tag of its content where it has one.
 fn add_input(key: &mut Fingerprint, input: &Input) {
     key.part(&input.name);
     key.number(input.bytes.to_le_bytes()).number(input.modified_nanos.to_le_bytes());
+    if let Some(etag) = &input.etag {
+        key.part(etag);
+    }
 }
 
 /// Key of a later stage of a task, which reads what the stage before it wrote.

@@ -33,7 +33,7 @@ fn definitions(language: &str, templates: &[(&str, &str)]) -> Definitions {
     std::fs::write(&path, &dump).unwrap();
     let source = WikipediaSource::dumps(Vec::new());
     let bytes = dump.len() as u64;
-    let input = Input { path, name: "a.xml".into(), bytes, modified_nanos: 0 };
+    let input = Input { path, name: "a.xml".into(), bytes, modified_nanos: 0, etag: None };
     let context = ReadContext {
         source: "w",
         input: &input,
