@@ -99,9 +99,10 @@ impl DataConfig {
 }
 
 /// The number of the task that a file of a source belongs to: of `dropped/web/stage0-00012.jsonl.zst`, 12.
-/// Statistics, and what is about all tasks, belong to none.
+/// Statistics, and what is about all tasks, templates of dumps for example, belong to none.
 fn task_of(name: &str) -> Option<usize> {
-    let file = name.rsplit('/').next().filter(|file| !file.ends_with(".json"))?;
+    let of_all = |file: &str| file.ends_with(".json") || file.starts_with("templates-");
+    let file = name.rsplit('/').next().filter(|file| !of_all(file))?;
     let (_, rest) = file.rsplit_once('-')?;
     rest.split('.').next()?.parse().ok()
 }
@@ -244,6 +245,7 @@ shards: {tokens_per_shard: 500}
             ("work/web/ids-00100", Some(100)),
             ("work/web/stage1-00002.decisions", Some(2)),
             ("work/web/stage1-resolved.json", None),
+            ("work/wiki/templates-00002.bin", None),
             ("stats/web/stage0-00012.json", None),
             ("documents/web-7/manifest.json", None),
         ] {

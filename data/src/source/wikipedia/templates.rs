@@ -25,6 +25,9 @@ impl WikipediaSource {
         key.json(&self.language).json(&self.languages).number(self.max_page_bytes.to_le_bytes());
         key.part(&input.name).number(input.bytes.to_le_bytes());
         key.number(input.modified_nanos.to_le_bytes());
+        if let Some(etag) = &input.etag {
+            key.part(etag);
+        }
         key.hex()
     }
 
