@@ -4,11 +4,11 @@
 //! then for the files. Memory holds one file at a time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
 
 use zip::ZipArchive;
 
+use super::coding_line::coding_line;
 use super::license::{UNKNOWN, detect_license, is_license_file, manifest_license};
 use super::{CodeFile, GithubSource, is_binary};
 use crate::document::Reason;
@@ -19,6 +19,7 @@ use crate::source::archive::{
 use crate::source::input::InputReader;
 use crate::source::record::too_long;
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
+use crate::storage::local_file;
 
 /// Bytes of a license file that are read.
 const LICENSE_BYTES: u64 = 256 << 10;
@@ -70,7 +71,9 @@ pub(super) fn read(
         }
         let mut content = Vec::new();
         body.read_to_end(&mut content)?;
-        let decoded = match config.encoding().decode(&content, &[]) {
+        let declared = coding_line(&content);
+        let labels: Vec<&str> = declared.as_deref().into_iter().collect();
+        let decoded = match config.encoding().decode(&content, &labels) {
             Ok(decoded) if !is_binary(decoded.text.as_bytes()) => decoded,
             _ => {
                 let detail = "not text".to_owned();
@@ -190,7 +193,7 @@ fn walk_zip(
     let path = &context.input.path;
     let damaged =
         |offset: u64, reason: String| DataError::Archive { path: path.clone(), offset, reason };
-    let file = File::open(path).map_err(DataError::io(path))?;
+    let file = local_file(path)?;
     let mut archive = ZipArchive::new(BufReader::new(file))
         .map_err(|error| damaged(context.input.bytes, error.to_string()))?;
     let comment = String::from_utf8_lossy(archive.comment()).into_owned();
