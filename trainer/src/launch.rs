@@ -237,7 +237,12 @@ pub fn end_launch(status: i32, said: bool) {
     if launcher().is_ok_and(|launcher| launcher.is_some()) {
         match said {
             true => wait_until_read(libc::STDERR_FILENO),
-            false => std::thread::sleep(UNTIL_SAID),
+            false => {
+                // The launcher ends this process by it meanwhile, which is nothing to speak of.
+                // SAFETY: the default action runs no code of this process.
+                unsafe { libc::signal(libc::SIGTERM, libc::SIG_DFL) };
+                std::thread::sleep(UNTIL_SAID);
+            }
         }
     }
     let left = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner).take();
