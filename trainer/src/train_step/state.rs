@@ -245,6 +245,18 @@ impl Trainer {
         Ok(self.ranks.is_first().then_some(whole))
     }
 
+    /// The weights of the model, whole, on the ranks that compute with them: on all where none splits matrices,
+    /// else on the first. All ranks ask for them together.
+    ///
+    /// # Errors
+    /// As [`Trainer::whole_weights`].
+    pub(crate) fn weights_for_reading(&self) -> Result<Option<Weights>> {
+        match self.ranks.place().ranks() {
+            1 => Ok(Some(self.model.weights.clone())),
+            _ => self.whole_weights(),
+        }
+    }
+
     /// Writes what is trained and its moments among the files of a checkpoint; `gathered` are the
     /// [`gathered_tensors`](Self::gathered_tensors), if there are any.
     ///
