@@ -1,7 +1,7 @@
 """What scripts/bench_eval measures: seconds of the processor for the same questions by `altiplano eval tasks` and by
 lm_eval with transformers.
 
-    bench_eval.py ALTIPLANO WORK ROUNDS MODEL...
+    bench_eval.py ALTIPLANO WORK ROUNDS THREADS MODEL...
 
 WORK/MODEL is a checkpoint, WORK/MODEL-hf its export.
 """
@@ -21,10 +21,10 @@ import lm_eval.tasks
 import torch
 from lm_eval.models.huggingface import HFLM
 
-ALTIPLANO, WORK, ROUNDS, MODELS = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+ALTIPLANO, WORK = sys.argv[1], Path(sys.argv[2])
+ROUNDS, THREADS, MODELS = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
 DATA = WORK / "data"
 MANAGER = lm_eval.tasks.TaskManager()
-THREADS = 2
 RANDOM = random.Random(1)
 TEXT = " ".join(path.read_text() for path in sorted(Path("tests/fixtures/plain/speeches").glob("17*.txt"))).split()
 
