@@ -40,6 +40,7 @@ mod serve;
 mod sft;
 #[cfg(unix)]
 mod signals;
+mod storage_server;
 mod terminal;
 mod tokenizer_json;
 mod training;

@@ -187,11 +187,10 @@ impl Evaluation {
         ranks: &Ranks,
         ended: &mut impl FnMut() -> Result<bool>,
     ) -> Result<Option<TaskResult>> {
-        // Where ranks split matrices the first has them whole, and the others wait for it.
-        let (index, of) = match ranks.place().ranks() {
-            1 => (ranks.share().index, ranks.share().of),
-            _ => (0, 1),
-        };
+        // Where ranks split the weights the first has them whole, and the others wait for it.
+        let have = ranks.gather("the evaluation", &[u64::from(model.is_some())])?;
+        let before = have.iter().take(ranks.world().rank());
+        let (index, of) = (before.sum::<u64>() as usize, have.iter().sum::<u64>().max(1) as usize);
         let left = task.left(&self.options, &HashSet::new())?;
         let mut samples: Vec<Sample> = Vec::with_capacity(left.len());
         for examples in left.chunks(task.at_a_time(&self.options) * of) {
