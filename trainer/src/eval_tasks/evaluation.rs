@@ -189,7 +189,7 @@ impl Evaluation {
     ) -> Result<Option<TaskResult>> {
         // Where ranks split the weights the first has them whole, and the others wait for it.
         let have = ranks.gather("the evaluation", &[u64::from(model.is_some())])?;
-        let before = have.iter().take(ranks.world().rank());
+        let before = have.iter().take(ranks.rank());
         let (index, of) = (before.sum::<u64>() as usize, have.iter().sum::<u64>().max(1) as usize);
         let left = task.left(&self.options, &HashSet::new())?;
         let mut samples: Vec<Sample> = Vec::with_capacity(left.len());
