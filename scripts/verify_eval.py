@@ -1,25 +1,48 @@
 """What scripts/verify_eval compares: every example of tests/fixtures/eval_tasks by `altiplano eval tasks` and by
 lm_eval, in process and over HTTP.
 
-    verify_eval.py ALTIPLANO WORK URL
+    verify_eval.py ALTIPLANO WORK URL [TASK...]
 
-WORK/model is a checkpoint, WORK/hf its export, URL an `altiplano serve` of it.
+WORK/model is a checkpoint, WORK/hf its export, URL an `altiplano serve` of it. TASK: these alone.
+
+lm_eval judges programs by a metric that `evaluate` downloads; here `Programs` stands for it.
 """
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import evaluate
 import lm_eval
 import lm_eval.tasks
 import pyarrow.parquet
 
-ALTIPLANO, WORK, URL = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+ALTIPLANO, WORK, URL, ONLY = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
 DATA = Path("tests/fixtures/eval_tasks")
+CONTEXT = json.loads((WORK / "hf/config.json").read_text())["max_position_embeddings"]
 MANAGER = lm_eval.tasks.TaskManager()
+
+
+class Programs:
+    """Programs with tests behind them, run: what `evaluate.load("code_eval")` gives."""
+
+    def compute(self, references, predictions, k):
+        assert k == [1]
+        passed = total = 0
+        for tests, candidates in zip(references, predictions, strict=True):
+            for candidate in candidates:
+                command = [sys.executable, "-I", "-c", f"{candidate}\n{tests}"]
+                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+                passed += subprocess.run(command, timeout=20, check=False, **quiet).returncode == 0
+                total += 1
+        return {"pass@1": passed / total}, {}
+
+
+evaluate.load = lambda name, *_, **__: {"code_eval": Programs()}[name]
 
 
 def jsonl(name):
@@ -99,7 +122,20 @@ def trivia():
     return [{"question": row["Question"], "answer": {"aliases": row["Answer"]["Aliases"]}} for row in data]
 
 
+def crows_pairs():
+    # The first column has no name and holds the row's number, which lm_eval takes for the prompt "".
+    rows = csv.DictReader((DATA / "crows_pairs/crows_pairs_anonymized.csv").open(newline=""))
+    return [{name: value for name, value in row.items() if name} for row in rows]
+
+
+def human_eval():
+    with gzip.open(DATA / "humaneval/HumanEval.jsonl.gz", "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
 ANATOMY, POLICY = "anatomy", "us_foreign_policy"
+# What lm_eval calls measures that have other names here.
+MEASURES = {"pass@1,create_test": "pass@1,none", "pass_at_1,none": "pass@1,none"}
 # Of each task here: the task of lm_eval, its examples, those from which shots are taken, and how many.
 TASKS = [
     ("boolq", "boolq", [row | {"label": int(row["answer"])} for row in jsonl("boolq/dev.jsonl")], [], 0),
@@ -135,7 +171,7 @@ TASKS = [
     (
         "crows_pairs",
         "crows_pairs_english",
-        list(csv.DictReader((DATA / "crows_pairs/crows_pairs_anonymized.csv").open(newline=""))),
+        crows_pairs(),
         [],
         0,
     ),
@@ -154,6 +190,14 @@ TASKS = [
         [],
         0,
     ),
+    ("humaneval", "humaneval", human_eval(), [], 0),
+    (
+        "mbpp",
+        "mbpp",
+        [row for row in jsonl("mbpp/mbpp.jsonl") if 11 <= row["task_id"] <= 510],
+        [row | {"is_fewshot": True} for row in jsonl("mbpp/mbpp.jsonl") if 2 <= row["task_id"] <= 4],
+        3,
+    ),
 ]
 
 
@@ -162,6 +206,7 @@ def ours(task, shots):
     folder = WORK / f"ours_{task}_{shots}"
     command = [ALTIPLANO, "eval", "tasks", "--checkpoint", str(WORK / "model"), "--data", str(DATA)]
     command += ["--tasks", task, "--rules", "harness", "--shots", str(shots), "--output", str(folder), "--json"]
+    command += ["--allow-code-execution"] if task in ("humaneval", "mbpp") else []
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     samples = [json.loads(line) for line in (folder / f"samples_{task}.jsonl").read_text().splitlines()]
     return json.loads(out.splitlines()[-1])["results"], samples
@@ -189,8 +234,17 @@ def theirs(model, n, name, examples, shots, count):
         config["fewshot_config"] = {"sampler": "first_n"}
     # The task as lm_eval has it, but for where its examples are.
     task = MANAGER._factory.build(MANAGER._entry(name), overrides=config, registry=MANAGER._index)
+    if task.OUTPUT_TYPE == "generate_until":
+        # As much of the model's context as altiplano leaves for an answer.
+        task.config.generation_kwargs["max_gen_toks"] = CONTEXT // 2
     found = lm_eval.simple_evaluate(
-        model=model, tasks=[task], num_fewshot=count, log_samples=True, bootstrap_iters=0, batch_size=8
+        model=model,
+        tasks=[task],
+        num_fewshot=count,
+        log_samples=True,
+        bootstrap_iters=0,
+        batch_size=8,
+        confirm_run_unsafe_code=True,
     )
     samples = sorted(next(iter(found["samples"].values())), key=lambda sample: (sample["doc_id"], sample["filter"]))
     return next(iter(found["results"].values())), samples
@@ -217,7 +271,11 @@ def compare(task, name, own, own_results, found, results):
                 largest = max(largest, difference)
                 assert difference < 1e-5, (task, ours["arguments"], a, b)
                 assert b[1] is None or a[1] == (str(b[1]) == "True"), (task, a, b)
+            if task in ("humaneval", "mbpp"):
+                # What stands behind the text: the tests.
+                assert ours["target"].strip() == sample["target"].strip(), (task, ours["target"])
     part = own_results[name if task == "mmlu" else task]
+    results = {MEASURES.get(key, key): value for key, value in results.items()}
     for key, value in results.items():
         if isinstance(value, float) and "stderr" not in key and key in part:
             assert abs(part[key] - value) <= 1e-5 * max(1.0, abs(value)), (task, key, part[key], value)
@@ -243,6 +301,8 @@ def main():
     )
     seconds = {"altiplano": 0.0, "transformers": 0.0}
     for n, (task, name, examples, shots, count) in enumerate(TASKS):
+        if ONLY and task not in ONLY:
+            continue
         start = time.time()
         own_results, own = ours(task, count)
         seconds["altiplano"] += time.time() - start

@@ -262,6 +262,27 @@ fn wrong_files_and_rows_are_named_or_counted() {
     fs::write(data.join("openbookqa/test.jsonl"), row("c", "E")).unwrap();
     eval("openbookqa", &[]).fails(1, &["test.jsonl", "no example", "none of the choices"]);
 
+    // ARC and OpenBookQA have one form; ids tell them apart, and names ARC's two sets.
+    let with_id = |id: &str| row("c", "A").replace("\"id\": \"a\"", &format!("\"id\": {id:?}"));
+    fs::write(data.join("openbookqa/test.jsonl"), with_id("Mercury_7175875")).unwrap();
+    eval("openbookqa", &[]).fails(1, &["test.jsonl", "row 1", "Mercury_7175875", "another task"]);
+    fs::write(data.join("arc_easy/ARC-Easy-Test.jsonl"), with_id("7-980")).unwrap();
+    eval("arc_easy", &[]).fails(1, &["ARC-Easy-Test.jsonl", "row 1", "OpenBookQA, 7-980"]);
+    let parquet = "arc_challenge/test-00000-of-00001.parquet";
+    for (folder, code, said) in [
+        ("ARC-Challenge", Some(1), "ARC's challenge set, expected the easy set"),
+        ("elsewhere", Some(0), "neither the file nor its folder says"),
+        ("ARC-Easy", Some(0), ""),
+    ] {
+        let there = dir.path().join(folder);
+        fs::create_dir(&there).unwrap();
+        fs::copy(fixtures().join(parquet), there.join("test-0.parquet")).unwrap();
+        let finished = eval_of(checkpoint(), &there, "arc_easy", &[]);
+        assert_eq!(finished.code, code, "{folder}: {}", finished.stderr);
+        assert!(finished.stderr.contains(said), "{folder}: {}", finished.stderr);
+        assert_eq!(finished.stderr.contains("neither the file"), folder == "elsewhere");
+    }
+
     eval("winogrand", &[]).fails(2, &["winogrand", "did you mean \"winogrande\"?"]);
     eval("wikitext", &["--shots", "1"]).fails(2, &["--shots", "wikitext"]);
     eval("gsm8k", &["--samples", "2", "--temperature", "0"]).fails(2, &["--temperature 0"]);

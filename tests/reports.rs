@@ -236,7 +236,10 @@ fn shown(files: &[PathBuf]) -> BTreeMap<u64, (f64, BTreeMap<String, f32>)> {
 #[test]
 fn event_files_say_what_the_metrics_say() {
     let small = SmallRun::new();
+    let data = format!("eval.data={}", repository("tests/fixtures/eval_tasks").display());
+    let eval = ["eval.tasks=[piqa]", "eval.every=5", data.as_str()];
     let common = ["steps=12", "checkpoint.every=4", "validate.every=6"];
+    let common = [&common[..], &eval].concat();
     small.train(&[&["name=events", "metrics.tensorboard=true"], &common[..]].concat()).ok();
     small.train(&[&["name=later"], &common[..]].concat()).ok();
     assert_eq!(event_files(&small.run_dir("later")), Vec::<PathBuf>::new());
@@ -275,6 +278,10 @@ fn event_files_say_what_the_metrics_say() {
                 let bits = &line["bits_per_byte_per_source"][source];
                 expect(&format!("validation_bits_per_byte/{source}"), bits);
             }
+            for score in ["piqa/acc"] {
+                expect(&format!("eval/{score}"), &line["eval"][score]);
+            }
+            expect("speed/eval_seconds", &line["eval_seconds"]);
             if *step == 0 {
                 expected.remove("train/tokens");
             }

@@ -14,6 +14,7 @@ mod commands;
 mod cuda;
 mod data;
 mod devices;
+mod eval_in_training;
 #[cfg(target_os = "linux")]
 mod eval_tasks;
 mod every_command;

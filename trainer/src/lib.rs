@@ -30,21 +30,21 @@
 //! | [`validation`] | loss on held-out documents during training |
 //! | [`text_generation`] | prompts to texts, stop strings |
 //! | [`prompts`] | prompts from files |
-//! | [`train_loop`] | a whole run: started, resumed, extended |
-//! | [`batch_dump`] | the batches a run will see, written out |
 //! | [`trained_model`] | a checkpoint opened for reading |
-//! | [`chat_session`] | a conversation with a model, within the context |
-//! | [`sft`] | supervised fine-tuning: a run on examples |
 //! | [`interop`] | models of other programs: export and import |
+//! | [`chat_session`] | a conversation with a model, within the context |
 //! | [`text_model`] | a model opened for generating text |
 //! | [`json_log`] | files of JSON lines that grow by what was paid for |
 //! | [`serving`] | a checkpoint opened for serving |
+//! | [`eval_tasks`] | tasks of the LLaMA paper, scored and compared |
+//! | [`train_loop`] | a whole run: started, resumed, extended |
+//! | [`batch_dump`] | the batches a run will see, written out |
+//! | [`sft`] | supervised fine-tuning: a run on examples |
 //! | [`endpoint`] | what answers requests: a server or a checkpoint |
 //! | [`judge`] | answers judged by a model |
 //! | [`self_instruct`] | instructions written by a model |
 //! | [`eval_documents`] | documents to score, from files and data directories |
 //! | [`eval`] | bits per byte on documents |
-//! | [`eval_tasks`] | tasks of the LLaMA paper, scored and compared |
 //! | [`estimate`] | memory, FLOPs and days of a configuration before it runs |
 //! | [`mod@bench`] | speed and memory of training, attention and generation |
 //! | [`commands`] | the command line |
@@ -99,23 +99,25 @@ pub mod text_generation;
 
 pub mod prompts;
 
-pub mod train_loop;
-
-pub mod batch_dump;
-
 pub mod trained_model;
 
-pub mod chat_session;
-
-pub mod sft;
-
 pub mod interop;
+
+pub mod chat_session;
 
 pub mod text_model;
 
 pub mod json_log;
 
 pub mod serving;
+
+pub mod eval_tasks;
+
+pub mod train_loop;
+
+pub mod batch_dump;
+
+pub mod sft;
 
 pub mod endpoint;
 
@@ -126,8 +128,6 @@ pub mod self_instruct;
 pub mod eval_documents;
 
 pub mod eval;
-
-pub mod eval_tasks;
 
 pub mod estimate;
 

@@ -51,6 +51,18 @@ pub struct StepMetrics {
     /// Present when the step was followed by a validation.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationMetrics>,
+    /// Present when the step was followed by an evaluation.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvalMetrics>,
+}
+
+/// Scores in tasks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvalMetrics {
+    /// By `task/measure`; without those that are not finite.
+    pub eval: BTreeMap<String, f64>,
+    /// Time they took, in seconds.
+    pub eval_seconds: f64,
 }
 
 /// How the ranks of a step fared.
@@ -368,6 +380,10 @@ mod tests {
                 val_loss_per_source: per_source.clone(),
                 bits_per_byte: 2.0 / 3.0,
                 bits_per_byte_per_source: per_source,
+            }),
+            evaluation: Some(EvalMetrics {
+                eval: BTreeMap::from([("piqa/acc".to_string(), 0.1 + 0.7)]),
+                eval_seconds: 1.5,
             }),
             ..step(3)
         };

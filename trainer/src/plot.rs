@@ -1,10 +1,11 @@
-//! The loss curve of a run as a picture: `loss.svg` and `loss.png`.
+//! The curves of a run as pictures: `loss.svg` and `loss.png`, and those of scores in tasks.
 //!
-//! Above: the training loss of every step (faint) and its running mean, and the loss on held-out
+//! Of the loss, above: the training loss of every step (faint) and its running mean, and the loss on held-out
 //! documents, over all and for each source. Below: the learning rate. The letters come from a font
 //! inside the program, so nothing needs to be installed.
 
 mod line_style;
+mod scores;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,8 @@ use altiplano_data::atomic_file::scratch_folder;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
+
+pub use self::scores::draw_scores;
 
 use self::line_style::{LineStyle, Mark};
 use crate::error::{Result, TrainerError};
@@ -46,21 +49,29 @@ pub fn draw_loss(run_dir: &Path, title: &str, history: &History) -> Result<()> {
     if curves.raw.is_empty() {
         return Ok(());
     }
+    let svg = |path: &Path| draw(&SVGBackend::new(path, SIZE).into_drawing_area(), title, &curves);
+    let png =
+        |path: &Path| draw(&BitMapBackend::new(path, SIZE).into_drawing_area(), title, &curves);
+    write_pictures(run_dir, "loss", svg, png)
+}
+
+/// Draws `NAME.svg` and `NAME.png` under other names and renames them.
+fn write_pictures(
+    run_dir: &Path,
+    name: &str,
+    svg: impl FnOnce(&Path) -> std::result::Result<(), String>,
+    png: impl FnOnce(&Path) -> std::result::Result<(), String>,
+) -> Result<()> {
     let scratch = scratch_folder(run_dir)?;
-    for name in ["loss.svg", "loss.png"] {
-        let path = run_dir.join(name);
-        let failed = |reason: String| TrainerError::Plot { path: path.clone(), reason };
-        register().map_err(failed)?;
-        let temporary = scratch.path().join(name);
-        let drawn = if name.ends_with("svg") {
-            draw(&SVGBackend::new(&temporary, SIZE).into_drawing_area(), title, &curves)
-        } else {
-            draw(&BitMapBackend::new(&temporary, SIZE).into_drawing_area(), title, &curves)
-        };
-        drawn.map_err(failed)?;
-        std::fs::rename(&temporary, &path).map_err(TrainerError::io(&path))?;
-    }
-    Ok(())
+    let [svg_name, png_name] = ["svg", "png"].map(|ending| format!("{name}.{ending}"));
+    let [svg_path, png_path] = [&svg_name, &png_name].map(|name| scratch.path().join(name));
+    let path = run_dir.join(&svg_name);
+    let drawn = register().and_then(|()| svg(&svg_path));
+    drawn.map_err(|reason| TrainerError::Plot { path: path.clone(), reason })?;
+    std::fs::rename(&svg_path, &path).map_err(TrainerError::io(&path))?;
+    let path = run_dir.join(&png_name);
+    png(&png_path).map_err(|reason| TrainerError::Plot { path: path.clone(), reason })?;
+    std::fs::rename(&png_path, &path).map_err(TrainerError::io(&path))
 }
 
 /// Makes the font known to the drawing library, once.

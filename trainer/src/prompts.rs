@@ -1,9 +1,10 @@
-//! Prompts from files: one text, one a line, or JSON lines.
+//! Prompts from files: one text, one a line, or JSON lines; and any objects in JSON lines.
 
 use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::{Result, TrainerError};
 
@@ -80,6 +81,38 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
             Ok(json.prompt)
         })
         .collect()
+}
+
+/// The objects of a file of JSON lines, with the place of each for messages. Empty lines are left out.
+///
+/// # Errors
+/// When the file cannot be read, is too large, has no object, or a line is something else.
+pub fn read_objects(path: &Path) -> Result<Vec<(String, Value)>> {
+    let wrong = |place: String, reason: String| TrainerError::PromptFile { place, reason };
+    let file = std::fs::File::open(path).map_err(TrainerError::io(path))?;
+    let bytes = read_bounded(file).map_err(TrainerError::io(path))?;
+    let name = || path.display().to_string();
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(wrong(name(), format!("has more than {MOST_BYTES} bytes, which is the most")));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|error| wrong(name(), format!("not UTF-8 text: {}", error.utf8_error())))?;
+    let mut objects = Vec::new();
+    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let place = format!("{}:{}", name(), number + 1);
+        match serde_json::from_str(line) {
+            Ok(value @ Value::Object(_)) => objects.push((place, value)),
+            Ok(_) => return Err(wrong(place, "expected an object".into())),
+            Err(error) => return Err(wrong(place, format!("not JSON: {error}"))),
+        }
+    }
+    match objects.is_empty() {
+        false => Ok(objects),
+        true => Err(wrong(name(), "is empty".into())),
+    }
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub fn fine_tune(config: SftConfig) -> Result<TrainReport> {
 /// As [`train_loop::resume`](crate::train_loop::resume).
 pub fn resume(config: SftConfig, choice: Choice, overrides: &[String]) -> Result<TrainReport> {
     let dir = config.run_dir();
-    let Some((_, chosen)) = checkpoint::choose(&dir, choice)? else {
+    let Some((_, chosen)) = checkpoint::choose(&dir, choice, &config.checkpoint.best_by)? else {
         let task = Box::new(FineTuning::open_base(config)?);
         return resume_task(task, choice, overrides, &Ranks::single());
     };

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use crate::error::{Result, TrainerError};
-use crate::metrics::{History, InitialMetrics, StepMetrics, ValidationMetrics, wall_time};
+use crate::metrics::{
+    EvalMetrics, History, InitialMetrics, StepMetrics, ValidationMetrics, wall_time,
+};
 
 /// Begins the name of every event file; TensorBoard reads a folder's files in the order of their names.
 const FILE_PREFIX: &str = "events.out.tfevents.";
@@ -174,6 +176,10 @@ fn step_record(metrics: &StepMetrics) -> Vec<u8> {
     values.extend(metrics.mfu.map(|mfu| scalar("speed/mfu", mfu)));
     values.extend(metrics.skipped.then(|| scalar("train/skipped", 1.0)));
     values.extend(metrics.validation.iter().flat_map(validation_scalars));
+    if let Some(EvalMetrics { eval, eval_seconds }) = &metrics.evaluation {
+        values.extend(eval.iter().map(|(score, &value)| scalar(&format!("eval/{score}"), value)));
+        values.push(scalar("speed/eval_seconds", *eval_seconds));
+    }
     record(&event(metrics.wall_time, metrics.step, What::Summary(Summary { values })))
 }
 

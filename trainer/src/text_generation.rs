@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::error::Result;
 
 /// Samples that are generated at a time.
-const SAMPLES_AT_A_TIME: usize = 32;
+pub(crate) const SAMPLES_AT_A_TIME: usize = 32;
 
 /// Most tokens of prompts that one pass takes.
 const PASS_TOKENS: usize = 2048;
@@ -30,6 +30,8 @@ pub struct GenerationOptions {
     pub end_tokens: Vec<u32>,
     /// A text ends before any of these.
     pub stop: Vec<String>,
+    /// Most blocks of the cache, at least those of one text. Default: those of all that is generated at a time.
+    pub most_blocks: Option<usize>,
 }
 
 /// A finished generation.
@@ -243,7 +245,8 @@ fn engine_options(
     let whole = longest.saturating_add(options.sampling.max_tokens).min(model.context());
     let at_a_time = (prompts.len() * options.samples.max(1)).clamp(1, SAMPLES_AT_A_TIME);
     let mut engine = EngineOptions::new(model.context(), 1);
-    engine.num_blocks = at_a_time * whole.div_ceil(engine.block_size).max(1);
+    let blocks = whole.div_ceil(engine.block_size).max(1);
+    engine.num_blocks = (at_a_time * blocks).min(options.most_blocks.unwrap_or(usize::MAX));
     engine.max_num_seqs = at_a_time;
     engine.max_num_batched_tokens = longest.clamp(engine.max_num_batched_tokens, PASS_TOKENS);
     engine.eos_token_ids.clone_from(&options.end_tokens);

@@ -18,13 +18,15 @@ pub(crate) use start::{resume_task, saved_settings, train_task};
 pub(crate) use task::Task;
 
 use crate::checkpoint::{self, CheckpointFiles, PartOfCheckpoint, TrainState};
-use crate::config::TrainConfig;
+use crate::config::{CheckpointConfig, TrainConfig};
 use crate::error::{Result, TrainerError};
+use crate::eval_tasks::Evaluation;
 use crate::metrics::{
-    History, InitialMetrics, MetricsLog, RankMetrics, StepMetrics, peak_memory_bytes, wall_time,
+    EvalMetrics, History, InitialMetrics, MetricsLog, RankMetrics, StepMetrics, peak_memory_bytes,
+    wall_time,
 };
 use crate::peak::Peak;
-use crate::plot::draw_loss;
+use crate::plot::{draw_loss, draw_scores};
 use crate::progress::TrainProgress;
 use crate::schedule::Schedule;
 use crate::signals::{self, Signal};
@@ -46,8 +48,11 @@ pub struct TrainReport {
     pub run: PathBuf,
     /// Its newest checkpoint; none when it was interrupted before its first step was done.
     pub checkpoint: Option<PathBuf>,
-    /// The checkpoint with the lowest validation loss, where `checkpoint.keep_best` asks for it.
+    /// The checkpoint with the best score, where `checkpoint.keep_best` asks for it.
     pub best_checkpoint: Option<PathBuf>,
+    /// That score: `val_loss`, or one of a task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_by: Option<String>,
     /// The loss curve.
     pub loss_curve: PathBuf,
     /// Steps done.
@@ -72,12 +77,14 @@ struct Run {
     dir: PathBuf,
     trainer: Trainer,
     task: Box<dyn Task>,
+    /// The tasks that are scored, where any are.
+    evaluation: Option<Evaluation>,
     /// On the first rank, which writes them.
     records: Option<Records>,
     /// On the other ranks, of the steps of this process.
     history: History,
-    /// The step just done, while its validation is missing: a crash in between loses its line, an
-    /// interrupt leaves it to the process that goes on.
+    /// The step just done, while its validation or evaluation is missing: a crash in between loses its
+    /// line, an interrupt leaves it to the process that goes on.
     unlogged: Option<StepMetrics>,
     step: u64,
     tokens: u64,
@@ -138,6 +145,10 @@ impl Run {
             true => None,
             false => Peak::of(&config.device, self.trainer.model.device(), config.precision),
         };
+        if self.records.is_some() {
+            // The one that had the name may have been set aside.
+            self.name_best(&checkpoint::list(&self.dir)?);
+        }
         ranks.set_during("the validation before the first step", true);
         let flops_per_token = self.task.flops_per_token();
         // A broken validation shows now, not after the first thousand steps.
@@ -148,6 +159,7 @@ impl Run {
         }
         self.look_for_signals()?;
         if let Some(metrics) = self.unlogged.take() {
+            ranks.set_during(format_args!("what is measured after step {}", metrics.step), true);
             self.record(metrics, &progress)?;
             self.draw(&progress);
         }
@@ -158,6 +170,7 @@ impl Run {
             let takes_long = save
                 || step == first_step + 1
                 || due(config.validate.every, step)
+                || config.eval.is_due(step, last_step)
                 || due(config.sample.every, step);
             ranks.set_during(format_args!("step {step}"), takes_long);
             let batches = self.task.next_step()?;
@@ -196,6 +209,7 @@ impl Run {
                     slowest_over_mean: told.slowest_over_mean,
                 }),
                 validation: None,
+                evaluation: None,
             };
             self.signal = outcome.ranks.and_then(|told| told.signal);
             if save {
@@ -250,7 +264,10 @@ impl Run {
         if self.records.is_none() {
             return;
         }
-        if let Err(error) = draw_loss(&self.dir, &self.config.name, &self.history) {
+        let name = &self.config.name;
+        let drawn = draw_loss(&self.dir, name, &self.history)
+            .and_then(|()| draw_scores(&self.dir, name, &self.history));
+        if let Err(error) = drawn {
             progress.println(&format!("warning: {error}; the run goes on"));
         }
     }
@@ -281,8 +298,8 @@ impl Run {
         Ok(())
     }
 
-    /// Validates after the step of `metrics`, if that is due and was not done, and logs the step.
-    /// Interrupted in the validation it leaves the step unlogged and gives `None`.
+    /// Validates and scores tasks after the step of `metrics`, if that is due and was not done, and logs the
+    /// step. Interrupted in between it leaves the step unlogged and gives `None`.
     fn record(
         &mut self,
         mut metrics: StepMetrics,
@@ -304,6 +321,15 @@ impl Run {
             metrics.validation = Some(validation);
             self.look_for_signals()?;
         }
+        if metrics.evaluation.is_none()
+            && self.config.eval.is_due(metrics.step, self.config.total_steps())
+        {
+            metrics.evaluation = self.evaluate(progress)?;
+            if metrics.evaluation.is_none() {
+                self.unlogged = Some(metrics);
+                return Ok(None);
+            }
+        }
         if let Some(records) = &mut self.records {
             records.metrics.append(&metrics)?;
             if let Some(events) = &mut records.events {
@@ -315,13 +341,41 @@ impl Run {
         Ok(self.history.steps.last())
     }
 
-    /// Sees to it that there is a checkpoint of the step just logged if its validation loss is the
-    /// lowest so far, and that the one it replaces as the best is not kept for ever.
+    /// Scores the tasks of `eval` with the weights as they are. `None` when it was interrupted.
+    fn evaluate(&mut self, progress: &TrainProgress) -> Result<Option<EvalMetrics>> {
+        let (Some(evaluation), Some(tokenizer)) = (&self.evaluation, self.task.tokenizer()) else {
+            return Ok(Some(EvalMetrics::default()));
+        };
+        let ranks = self.trainer.ranks();
+        let weights = self.trainer.weights_for_reading()?;
+        let mut signal = self.signal;
+        let ended = || {
+            if ranks.is_alone() {
+                return Ok(interrupted());
+            }
+            signal = signal.map_or_else(|| ranks.signal(), |signal| Ok(Some(signal)))?;
+            Ok(signal.is_some())
+        };
+        let warn = |text: String| progress.println(&format!("warning: {text}"));
+        let model = &self.trainer.model.config;
+        let scores = evaluation.run(model, weights, tokenizer, ranks, ended, warn)?;
+        self.signal = signal;
+        if let Some(scores) = &scores {
+            let told = scores.eval.iter().map(|(score, value)| format!("{score} {value:.4}"));
+            progress.println(&format!("evaluation: {}", told.collect::<Vec<_>>().join(", ")));
+        }
+        Ok(scores)
+    }
+
+    /// Sees to it that there is a checkpoint of the step just logged if its score is the best so far, and
+    /// that the one it replaces as the best is not kept for ever.
     fn keep_best(&mut self) -> Result<()> {
-        let Some(last) = self.history.steps.last().filter(|line| line.validation.is_some()) else {
+        let config = &self.config.checkpoint;
+        let scored = |line: &&StepMetrics| checkpoint::badness(line, &config.best_by).is_some();
+        let Some(last) = self.history.steps.last().filter(scored) else {
             return Ok(());
         };
-        if !self.config.checkpoint.keep_best {
+        if !config.keep_best {
             return Ok(());
         }
         let found = self.trainer.ranks().first_finds("the best checkpoint", || {
@@ -329,7 +383,7 @@ impl Run {
             if self.saved != Some(self.step) {
                 candidates.push((self.step, PathBuf::new()));
             }
-            let best = checkpoint::best_of(&candidates, &self.history.steps);
+            let best = checkpoint::best_of(&candidates, &self.history.steps, &config.best_by);
             Ok(best.map(|(step, _)| step.to_string()).unwrap_or_default())
         })?;
         if found.parse() == Ok(self.step) && self.saved != Some(self.step) {
@@ -350,7 +404,10 @@ impl Run {
             config.activation_checkpointing,
             rayon::current_num_threads(),
             self.task.summary(),
-        )
+        ) + &self.evaluation.as_ref().map_or_else(String::new, |evaluation| {
+            let evaluations = config.eval.count(config.total_steps());
+            format!("\n{}, {evaluations} times", evaluation.describe())
+        })
     }
 
     /// Saves the state after the step just done, and prunes what is no longer kept. All ranks do it
@@ -457,10 +514,20 @@ impl Run {
         }
         let config = &self.config.checkpoint;
         let all = checkpoint::list(&self.dir)?;
-        let best = checkpoint::best_of(&all, &self.history.steps).filter(|_| config.keep_best);
-        let best = best.map(|(step, _)| *step);
+        let best = self.name_best(&all);
         checkpoint::prune(&self.dir, config.keep_last, config.keep_every, best)?;
         Ok(())
+    }
+
+    /// The step of the best of all checkpoints, where one is kept; it gets its name.
+    fn name_best(&self, all: &[(u64, PathBuf)]) -> Option<u64> {
+        let config = &self.config.checkpoint;
+        let best = checkpoint::best_of(all, &self.history.steps, &config.best_by);
+        let best = best.filter(|_| config.keep_best).map(|(step, _)| *step);
+        if let Err(error) = checkpoint::name_best(&self.dir, best) {
+            tracing::warn!("{error}; the best checkpoint has no name of its own");
+        }
+        best
     }
 
     /// Prints what the model writes after each prompt, on the first rank.
@@ -504,10 +571,12 @@ impl Run {
         let alone = self.trainer.ranks().is_alone();
         let signal = if alone { signals::pending() } else { self.signal };
         let checkpoints = checkpoint::list(&self.dir)?;
-        let best = checkpoint::best_of(&checkpoints, &self.history.steps)
-            .filter(|_| self.config.checkpoint.keep_best);
+        let CheckpointConfig { keep_best, best_by, .. } = &self.config.checkpoint;
+        let best =
+            checkpoint::best_of(&checkpoints, &self.history.steps, best_by).filter(|_| *keep_best);
         Ok(TrainReport {
             best_checkpoint: best.map(|(_, path)| path.clone()),
+            best_by: best.map(|_| best_by.clone()),
             checkpoint: checkpoints.last().map(|(_, path)| path.clone()),
             loss_curve: self.dir.join("loss.svg"),
             step: self.step,

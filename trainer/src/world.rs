@@ -393,6 +393,7 @@ fn comparable(config: &TrainConfig) -> Value {
     config.output.clear();
     config.tokenizer = config.tokenizer.map(|_| Default::default());
     config.init_from = config.init_from.map(|_| Default::default());
+    config.eval.data = config.eval.data.map(|_| Default::default());
     config.threads = None;
     config.readers = 1;
     config.parallel.library = None;

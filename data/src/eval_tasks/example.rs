@@ -1,12 +1,13 @@
 //! Examples of tasks as texts: what a model is asked, what counts, and how answers are scored.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Whose rules a task follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rules {
     /// Those of the LLaMA paper.
+    #[default]
     Paper,
     /// Those of lm-evaluation-harness.
     Harness,

@@ -33,5 +33,5 @@ pub use example::{
     UNCONDITIONAL_CONTEXT, argmax,
 };
 pub use judge::Judgement;
-pub use task::{Generation, Task, TaskExamples};
-pub use tasks::TASKS;
+pub use task::{Generation, Task, TaskExamples, higher_is_better};
+pub use tasks::{TASKS, find_task};

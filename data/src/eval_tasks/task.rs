@@ -41,6 +41,8 @@ pub struct Task {
     pub(super) answer_delimiter: &'static str,
     /// How texts are generated; none for tasks of likelihoods.
     pub generation: Option<Generation>,
+    /// Whether the texts are programs, which are run.
+    pub runs_programs: bool,
     /// Reads a file.
     pub(super) read: fn(&Path) -> Result<Vec<Row>>,
     /// What a row becomes: RACE has several questions in one.
@@ -88,6 +90,11 @@ pub struct TaskExamples {
     pub shots: Vec<Example>,
     /// The files that were read.
     pub files: Vec<PathBuf>,
+}
+
+/// Whether more of a measure, `acc` for example, is better.
+pub fn higher_is_better(measure: &str) -> bool {
+    ["acc", "exact_match", "maj", "pass"].iter().any(|better| measure.starts_with(better))
 }
 
 const fn at(rules: Rules) -> usize {
@@ -254,6 +261,7 @@ pub(super) const LIKELIHOODS: Task = Task {
     shot_separator: "\n\n",
     answer_delimiter: " ",
     generation: None,
+    runs_programs: false,
     read: read_plain,
     examples: |row, _| Err(row.unlike("a task")),
 };

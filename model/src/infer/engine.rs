@@ -342,9 +342,7 @@ impl<M: EngineModel> Engine<M> {
         self.model.copy_blocks(&mut self.cache, &plan.copies);
         let pass = self.pass(plan);
         let hidden = self.model.forward(&pass, &mut self.cache)?;
-        for (scheduled, part) in plan.scheduled.iter().zip(&pass.sequences) {
-            self.score_prompt(scheduled.turn, part, &hidden);
-        }
+        self.score_prompts(plan, &pass, &hidden);
         let complete = self.scheduler.computed(plan);
         let rows = plan.scheduled.iter().zip(&pass.sequences).filter_map(|(scheduled, part)| {
             complete.contains(&scheduled.turn).then_some((scheduled.turn, part.rows.end - 1))
@@ -372,40 +370,59 @@ impl<M: EngineModel> Engine<M> {
         pass
     }
 
-    /// Scores the tokens of a prompt that follow rows of this pass, if they are asked for, some rows at
-    /// a time: the logits of a long prompt are larger than the model.
-    fn score_prompt(&mut self, turn: Turn, part: &PassSequence, hidden: &M::Hidden) {
+    /// Scores the tokens of prompts that follow rows of this pass, where they are asked for. Rows of all
+    /// prompts go through the head together, some at a time: the logits of a long prompt are larger than the
+    /// model.
+    fn score_prompts(&mut self, plan: &StepPlan, pass: &Pass, hidden: &M::Hidden) {
+        let vocab_size = self.model.vocab_size();
+        let limit = self.options.vocab_limit.unwrap_or(vocab_size).min(vocab_size);
+        let mut rows = Vec::new();
+        for (scheduled, part) in plan.scheduled.iter().zip(&pass.sequences) {
+            self.rows_to_score(scheduled.turn, part, &mut rows);
+        }
+        for rows in rows.chunks(SCORED_ROWS) {
+            let numbers: Vec<usize> = rows.iter().map(|row| row.row).collect();
+            let logits = self.model.logits(hidden, &numbers);
+            let scores: Vec<Option<ScoredToken>> = logits
+                .par_chunks(vocab_size)
+                .zip(rows)
+                .map(|(logits, row)| score(logits, limit, row.target, row.top))
+                .collect();
+            for (row, found) in rows.iter().zip(scores) {
+                let Some(state) = self.sequences.get_mut(&row.turn) else { continue };
+                match (found, state.prompt_logprobs.as_mut()) {
+                    (Some(found), Some(scored)) => scored.push(found),
+                    (None, _) => state.error = Some(self.model.why_not_finite(hidden)),
+                    (Some(_), None) => {}
+                }
+            }
+        }
+    }
+
+    /// Adds the rows of a sequence whose next tokens are to be scored.
+    fn rows_to_score(&mut self, turn: Turn, part: &PassSequence, rows: &mut Vec<RowToScore>) {
         let Some(state) = self.sequences.get_mut(&turn) else { return };
         let Some(sequence) = self.scheduler.running(turn) else { return };
-        let Some(count) = state.sampler.params().prompt_logprobs else { return };
+        let Some(top) = state.sampler.params().prompt_logprobs else { return };
         // A sequence that was preempted while its answer grew has them all.
         let Some(scored) = state.prompt_logprobs.as_mut().filter(|_| state.sampler.chosen() == 0)
         else {
             return;
         };
         let prompt = &sequence.tokens[..sequence.prompt_len];
-        let (model, vocab_size) = (&self.model, self.model.vocab_size());
-        let limit = self.options.vocab_limit.unwrap_or(vocab_size).min(vocab_size);
         // The row of each token but the first is that of the token before it.
         let first = state.sampler.params().prompt_logprobs_start.max(1);
         let next = first.max(part.start + 1);
         scored.truncate(next - first);
         let targets = prompt.get(next..).unwrap_or_default();
-        let targets: Vec<u32> = targets.iter().copied().chain(state.scored_end).collect();
-        let rows = part.rows.clone().skip(next - 1 - part.start);
-        let rows: Vec<usize> = rows.take(targets.len()).collect();
-        for (rows, targets) in rows.chunks(SCORED_ROWS).zip(targets.chunks(SCORED_ROWS)) {
-            let logits = model.logits(hidden, rows);
-            let scores: Option<Vec<ScoredToken>> = logits
-                .par_chunks(vocab_size)
-                .zip(targets)
-                .map(|(logits, id)| score(logits, limit, *id, count))
-                .collect();
-            match scores {
-                Some(scores) => scored.extend(scores),
-                None => state.error = Some(model.why_not_finite(hidden)),
-            }
-        }
+        let targets = targets.iter().copied().chain(state.scored_end);
+        let of_sequence = part.rows.clone().skip(next - 1 - part.start);
+        rows.extend(of_sequence.zip(targets).map(|(row, target)| RowToScore {
+            turn,
+            row,
+            target,
+            top,
+        }));
     }
 
     /// Chooses the next tokens of sequences, each after a row of the pass, and ends those that are at
@@ -563,6 +580,15 @@ impl<M: EngineModel> Engine<M> {
     fn event(&mut self, sequence: SequenceId, kind: EngineEventKind) {
         self.events.push(EngineEvent { sequence, kind, at: Instant::now() });
     }
+}
+
+/// A row of a pass after which a token of a prompt is scored.
+struct RowToScore {
+    turn: Turn,
+    row: usize,
+    target: u32,
+    /// How many of the likeliest tokens are named beside it.
+    top: usize,
 }
 
 /// A sequence and what was chosen for it.

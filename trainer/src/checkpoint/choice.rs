@@ -4,9 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use altiplano_data::atomic_file::create_folder;
+use altiplano_data::atomic_file::{create_folder, scratch_folder};
+use altiplano_data::eval_tasks::higher_is_better;
 
 use super::directory::{RunLock, checkpoints_dir, list, step_name, sync_dir};
+use crate::config::VAL_LOSS;
 use crate::error::{Result, TrainerError};
 use crate::metrics::{History, StepMetrics, read_metrics};
 
@@ -16,7 +18,7 @@ pub enum Choice {
     /// The newest.
     #[default]
     Latest,
-    /// The one with the lowest validation loss.
+    /// The one with the best score.
     Best,
     /// The one of a step.
     Step(u64),
@@ -36,12 +38,12 @@ impl FromStr for Choice {
     }
 }
 
-/// The checkpoint of `run_dir` that is meant, with its step. `None` when the latest is meant and
-/// the run has not finished one yet.
+/// The checkpoint of `run_dir` that is meant, with its step; the best one is that by `best_by`, a score
+/// of [`best_of`]. `None` when the latest is meant and the run has not finished one yet.
 ///
 /// # Errors
 /// [`TrainerError::Usage`] lists the checkpoints there are when the one meant is not among them.
-pub fn choose(run_dir: &Path, choice: Choice) -> Result<Option<(u64, PathBuf)>> {
+pub fn choose(run_dir: &Path, choice: Choice, best_by: &str) -> Result<Option<(u64, PathBuf)>> {
     let mut all = list(run_dir)?;
     let (found, meant) = match choice {
         Choice::Latest => return Ok(all.pop()),
@@ -49,7 +51,7 @@ pub fn choose(run_dir: &Path, choice: Choice) -> Result<Option<(u64, PathBuf)>> 
         Choice::Best => {
             let log = run_dir.join("metrics.jsonl");
             let history = if log.exists() { read_metrics(&log)? } else { History::default() };
-            (best_of(&all, &history.steps), "best (one with a validation loss)".into())
+            (best_of(&all, &history.steps, best_by), format!("best (one with a {best_by})"))
         }
     };
     if let Some(found) = found {
@@ -65,18 +67,59 @@ pub fn choose(run_dir: &Path, choice: Choice) -> Result<Option<(u64, PathBuf)>> 
     })
 }
 
-/// Of `checkpoints` the one whose step has the lowest validation loss; the earliest of equals.
+/// Of `checkpoints` the one whose step has the best score; the earliest of equals. The score is `val_loss`
+/// or one of tasks, such as `piqa/acc`.
 pub fn best_of<'a>(
     checkpoints: &'a [(u64, PathBuf)],
     history: &[StepMetrics],
+    best_by: &str,
 ) -> Option<&'a (u64, PathBuf)> {
-    let loss_of = |step: u64| {
-        let line = history.iter().rev().find(|line| line.step == step)?;
-        let loss = line.validation.as_ref()?.val_loss;
-        loss.is_finite().then_some(loss)
-    };
-    let scored = checkpoints.iter().filter_map(|found| Some((loss_of(found.0)?, found)));
+    let scored = checkpoints.iter().filter_map(|found| {
+        let line = history.iter().rev().find(|line| line.step == found.0)?;
+        Some((badness(line, best_by)?, found))
+    });
     scored.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, found)| found)
+}
+
+/// The score of a step by which the best checkpoint is chosen, as a number of which less is better. None
+/// where the step has no such score.
+pub fn badness(line: &StepMetrics, best_by: &str) -> Option<f64> {
+    let score = match best_by {
+        VAL_LOSS => line.validation.as_ref()?.val_loss,
+        _ => *line.evaluation.as_ref()?.eval.get(best_by)?,
+    };
+    let measure = best_by.rsplit('/').next().unwrap_or_default();
+    score.is_finite().then_some(if higher_is_better(measure) { -score } else { score })
+}
+
+/// The name of the link to the best checkpoint in the directory of a run.
+const BEST: &str = "best";
+
+/// Gives a checkpoint the name `RUN/best`, in place of the one that had it; without one the name goes.
+///
+/// # Errors
+/// When the file system has no links, or something else has the name.
+pub fn name_best(run_dir: &Path, best: Option<u64>) -> Result<()> {
+    let link = run_dir.join(BEST);
+    // A link to anything else is the user's.
+    let is_ours = |target: &PathBuf| target.starts_with("checkpoints");
+    let now = fs::read_link(&link).ok().filter(is_ours);
+    let wanted = best.map(|step| Path::new("checkpoints").join(step_name(step)));
+    if now == wanted {
+        return Ok(());
+    }
+    let Some(wanted) = wanted else {
+        return fs::remove_file(&link).map_err(TrainerError::io(&link));
+    };
+    if now.is_none() && link.symlink_metadata().is_ok() {
+        let reason = "is not a link to a checkpoint of the run: the best one gets this name".into();
+        return Err(TrainerError::RunFile { path: link, reason });
+    }
+    // The name is never without a checkpoint.
+    let folder = scratch_folder(run_dir)?;
+    let new = folder.path().join(BEST);
+    std::os::unix::fs::symlink(&wanted, &new).map_err(TrainerError::io(&link))?;
+    fs::rename(&new, &link).map_err(TrainerError::io(&link))
 }
 
 /// The finished checkpoint before that of `step`.
@@ -147,7 +190,7 @@ fn free_name(folder: &Path, name: &str) -> PathBuf {
 mod tests {
     use super::*;
     use crate::checkpoint::lock;
-    use crate::metrics::{MetricsLog, ValidationMetrics};
+    use crate::metrics::{EvalMetrics, MetricsLog, ValidationMetrics};
 
     fn run_with(steps: &[u64]) -> tempfile::TempDir {
         let run = tempfile::tempdir().unwrap();
@@ -167,7 +210,7 @@ mod tests {
 
     fn chosen(run: &Path, text: &str) -> std::result::Result<Option<u64>, String> {
         let choice = text.parse::<Choice>()?;
-        let found = choose(run, choice).map_err(|error| error.to_string())?;
+        let found = choose(run, choice, VAL_LOSS).map_err(|error| error.to_string())?;
         Ok(found.map(|(step, _)| step))
     }
 
@@ -193,6 +236,45 @@ mod tests {
         let empty = run_with(&[]);
         assert_eq!(chosen(empty.path(), "latest"), Ok(None));
         assert!(chosen(empty.path(), "best").unwrap_err().contains("there are: none"));
+    }
+
+    #[test]
+    fn the_best_is_by_the_score_that_is_asked_for() {
+        let run = run_with(&[10, 20, 30]);
+        let all = list(run.path()).unwrap();
+        let line = |(step, [acc, bits]): (u64, [f64; 2])| StepMetrics {
+            evaluation: Some(EvalMetrics {
+                eval: [("piqa/acc".into(), acc), ("wikitext/bits_per_byte".into(), bits)].into(),
+                eval_seconds: 1.0,
+            }),
+            ..line(step, Some(step as f64))
+        };
+        let history: Vec<StepMetrics> =
+            [(10, [0.5, 3.0]), (20, [0.7, 1.0]), (25, [0.9, 0.1]), (30, [0.7, 2.0])]
+                .map(line)
+                .into();
+        for (best_by, expected) in [
+            ("val_loss", Some(10)),
+            ("piqa/acc", Some(20)),
+            ("wikitext/bits_per_byte", Some(20)),
+            ("piqa/acc_norm", None),
+        ] {
+            let found = best_of(&all, &history, best_by).map(|found| found.0);
+            assert_eq!(found, expected, "{best_by}");
+        }
+        // Its name is a link, which moves on and goes.
+        let run = run.path();
+        let named = || fs::read_to_string(run.join("best/DONE")).ok();
+        for best in [Some(10), Some(10), Some(30), None, None] {
+            name_best(run, best).unwrap();
+            assert_eq!(named(), best.map(|step: u64| step.to_string()));
+        }
+        assert_eq!(fs::read_dir(run).unwrap().count(), 1);
+        // What someone else put there stays.
+        fs::write(run.join("best"), "mine").unwrap();
+        assert!(name_best(run, Some(10)).unwrap_err().to_string().contains("not a link"));
+        name_best(run, None).unwrap();
+        assert_eq!(fs::read(run.join("best")).unwrap(), b"mine");
     }
 
     #[test]

@@ -31,7 +31,7 @@ mod verify;
 use serde::{Deserialize, Serialize};
 
 pub use chat_template::{CHAT_TEMPLATE_FILE, read_chat_template};
-pub use choice::{Choice, before, best_of, choose, set_aside};
+pub use choice::{Choice, badness, before, best_of, choose, name_best, set_aside};
 pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name};
 pub use peft::ADAPTER_FILE;
 pub(crate) use save::PartOfCheckpoint;

@@ -11,7 +11,7 @@ use super::sizes;
 use super::threads::use_threads;
 use crate::config::{TrainConfig, load};
 use crate::error::Result;
-use crate::estimate::{Estimate, Hardware, PaperFigures, estimate, six_n_mfu};
+use crate::estimate::{Estimate, EvalEstimate, Hardware, PaperFigures, estimate, six_n_mfu};
 
 /// Show what a run costs before it starts: parameters, memory by part, FLOPs, days.
 #[derive(Debug, Args)]
@@ -108,6 +108,17 @@ fn print_memory(found: &Estimate) -> Result<()> {
         metric_bytes(found.memory_bytes.total),
         metric_bytes(found.hardware.device_memory_bytes),
         if found.fits { "fits" } else { "does not fit" }
+    ))?;
+    let Some(evaluation) = &found.evaluation else { return Ok(()) };
+    let EvalEstimate { tasks, times, memory_bytes, total_bytes } = evaluation;
+    print_line(&format!(
+        "  evaluation of {} {times} times: {} in place of a step's activations ({} of matrices, at most {} of \
+         keys and values), {} in all",
+        tasks.join(", "),
+        metric_bytes(memory_bytes.matrices.saturating_add(memory_bytes.cache)),
+        metric_bytes(memory_bytes.matrices),
+        metric_bytes(memory_bytes.cache),
+        metric_bytes(*total_bytes),
     ))
 }
 

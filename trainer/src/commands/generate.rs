@@ -180,7 +180,7 @@ impl GenerateArgs {
             ..SamplingParams::default()
         };
         let (samples, stop) = (self.n as usize, self.stop.clone());
-        GenerationOptions { sampling, samples, end_tokens, stop }
+        GenerationOptions { sampling, samples, end_tokens, stop, most_blocks: None }
     }
 }
 

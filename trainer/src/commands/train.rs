@@ -25,8 +25,8 @@ pub struct TrainArgs {
     /// Go on with a run, from its newest checkpoint. A larger `steps` or `tokens` extends it.
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
-    /// The checkpoint to resume from: latest, best (lowest validation loss) or step_N. Later ones
-    /// become a run of their own in RUN/branches.
+    /// The checkpoint to resume from: latest, best (by `checkpoint.best_by`, the lowest validation loss by
+    /// default) or step_N. Later ones become a run of their own in RUN/branches.
     #[arg(long, value_name = "WHICH", requires = "resume", default_value = "latest")]
     checkpoint: Choice,
     /// Ranks, as threads of this process, to try a layout without a launcher; under one its ranks
@@ -122,7 +122,8 @@ pub(super) fn print_report(report: &TrainReport, json: bool) -> Result<()> {
         None => print_line("checkpoint: none, no step was done")?,
     }
     if let Some(best) = &report.best_checkpoint {
-        print_line(&format!("lowest validation loss: {}", best.display()))?;
+        let score = report.best_by.as_deref().unwrap_or_default();
+        print_line(&format!("best {score}: {}", best.display()))?;
     }
     if report.step > 0 {
         print_line(&format!("loss curve: {}", report.loss_curve.display()))?;

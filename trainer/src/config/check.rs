@@ -1,10 +1,12 @@
 //! What a single key of a training configuration cannot tell: ranges and contradictions.
 
+use altiplano_data::eval_tasks::{TASKS, find_task};
 use altiplano_model::config::LlamaConfig;
 use altiplano_model::error::ModelError;
 
+use super::explain::nearest;
 use super::load::Problem;
-use super::train::{LrSchedule, OptimizerConfig, TrainConfig};
+use super::train::{LrSchedule, OptimizerConfig, TrainConfig, VAL_LOSS};
 
 pub(super) type Check = Result<(), Problem>;
 
@@ -227,12 +229,8 @@ fn check_intervals(config: &TrainConfig) -> Check {
     if config.validate.every > 0 && config.validate.max_sequences == 0 {
         return Err(Problem::new("validate.max_sequences", "found 0, expected at least 1"));
     }
-    if config.checkpoint.keep_best && (config.validate.every == 0 || config.data.random) {
-        return Err(Problem::new(
-            "checkpoint.keep_best",
-            "found true, but nothing is validated: expected validate.every above 0 and sources",
-        ));
-    }
+    check_eval(config)?;
+    check_best(config)?;
     let sample = &config.sample;
     if sample.every > 0 && sample.prompts.is_empty() {
         return Err(Problem::new(
@@ -248,6 +246,82 @@ fn check_intervals(config: &TrainConfig) -> Check {
         ));
     }
     check_skip_outliers(config.skip_outliers)
+}
+
+fn check_eval(config: &TrainConfig) -> Check {
+    let eval = &config.eval;
+    for (n, name) in eval.tasks.iter().enumerate() {
+        let key = format!("eval.tasks.{n}");
+        let Some(task) = find_task(name) else {
+            let known: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+            let near = nearest(name, known.iter().copied());
+            let near = near.map_or_else(String::new, |near| format!("did you mean {near:?}? "));
+            let known = known.join(", ");
+            return Err(Problem::new(&key, format!("found {name:?}; {near}known tasks: {known}")));
+        };
+        if task.runs_programs {
+            let message = format!(
+                "found {name}, whose programs are not run during training; score a checkpoint by \
+                 `altiplano eval tasks --tasks {name} --allow-code-execution`"
+            );
+            return Err(Problem::new(&key, message));
+        }
+        if eval.tasks[..n].contains(name) {
+            return Err(Problem::new(&key, format!("{name} is there twice")));
+        }
+    }
+    if eval.limit == Some(0) {
+        return Err(Problem::new("eval.limit", "found 0, expected at least 1"));
+    }
+    if let Some(step) = eval.steps.iter().find(|step| **step == 0 || **step > MOST_STEPS) {
+        return Err(Problem::new("eval.steps", format!("found {step}, expected 1 to 2^40")));
+    }
+    if eval.tasks.is_empty() {
+        if eval.every > 0 || !eval.steps.is_empty() {
+            let message = "empty, but eval.every or eval.steps is given: expected names of tasks";
+            return Err(Problem::new("eval.tasks", message));
+        }
+        return Ok(());
+    }
+    if eval.data.is_none() {
+        return Err(Problem::new(
+            "eval.data",
+            "missing: give the folder with the files of the tasks",
+        ));
+    }
+    if config.tokenizer.is_none() {
+        let message = "found tasks, which are text, but `tokenizer` is missing";
+        return Err(Problem::new("eval.tasks", message));
+    }
+    if !eval.is_on() {
+        let message = "found false with every 0 and no steps: nothing would ever be scored";
+        return Err(Problem::new("eval.at_end", message));
+    }
+    Ok(())
+}
+
+/// What the best checkpoint is chosen by has to be measured. The scores of tasks are compared when their files
+/// are read.
+fn check_best(config: &TrainConfig) -> Check {
+    let checkpoint = &config.checkpoint;
+    if checkpoint.best_by != VAL_LOSS {
+        let task = checkpoint.best_by.split('/').next().unwrap_or_default();
+        if config.eval.is_on() && config.eval.tasks.iter().any(|name| name == task) {
+            return Ok(());
+        }
+        let message = format!(
+            "found {:?}, expected {VAL_LOSS} or a score of eval.tasks, such as piqa/acc",
+            checkpoint.best_by
+        );
+        return Err(Problem::new("checkpoint.best_by", message));
+    }
+    if checkpoint.keep_best && (config.validate.every == 0 || config.data.random) {
+        return Err(Problem::new(
+            "checkpoint.keep_best",
+            "found true, but nothing is validated: expected validate.every above 0 and sources",
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn check_skip_outliers(limit: Option<f64>) -> Check {

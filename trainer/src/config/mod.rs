@@ -37,8 +37,8 @@ pub use self_instruct::SelfInstructConfig;
 pub use sft::{LoraConfig, SftBatchConfig, SftConfig, SftOptimizerConfig, SftValidateConfig};
 pub use step::load_step;
 pub use train::{
-    BatchConfig, CheckpointConfig, LrSchedule, MetricsConfig, OptimizerConfig, SampleConfig,
-    TrainConfig, ValidateConfig,
+    BatchConfig, CheckpointConfig, EvalConfig, LrSchedule, MetricsConfig, OptimizerConfig,
+    SampleConfig, TrainConfig, VAL_LOSS, ValidateConfig,
 };
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ pub const ON_RESUME: &[(&str, OnResume)] = &[
     ("tokens", Recorded),
     ("optimizer", Recorded),
     ("validate", Free),
+    ("eval", Free),
     ("checkpoint", Free),
     ("sample", Free),
     ("metrics", Free),
@@ -176,7 +177,8 @@ impl TrainConfig {
         }
         // A run that was moved and left a link in its place still finds what lies around the link.
         let shards = config.data.sources.iter_mut().map(|source| &mut source.path);
-        for path in shards.chain(config.tokenizer.as_mut()).filter(|path| !path.exists()) {
+        let files = config.tokenizer.as_mut().into_iter().chain(config.eval.data.as_mut());
+        for path in shards.chain(files).filter(|path| !path.exists()) {
             let around = beside_links(path);
             if around.exists() {
                 *path = around;

@@ -17,8 +17,8 @@ use super::parallel::ParallelConfig;
 use super::path::{beside_links, relative_to};
 use super::resume::refuse_other_kind;
 use super::train::{
-    BatchConfig, CheckpointConfig, LrSchedule, MetricsConfig, OptimizerConfig, SampleConfig,
-    TrainConfig, ValidateConfig,
+    BatchConfig, CheckpointConfig, EvalConfig, LrSchedule, MetricsConfig, OptimizerConfig,
+    SampleConfig, TrainConfig, VAL_LOSS, ValidateConfig,
 };
 use super::yaml::to_yaml;
 use crate::error::{Result, TrainerError};
@@ -330,6 +330,7 @@ impl SftConfig {
             optimizer: self.optimizer.of_steps(steps),
             validate: ValidateConfig { every: self.validate.every, max_sequences: usize::MAX },
             checkpoint: self.checkpoint.clone(),
+            eval: EvalConfig::default(),
             sample: SampleConfig::default(),
             metrics: self.metrics.clone(),
             skip_outliers: self.skip_outliers,
@@ -454,6 +455,12 @@ impl ConfigFile for SftConfig {
                 "found true, but nothing is validated: expected validate.every and \
                  validate.examples above 0",
             ));
+        }
+        let best_by = &self.checkpoint.best_by;
+        if best_by != VAL_LOSS {
+            let message =
+                format!("found {best_by:?}, expected {VAL_LOSS}: no tasks are scored here");
+            return Err(Problem::new("checkpoint.best_by", message));
         }
         Ok(())
     }

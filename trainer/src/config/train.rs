@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use altiplano_data::MixtureConfig;
+use altiplano_data::eval_tasks::Rules;
 use altiplano_model::config::{ActivationCheckpointing, LlamaConfig, Precision};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,9 @@ pub struct TrainConfig {
     /// Loss on held-out documents.
     #[serde(default)]
     pub validate: ValidateConfig,
+    /// Tasks of `docs/eval.md`, scored during training.
+    #[serde(default)]
+    pub eval: EvalConfig,
     /// When the state is saved and how much of it is kept.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
@@ -248,6 +252,77 @@ impl Default for ValidateConfig {
     }
 }
 
+/// Tasks of `docs/eval.md`, scored during training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Their names. Default: none, nothing is scored.
+    pub tasks: Vec<String>,
+    /// The folder with their files, each task's in a folder of its name. Needed with `tasks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// Steps between two evaluations; 0 means never. Default 0.
+    pub every: u64,
+    /// Further steps after which there is an evaluation. Default: none.
+    pub steps: Vec<u64>,
+    /// Whether there is one after the last step. Default true.
+    pub at_end: bool,
+    /// Whose prompts and scores: `paper` or `harness`. Default `paper`.
+    pub rules: Rules,
+    /// Examples shown before each question. Default: those of the rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shots: Option<usize>,
+    /// Most examples of a task. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self {
+            tasks: Vec::new(),
+            data: None,
+            every: 0,
+            steps: Vec::new(),
+            at_end: true,
+            rules: Rules::Paper,
+            shots: None,
+            limit: None,
+        }
+    }
+}
+
+impl EvalConfig {
+    /// Whether anything is ever scored.
+    pub fn is_on(&self) -> bool {
+        !self.tasks.is_empty() && (self.every > 0 || !self.steps.is_empty() || self.at_end)
+    }
+
+    /// Whether there is an evaluation after `step` of a run that ends after `last_step`.
+    pub fn is_due(&self, step: u64, last_step: u64) -> bool {
+        let every = self.every > 0 && step.is_multiple_of(self.every);
+        self.is_on() && (every || self.steps.contains(&step) || (self.at_end && step == last_step))
+    }
+
+    /// How many evaluations a run of so many steps has.
+    pub fn count(&self, last_step: u64) -> u64 {
+        if !self.is_on() {
+            return 0;
+        }
+        let mut others: Vec<u64> = self.steps.clone();
+        others.extend(self.at_end.then_some(last_step));
+        others.retain(|step| {
+            (1..=last_step).contains(step) && (self.every == 0 || !step.is_multiple_of(self.every))
+        });
+        others.sort_unstable();
+        others.dedup();
+        last_step.checked_div(self.every).unwrap_or(0) + others.len() as u64
+    }
+}
+
+/// The name of the validation loss among the scores that the best checkpoint may be chosen by.
+pub const VAL_LOSS: &str = "val_loss";
+
 /// When checkpoints are written and which are kept. The last step always writes one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -258,14 +333,18 @@ pub struct CheckpointConfig {
     pub keep_last: usize,
     /// Checkpoints at multiples of this step are kept for good; 0 means none. Default 0.
     pub keep_every: u64,
-    /// Whether the checkpoint with the lowest validation loss is kept; one is written after a
-    /// validation that is lower than all before. Default false.
+    /// Whether the checkpoint with the best score is kept, also under the name `RUN/best`; one is
+    /// written after a score that is better than all before. Default false.
     pub keep_best: bool,
+    /// The score: `val_loss`, the lowest of which is best, or one of `eval`, such as `piqa/acc`.
+    /// Default `val_loss`.
+    pub best_by: String,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: 1000, keep_last: 2, keep_every: 0, keep_best: false }
+        let best_by = VAL_LOSS.to_owned();
+        Self { every: 1000, keep_last: 2, keep_every: 0, keep_best: false, best_by }
     }
 }
 
@@ -335,6 +414,7 @@ impl TrainConfig {
         resolved.init_from = self.init_from.as_deref().map(seen).transpose()?;
         resolved.parallel.library = self.parallel.library.as_deref().map(seen).transpose()?;
         resolved.tokenizer = self.tokenizer.as_deref().map(seen).transpose()?;
+        resolved.eval.data = self.eval.data.as_deref().map(seen).transpose()?;
         for source in &mut resolved.data.sources {
             source.path = seen(&source.path)?;
         }
@@ -360,8 +440,14 @@ impl TrainConfig {
 
 impl ConfigFile for TrainConfig {
     const INCLUDES: &'static [&'static str] = &["model", "data"];
-    const PATHS: &'static [&'static str] =
-        &["output", "init_from", "tokenizer", "data.sources.*.path", "parallel.library"];
+    const PATHS: &'static [&'static str] = &[
+        "output",
+        "init_from",
+        "tokenizer",
+        "data.sources.*.path",
+        "eval.data",
+        "parallel.library",
+    ];
     const EXCLUSIVE: &'static [(&'static str, &'static str)] = &[("steps", "tokens")];
 
     fn check(&self) -> std::result::Result<(), super::Problem> {

@@ -15,6 +15,7 @@ use altiplano_model::config::{ActivationCheckpointing, Precision};
 use serde::Serialize;
 
 use crate::config::TrainConfig;
+use crate::eval_tasks::EvalMemory;
 
 pub use layout::{Layout, RankMemory, sequences_per_step};
 pub use measure::measured_profile;
@@ -67,7 +68,10 @@ pub struct Estimate {
     pub memory_bytes: MemoryParts,
     /// The same for every policy.
     pub memory_bytes_by_policy: MemoryByPolicy,
-    /// Whether `memory_bytes.total` is at most the memory of a device.
+    /// What scoring tasks during the run holds, where any are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvalEstimate>,
+    /// Whether `memory_bytes.total`, and that of an evaluation, is at most the memory of a device.
     pub fits: bool,
     /// Operations of the forward and backward pass.
     pub flops_per_token: FlopsPerToken,
@@ -84,11 +88,39 @@ pub struct Estimate {
     pub paper: Option<PaperFigures>,
 }
 
+/// Tasks that are scored during a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EvalEstimate {
+    /// Their names.
+    pub tasks: Vec<String>,
+    /// How often they are scored.
+    pub times: u64,
+    /// What is held then in place of a step's saved activations.
+    pub memory_bytes: EvalMemory,
+    /// Most memory of one device then.
+    pub total_bytes: u64,
+}
+
+impl EvalEstimate {
+    fn new(config: &TrainConfig, step: &MemoryParts) -> Option<Self> {
+        let memory_bytes = EvalMemory::new(config);
+        let held = memory_bytes.matrices.saturating_add(memory_bytes.cache);
+        config.eval.is_on().then(|| Self {
+            tasks: config.eval.tasks.clone(),
+            times: config.eval.count(config.total_steps()),
+            memory_bytes,
+            total_bytes: (step.total - step.activations).saturating_add(held),
+        })
+    }
+}
+
 /// Estimates a run of `config` whose computation takes `threads` threads a device.
 pub fn estimate(config: &TrainConfig, hardware: Hardware, threads: usize) -> Estimate {
     let parameters = config.model.parameter_count() as u64;
     let policies = MemoryByPolicy::new(config, hardware.devices, threads);
     let memory_bytes = *policies.of(config.activation_checkpointing);
+    let evaluation = EvalEstimate::new(config, &memory_bytes);
+    let of_evaluation = evaluation.as_ref().map_or(0, |evaluation| evaluation.total_bytes);
     let per_device =
         tokens_per_second(parameters as f64, hardware.mfu, hardware.peak_flops_per_second);
     let all = per_device * hardware.devices as f64;
@@ -101,7 +133,8 @@ pub fn estimate(config: &TrainConfig, hardware: Hardware, threads: usize) -> Est
         hardware,
         memory_bytes,
         memory_bytes_by_policy: policies,
-        fits: memory_bytes.total <= hardware.device_memory_bytes,
+        fits: memory_bytes.total.max(of_evaluation) <= hardware.device_memory_bytes,
+        evaluation,
         flops_per_token: FlopsPerToken::new(&config.model, config.batch.seq_len),
         tokens_per_second_per_device: per_device,
         tokens_per_second: all,

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use altiplano_data::eval_tasks::{Answer, Example, ExampleKind, Rules, Task};
-use altiplano_model::infer::{EngineModel, SamplingParams};
+use altiplano_model::infer::{EngineModel, EngineOptions, SamplingParams};
 use serde_json::json;
 
 use super::execution::{Limits, run_program};
 use super::sample::{Measured, Sample};
+use super::scoring::EvalModel;
 use crate::error::Result;
-use crate::text_generation::{Generated, GeneratedText, GenerationOptions, continue_prompts};
-use crate::text_model::TextModel;
+use crate::text_generation::{
+    Generated, GeneratedText, GenerationOptions, SAMPLES_AT_A_TIME, continue_prompts,
+};
 
 /// How texts are sampled and what is done with programs.
 #[derive(Debug, Clone)]
@@ -37,7 +39,7 @@ pub const NOT_RUN: &str =
 /// # Errors
 /// When a text cannot be encoded, the engine fails, or programs cannot be kept apart.
 pub fn generate_examples(
-    model: &TextModel,
+    model: EvalModel<'_>,
     task: &Task,
     rules: Rules,
     sampling: &Sampling,
@@ -46,7 +48,7 @@ pub fn generate_examples(
     let context = model.model.context();
     // Half of a small context at most is for the answer.
     let max_tokens = task.max_tokens(rules).min(context / 2).max(1);
-    let options = GenerationOptions {
+    let mut options = GenerationOptions {
         sampling: SamplingParams {
             temperature: sampling.temperature,
             top_p: sampling.top_p,
@@ -55,8 +57,9 @@ pub fn generate_examples(
             ..SamplingParams::default()
         },
         samples: sampling.samples,
-        end_tokens: model.end_tokens.clone(),
+        end_tokens: model.end_tokens.to_vec(),
         stop: task.stop(rules).iter().map(|stop| (*stop).to_owned()).collect(),
+        most_blocks: None,
     };
     let mut prompts = Vec::with_capacity(examples.len());
     let mut cut = Vec::with_capacity(examples.len());
@@ -69,7 +72,10 @@ pub fn generate_examples(
         prompts.push(ids);
     }
     let mut texts: Vec<Vec<String>> = vec![vec![String::new(); sampling.samples]; examples.len()];
-    continue_prompts(&model.model, &model.tokenizer, prompts, &options, |generated| {
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + max_tokens;
+    let block_size = EngineOptions::new(context, 1).block_size;
+    options.most_blocks = Some(model.cache_blocks(SAMPLES_AT_A_TIME, longest, block_size)?);
+    continue_prompts(model.model, model.tokenizer, prompts, &options, |generated| {
         if let Generated::End(GeneratedText { prompt_index, index, text, .. }) = generated {
             texts[prompt_index][index] = text;
         }

@@ -10,9 +10,8 @@ use altiplano_model::infer::EngineModel;
 use serde_json::json;
 
 use super::sample::{Measured, Sample};
-use super::scoring::{Continuation, Likelihood, Scored, score};
+use super::scoring::{Continuation, EvalModel, Likelihood, Scored, score};
 use crate::error::Result;
-use crate::text_model::TextModel;
 
 /// Why an example is not scored: its continuation has no place behind any context.
 const TOO_LONG: &str = "a choice is empty or longer than the model's context";
@@ -35,7 +34,7 @@ struct Asked<'a> {
 /// # Errors
 /// When a text cannot be encoded or the engine fails.
 pub fn score_examples(
-    model: &TextModel,
+    model: EvalModel<'_>,
     task: &Task,
     rules: Rules,
     examples: &[(usize, &Example, String)],
@@ -45,13 +44,13 @@ pub fn score_examples(
     for (_, example, prefix) in examples {
         asked.push(ask(model, task, rules, example, prefix, &mut continuations)?);
     }
-    let scores = score(&model.model, &continuations)?;
+    let scores = score(model, &continuations)?;
     let samples = examples.iter().zip(&asked);
     Ok(samples.map(|((doc_id, ..), asked)| sample(*doc_id, task, rules, asked, &scores)).collect())
 }
 
 fn ask<'a>(
-    model: &TextModel,
+    model: EvalModel<'_>,
     task: &Task,
     rules: Rules,
     example: &'a Example,
@@ -70,7 +69,7 @@ fn ask<'a>(
         continuations.push(continuation);
         continuations.len() - 1
     };
-    let tokenizer = &model.tokenizer;
+    let tokenizer = model.tokenizer;
     match &example.kind {
         ExampleKind::Choices { choices, .. } => {
             let normalization = normalization(task, rules);

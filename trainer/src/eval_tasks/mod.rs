@@ -12,6 +12,7 @@
 //! | `generations` | generated answers and programs |
 //! | `results` | figures, their table and the harness's layout |
 //! | `run` | a task from its files to its figures |
+//! | `evaluation` | tasks during a training run |
 //! | `compare` | several runs side by side |
 
 mod sample;
@@ -28,11 +29,15 @@ mod results;
 
 mod run;
 
+mod evaluation;
+
 mod compare;
 
 pub use compare::{Compared, Comparison, Difference, Run, compare, warnings};
+pub use evaluation::{EvalMemory, Evaluation};
 pub use execution::Limits;
 pub use generations::{NOT_RUN, Sampling};
-pub use results::{Figure, Summary, TaskResult, higher_is_better, table, to_json};
+pub use results::{Figure, Summary, TaskResult, table, to_json};
 pub use run::{EvalOptions, OpenTask};
 pub use sample::{Measured, Sample};
+pub use scoring::EvalModel;

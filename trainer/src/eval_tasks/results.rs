@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use altiplano_data::eval_tasks::{Rules, Task};
+use altiplano_data::eval_tasks::{Rules, Task, higher_is_better};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -46,6 +46,22 @@ pub struct TaskResult {
     pub not_scored: BTreeMap<String, u64>,
     /// Examples of which a context was cut from the left.
     pub cut_contexts: usize,
+}
+
+impl TaskResult {
+    /// The figures of the whole task by `task/measure`; the filter of a measure is named where there are
+    /// several.
+    pub fn scores(&self) -> BTreeMap<String, f64> {
+        let figures = self.summaries.iter().filter(|summary| !summary.is_part);
+        let figures = figures.flat_map(|summary| &summary.figures);
+        let name = |measure: &str| format!("{}/{}", self.task, short_name(measure));
+        figures.map(|(measure, figure)| (name(measure), figure.value)).collect()
+    }
+}
+
+/// `measure,filter` without the filter `none`.
+pub fn short_name(measure: &str) -> &str {
+    measure.strip_suffix(",none").unwrap_or(measure)
 }
 
 /// The figures of a task from its samples.
@@ -114,11 +130,6 @@ pub fn figure(name: &str, values: &[Measured]) -> Figure {
     Figure { value: mean, stderr }
 }
 
-/// Whether more of a measure, `acc` for example, is better.
-pub fn higher_is_better(measure: &str) -> bool {
-    ["acc", "exact_match", "maj", "pass"].iter().any(|better| measure.starts_with(better))
-}
-
 /// The results in the layout of lm-evaluation-harness, with what it does not have beside it.
 pub fn to_json(results: &[TaskResult], rules: Rules, config: &Value) -> Value {
     let mut object = Map::new();
@@ -181,7 +192,7 @@ pub fn table(results: &[TaskResult]) -> Vec<String> {
                 false => summary.name.clone(),
             };
             for (measure, figure) in &summary.figures {
-                let measure = measure.strip_suffix(",none").unwrap_or(measure);
+                let measure = short_name(measure);
                 let stderr = figure.stderr.map_or_else(String::new, |x| format!("± {x:.4}"));
                 lines.push(format!(
                     "{name:<40} {:>5} {:>8} {measure:<34} {:>10.4}   {stderr:>8}",

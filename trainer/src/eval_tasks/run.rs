@@ -5,14 +5,15 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use altiplano_data::eval_tasks::{Example, Rules, Task, TaskExamples};
+use altiplano_data::eval_tasks::{Example, ExampleKind, Rules, Task, TaskExamples};
 use altiplano_data::progress::{Progress, ProgressMode, Work};
 use serde_json::{Value, json};
 
 use super::generations::{Sampling, generate_examples};
 use super::likelihoods::score_examples;
-use super::results::{TaskResult, summarize};
+use super::results::{TaskResult, short_name, summarize};
 use super::sample::{Sample, SampleFile};
+use super::scoring::EvalModel;
 use crate::error::{Result, TrainerError};
 use crate::text_model::TextModel;
 
@@ -60,8 +61,74 @@ impl OpenTask {
         Ok(Self { task, read, shots })
     }
 
+    /// The task.
+    pub fn task(&self) -> &'static Task {
+        self.task
+    }
+
+    /// The names of its scores by the rules, as [`TaskResult::scores`] has them.
+    pub fn score_names(&self, rules: Rules) -> Vec<String> {
+        let of_task = |measure: &str| format!("{}/{measure}", self.task.name);
+        let first = self.read.examples.first().map(|example| &example.kind);
+        match first {
+            Some(ExampleKind::Generation(answer)) => {
+                let judged = answer.judge("", rules).into_iter();
+                let measures = judged.map(|judged| format!("exact_match,{}", judged.filter));
+                measures.map(|measure| of_task(short_name(&measure))).collect()
+            }
+            _ => self.task.measures(rules).iter().map(|measure| of_task(measure)).collect(),
+        }
+    }
+
+    /// A hash of the content of its files.
+    ///
+    /// # Errors
+    /// When one cannot be read any more.
+    pub fn hash_of_files(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        for path in &self.read.files {
+            let bytes = fs::read(path).map_err(TrainerError::io(path))?;
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(&bytes);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// The examples that are to be scored but those that are `done`, with their numbers and the text before
+    /// their question.
+    ///
+    /// # Errors
+    /// When there are fewer shots than asked for.
+    pub(super) fn left(
+        &self,
+        options: &EvalOptions,
+        done: &HashSet<usize>,
+    ) -> Result<Vec<(usize, &Example, String)>> {
+        let examples = self.read.examples.iter().take(self.count(options)).enumerate();
+        let left = examples.filter(|(n, _)| !done.contains(n));
+        left.map(|(n, example)| {
+            Ok((n, example, self.task.prefix(example, &self.read.shots, self.shots)?))
+        })
+        .collect()
+    }
+
+    /// How many examples are computed together.
+    pub(super) fn at_a_time(&self, options: &EvalOptions) -> usize {
+        match self.task.generation {
+            None => AT_A_TIME,
+            Some(_) => (TEXTS_AT_A_TIME / options.sampling.samples).clamp(1, AT_A_TIME),
+        }
+    }
+
+    /// The figures of samples, which are those of all examples.
+    pub(super) fn summarize(&self, mut samples: Vec<Sample>) -> TaskResult {
+        samples.sort_by_key(|sample| sample.doc_id);
+        let original = self.read.examples.len();
+        summarize(self.task, self.shots, original, &self.read.left_out, &samples)
+    }
+
     /// Examples that are to be scored.
-    fn count(&self, options: &EvalOptions) -> usize {
+    pub(super) fn count(&self, options: &EvalOptions) -> usize {
         self.read.examples.len().min(options.limit.unwrap_or(usize::MAX))
     }
 
@@ -82,21 +149,12 @@ impl OpenTask {
         };
         samples.retain(|sample| sample.doc_id < count);
         let done: HashSet<usize> = samples.iter().map(|sample| sample.doc_id).collect();
-        let mut left: Vec<(usize, &Example, String)> = Vec::new();
-        for (n, example) in self.read.examples.iter().take(count).enumerate() {
-            if !done.contains(&n) {
-                left.push((n, example, self.task.prefix(example, &self.read.shots, self.shots)?));
-            }
-        }
+        let left = self.left(options, &done)?;
         let work = Work::count(count as u64, "examples");
         let progress = Progress::new(options.progress, self.task.name, work);
         progress.set_done(samples.len() as u64);
-        let at_a_time = match self.task.generation {
-            None => AT_A_TIME,
-            Some(_) => (TEXTS_AT_A_TIME / options.sampling.samples).clamp(1, AT_A_TIME),
-        };
-        for examples in left.chunks(at_a_time) {
-            let new = self.score(model, options, examples)?;
+        for examples in left.chunks(self.at_a_time(options)) {
+            let new = self.score(model.into(), options, examples)?;
             if let Some(file) = &mut file {
                 file.append(&new)?;
             }
@@ -104,14 +162,13 @@ impl OpenTask {
             progress.add(examples.len() as u64);
         }
         progress.finish(&format!("{count} examples"));
-        samples.sort_by_key(|sample| sample.doc_id);
-        let original = self.read.examples.len();
-        Ok(summarize(self.task, self.shots, original, &self.read.left_out, &samples))
+        Ok(self.summarize(samples))
     }
 
-    fn score(
+    /// Scores some examples.
+    pub(super) fn score(
         &self,
-        model: &TextModel,
+        model: EvalModel<'_>,
         options: &EvalOptions,
         examples: &[(usize, &Example, String)],
     ) -> Result<Vec<Sample>> {
@@ -125,17 +182,11 @@ impl OpenTask {
 
     /// What the samples depend on.
     fn settings(&self, model: &TextModel, options: &EvalOptions) -> Result<Value> {
-        let mut hasher = blake3::Hasher::new();
-        for path in &self.read.files {
-            let bytes = fs::read(path).map_err(TrainerError::io(path))?;
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(&bytes);
-        }
         let mut settings = json!({
             "task": self.task.name,
             "rules": options.rules,
             "shots": self.shots,
-            "data": hasher.finalize().to_hex().to_string(),
+            "data": self.hash_of_files()?,
             "model": weights_of(&model.path)?,
             "tokenizer": model.tokenizer.fingerprint(),
         });

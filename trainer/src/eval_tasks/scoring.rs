@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use altiplano_data::Tokenizer;
 use altiplano_model::infer::{
     Engine, EngineModel, EngineOptions, InferenceModel, Request, RequestId, SamplingParams,
     SchedulingPolicy, bytes_per_block,
@@ -10,6 +11,7 @@ use altiplano_model::infer::{
 
 use crate::error::Result;
 use crate::serving::{blocks_that_fit, cache_bytes};
+use crate::text_model::TextModel;
 
 /// Sequences that are computed at a time.
 const SEQUENCES: usize = 64;
@@ -20,6 +22,50 @@ const PASS_TOKENS: usize = 2048;
 /// Contexts that begin with so many equal tokens wait for the first of them, whose keys and values they
 /// then find.
 const SHARED_TOKENS: usize = 48;
+
+/// A model as tasks use it.
+#[derive(Debug, Clone, Copy)]
+pub struct EvalModel<'a> {
+    /// The model.
+    pub model: &'a InferenceModel,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Tokens that end a text.
+    pub end_tokens: &'a [u32],
+    /// Most bytes of keys and values; by default a share of what is free.
+    pub cache_bytes: Option<u64>,
+}
+
+impl<'a> From<&'a TextModel> for EvalModel<'a> {
+    fn from(model: &'a TextModel) -> Self {
+        let TextModel { model, tokenizer, end_tokens, .. } = model;
+        Self { model, tokenizer, end_tokens, cache_bytes: None }
+    }
+}
+
+impl EvalModel<'_> {
+    /// Blocks of the cache for `sequences` of at most `longest` tokens, as many as there is room for; at
+    /// least those of one.
+    pub fn cache_blocks(
+        &self,
+        sequences: usize,
+        longest: usize,
+        block_size: usize,
+    ) -> Result<usize> {
+        let blocks = longest.min(self.model.context()).div_ceil(block_size).max(1);
+        let each = bytes_per_block(self.model.config(), self.model.dtype(), block_size);
+        let wanted = sequences.saturating_mul(blocks);
+        match self.cache_bytes {
+            Some(bytes) => {
+                let fit = usize::try_from(u128::from(bytes) / each.max(1)).unwrap_or(usize::MAX);
+                Ok(fit.min(wanted).max(blocks))
+            }
+            None => {
+                Ok(blocks_that_fit(cache_bytes(self.model.device()), each, wanted)?.max(blocks))
+            }
+        }
+    }
+}
 
 /// The ids of a context and of what follows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,14 +120,14 @@ struct Node {
 ///
 /// # Errors
 /// When the engine fails.
-pub fn score(model: &InferenceModel, continuations: &[Continuation]) -> Result<Vec<Scored>> {
+pub fn score(model: EvalModel<'_>, continuations: &[Continuation]) -> Result<Vec<Scored>> {
     let mut distinct: Vec<&Continuation> = continuations.iter().collect();
     distinct.sort();
     distinct.dedup();
     let (nodes, mut ready) = families(&distinct);
     // The longest first: what is left at the end is short.
     ready.sort_by_key(|n| Reverse(nodes[*n].prompt.len()));
-    let mut engine = Engine::new(model, options(model, &distinct)?)?;
+    let mut engine = Engine::new(model.model, options(model, &distinct)?)?;
     let mut results: Vec<Option<Scored>> = vec![None; nodes.len()];
     let add = |engine: &mut Engine<&InferenceModel>, n: usize, priority: i64| -> Result<()> {
         let node = &nodes[n];
@@ -154,14 +200,11 @@ fn families(sorted: &[&Continuation]) -> (Vec<Node>, Vec<usize>) {
 }
 
 /// An engine with room for many sequences of these lengths, within the memory there is.
-fn options(model: &InferenceModel, continuations: &[&Continuation]) -> Result<EngineOptions> {
+fn options(model: EvalModel<'_>, continuations: &[&Continuation]) -> Result<EngineOptions> {
     let lengths = continuations.iter().map(|x| x.context.len() + x.ids.len());
-    let longest = lengths.max().unwrap_or(1).min(model.context());
-    let mut options = EngineOptions::new(model.context(), 1);
-    let blocks = longest.div_ceil(options.block_size).max(1);
-    let each = bytes_per_block(model.config(), model.dtype(), options.block_size);
+    let mut options = EngineOptions::new(model.model.context(), 1);
     options.num_blocks =
-        blocks_that_fit(cache_bytes(model.device()), each, 2 * SEQUENCES * blocks)?.max(blocks);
+        model.cache_blocks(2 * SEQUENCES, lengths.max().unwrap_or(1), options.block_size)?;
     options.max_num_seqs = SEQUENCES;
     options.max_num_batched_tokens = PASS_TOKENS;
     options.policy = SchedulingPolicy::Priority;

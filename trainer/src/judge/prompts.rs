@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::questions::{objects, wrong};
+use super::questions::wrong;
 use crate::config::JudgeMode;
 use crate::error::{Result, TrainerError};
+use crate::prompts::read_objects;
 
 /// A prompt with places such as `{question}`.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +45,7 @@ impl Prompts {
     /// [`TrainerError::PromptFile`] names the line and its key.
     pub fn read(path: &Path) -> Result<Self> {
         let mut prompts = Vec::new();
-        for (place, object) in objects(path)? {
+        for (place, object) in read_objects(path)? {
             let string = |key: &str| object.get(key).and_then(Value::as_str);
             let mode = match string("type") {
                 Some("pairwise") => JudgeMode::Pairwise,

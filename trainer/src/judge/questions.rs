@@ -6,9 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{Result, TrainerError};
+use crate::prompts::read_objects;
 
-/// Largest file that is read.
-const LARGEST_FILE: u64 = 1 << 30;
 /// Most turns of a question.
 const MOST_TURNS: usize = 100;
 /// Kinds of questions for which the judge is shown an answer that is right.
@@ -43,32 +42,6 @@ impl Question {
     }
 }
 
-/// The objects of a file of JSON lines, with the place of each for messages.
-pub(super) fn objects(path: &Path) -> Result<Vec<(String, Value)>> {
-    let size = path.metadata().map_err(TrainerError::io(path))?.len();
-    if size > LARGEST_FILE {
-        let reason = format!("{size} bytes, more than {LARGEST_FILE}");
-        return Err(TrainerError::RunFile { path: path.to_owned(), reason });
-    }
-    let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
-    let mut objects = Vec::new();
-    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let place = format!("{}:{}", path.display(), number + 1);
-        match serde_json::from_str(line) {
-            Ok(value @ Value::Object(_)) => objects.push((place, value)),
-            Ok(_) => return Err(wrong(&place, "expected an object")),
-            Err(error) => return Err(wrong(&place, format!("not JSON: {error}"))),
-        }
-    }
-    if objects.is_empty() {
-        return Err(wrong(&path.display().to_string(), "is empty"));
-    }
-    Ok(objects)
-}
-
 pub(super) fn wrong(place: &str, reason: impl Into<String>) -> TrainerError {
     TrainerError::PromptFile { place: place.to_owned(), reason: reason.into() }
 }
@@ -93,7 +66,7 @@ fn strings(value: &Value) -> Option<Vec<String>> {
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
     let mut questions: Vec<Question> = Vec::new();
     let mut seen = HashMap::new();
-    for (place, object) in objects(path)? {
+    for (place, object) in read_objects(path)? {
         let id = id_of(&place, &object)?;
         if let Some(before) = seen.insert(id.clone(), place.clone()) {
             return Err(wrong(&place, format!("question_id {id:?} is that of {before} too")));
@@ -126,7 +99,7 @@ fn turns_of(list: Option<&Value>, object: &Value) -> Option<Vec<String>> {
 /// [`TrainerError::PromptFile`] names the line and its key.
 pub fn read_answers(path: &Path) -> Result<HashMap<String, Vec<String>>> {
     let mut answers = HashMap::new();
-    for (place, object) in objects(path)? {
+    for (place, object) in read_objects(path)? {
         let id = id_of(&place, &object)?;
         let Some(turns) = turns_of(object.pointer("/choices/0/turns"), &object) else {
             return Err(wrong(&place, "choices.0.turns: expected a list of strings"));

@@ -116,6 +116,11 @@ impl Known {
 
     fn add(&mut self, text: &str) {
         let words = self.numbers_of(text);
+        self.add_words(text, words);
+    }
+
+    /// [`Known::add`] of a text whose words have their numbers.
+    fn add_words(&mut self, text: &str, words: Vec<u32>) {
         self.instructions.push((text.to_owned(), words));
     }
 }
@@ -194,8 +199,8 @@ pub fn run(config: &SelfInstructConfig, progress: ProgressMode) -> Result<SelfIn
                 let made = piece.and_then(|task| new_line(task, number, config, &mut known));
                 match made {
                     Err(reason) => *line.dropped.entry(reason.to_owned()).or_default() += 1,
-                    Ok(made) => {
-                        known.add(&made.instruction);
+                    Ok((made, words)) => {
+                        known.add_words(&made.instruction, words);
                         instructions.append(&made)?;
                         line.kept += 1;
                     }
@@ -249,13 +254,13 @@ fn texts(answer: &Value) -> Result<Vec<(String, bool)>> {
     Ok(texts.into_iter().map(|(_, text, cut_short)| (text, cut_short)).collect())
 }
 
-/// The line of an instruction, unless it is too similar to an earlier one.
+/// The line of an instruction and its words, unless it is too similar to an earlier one.
 fn new_line(
     task: SeedTask,
     request: u64,
     config: &SelfInstructConfig,
     known: &mut Known,
-) -> std::result::Result<InstructionLine, &'static str> {
+) -> std::result::Result<(InstructionLine, Vec<u32>), &'static str> {
     let words = known.numbers_of(&task.instruction);
     let scores: Vec<f64> =
         known.instructions.par_iter().map(|(_, other)| rouge::rouge_l(&words, other)).collect();
@@ -266,7 +271,7 @@ fn new_line(
     // The earlier one first where scores are equal.
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
     let similar = order.into_iter().take(MOST_SIMILAR);
-    Ok(InstructionLine {
+    let line = InstructionLine {
         most_similar_instructions: similar
             .map(|at| (known.instructions[at].0.clone(), scores[at]))
             .collect(),
@@ -275,5 +280,6 @@ fn new_line(
         input: task.input,
         output: task.output,
         request,
-    })
+    };
+    Ok((line, words))
 }

@@ -5,9 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Result, TrainerError};
-
-/// Largest file of seed tasks in bytes.
-const LARGEST_FILE: u64 = 64 << 20;
+use crate::prompts::read_objects;
 
 /// What stands for no input.
 pub(super) const NO_INPUT: &str = "<noinput>";
@@ -60,23 +58,13 @@ struct Instance {
 /// # Errors
 /// [`TrainerError::PromptFile`] names the line.
 pub fn read_seed_tasks(path: &Path) -> Result<Vec<SeedTask>> {
-    let size = path.metadata().map_err(TrainerError::io(path))?.len();
-    let wrong = |place: String, reason: String| TrainerError::PromptFile { place, reason };
-    let file = || path.display().to_string();
-    if size > LARGEST_FILE {
-        return Err(wrong(file(), format!("{size} bytes, more than {LARGEST_FILE}")));
-    }
-    let text = std::fs::read_to_string(path).map_err(TrainerError::io(path))?;
     let mut tasks = Vec::new();
-    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let place = || format!("{}:{}", file(), number + 1);
+    for (place, object) in read_objects(path)? {
+        let wrong = |reason: String| TrainerError::PromptFile { place: place.clone(), reason };
         let line: Line =
-            serde_json::from_str(line).map_err(|error| wrong(place(), error.to_string()))?;
+            serde_json::from_value(object).map_err(|error| wrong(error.to_string()))?;
         let Some(instance) = line.instances.into_iter().next() else {
-            return Err(wrong(place(), "instances: empty, expected at least one".into()));
+            return Err(wrong("instances: empty, expected at least one".into()));
         };
         tasks.push(SeedTask {
             instruction: line.instruction,

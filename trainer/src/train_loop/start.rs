@@ -17,6 +17,7 @@ use crate::change_log::{self, CHANGES_FILE};
 use crate::checkpoint::{self, RunLock, TrainState};
 use crate::config::{Change, LrSchedule, ParallelConfig, TrainConfig};
 use crate::error::{Result, TrainerError};
+use crate::eval_tasks::Evaluation;
 use crate::metrics::{History, MetricsLog, last_logged_step, read_metrics};
 use crate::tensorboard::EventFile;
 use crate::train_step::Trainer;
@@ -107,7 +108,7 @@ pub(crate) fn resume_task(
     let dir = task.config().run_dir();
     let lock = lock_directory(ranks, &dir, || Ok(()))?;
     let chosen = ranks.first_finds("the checkpoint", || {
-        let chosen = checkpoint::choose(&dir, choice)?;
+        let chosen = checkpoint::choose(&dir, choice, &task.config().checkpoint.best_by)?;
         Ok(chosen.map(|(step, _)| step.to_string()).unwrap_or_default())
     })?;
     let Ok(step) = chosen.parse() else {
@@ -274,6 +275,7 @@ impl Run {
         let opened = open();
         ranks.agree("the data", opened)?;
         let config = task.config().clone();
+        let evaluation = Evaluation::open(&config, &ranks)?;
         let checkpoint = resumed.as_ref().map(|resumed| resumed.path.as_path());
         agree_on_input(&*task, &dir, checkpoint, &ranks)?;
         let (mut step, mut tokens, mut last_step, mut saved) = (0, 0, None, None);
@@ -317,6 +319,7 @@ impl Run {
             dir,
             trainer,
             task,
+            evaluation,
             records,
             history,
             unlogged,

@@ -268,6 +268,18 @@ impl Trainer {
         Ok(Some(weights))
     }
 
+    /// The weights of the model, whole, on the ranks that have them without an exchange: all where each holds
+    /// all of them, else the first. All ranks ask for them together.
+    ///
+    /// # Errors
+    /// As [`Trainer::whole_weights`].
+    pub(crate) fn weights_for_reading(&self) -> Result<Option<Weights>> {
+        match (self.ranks.place().ranks(), &self.model.source) {
+            (1, None) => Ok(Some(self.model.weights.clone())),
+            _ => self.whole_weights(),
+        }
+    }
+
     /// Writes what is trained and its moments among the files of a checkpoint. All ranks do it together and
     /// write what falls to each; a file gets no more than `file_bytes` where there are ranks for more
     /// files.

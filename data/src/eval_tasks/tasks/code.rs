@@ -19,6 +19,7 @@ pub static HUMANEVAL: Task = Task {
     ],
     measures: [&[], &[]],
     generation: Some(Generation { stop: [STOP, STOP], max_tokens: [512, 1024] }),
+    runs_programs: true,
     examples: |row, _| human_eval(row),
     ..LIKELIHOODS
 };
@@ -36,6 +37,7 @@ pub static MBPP: Task = Task {
     measures: [&[], &[]],
     answer_delimiter: "",
     generation: Some(Generation { stop: [&["[DONE]"], &["[DONE]"]], max_tokens: [512, 256] }),
+    runs_programs: true,
     examples: mbpp,
     ..LIKELIHOODS
 };

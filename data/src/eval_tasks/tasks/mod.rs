@@ -47,6 +47,11 @@ pub static TASKS: &[&Task] = &[
     &wikitext::TASK,
 ];
 
+/// The task of this name.
+pub fn find_task(name: &str) -> Option<&'static Task> {
+    TASKS.iter().find(|task| task.name == name).copied()
+}
+
 /// An example with choices behind a space, of which one is right.
 fn one_right(
     id: String,

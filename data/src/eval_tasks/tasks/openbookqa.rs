@@ -1,6 +1,6 @@
 //! OpenBookQA: how a sentence about science ends.
 
-use super::arc::choices_of;
+use super::arc::{choices_of, is_of_arc};
 use crate::eval_tasks::example::{Example, Normalization, Rules};
 use crate::eval_tasks::rows::{Row, RowResult};
 use crate::eval_tasks::task::{LIKELIHOODS, Task};
@@ -18,6 +18,12 @@ pub static TASK: Task = Task {
 };
 
 fn examples(row: &Row, _: Rules) -> RowResult<Vec<Example>> {
+    if is_of_arc(&row.id("id")) {
+        return Err(row.unlike(&format!(
+            "an id of OpenBookQA, such as 7-980, and not one of ARC, {}",
+            row.id("id")
+        )));
+    }
     let stem = match row.get("question.stem") {
         Some(_) => row.text("question.stem")?,
         None => row.text("question_stem")?,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use altiplano_data::eval_tasks::{Rules, TASKS, Task};
+use altiplano_data::eval_tasks::{Rules, TASKS, Task, find_task};
 use altiplano_data::lock::lock;
 use altiplano_data::progress::ProgressMode;
 use altiplano_model::infer::InferencePrecision;
@@ -180,8 +180,7 @@ pub fn run(args: TasksArgs) -> Result<()> {
 fn find(names: &[String]) -> Result<Vec<&'static Task>> {
     let known = || TASKS.iter().map(|task| task.name);
     let find = |name: &String| {
-        let found = TASKS.iter().find(|task| task.name == name).copied();
-        found.ok_or_else(|| {
+        find_task(name).ok_or_else(|| {
             let near = nearest(name, known()).map(|near| format!("; did you mean {near:?}?"));
             let known: Vec<&str> = known().collect();
             TrainerError::Usage {
