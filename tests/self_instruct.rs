@@ -141,7 +141,8 @@ fn a_server_of_chats_writes_instructions() {
     assert!(made.len() >= 6 && made.len() as u64 == report["kept"], "{report}");
     assert_eq!(report["dropped"]["cut_short"], 2 * requests);
     assert_eq!(made[0]["output"], "Done.");
-    let asked: Vec<Value> = server.bodies().into_iter().filter(|body| body.get("messages").is_some()).collect();
+    let asked: Vec<Value> =
+        server.bodies().into_iter().filter(|body| body.get("messages").is_some()).collect();
     assert_eq!(asked.len() as u64, 2 * requests);
     for body in &asked {
         let [message] = &body["messages"].as_array().unwrap()[..] else { panic!("{body}") };

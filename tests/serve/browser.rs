@@ -13,7 +13,8 @@ use super::client::{self, Answer};
 use crate::harness::Running;
 
 /// Names that Chromium has on different systems.
-const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"];
+const BROWSERS: [&str; 4] =
+    ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"];
 /// Without a window, a sandbox (its pages are ours, and root has none), and calls to its maker.
 const ARGUMENTS: [&str; 9] = [
     "--headless",
@@ -50,7 +51,9 @@ impl Browser {
             let path = String::from_utf8(output.stdout).unwrap().trim().to_owned();
             output.status.success().then_some(path)
         };
-        let (Some(browser), Some(driver)) = (BROWSERS.iter().find_map(found), found(&"chromedriver")) else {
+        let (Some(browser), Some(driver)) =
+            (BROWSERS.iter().find_map(found), found(&"chromedriver"))
+        else {
             eprintln!(
                 "skipped: the chat page in a browser (no Chromium with ChromeDriver; scripts/setup browser \
                  installs them)"
@@ -62,11 +65,13 @@ impl Browser {
         let mut driver = Running::start(&mut command);
         let port = RefCell::new(String::new());
         driver.wait_until(|said| {
-            let number = said.split("successfully on port ").nth(1).and_then(|rest| rest.split('.').next());
+            let number =
+                said.split("successfully on port ").nth(1).and_then(|rest| rest.split('.').next());
             number.map(|number| number.clone_into(&mut port.borrow_mut())).is_some()
         });
         let address = format!("127.0.0.1:{}", port.into_inner());
-        let browser = Self { driver: Some(driver), address, session: String::new() }.with_session(&browser);
+        let browser =
+            Self { driver: Some(driver), address, session: String::new() }.with_session(&browser);
         browser.color_scheme("light");
         Some(browser)
     }

@@ -56,7 +56,9 @@ fn a_conversation_by_the_keyboard() {
 
     // The message field has the keyboard at once. Shift and Enter begin a line.
     browser.keys(&format!("Who goes{SHIFT}{ENTER}there?{ENTER}"));
-    browser.until("document.querySelector('li[aria-busy]') && document.getElementById('send').disabled");
+    browser.until(
+        "document.querySelector('li[aria-busy]') && document.getElementById('send').disabled",
+    );
     worker.say(" One");
     browser.until(&format!("{LAST} === 'One'"));
     worker.say(" two.");
@@ -198,7 +200,10 @@ fn every_part_has_a_name_and_can_be_read() {
     assert_ne!(grounds[0], grounds[1]);
     // Where there is little room, nothing is wider than the page.
     browser.script("document.body.style.width = '22rem'");
-    assert_eq!(browser.script("return document.body.scrollWidth <= document.body.clientWidth"), true);
+    assert_eq!(
+        browser.script("return document.body.scrollWidth <= document.body.clientWidth"),
+        true
+    );
     server.stop();
 }
 
@@ -207,7 +212,8 @@ fn every_part_has_a_name_and_can_be_read() {
 fn two_models_are_compared() {
     let Some(browser) = Browser::start() else { return };
     let router = Server::route(&[]);
-    let start = |name: &str| Server::start(&["--router", &router.url(), "--served-model-name", name]);
+    let start =
+        |name: &str| Server::start(&["--router", &router.url(), "--served-model-name", name]);
     let [left, right] = [start("left"), start("right")];
     router.wait_until("both workers", |router| {
         router.get("/metrics").body.contains("altiplano_route_workers_up 2")
@@ -218,19 +224,28 @@ fn two_models_are_compared() {
     browser.script("document.getElementById('tokens').value = '8'");
     browser.keys(&format!("The people{ENTER}"));
     browser.until(&format!("{IDLE} && {MESSAGES} === 2"));
-    assert_eq!(browser.script("return document.querySelectorAll('section')[1].checkVisibility()"), false);
+    assert_eq!(
+        browser.script("return document.querySelectorAll('section')[1].checkVisibility()"),
+        false
+    );
 
     // What was said so far is the beginning for both.
     browser.click("#compare");
-    assert_eq!(browser.script("return document.querySelectorAll('section')[1].checkVisibility()"), true);
-    let models = browser.script("return [...document.querySelectorAll('select')].map(list => list.value)");
+    assert_eq!(
+        browser.script("return document.querySelectorAll('section')[1].checkVisibility()"),
+        true
+    );
+    let models =
+        browser.script("return [...document.querySelectorAll('select')].map(list => list.value)");
     assert_ne!(models[0], models[1]);
     browser.click("#text");
     browser.keys(&format!("of the{ENTER}"));
     browser.until(&format!("{IDLE} && {MESSAGES} === 8"));
     let of = |what: &str| {
         let lists = "[...document.querySelectorAll('ol')]";
-        browser.script(&format!("return {lists}.map(list => [...list.querySelectorAll('{what}')].at(-1).textContent)"))
+        browser.script(&format!(
+            "return {lists}.map(list => [...list.querySelectorAll('{what}')].at(-1).textContent)"
+        ))
     };
     let said = of(".said");
     assert!(said[0] == said[1] && said[0] != "", "{said}");
@@ -247,7 +262,8 @@ fn two_models_are_compared() {
     browser.script("document.querySelectorAll('ol')[1].querySelector('button').click()");
     browser.keys(&format!("{CONTROL}aCall me{TAB}{ENTER}"));
     browser.until(&format!("{IDLE} && {MESSAGES} === 4"));
-    let first = "[...document.querySelectorAll('ol')].map(list => list.querySelector('.said').textContent)";
+    let first =
+        "[...document.querySelectorAll('ol')].map(list => list.querySelector('.said').textContent)";
     assert_eq!(browser.script(&format!("return {first}")), json!(["Call me", "Call me"]));
     for worker in [left, right] {
         worker.stop();

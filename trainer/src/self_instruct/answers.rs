@@ -154,7 +154,9 @@ mod tests {
     #[test]
     fn an_answer_that_begins_with_the_heading_again_is_the_same() {
         let plain = &piece(4, "Name three large rivers.")["4. Instruction:".len()..];
-        for begin in ["4. Instruction:", "### 4. Instruction:", "Here they are:\n\n###\n4. Instruction:"] {
+        for begin in
+            ["4. Instruction:", "### 4. Instruction:", "Here they are:\n\n###\n4. Instruction:"]
+        {
             let again = format!("{begin}{plain}###\n{}", piece(5, "Name four small rivers."));
             let found = instructions(&again, 3, false);
             assert_eq!(found.len(), 2, "{begin}");

@@ -278,7 +278,11 @@ impl Request {
 /// Says what to set where a server lacks the interface that was asked.
 fn name_the_other_interface(error: TrainerError, asked: Interface) -> TrainerError {
     match error {
-        TrainerError::Serve(ServeError::Endpoint { url, reason, status: Some(404 | 405 | 501) }) => {
+        TrainerError::Serve(ServeError::Endpoint {
+            url,
+            reason,
+            status: Some(404 | 405 | 501),
+        }) => {
             let other = match asked {
                 Interface::Completions => "interface: chat",
                 Interface::Chat => "interface: completions",
