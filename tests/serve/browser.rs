@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -35,8 +36,15 @@ pub const TAB: &str = "\u{e004}";
 pub const SHIFT: &str = "\u{e008}";
 pub const CONTROL: &str = "\u{e009}";
 
+/// Longest wait for an answer of the driver. A browser takes minutes to start where every core is taken.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Held by the test that has a browser: each takes several processes.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// A browser with one page.
 pub struct Browser {
+    _alone: MutexGuard<'static, ()>,
     driver: Option<Running>,
     address: String,
     session: String,
@@ -60,6 +68,7 @@ impl Browser {
             );
             return None;
         };
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mut command = Command::new("bash");
         command.args(["-c", "exec \"$0\" --port=0 >&2", &driver]);
         let mut driver = Running::start(&mut command);
@@ -70,8 +79,8 @@ impl Browser {
             number.map(|number| number.clone_into(&mut port.borrow_mut())).is_some()
         });
         let address = format!("127.0.0.1:{}", port.into_inner());
-        let browser =
-            Self { driver: Some(driver), address, session: String::new() }.with_session(&browser);
+        let browser = Self { _alone: alone, driver: Some(driver), address, session: String::new() }
+            .with_session(&browser);
         browser.color_scheme("light");
         Some(browser)
     }
@@ -89,8 +98,9 @@ impl Browser {
     fn ask(&self, method: &str, command: &str, body: &Value) -> Value {
         let path = format!("/session{}{command}", self.session);
         let body = if method == "GET" { String::new() } else { body.to_string() };
-        let answer = Answer::read(client::open(&self.address, method, &path, "", &body));
-        answer.ok()["value"].clone()
+        let stream = client::open(&self.address, method, &path, "", &body);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Answer::read(stream).ok()["value"].clone()
     }
 
     #[track_caller]

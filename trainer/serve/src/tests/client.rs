@@ -58,7 +58,10 @@ impl Answer {
                 body.extend_from_slice(&chunk[..size]);
             }
         } else {
-            reader.read_to_end(&mut body).unwrap();
+            // Not every server closes the connection behind its answer.
+            let length = headers.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length = length.map_or(u64::MAX, |length| length.trim().parse().unwrap());
+            reader.take(length).read_to_end(&mut body).unwrap();
         }
         let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
         Self { status, headers, body: String::from_utf8(body).unwrap() }
