@@ -1,6 +1,6 @@
 """Measures altiplano and llama.cpp on the same models: see scripts/bench_vs_llama_cpp.
 
-    python3 scripts/bench_vs_llama_cpp.py FOLDER MODELS TYPES PROMPT NEW REPEATS
+    python3 scripts/bench_vs_llama_cpp.py FOLDER MODELS TYPES SEQUENCES PROMPT NEW REPEATS
 """
 
 import json
@@ -95,10 +95,10 @@ def output(*command):
     return done.stdout
 
 
-def altiplano(file, prompt, new):
+def altiplano(file, sequences, prompt, new):
     command = [os.environ["ALTIPLANO"], "bench", "generate", "--checkpoint", file, "--json", "--repeats", 1]
-    command += ["--threads", os.environ["THREADS"], "--prompt-tokens", prompt, "--new-tokens", new]
-    found = json.loads(output(*command).splitlines()[-1])
+    command += ["--threads", os.environ["THREADS"], "--sequences", sequences]
+    found = json.loads(output(*command, "--prompt-tokens", prompt, "--new-tokens", new).splitlines()[-1])
     return (
         found["prefill_tokens_per_second"],
         found["decode_tokens_per_second"],
@@ -107,16 +107,17 @@ def altiplano(file, prompt, new):
     )
 
 
-def llama_cpp(file, prompt, new):
-    command = [os.environ["LLAMA_BENCH"], "-m", file, "-t", os.environ["THREADS"], "-r", 1, "-o", "json"]
-    found = json.loads(output(*command, "-p", prompt, "-n", new))
-    prefill = next(test["avg_ts"] for test in found if test["n_gen"] == 0)
-    decode = next(test["avg_ts"] for test in found if test["n_prompt"] == 0)
-    return prefill, decode
+def llama_cpp(file, sequences, prompt, new):
+    tokens = int(sequences) * (int(prompt) + int(new))
+    command = [os.environ["LLAMA_BENCH"], "-m", file, "-t", os.environ["THREADS"], "--output-format", "jsonl"]
+    command += ["-c", max(tokens, 512), "-b", 2048, "-ub", 512, "-npl", sequences, "-npp", prompt, "-ntg", new]
+    lines = output(*command).splitlines()
+    found = next(json.loads(line) for line in lines if line.startswith("{"))
+    return found["speed_pp"], found["speed_tg"]
 
 
 def main():
-    work, models, types, prompt, new, repeats = sys.argv[1:]
+    work, models, types, sequences, prompt, new, repeats = sys.argv[1:]
     rows = []
     for model in models.split():
         folder = Path(work) / model
@@ -127,27 +128,31 @@ def main():
             file = Path(work) / f"{model}-{kind}.gguf"
             export = ["export", "--checkpoint", folder, "--format", "gguf", "--type", kind, "--output", file]
             output(os.environ["ALTIPLANO"], *export)
-            ours, theirs = [], []
-            for n in range(int(repeats)):
-                say(f"{model} {kind}: measurement {n + 1}")
-                ours.append(altiplano(file, prompt, new))
-                theirs.append(llama_cpp(file, prompt, new))
-            # The best of each: what disturbs a measurement only makes it slower.
-            prefill, decode = (max(column) for column in list(zip(*ours))[:2])
-            memory, opened = (min(column) for column in list(zip(*ours))[2:])
-            their_prefill, their_decode = (max(column) for column in zip(*theirs))
-            size = file.stat().st_size
-            rows.append(
-                f"| {model} | {kind} | {prefill:.1f} | {their_prefill:.1f} | {prefill / their_prefill:.2f} "
-                f"| {decode:.1f} | {their_decode:.1f} | {decode / their_decode:.2f} "
-                f"| {memory / size:.2f} | {opened:.3f} |"
-            )
+            for count in sequences.split():
+                ours, theirs = [], []
+                for n in range(int(repeats)):
+                    say(f"{model} {kind} × {count}: measurement {n + 1}")
+                    ours.append(altiplano(file, count, prompt, new))
+                    theirs.append(llama_cpp(file, count, prompt, new))
+                rows.append(row(model, kind, count, ours, theirs, file.stat().st_size))
             file.unlink()
         shutil.rmtree(folder)
-    print("| model | type | prefill, tokens/s | llama.cpp | ratio | decode, tokens/s | llama.cpp | ratio "
-          "| memory ÷ file | s to open |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("| model | type | sequences | prefill, tokens/s | llama.cpp | ratio | decode, tokens/s | llama.cpp "
+          "| ratio | memory ÷ file | s to open |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     print("\n".join(rows))
+
+
+def row(model, kind, sequences, ours, theirs, size):
+    """A row of the table, of the best of each: what disturbs a measurement only makes it slower."""
+    prefill, decode = (max(column) for column in list(zip(*ours))[:2])
+    memory, opened = (min(column) for column in list(zip(*ours))[2:])
+    their_prefill, their_decode = (max(column) for column in zip(*theirs))
+    return (
+        f"| {model} | {kind} | {sequences} | {prefill:.1f} | {their_prefill:.1f} | {prefill / their_prefill:.2f} "
+        f"| {decode:.1f} | {their_decode:.1f} | {decode / their_decode:.2f} "
+        f"| {memory / size:.2f} | {opened:.3f} |"
+    )
 
 
 if __name__ == "__main__":

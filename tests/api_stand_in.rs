@@ -1,7 +1,7 @@
 //! A stand-in for an OpenAI-compatible server on loopback, whose answers a test writes.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -36,14 +36,40 @@ pub struct ApiStandIn {
 impl ApiStandIn {
     /// Answers every request by `answer`, which gets the number of the request too.
     pub fn start(answer: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::new(None, answer)
+    }
+
+    /// As [`ApiStandIn::start`], with TLS.
+    pub fn start_with_tls(
+        config: Arc<rustls::ServerConfig>,
+        answer: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Some(config), answer)
+    }
+
+    fn new(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        answer: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}/v1", listener.local_addr().unwrap());
         let bodies = Arc::new(Mutex::new(Vec::new()));
         let (answer, kept) = (Arc::new(answer), Arc::clone(&bodies));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (answer, kept) = (Arc::clone(&answer), Arc::clone(&kept));
-                thread::spawn(move || serve(stream, &*answer, &kept));
+                let tls = tls.clone();
+                thread::spawn(move || match tls {
+                    None => serve(stream, &*answer, &kept),
+                    Some(config) => {
+                        let connection = rustls::ServerConnection::new(config).unwrap();
+                        let mut stream = rustls::StreamOwned::new(connection, stream);
+                        serve(&mut stream, &*answer, &kept);
+                        stream.conn.send_close_notify();
+                        let _ = stream.flush();
+                    }
+                });
             }
         });
         Self { url, bodies }
@@ -55,7 +81,11 @@ impl ApiStandIn {
     }
 }
 
-fn serve(stream: TcpStream, answer: &dyn Fn(usize, &Request) -> Reply, kept: &Mutex<Vec<Value>>) {
+fn serve(
+    stream: impl Read + Write,
+    answer: &dyn Fn(usize, &Request) -> Reply,
+    kept: &Mutex<Vec<Value>>,
+) {
     let mut reader = BufReader::new(stream);
     let (mut first, mut headers) = (String::new(), String::new());
     if reader.read_line(&mut first).is_err() {

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::api_stand_in::{ApiStandIn, Reply, Request};
 use crate::harness::{Finished, altiplano, repository};
+use crate::storage_server::authority;
 
 fn chat(text: &str) -> Reply {
     Reply::ok(json!({"choices": [{"message": {"content": text}}]}))
@@ -53,10 +55,14 @@ impl Evaluation {
     }
 
     fn run(&self, overrides: &[&str]) -> Finished {
+        self.command(overrides).output().unwrap().into()
+    }
+
+    fn command(&self, overrides: &[&str]) -> Command {
         let mut command = altiplano();
         command.args(["eval", "judge", "judge.yaml", "--json"]).args(overrides);
-        command.env("JUDGE_TEST_KEY", "secret");
-        command.current_dir(self.dir.path()).output().unwrap().into()
+        command.env("JUDGE_TEST_KEY", "secret").current_dir(self.dir.path());
+        command
     }
 
     fn log(&self, name: &str) -> Vec<Value> {
@@ -184,8 +190,8 @@ fn an_endpoint_that_is_busy_is_asked_again_and_one_that_refuses_is_named() {
 #[test]
 fn what_is_wrong_is_named() {
     let (one, other) = (model("long answer"), model("short"));
-    let evaluation = Evaluation::new(&one.url, &other.url, "https://127.0.0.1:1/v1");
-    evaluation.run(&[]).fails(2, &["https", "TLS", "proxy"]);
+    let evaluation = Evaluation::new(&one.url, &other.url, "ftp://127.0.0.1:1/v1");
+    evaluation.run(&[]).fails(2, &["ftp://127.0.0.1:1/v1", "https://HOST/v1"]);
     let judge = ApiStandIn::start(|_, _| Reply::ok(json!({"choices": []})));
     let evaluation = Evaluation::new(&one.url, &other.url, &judge.url);
     evaluation.run(&[]).fails(1, &["choices.0.message.content"]);
@@ -231,4 +237,21 @@ fn what_is_wrong_is_named() {
     let answers = write("answers.jsonl", "{\"question_id\": 1, \"text\": \"only one\"}\n");
     let given = format!("models.0={{name: long, answers: {:?}}}", answers.display().to_string());
     evaluation.run(&[&given]).fails(1, &["question 1", "2 turns"]);
+}
+
+#[test]
+fn an_endpoint_may_have_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let (roots, config) = authority(folder.path());
+    let judge = ApiStandIn::start_with_tls(config, |_, request| chat(verdict(asked(request))));
+    assert!(judge.url.starts_with("https://"));
+    let (one, other) = (model("long answer"), model("short"));
+    let evaluation = Evaluation::new(&one.url, &other.url, &judge.url);
+    let mut trusting = evaluation.command(&[]);
+    Finished::from(trusting.env("SSL_CERT_FILE", &roots).output().unwrap()).ok();
+    assert!(!judge.bodies().is_empty());
+    // A file without certificates, and the roots of the system, do not know it.
+    let mut wrong = evaluation.command(&["output=other"]);
+    wrong.env("SSL_CERT_FILE", folder.path().join("missing.pem"));
+    Finished::from(wrong.output().unwrap()).fails(2, &["SSL_CERT_FILE", "missing.pem"]);
 }

@@ -39,6 +39,7 @@ mod serve;
 mod sft;
 #[cfg(unix)]
 mod signals;
+mod storage_server;
 mod terminal;
 mod tokenizer_json;
 mod training;

@@ -24,10 +24,11 @@ fn main() -> ExitCode {
         Ok(Err(error)) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             let status = if error.is_usage() { 2 } else { 1 };
-            if !error.is_said_elsewhere() {
+            let said = !error.is_said_elsewhere();
+            if said {
                 print_error(error);
             }
-            launch::end_launch(status.into());
+            launch::end_launch(status.into(), said);
             ExitCode::from(status)
         }
         Err(_) => ExitCode::FAILURE,

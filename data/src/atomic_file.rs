@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::checksum::{FileDigest, HashingWriter};
 use crate::error::{DataError, Result};
 use crate::process::ProcessId;
+use crate::storage;
 
 /// Part of the name of every file that is not finished. Leftovers of a crash are found by it.
 const UNFINISHED: &str = ".tmp.";
@@ -112,6 +113,7 @@ impl AtomicFile {
         drop(file);
         fs::rename(&self.temporary, &self.path).map_err(DataError::io(&self.path))?;
         sync_folder(folder_of(&self.path))?;
+        storage::committed(&self.path)?;
         Ok(digest)
     }
 }
@@ -238,6 +240,7 @@ fn remove_leftovers(folder: &Path, wanted: impl Fn(&Writer) -> bool) -> Result<(
 /// # Errors
 /// [`DataError::Io`] when it cannot be deleted.
 pub fn remove_durably(path: &Path) -> Result<()> {
+    storage::removed(path)?;
     match fs::remove_file(path) {
         Ok(()) => sync_folder(folder_of(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -7,14 +7,18 @@ use serde::{Deserialize, Serialize};
 use crate::error::{DataError, Result};
 use crate::pipeline::{HoldoutConfig, SourceConfig, validate_sources};
 use crate::shard::ShardConfig;
+use crate::storage::{absolute, is_remote};
 use crate::tokenizer::TokenizerConfig;
 
 /// A data configuration. Paths in it are relative to its file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Folder for all that is made (path).
+    /// Folder for all that is made (path), or a part of a bucket: `s3://`, `gs://` or `az://`.
     pub output: PathBuf,
+    /// Folder of this machine where it is made, when `output` is a bucket (path, default none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<PathBuf>,
     /// The sources (list).
     pub sources: Vec<SourceConfig>,
     /// Which documents are held out for validation (map, default none).
@@ -31,7 +35,10 @@ pub struct DataConfig {
 impl DataConfig {
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
     pub fn make_paths_absolute(&mut self, base: &Path) {
-        self.output = base.join(&self.output);
+        self.output = absolute(base, &self.output);
+        if let Some(work) = &mut self.work {
+            *work = base.join(&*work);
+        }
         for source in &mut self.sources {
             source.make_paths_absolute(base);
         }
@@ -45,6 +52,20 @@ impl DataConfig {
     /// # Errors
     /// [`DataError::Config`] naming the key.
     pub fn validate(&self) -> Result<()> {
+        let output = self.output.display();
+        match (is_remote(&self.output), &self.work) {
+            (true, None) => {
+                let expected = format!(
+                    "a folder of this machine where the files are made that go to {output}"
+                );
+                return Err(DataError::config("work", "nothing", expected));
+            }
+            (false, Some(work)) => {
+                let expected = format!("none, since `output` is a folder already: {output}");
+                return Err(DataError::config("work", work.display(), expected));
+            }
+            _ => {}
+        }
         if self.sources.is_empty() {
             return Err(DataError::config("sources", "an empty list", "at least one source"));
         }
@@ -54,9 +75,14 @@ impl DataConfig {
         self.shards.validate()
     }
 
+    /// The folder of this machine where all that is made lies.
+    pub fn folder(&self) -> &Path {
+        self.work.as_deref().unwrap_or(&self.output)
+    }
+
     /// Where the tokenizer model lies.
     pub fn tokenizer_model(&self) -> PathBuf {
-        let default = || self.output.join("tokenizer.model");
+        let default = || self.folder().join("tokenizer.model");
         self.tokenizer.model.clone().unwrap_or_else(default)
     }
 }

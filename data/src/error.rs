@@ -52,6 +52,16 @@ pub enum DataError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// Object storage or a web server refuses, is silent, or gives something else than before.
+    #[error("{}{url}: {reason}", of_key(key))]
+    Storage {
+        /// Dotted path of the configuration's key; empty where it is not known.
+        key: String,
+        /// The address.
+        url: String,
+        /// What happened and what to do.
+        reason: String,
+    },
     /// A compressed file ends too early or is damaged.
     #[error(
         "{path}: damaged or cut short at compressed byte {offset} ({reason}); fetch the file again"
@@ -273,6 +283,11 @@ pub enum DataError {
     },
 }
 
+/// A key as the beginning of a message.
+fn of_key(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!("{key}: ") }
+}
+
 /// What to do where there is no file for `key`: what a command makes can be made.
 fn advice(key: &str) -> &'static str {
     match key.ends_with("perplexity.model") {
@@ -284,7 +299,11 @@ fn advice(key: &str) -> &'static str {
 impl DataError {
     /// Attaches `path` to an error of the operating system: `.map_err(DataError::io(path))`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.as_ref().to_owned(), source }
+        move |source| match source.downcast::<Self>() {
+            // A reader of an object says itself what is wrong.
+            Ok(error) => error,
+            Err(source) => Self::Io { path: path.as_ref().to_owned(), source },
+        }
     }
 
     /// A file that is not what its name says.
@@ -309,9 +328,23 @@ impl DataError {
         }
     }
 
+    /// An error of the object or file at an address.
+    pub(crate) fn storage(address: impl AsRef<Path>, reason: impl Into<String>) -> Self {
+        let url = address.as_ref().display().to_string();
+        Self::Storage { key: String::new(), url, reason: reason.into() }
+    }
+
+    /// Names the key that an address comes from, where the error is about one.
+    pub(crate) fn at_key(self, key: &str) -> Self {
+        match self {
+            Self::Storage { url, reason, .. } => Self::Storage { key: key.to_owned(), url, reason },
+            error => error,
+        }
+    }
+
     /// An error of a file that the configuration names at `key`: one that is not there names the key.
     pub(crate) fn of_key(self, key: &str) -> Self {
-        match self {
+        match self.at_key(key) {
             Self::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
                 Self::NoInput { key: key.to_owned(), pattern: path.display().to_string() }
             }

@@ -8,16 +8,31 @@ use crate::lock::lock;
 use crate::pipeline::{self, RunOptions, RunReport};
 use crate::progress::ProgressMode;
 use crate::shard::{TokenizeReport, tokenize};
+use crate::storage::{Mirror, MirroredPart};
 use crate::tokenizer::{self, Tokenizer, TrainReport};
 
 impl DataConfig {
+    /// Lets the folder stand for the bucket, where `output` is one, with the files that `needed` names.
+    fn mirror(&self, needed: MirroredPart<'_>) -> Result<Option<Mirror>> {
+        match &self.work {
+            Some(folder) => Mirror::attach("output", folder, &self.output, needed).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Raw text to documents.
     ///
     /// # Errors
     /// As [`pipeline::run`].
     pub fn run_pipeline(&self, options: &RunOptions) -> Result<RunReport> {
         self.validate()?;
-        pipeline::run(&self.output, &self.sources, &self.holdout, options)
+        // Of a rank's own tasks everything, of the others what says how far they are.
+        let _mirror = self.mirror(&|name| {
+            let kind = name.split('/').next().unwrap_or_default();
+            ["documents", "stats", "dropped", "work"].contains(&kind)
+                && task_of(name).is_none_or(|task| options.rank.does(task))
+        })?;
+        pipeline::run(self.folder(), &self.sources, &self.holdout, options)
     }
 
     /// Makes the decisions over all documents, after every rank has done its part.
@@ -26,7 +41,12 @@ impl DataConfig {
     /// As [`pipeline::merge`].
     pub fn merge_pipeline(&self, options: &RunOptions) -> Result<RunReport> {
         self.validate()?;
-        pipeline::merge(&self.output, &self.sources, &self.holdout, options)
+        // What the ranks have counted and signed; of the documents their lengths are enough.
+        let _mirror = self.mirror(&|name| {
+            ["documents/", "stats/", "work/"].iter().any(|kind| name.starts_with(kind))
+                && !name.ends_with(".parquet")
+        })?;
+        pipeline::merge(self.folder(), &self.sources, &self.holdout, options)
     }
 
     /// Trains the tokenizer on the training documents of all sources.
@@ -44,16 +64,18 @@ impl DataConfig {
                 "a SentencePiece model to write; a tokenizer.json is used as it is, by `tokenize`",
             ));
         }
+        let _mirror =
+            self.mirror(&|name| name.starts_with("documents/") || name.starts_with("tokenizer."))?;
         // A model elsewhere needs the documents only.
-        let lock = model.starts_with(&self.output).then(|| lock(&self.output)).transpose()?;
+        let lock = model.starts_with(self.folder()).then(|| lock(self.folder())).transpose()?;
         match (&lock, model.parent()) {
-            (Some(_), _) => remove_unfinished(&self.output)?,
+            (Some(_), _) => remove_unfinished(self.folder())?,
             (None, Some(folder)) => remove_abandoned(folder)?,
             (None, None) => {}
         }
         let mut files = Vec::new();
         for source in &self.sources {
-            let folder = pipeline::documents_folder(&self.output, &source.name);
+            let folder = pipeline::documents_folder(self.folder(), &source.name);
             files.extend(list_documents(&folder, Some(Split::Train))?);
         }
         tokenizer::train(&self.tokenizer, &files, &model, progress)
@@ -66,11 +88,22 @@ impl DataConfig {
     /// writes there.
     pub fn tokenize(&self, progress: ProgressMode) -> Result<TokenizeReport> {
         self.validate()?;
-        let lock = lock(&self.output)?;
+        let _mirror = self.mirror(&|name| {
+            ["documents/", "tokens/", "tokenizer."].iter().any(|kind| name.starts_with(kind))
+        })?;
+        let lock = lock(self.folder())?;
         let tokenizer = Tokenizer::open(&self.tokenizer_model())?;
         let names: Vec<&str> = self.sources.iter().map(|source| source.name.as_str()).collect();
         tokenize(&lock, &names, &tokenizer, &self.shards, progress)
     }
+}
+
+/// The number of the task that a file of a source belongs to: of `dropped/web/stage0-00012.jsonl.zst`, 12.
+/// Statistics, and what is about all tasks, belong to none.
+fn task_of(name: &str) -> Option<usize> {
+    let file = name.rsplit('/').next().filter(|file| !file.ends_with(".json"))?;
+    let (_, rest) = file.rsplit_once('-')?;
+    rest.split('.').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -201,5 +234,20 @@ shards: {tokens_per_shard: 500}
             .filter(|name| name.ends_with(".arrow"))
             .collect();
         assert_eq!(files.len(), source.shards.len());
+    }
+
+    #[test]
+    fn a_file_belongs_to_its_task() {
+        for (name, task) in [
+            ("dropped/web/stage0-00012.jsonl.zst", Some(12)),
+            ("documents/web/validation-00003.parquet", Some(3)),
+            ("work/web/ids-00100", Some(100)),
+            ("work/web/stage1-00002.decisions", Some(2)),
+            ("work/web/stage1-resolved.json", None),
+            ("stats/web/stage0-00012.json", None),
+            ("documents/web-7/manifest.json", None),
+        ] {
+            assert_eq!(task_of(name), task, "{name}");
+        }
     }
 }

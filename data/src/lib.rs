@@ -6,6 +6,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`storage`] | files in object storage and on web servers, and folders that stand for a bucket |
 //! | [`checksum`] | what a file is meant to hold |
 //! | `fingerprint` | hashes of what a result depends on, and when a file was changed |
 //! | [`process`] | which process wrote something, and whether it still runs |
@@ -83,6 +84,8 @@
 //! ```
 
 pub mod error;
+
+pub mod storage;
 
 pub mod checksum;
 

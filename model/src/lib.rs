@@ -13,6 +13,7 @@
 //! | [`param_tree`] | the parameters: a table with a row, a tree with a value for each |
 //! | [`parallel`] | ranks that split every matrix: who holds what, and the op pairs that exchange |
 //! | [`params`] | weights, gradients and moments as trees of tensors, starting values |
+//! | [`pass_weights`] | the weights of a pass, held or brought part by part |
 //! | [`param_ops`] | AdamW, norm and zeroing over all parameters at once |
 //! | [`adapters`] | low-rank adapters of matrices: which, starting values, their AdamW |
 //! | [`layer`] | forward and backward of one transformer layer |
@@ -76,6 +77,8 @@ pub mod param_tree;
 pub mod parallel;
 
 pub mod params;
+
+pub mod pass_weights;
 
 pub mod param_ops;
 

@@ -1,7 +1,7 @@
 //! The whole model: token ids to losses, and the gradients of all parameters.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -17,7 +17,8 @@ use crate::parallel::{
     vocab_parallel_cross_entropy_forward, vocab_parallel_embedding_backward,
     vocab_parallel_embedding_forward, vocab_parallel_logits,
 };
-use crate::params::{GradPart, GradSink, Weights};
+use crate::params::{GradSink, ModelPart, Weights};
+use crate::pass_weights::{PassWeights, WeightSource};
 
 /// A LLaMA with the weights its forward pass reads.
 #[derive(Debug)]
@@ -25,8 +26,11 @@ pub struct Llama {
     /// Shape and constants of the whole model.
     pub config: LlamaConfig,
     /// Matrices in the precision of the run, norm gains in f32 (or all in f64). On several tensor
-    /// ranks the part of this rank.
+    /// ranks the part of this rank. With `source`, of the norm gains alone.
     pub weights: Weights,
+    /// What brings the matrices of a part of the model when a pass comes to it. None where
+    /// `weights` has them.
+    pub source: Option<Arc<dyn WeightSource>>,
     /// The ranks that hold a part of every matrix each and compute every pass together: all of them
     /// call it with the same tokens. One rank unless it is set.
     pub tensor: TensorGroup,
@@ -104,8 +108,17 @@ impl Llama {
         let device = weights.norm.device();
         let rope = RopeTable::new(1, &config.rope_frequencies(), weights.norm.dtype(), &device);
         let rope = Mutex::new(rope);
-        let (tensor, adapters) = (TensorGroup::default(), None);
-        Ok(Self { config, weights, tensor, adapters, activation_checkpointing, rope, device })
+        let (tensor, source, adapters) = (TensorGroup::default(), None, None);
+        Ok(Self {
+            config,
+            weights,
+            source,
+            tensor,
+            adapters,
+            activation_checkpointing,
+            rope,
+            device,
+        })
     }
 
     /// The device the weights are on.
@@ -147,43 +160,46 @@ impl Llama {
         let [_, time] = batch.inputs.dims();
         let rope = self.rope(0, time);
         let context = self.context(batch, &rope);
-        let (weights, words, tokens) = (&self.weights, self.words(), context.tokens);
+        let (words, tokens) = (self.words(), context.tokens);
+        let (norm, ids) = (&self.weights.norm, &batch.inputs);
 
         uninterrupted(|| {
-            let (embedding, ids) = (&weights.embed_tokens, &batch.inputs);
-            let mut x = vocab_parallel_embedding_forward(embedding, ids, &words, &tokens)?;
-            let mut saved_by_layer = Vec::with_capacity(weights.layers.len());
-            for layer in &weights.layers {
-                let (y, saved) = layer_forward(layer, x, &context)?;
+            let mut weights = self.begin_pass(true);
+            let mut x =
+                vocab_parallel_embedding_forward(&*weights.embedding()?, ids, &words, &tokens)?;
+            let mut saved_by_layer = Vec::with_capacity(self.config.n_layers);
+            for n in 0..self.config.n_layers {
+                let (y, saved) = layer_forward(&*weights.layer(n)?, x, &context)?;
                 saved_by_layer.push(save(self.activation_checkpointing, saved));
                 x = y;
             }
-            let (normed, rstd) = rms_norm_forward(&x, &weights.norm, self.config.norm_eps);
+            let (normed, rstd) = rms_norm_forward(&x, norm, self.config.norm_eps);
             let (losses, dnormed) = vocab_parallel_cross_entropy_backward(
                 &normed,
-                weights.head(),
+                &*weights.head()?,
                 &batch.targets,
                 scale,
-                grads.begin(GradPart::Head).head_mut(),
+                grads.begin(ModelPart::Head).head_mut(),
                 &words,
                 &tokens,
             )?;
-            grads.end(GradPart::Head);
+            grads.end(ModelPart::Head);
             drop(normed);
-            let dnorm = &mut grads.begin(GradPart::Norm).norm;
-            let mut dx = rms_norm_backward(&dnormed, &x, &weights.norm, &rstd, dnorm);
-            grads.end(GradPart::Norm);
+            let dnorm = &mut grads.begin(ModelPart::Norm).norm;
+            let mut dx = rms_norm_backward(&dnormed, &x, norm, &rstd, dnorm);
+            grads.end(ModelPart::Norm);
             drop((x, dnormed));
-            for (n, layer) in weights.layers.iter().enumerate().rev() {
-                let Some(saved) = saved_by_layer.pop() else { break };
-                let saved = restore(saved, layer, &context)?;
-                let dlayer = &mut grads.begin(GradPart::Layer(n)).layers[n];
-                dx = layer_backward(dx, layer, saved, dlayer, &context)?;
-                grads.end(GradPart::Layer(n));
+            while let Some(saved) = saved_by_layer.pop() {
+                let n = saved_by_layer.len();
+                let layer = weights.layer(n)?;
+                let saved = restore(saved, &layer, &context)?;
+                let dlayer = &mut grads.begin(ModelPart::Layer(n)).layers[n];
+                dx = layer_backward(dx, &layer, saved, dlayer, &context)?;
+                grads.end(ModelPart::Layer(n));
             }
-            let dembed_tokens = &mut grads.begin(GradPart::Embedding).embed_tokens;
+            let dembed_tokens = &mut grads.begin(ModelPart::Embedding).embed_tokens;
             vocab_parallel_embedding_backward(&dx, ids, dembed_tokens, &words, &tokens)?;
-            grads.end(GradPart::Embedding);
+            grads.end(ModelPart::Embedding);
             Ok(losses)
         })
     }
@@ -193,9 +209,10 @@ impl Llama {
     /// # Errors
     /// Of the ranks' exchanges; none on one rank.
     pub fn losses(&self, batch: &TokenBatch) -> Result<Tensor<2>> {
-        let (hidden, tokens) = (self.hidden(batch)?, self.tokens(batch));
-        let (head, words) = (self.weights.head(), self.words());
-        vocab_parallel_cross_entropy_forward(&hidden, head, &batch.targets, &words, &tokens)
+        let mut weights = self.begin_pass(false);
+        let (hidden, tokens) = (self.hidden(batch, &mut weights)?, self.tokens(batch));
+        let (head, words) = (weights.head()?, self.words());
+        vocab_parallel_cross_entropy_forward(&hidden, &head, &batch.targets, &words, &tokens)
     }
 
     /// Logits (B, T, V) of every position. For tests and short texts: they all exist at once.
@@ -203,20 +220,40 @@ impl Llama {
     /// # Errors
     /// Of the ranks' exchanges; none on one rank.
     pub fn logits(&self, batch: &TokenBatch) -> Result<Tensor<3>> {
-        let (hidden, tokens) = (self.hidden(batch)?, self.tokens(batch));
-        vocab_parallel_logits(&hidden, self.weights.head(), self.config.vocab_size, &tokens)
+        let mut weights = self.begin_pass(false);
+        let (hidden, tokens) = (self.hidden(batch, &mut weights)?, self.tokens(batch));
+        vocab_parallel_logits(&hidden, &*weights.head()?, self.config.vocab_size, &tokens)
+    }
+
+    /// All weights, matrices too where they are brought part by part; of this rank's part of the model.
+    ///
+    /// # Errors
+    /// Of the ranks' exchanges; none where the model holds them.
+    pub fn all_weights(&self) -> Result<Weights> {
+        let mut pass = self.begin_pass(false);
+        let embed_tokens = pass.embedding()?.into_owned();
+        let layers = 0..self.config.n_layers;
+        let layers: Result<_> = layers.map(|n| Ok(pass.layer(n)?.into_owned())).collect();
+        let (layers, head) = (layers?, pass.head()?.into_owned());
+        let lm_head = (!self.config.tie_word_embeddings).then_some(head);
+        Ok(Weights { embed_tokens, layers, norm: self.weights.norm.clone(), lm_head })
+    }
+
+    /// The weights of a forward pass, or of that and the `backward` pass after it.
+    fn begin_pass(&self, backward: bool) -> PassWeights<'_> {
+        PassWeights::begin(&self.weights, self.source.as_deref(), backward)
     }
 
     /// Output of the last norm, (B, T, C).
-    fn hidden(&self, batch: &TokenBatch) -> Result<Tensor<3>> {
+    fn hidden(&self, batch: &TokenBatch, weights: &mut PassWeights<'_>) -> Result<Tensor<3>> {
         let [_, time] = batch.inputs.dims();
         let rope = self.rope(0, time);
         let context = self.context(batch, &rope);
-        let (embedding, words) = (&self.weights.embed_tokens, self.words());
+        let (ids, words) = (&batch.inputs, self.words());
         let mut x =
-            vocab_parallel_embedding_forward(embedding, &batch.inputs, &words, &context.tokens)?;
-        for (n, layer) in self.weights.layers.iter().enumerate() {
-            x = layer_forward(layer, x, &self.of_layer(&context, n))?.0;
+            vocab_parallel_embedding_forward(&*weights.embedding()?, ids, &words, &context.tokens)?;
+        for n in 0..self.config.n_layers {
+            x = layer_forward(&*weights.layer(n)?, x, &self.of_layer(&context, n))?.0;
         }
         Ok(rms_norm_forward(&x, &self.weights.norm, self.config.norm_eps).0)
     }

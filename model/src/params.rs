@@ -23,11 +23,11 @@ pub type Grads = TensorTree;
 /// Running means of the gradients or of their squares, f32.
 pub type Moments = TensorTree;
 
-/// What a step of the backward pass adds gradients to.
+/// The parameters that a step of a pass works with: it reads them, or adds to their gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GradPart {
+pub enum ModelPart {
     /// The matrix of the output head; of a tied model the token embedding, which
-    /// [`Embedding`](Self::Embedding) adds to as well.
+    /// [`Embedding`](Self::Embedding) works with as well.
     Head,
     /// The gain of the last norm.
     Norm,
@@ -44,18 +44,18 @@ pub enum GradPart {
 /// as soon as it is complete, while the pass goes on.
 pub trait GradSink {
     /// The tree whose accumulators of `part` the pass is about to add to. Others may be missing.
-    fn begin(&mut self, part: GradPart) -> &mut Grads;
+    fn begin(&mut self, part: ModelPart) -> &mut Grads;
 
     /// The pass has added its gradients of `part`.
-    fn end(&mut self, part: GradPart);
+    fn end(&mut self, part: ModelPart);
 }
 
 impl GradSink for Grads {
-    fn begin(&mut self, _part: GradPart) -> &mut Grads {
+    fn begin(&mut self, _part: ModelPart) -> &mut Grads {
         self
     }
 
-    fn end(&mut self, _part: GradPart) {}
+    fn end(&mut self, _part: ModelPart) {}
 }
 
 /// A tensor for every parameter of a layer.

@@ -19,8 +19,6 @@ use crate::mapped_file::{MappedBytes, MappedFile};
 
 /// The weights in one file.
 const SINGLE_FILE: &str = "model.safetensors";
-/// The list of shards, where the weights are in several files.
-const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Most bytes of a header, and how many more each layer has: nine tensors of two AdamW moments,
 /// about 130 bytes each, and room for tensors that are not read.
 const HEADER_BYTES: u64 = 64 << 10;
@@ -60,9 +58,49 @@ pub struct StoredTensor<'a> {
     pub bytes: MappedBytes<'a>,
 }
 
+/// The name of the list of shards of the file `name`.
+pub fn index_name(name: &str) -> String {
+    format!("{name}.index.json")
+}
+
+/// The name of shard `number`, from 0, of the `count` of the file `name`: the name itself where there is one.
+pub fn shard_name(name: &str, number: usize, count: usize) -> String {
+    match (count, name.rsplit_once('.')) {
+        (1, _) => name.to_owned(),
+        (_, Some((stem, kind))) => format!("{stem}-{:05}-of-{count:05}.{kind}", number + 1),
+        (_, None) => format!("{name}-{:05}-of-{count:05}", number + 1),
+    }
+}
+
+/// Whether `file` is a shard of the file `name` or the list of them.
+pub fn is_part_of(file: &str, name: &str) -> bool {
+    let (stem, kind) = name.rsplit_once('.').unwrap_or((name, ""));
+    let numbers = file.strip_prefix(stem).and_then(|rest| rest.strip_suffix(kind));
+    let numbers =
+        numbers.and_then(|rest| rest.strip_prefix('-')?.trim_end_matches('.').split_once("-of-"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    file == index_name(name)
+        || numbers.is_some_and(|(number, count)| is_number(number) && is_number(count))
+}
+
+/// The text of the list of shards: of each file its tensors with their bytes.
+pub fn index_json<'a>(files: impl Iterator<Item = (&'a str, Vec<(&'a str, usize)>)>) -> String {
+    let (mut total, mut weight_map) = (0, BTreeMap::new());
+    for (file, tensors) in files {
+        for (tensor, bytes) in tensors {
+            total += bytes;
+            weight_map.insert(tensor, file);
+        }
+    }
+    let index =
+        serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    format!("{index:#}\n")
+}
+
 impl WeightFiles {
     /// Opens a safetensors file, or the weights of a Hugging Face directory: `model.safetensors`,
-    /// or else the shards of `model.safetensors.index.json`.
+    /// or else the shards of `model.safetensors.index.json`. A file in shards is opened by the name that it
+    /// would have as one.
     ///
     /// # Errors
     /// [`ModelError::Io`] when a file cannot be opened; [`ModelError::WeightFile`] when the directory
@@ -84,14 +122,18 @@ impl WeightFiles {
     }
 
     fn open_limited(path: &Path, most_header: u64) -> Result<Self> {
-        if !path.is_dir() {
-            return Self::open_single(path, most_header);
-        }
-        let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
+        let is_dir = path.is_dir();
+        let single = if is_dir { path.join(SINGLE_FILE) } else { path.to_path_buf() };
+        let name = single.file_name().unwrap_or_default().to_string_lossy();
+        let index = single.with_file_name(index_name(&name));
         if single.exists() {
             Self::open_single(&single, most_header)
         } else if index.exists() {
-            Self::open_index(path, &index, most_header)
+            let dir = index.parent().unwrap_or(Path::new("")).to_path_buf();
+            Self::open_index(&dir, &index, most_header)
+        } else if !is_dir {
+            // Its error says that it is not there.
+            Self::open_single(&single, most_header)
         } else {
             let pickled = path.join("pytorch_model.bin").exists()
                 || path.join("pytorch_model.bin.index.json").exists();
@@ -101,7 +143,10 @@ impl WeightFiles {
                 }
                 false => "",
             };
-            Err(unfit(path, format!("no {SINGLE_FILE} and no {INDEX_FILE} in it{advice}")))
+            Err(unfit(
+                path,
+                format!("no {SINGLE_FILE} and no {} in it{advice}", index_name(SINGLE_FILE)),
+            ))
         }
     }
 
@@ -140,7 +185,7 @@ impl WeightFiles {
             if !shard.exists() {
                 return Err(unfit(
                     &shard,
-                    format!("no such file, but {INDEX_FILE} names it; fetch the model again"),
+                    format!("no such file, but {} names it; fetch the model again", path.display()),
                 ));
             }
             known.insert(file, shards.len());
@@ -150,7 +195,7 @@ impl WeightFiles {
             .iter()
             .filter_map(|(tensor, file)| Some((tensor.clone(), *known.get(file.as_str())?)))
             .collect();
-        check_places(&shards, &shard_of)?;
+        check_places(&shards, &shard_of, path)?;
         Ok(Self { path: path.to_path_buf(), shards, shard_of })
     }
 
@@ -185,7 +230,8 @@ fn check_length(path: &Path, what: &str, length: u64, most: u64) -> Result<()> {
 }
 
 /// Every tensor lies where the index says, and nowhere else.
-fn check_places(shards: &[Shard], shard_of: &HashMap<String, usize>) -> Result<()> {
+fn check_places(shards: &[Shard], shard_of: &HashMap<String, usize>, index: &Path) -> Result<()> {
+    let index = index.file_name().unwrap_or_default().display();
     for (number, shard) in shards.iter().enumerate() {
         for tensor in shard.metadata.offset_keys() {
             let Some(&listed) = shard_of.get(&tensor) else { continue };
@@ -194,7 +240,7 @@ fn check_places(shards: &[Shard], shard_of: &HashMap<String, usize>) -> Result<(
                 return Err(unfit(
                     &shard.path,
                     format!(
-                        "holds tensor {tensor:?}, which {INDEX_FILE} places in {}",
+                        "holds tensor {tensor:?}, which {index} places in {}",
                         other.unwrap_or_default()
                     ),
                 ));
@@ -213,7 +259,7 @@ fn check_places(shards: &[Shard], shard_of: &HashMap<String, usize>) -> Result<(
             path: shard.path.clone(),
             tensor: tensor.clone(),
             found: "no such tensor".into(),
-            expected: format!("the tensor that {INDEX_FILE} places here"),
+            expected: format!("the tensor that {index} places here"),
         }),
     }
 }
@@ -289,6 +335,8 @@ fn unfit(path: &Path, reason: String) -> ModelError {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    const INDEX_FILE: &str = "model.safetensors.index.json";
     use safetensors::tensor::TensorView;
 
     /// A file of tensors of two f32 each.
@@ -332,6 +380,24 @@ mod tests {
     #[track_caller]
     fn says(error: &str, words: &[&str]) {
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+
+    #[test]
+    fn shards_have_names_of_their_file() {
+        let name = "optimizer.safetensors";
+        assert_eq!(shard_name(name, 0, 1), name);
+        assert_eq!(shard_name(name, 2, 12), "optimizer-00003-of-00012.safetensors");
+        for (file, expected) in [
+            ("optimizer-00003-of-00012.safetensors", true),
+            ("optimizer.safetensors.index.json", true),
+            ("optimizer.safetensors", false),
+            ("optimizer-of-.safetensors", false),
+            ("optimizer-a-of-b.safetensors", false),
+            ("optimizer-1-of-2.bin", false),
+            ("model-00001-of-00002.safetensors", false),
+        ] {
+            assert_eq!(is_part_of(file, name), expected, "{file}");
+        }
     }
 
     #[test]

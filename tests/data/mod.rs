@@ -2,6 +2,7 @@
 
 mod apply;
 mod bad_input;
+mod bucket_output;
 mod mixture;
 mod models;
 mod one_writer;
@@ -9,6 +10,7 @@ mod ranks;
 mod sharegpt;
 mod source_steps;
 mod sources;
+mod storage;
 mod web;
 
 use std::collections::BTreeMap;

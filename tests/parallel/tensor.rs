@@ -2,7 +2,8 @@
 
 use altiplano_trainer::config::{TrainConfig, load};
 
-use super::{LAYOUT, assert_close, assert_same, every_mpi, run_ok, train, with};
+use super::processes::every_mpi;
+use super::{LAYOUT, assert_close, assert_same, run_ok, train, with};
 use crate::harness::{Finished, SmallRun};
 
 /// Losses of every step, and those of validations.

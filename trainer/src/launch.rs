@@ -4,14 +4,13 @@
 //! threads. A layout that does not fit them is an error before anything is opened.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use altiplano_comm::mpi::Launcher;
 use altiplano_comm::{CommError, Options, RankGrid, World};
 use altiplano_data::terminal::write_last_line;
-use altiplano_model::parallel::TensorRank;
 
-use crate::config::{Shard, TrainConfig};
+use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::world::Ranks;
 
@@ -110,13 +109,11 @@ fn check_layout(config: &TrainConfig, ranks: usize, launcher: Option<&Launcher>)
     config
         .check_copies(grid.data())
         .map_err(|problem| TrainerError::Usage { message: problem.to_string() })?;
-    TensorRank::all(grid.tensor(), &config.model)
-        .map_err(|error| TrainerError::Usage { message: error.to_string() })?;
-    let exchanges = ranks > 1 || parallel.shard == Shard::Gradients;
+    let exchanges = ranks > 1 || parallel.shard.splits_gradients();
     if exchanges && config.device != "cpu" {
         return wrong(format!(
             "device: found {:?} with {ranks} ranks and parallel.shard {}; expected cpu: several ranks, and \
-             shard gradients on one, compute on CPUs",
+             what copies split on one, compute on CPUs",
             config.device, parallel.shard
         ));
     }
@@ -140,6 +137,7 @@ fn options(config: &TrainConfig) -> Options {
         library: config.parallel.library.clone(),
         timeout: Duration::from_secs(config.parallel.timeout),
         report: Arc::new(write_last_line),
+        link_bytes_per_second: config.parallel.link_bytes_per_second.map(|rate| rate as f64),
         ..Options::default()
     }
 }
@@ -155,7 +153,9 @@ fn on_processes<T>(
     })?;
     let is_first = world.rank() == 0;
     let started = Ranks::meet(world, config).and_then(|ranks| {
-        compute_threads(Some(config.threads.map_or_else(|| threads_of_a_rank(&ranks), Ok)?))?;
+        // Every rank takes part in the exchange, also one that is told its threads.
+        let threads = threads_of_a_rank(&ranks)?;
+        compute_threads(Some(config.threads.unwrap_or(threads)))?;
         Ok(ranks)
     })?;
     let ended = body(&started);
@@ -227,13 +227,49 @@ fn on_threads<T: Send>(
 /// The ranks of a launch that this process left with an error that the others do not know.
 static LEFT_BEHIND: Mutex<Option<Arc<Ranks>>> = Mutex::new(None);
 
-/// Ends all ranks of the launch that this process left with an error, if it did: the last thing a
-/// process does, after it has said why. Ends the process within five seconds or returns.
-pub fn end_launch(status: i32) {
+/// The last thing a process does that ends with an error, which it `said` or another rank says. Among the
+/// processes of a launcher: sees to it that the words are heard, and ends the ranks that do not know
+/// of it. Ends the process within a few seconds or returns.
+pub fn end_launch(status: i32, said: bool) {
+    /// Launchers end all ranks when the first has ended with an error, so that one has to be the one that
+    /// says why.
+    const UNTIL_SAID: Duration = Duration::from_secs(3);
+    if launcher().is_ok_and(|launcher| launcher.is_some()) {
+        match said {
+            true => wait_until_read(libc::STDERR_FILENO),
+            false => std::thread::sleep(UNTIL_SAID),
+        }
+    }
     let left = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(ranks) = left {
         ranks.world().abort(status);
+        // The library ends the process meanwhile.
+        std::thread::sleep(Duration::from_secs(5));
     }
+}
+
+/// Waits until the launcher has read what this process wrote to the pipe or terminal `fd`, for two
+/// seconds at most: Open MPI drops what is unread when it ends the ranks.
+fn wait_until_read(fd: libc::c_int) {
+    const MOST: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_millis(10);
+    /// The launcher prints what it has read in a thread or process of its own.
+    const UNTIL_PRINTED: Duration = Duration::from_millis(200);
+    let began = Instant::now();
+    // SAFETY: the call looks at the descriptor and has no other effect.
+    let is_terminal = unsafe { libc::isatty(fd) } == 1;
+    // What has not left a terminal, or is unread of a pipe.
+    let request = if is_terminal { libc::TIOCOUTQ } else { libc::FIONREAD };
+    let unread = || {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the request writes one `int`; a descriptor that does not know it leaves it as it is.
+        unsafe { libc::ioctl(fd, request, &raw mut bytes) };
+        bytes > 0
+    };
+    while unread() && began.elapsed() < MOST {
+        std::thread::sleep(PAUSE);
+    }
+    std::thread::sleep(UNTIL_PRINTED);
 }
 
 /// Threads that compute in a rank: the cores it may use, shared with the ranks that may use the same,

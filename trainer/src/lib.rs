@@ -23,7 +23,7 @@
 //! | [`checkpoint`] | the state of a run on disk |
 //! | [`starting_weights`] | the weights of step 0 |
 //! | [`adamw`] | the update of all parameters |
-//! | [`shards`] | copies of a model: gradients exchanged, the optimizer's state split |
+//! | [`shards`] | copies of a model: gradients exchanged, the optimizer's state and the weights split |
 //! | [`grad_clip`] | the global norm of the gradient |
 //! | [`step_record`] | what the ranks of a step tell each other |
 //! | [`train_step`] | one optimizer step |

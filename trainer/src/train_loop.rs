@@ -17,7 +17,7 @@ pub use start::{resume, train};
 pub(crate) use start::{resume_task, saved_settings, train_task};
 pub(crate) use task::Task;
 
-use crate::checkpoint::{self, TrainState};
+use crate::checkpoint::{self, CheckpointFiles, PartOfCheckpoint, TrainState};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainerError};
 use crate::metrics::{
@@ -27,7 +27,6 @@ use crate::peak::Peak;
 use crate::plot::draw_loss;
 use crate::progress::TrainProgress;
 use crate::schedule::Schedule;
-use crate::shards::GatheredTensors;
 use crate::signals::{self, Signal};
 use crate::tensorboard::EventFile;
 use crate::text_generation::{GenerationOptions, generate_text};
@@ -36,6 +35,9 @@ use crate::validation::summary;
 
 /// The settings of a run, in its directory.
 pub(crate) const CONFIG_FILE: &str = "config.yaml";
+
+/// What ranks agree on before they write their parts of a checkpoint, for messages.
+const DIRECTORY: &str = "the directory of the checkpoint";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -157,7 +159,7 @@ impl Run {
                 || step == first_step + 1
                 || due(config.validate.every, step)
                 || due(config.sample.every, step);
-            ranks.set_during(format!("step {step}"), takes_long);
+            ranks.set_during(format_args!("step {step}"), takes_long);
             let batches = self.task.next_step()?;
             let data_seconds = step_started.elapsed().as_secs_f64();
             let lr = schedule.lr(step);
@@ -355,25 +357,86 @@ impl Run {
     /// together, and go on only when the checkpoint is whole.
     fn save(&mut self, last_step: &StepMetrics) -> Result<()> {
         let ranks = self.trainer.ranks();
-        let mut gathered = self.trainer.gathered_tensors();
         let saved = match ranks.is_first() {
-            true => self.write_checkpoint(last_step, gathered.as_mut()),
-            false => Ok(()),
+            true => self.write_checkpoint(last_step),
+            false => self.write_part(),
         };
-        if let Some(gathered) = &mut gathered {
-            gathered.finish()?;
+        match saved {
+            Err(error) if error.is_agreed() => return Err(error),
+            saved => ranks.agree("the checkpoint", saved)?,
         }
-        ranks.agree("the checkpoint", saved)?;
         self.saved = Some(self.step);
         self.prune()
     }
 
-    fn write_checkpoint(
-        &self,
-        last_step: &StepMetrics,
-        gathered: Option<&mut GatheredTensors<'_>>,
-    ) -> Result<()> {
-        let state = TrainState {
+    /// Writes the checkpoint on the first rank, with what the others write of it.
+    fn write_checkpoint(&self, last_step: &StepMetrics) -> Result<()> {
+        let ranks = self.trainer.ranks();
+        let mut is_open = false;
+        let saved = self.state(last_step).and_then(|state| {
+            checkpoint::save(&self.dir, &state, |files| {
+                is_open = true;
+                ranks.agree(DIRECTORY, Ok(()))?;
+                let written = self.trainer.save_tensors(files, self.file_bytes());
+                self.take_parts(files, written)?;
+                self.task.write_model_files(files)
+            })
+        });
+        match saved {
+            Err(error) if !is_open => ranks.agree(DIRECTORY, Err(error)),
+            saved => saved.map(drop),
+        }
+    }
+
+    /// Writes what falls to another rank than the first.
+    fn write_part(&self) -> Result<()> {
+        let ranks = self.trainer.ranks();
+        ranks.agree(DIRECTORY, Ok(()))?;
+        let mut files = CheckpointFiles::of_other_rank(&self.dir, self.step);
+        let written = self.trainer.save_tensors(&mut files, self.file_bytes());
+        let told = match written {
+            Err(error) if error.is_from_exchange() => return Err(error),
+            written => PartOfCheckpoint {
+                files: files.digests().clone(),
+                error: written.err().map(|error| error.with_causes()),
+            },
+        };
+        ranks.gather_texts("the files of the checkpoint", &told.to_json()).map(drop)
+    }
+
+    /// Adds what the other ranks have written to the checkpoint of the first.
+    fn take_parts(&self, files: &mut CheckpointFiles, written: Result<()>) -> Result<()> {
+        let ranks = self.trainer.ranks();
+        if ranks.is_alone() {
+            return written;
+        }
+        if let Err(error) = &written
+            && error.is_from_exchange()
+        {
+            return written;
+        }
+        let all = ranks.gather_texts("the files of the checkpoint", "")?;
+        written?;
+        for (rank, told) in all.iter().enumerate().skip(1) {
+            let name = ranks.name_of(rank);
+            let part = PartOfCheckpoint::from_json(told, &self.dir)?;
+            if let Some(message) = part.error {
+                return Err(TrainerError::OnRank { rank: name, message, usage: false });
+            }
+            files.add(&name, part.files)?;
+        }
+        Ok(())
+    }
+
+    fn file_bytes(&self) -> u64 {
+        self.config.parallel.file_bytes
+    }
+
+    /// What a checkpoint keeps beside the tensors.
+    fn state(&self, last_step: &StepMetrics) -> Result<TrainState> {
+        // A checkpoint counts on the lines before its step.
+        self.sync()?;
+        Ok(TrainState {
             step: self.step,
             tokens: self.tokens,
             loader: self.task.position().map_err(|error| TrainerError::RunFile {
@@ -384,15 +447,7 @@ impl Run {
             loss_window: self.trainer.loss_window.clone(),
             grad_norm_window: self.trainer.grad_norm_window.clone(),
             last_step: last_step.clone(),
-        };
-        // A checkpoint counts on the lines before its step.
-        self.sync()?;
-        let (trainer, task) = (&self.trainer, &self.task);
-        checkpoint::save(&self.dir, &state, |files| {
-            trainer.save_tensors(files, gathered)?;
-            task.write_model_files(files)
         })
-        .map(drop)
     }
 
     /// Deletes the checkpoints that are no longer kept.

@@ -11,9 +11,9 @@ use altiplano_model::adapters::{AdapterState, Adapters};
 use altiplano_model::llama::{Llama, TokenBatch};
 use altiplano_model::parallel::TensorRank;
 use altiplano_model::param_ops::fill_zero;
-use altiplano_model::param_tree::Param;
+use altiplano_model::param_tree::{Leaf, Param};
 use altiplano_model::params::{Grads, Weights};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::adamw::{AdamW, numbers_of_step};
 use crate::config::OptimizerConfig;
@@ -251,14 +251,32 @@ impl Trainer {
             return Ok(());
         }
         let (place, config, grid) = (self.ranks.place(), &self.model.config, self.ranks.grid());
+        // What all copies hold, and what other tensor ranks hold as well.
         let mut hashes: Vec<(String, [u8; 32])> = Vec::new();
-        // What other tensor ranks hold as well, with the first that does, of all ranks alike.
-        let mut shared: Vec<(Param, usize)> = Vec::new();
+        let mut shared: Vec<(Param, (String, [u8; 32]))> = Vec::new();
+        let parts = match &self.trained {
+            Trained::Shards { optimizer, .. } => optimizer.weights(),
+            _ => None,
+        };
         for (param, weight) in self.model.weights.iter() {
-            if TensorRank::is_shared(place.ranks(), param, config) {
-                shared.push((param, hashes.len()));
+            let is_shared = TensorRank::is_shared(place.ranks(), param, config);
+            // Of weights that copies split, each has another part, and the tensor ranks of a copy the same.
+            let part = parts.filter(|_| matches!(weight, Leaf::Matrix(_)));
+            if part.is_some() && !is_shared {
+                continue;
             }
-            hashes.push((param.to_string(), blake3::hash(weight.to_data().as_bytes()).into()));
+            let data = match part {
+                Some(parts) => parts.own(param).map(Tensor::into_data),
+                None => Some(weight.to_data()),
+            };
+            let hash = blake3::hash(data.as_ref().map_or(&[][..], TensorData::as_bytes));
+            let named = (param.to_string(), hash.into());
+            if part.is_none() {
+                hashes.push(named.clone());
+            }
+            if is_shared {
+                shared.push((param, named));
+            }
         }
         if let Trained::Shards { optimizer, .. } = &self.trained {
             for (param, values) in optimizer.held_in_common() {
@@ -270,7 +288,7 @@ impl Trainer {
         for gains in [true, false] {
             let of_kind =
                 shared.iter().filter(|(param, _)| (param.shape(config).len() == 1) == gains);
-            let of_kind: Vec<_> = of_kind.map(|(_, at)| hashes[*at].clone()).collect();
+            let of_kind: Vec<_> = of_kind.map(|(_, named)| named.clone()).collect();
             let heads = config.kv_heads();
             let holder = |rank| match gains {
                 true => grid.tensor_group(rank)[0],
@@ -297,6 +315,11 @@ impl Trainer {
         let more = ranks.saturating_sub(SHOWN);
         let shown = shown.join("; ");
         Ok(if more == 0 { shown } else { format!("{shown}; and {more} ranks more") })
+    }
+
+    /// Whether a pass gathers weights from all copies of the model, so that these make their passes together.
+    pub fn gathers_weights(&self) -> bool {
+        self.model.source.is_some() && self.ranks.data_group().ranks() > 1
     }
 
     /// Losses of every target of a batch, (B·T), 0 where ignored.

@@ -1,6 +1,6 @@
 //! Loss on held-out documents during training, of the mixture and of each source.
 
-use altiplano_data::ValidationSet;
+use altiplano_data::{IGNORED_TARGET, Share, ValidationSet};
 
 use crate::error::Result;
 use crate::metrics::ValidationMetrics;
@@ -29,7 +29,8 @@ pub fn validate(
     let (mut mean_nats, mut mean_bytes) = (0.0, 0.0);
     for (index, source) in set.sources().iter().enumerate() {
         let mut own = Vec::new();
-        for batch in set.batches_of(index, Some(max_sequences), trainer.ranks().share()) {
+        let share = trainer.ranks().share();
+        for batch in set.batches_of(index, Some(max_sequences), share) {
             if trainer.ranks().is_alone() && interrupted() {
                 return Ok(None);
             }
@@ -37,6 +38,18 @@ pub fn validate(
             let losses = trainer.losses(&batch)?;
             let nats = losses.into_iter().map(f64::from).sum::<f64>();
             own.push((nats, batch.valid_targets() as u64));
+        }
+        if trainer.gathers_weights() {
+            // The first copy has one more where they do not come out even, and passes are made together.
+            let first = Share { index: 0, ..share };
+            let mut of_first = set.batches_of(index, Some(max_sequences), first);
+            if of_first.size_hint().0 > own.len()
+                && let Some(batch) = of_first.next()
+            {
+                let mut batch = batch?;
+                batch.targets.fill(IGNORED_TARGET);
+                trainer.losses(&batch)?;
+            }
         }
         let (mut nats, mut targets) = (0.0, 0);
         for (batch_nats, batch_targets) in in_order(trainer.ranks(), own)? {

@@ -3,7 +3,7 @@
 //! Whatever all ranks must decide alike they decide from what all have exchanged: the end of
 //! a run by a signal that only one of them got, a save that failed on one, a file that differs.
 
-use std::path::Path;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use altiplano_model::device;
 use altiplano_model::parallel::{TensorGroup, TensorRank};
 use serde_json::Value;
 
-use crate::config::{Shard, TrainConfig, collect_differences};
+use crate::config::{ParallelConfig, TrainConfig, collect_differences};
 use crate::error::{Result, TrainerError};
 use crate::signals::{self, Signal};
 
@@ -28,11 +28,9 @@ pub struct Ranks {
     tensor: Group,
     kv: Group,
     place: TensorRank,
-    overlap: bool,
     grid: RankGrid,
-    timeout: Duration,
-    sequence: bool,
-    shard: Shard,
+    /// How the run is spread over them.
+    parallel: ParallelConfig,
 }
 
 impl Ranks {
@@ -44,12 +42,9 @@ impl Ranks {
             tensor: world.everybody().clone(),
             kv: world.everybody().clone(),
             place: TensorRank::ONLY,
-            overlap: true,
             grid: RankGrid::single(),
+            parallel: ParallelConfig::default(),
             world,
-            timeout: Duration::from_secs(300),
-            sequence: true,
-            shard: Shard::Optimizer,
         })
     }
 
@@ -69,11 +64,8 @@ impl Ranks {
             tensor,
             kv,
             place: TensorRank::new(grid.tensor_rank(rank), grid.tensor(), &config.model)?,
-            overlap: parallel.overlap,
             grid,
-            timeout: Duration::from_secs(parallel.timeout),
-            sequence: parallel.sequence,
-            shard: parallel.shard,
+            parallel: parallel.clone(),
             world,
         };
         ranks.agree_on_settings(config)?;
@@ -88,6 +80,11 @@ impl Ranks {
     /// Whether this rank is the one that prints, logs and writes.
     pub fn is_first(&self) -> bool {
         self.world.rank() == 0
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> usize {
+        self.world.rank()
     }
 
     /// All ranks.
@@ -107,7 +104,8 @@ impl Ranks {
 
     /// The ranks that hold a part of every matrix of the same copy, which exchange activations.
     pub fn tensor_group(&self) -> TensorGroup {
-        TensorGroup::new(self.tensor.of("activations"), self.sequence, self.overlap)
+        let ParallelConfig { sequence, overlap, .. } = self.parallel;
+        TensorGroup::new(self.tensor.of("activations"), sequence, overlap)
     }
 
     /// The same, for what is no tensor.
@@ -142,12 +140,12 @@ impl Ranks {
 
     /// Says what the ranks are at, for messages, and whether some of them may take longer for it than
     /// for a step.
-    pub fn set_during(&self, what: impl Into<String>, takes_long: bool) {
+    pub fn set_during(&self, what: impl Display, takes_long: bool) {
         if self.is_alone() {
             return;
         }
-        self.world.set_during(what);
-        let timeout = self.timeout;
+        self.world.set_during(what.to_string());
+        let timeout = Duration::from_secs(self.parallel.timeout);
         self.world.set_timeout(if takes_long { timeout * PATIENCE } else { timeout });
     }
 
@@ -373,8 +371,8 @@ impl Ranks {
             self.count(),
             self.grid.tensor(),
             self.grid.data(),
-            if self.grid.tensor() > 1 && self.sequence { "sequence, " } else { "" },
-            self.shard,
+            if self.grid.tensor() > 1 && self.parallel.sequence { "sequence, " } else { "" },
+            self.parallel.shard,
             if hosts == 1 { "host" } else { "hosts" },
             self.world.description(),
             if threads == 1 { "thread" } else { "threads" },
@@ -403,12 +401,4 @@ fn comparable(config: &TrainConfig) -> Value {
     }
     // A configuration is plain data: it always has a JSON form.
     serde_json::to_value(config).unwrap_or_default()
-}
-
-/// The hash of the state of a checkpoint, for ranks to compare; empty where there is none.
-pub(crate) fn checkpoint_mark(checkpoint: Option<&Path>) -> Result<String> {
-    let Some(dir) = checkpoint else { return Ok(String::new()) };
-    let path = dir.join("DONE");
-    let mark = std::fs::read_to_string(&path).map_err(TrainerError::io(&path))?;
-    Ok(mark.trim().chars().take(16).collect())
 }

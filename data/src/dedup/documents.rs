@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::duplicates::{Duplicates, Occurrence};
 use super::find::{Keeper, find_duplicates};
@@ -50,7 +50,7 @@ pub struct DedupDocumentsOptions {
 
 impl GlobalStepOptions for DedupDocumentsOptions {
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn validate(&self, _key: &str) -> Result<()> {
@@ -152,12 +152,8 @@ impl Signatures for DocumentSignatures {
     fn add(&mut self, document: &Document, input: u32) -> Result<()> {
         // A document is one unit, or none if it cannot be compared.
         let key = self.key.value(document).map(|value| {
-            let hash = blake3::hash(value.as_bytes());
-            let mut key = [0; 2];
-            for (word, bytes) in key.iter_mut().zip(hash.as_bytes().as_chunks().0) {
-                *word = u64::from_le_bytes(*bytes);
-            }
-            key
+            let hash = xxh3_128(value.as_bytes());
+            [(hash >> 64) as u64, hash as u64]
         });
         self.signatures.add_document(input, owner(document), key.as_slice())
     }

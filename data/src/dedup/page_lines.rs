@@ -1,15 +1,16 @@
 //! Removes lines that several pages have, as C4 does: one page keeps a line.
 //!
-//! Lines are compared by the MD5 of what is left of them stripped and in lower case. The page
+//! Lines are compared by a hash (XXH3, 128 bits) of what is left of them stripped and in lower case. The page
 //! whose address has the smallest MD5 keeps the line, which no order of pages changes; lines a
 //! page repeats are removed too. (tensorflow/datasets, `text/c4_utils.py`, `remove_duplicate_text`; its
 //! counters give the reasons their names.)
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use md5::{Digest, Md5};
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::documents::normalize_url;
 use super::duplicates::Duplicates;
@@ -43,7 +44,7 @@ impl Default for DedupLinesOptions {
 
 impl GlobalStepOptions for DedupLinesOptions {
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn validate(&self, _key: &str) -> Result<()> {
@@ -59,7 +60,7 @@ impl GlobalDecision for DedupLinesOptions {
     fn signatures(&self, file: &Path) -> Result<Box<dyn Signatures>> {
         Ok(Box::new(LineSignatures {
             signatures: SignatureWriter::create(file)?,
-            seen: HashSet::new(),
+            seen: FxHashSet::default(),
             keys: Vec::new(),
             lower: Vec::new(),
         }))
@@ -79,7 +80,7 @@ impl GlobalStep for DedupLinesOptions {
 
 struct LineSignatures {
     signatures: SignatureWriter<2>,
-    seen: HashSet<[u64; 2]>,
+    seen: FxHashSet<[u64; 2]>,
     keys: Vec<[u64; 2]>,
     lower: Vec<u8>,
 }
@@ -88,7 +89,7 @@ impl Signatures for LineSignatures {
     fn add(&mut self, document: &Document, input: u32) -> Result<()> {
         self.keys.clear();
         if self.seen.capacity() > 1 << 16 {
-            self.seen = HashSet::new();
+            self.seen = FxHashSet::default();
         }
         self.seen.clear();
         for line in lines_of(&document.text) {
@@ -99,7 +100,8 @@ impl Signatures for LineSignatures {
             } else {
                 self.lower.extend(line.to_lowercase().as_bytes());
             }
-            let key = md5(&self.lower);
+            let hash = xxh3_128(&self.lower);
+            let key = [(hash >> 64) as u64, hash as u64];
             self.keys.push(if self.seen.insert(key) { key } else { [0; 2] });
         }
         self.signatures.add_document(input, owner(document), &self.keys)
@@ -113,15 +115,15 @@ impl Signatures for LineSignatures {
 /// The first half of the MD5 of the page's address, in the order of its hexadecimal digits.
 fn owner(document: &Document) -> u64 {
     match &document.url {
-        Some(url) => md5(normalize_url(url).as_bytes())[0],
-        None => md5(document.id.as_bytes())[0],
+        Some(url) => md5(normalize_url(url).as_bytes()),
+        None => md5(document.id.as_bytes()),
     }
 }
 
-fn md5(bytes: &[u8]) -> [u64; 2] {
+/// The first half of the MD5 of `bytes`.
+fn md5(bytes: &[u8]) -> u64 {
     let digest: [u8; 16] = Md5::digest(bytes).into();
-    let whole = u128::from_be_bytes(digest);
-    [(whole >> 64) as u64, whole as u64]
+    (u128::from_be_bytes(digest) >> 64) as u64
 }
 
 const REASONS: LineReasons = LineReasons {

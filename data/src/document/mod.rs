@@ -195,15 +195,53 @@ mod tests {
     #[test]
     fn the_file_is_the_same_bytes_every_time() {
         let folder = tempfile::tempdir().unwrap();
-        let hash = |name: &str| {
+        let hash = |name: &str, on_a_thread: bool| {
             let path = folder.path().join(name);
-            let mut writer = DocumentWriter::create(&path).unwrap();
-            for document in documents(50) {
+            let mut writer = DocumentWriter::create_with_row_group(&path, 4096).unwrap();
+            if on_a_thread {
+                writer = writer.on_a_thread().unwrap();
+            }
+            for document in documents(500) {
                 writer.write(&document).unwrap();
             }
             writer.finish().unwrap().blake3
         };
-        assert_eq!(hash("a.parquet"), hash("b.parquet"));
+        assert_eq!(hash("a.parquet", false), hash("b.parquet", false));
+        assert_eq!(hash("a.parquet", false), hash("c.parquet", true));
+    }
+
+    #[test]
+    fn a_writer_that_is_dropped_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let writer = DocumentWriter::create_with_row_group(&path, 4096).unwrap();
+        let mut writer = writer.on_a_thread().unwrap();
+        for document in documents(100) {
+            writer.write(&document).unwrap();
+        }
+        drop(writer);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_intermediate_file_holds_the_same_documents() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = documents(500);
+        let mut lengths = Vec::new();
+        for compressed in [false, true] {
+            let path = folder.path().join("a.parquet");
+            let mut writer = DocumentWriter::create_intermediate(&path, compressed).unwrap();
+            for document in &written {
+                writer.write(document).unwrap();
+            }
+            let summary = writer.finish().unwrap();
+            assert!(compressed || summary.file_bytes > summary.text_bytes);
+            lengths.push(summary.file_bytes);
+            let file = DocumentFile::open(&path).unwrap();
+            let read: Vec<_> = file.reader().unwrap().map(|document| document.unwrap()).collect();
+            assert_eq!(read, written);
+        }
+        assert!(lengths[0] > 2 * lengths[1], "{lengths:?}");
     }
 
     #[test]

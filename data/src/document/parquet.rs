@@ -27,6 +27,7 @@ use super::page_header::{Encoding, PageHeader};
 use super::page_values::{delta_counts, longest_value, values_of};
 use crate::decoder_panic;
 use crate::error::{DataError, Result};
+use crate::storage::local_file;
 
 /// Most rows decoded together.
 const MOST_ROWS: usize = 256;
@@ -64,7 +65,7 @@ impl ParquetFile {
     /// # Errors
     /// [`DataError::Io`], or [`DataError::BadFile`] when it is no Parquet file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(DataError::io(path))?;
+        let file = local_file(path)?;
         let file_bytes = file.metadata().map_err(DataError::io(path))?.len();
         let metadata = without_panic(path, || {
             ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
@@ -282,7 +283,8 @@ impl Chunk<'_> {
         let end = end.ok_or_else(|| {
             format!("{length} bytes at {start}, beyond the end of the file; fetch it again")
         })?;
-        let file = File::open(&self.file.path).map_err(text)?;
+        // Every reading of it begins with a seek, so that both may move its place.
+        let file = self.file.file.try_clone().map_err(text)?;
         let mut file = BufReader::with_capacity(4096, file);
         let (mut pages, mut at) = (Pages::default(), start);
         while at < end {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use arrow_array::builder::{Float64Builder, StringBuilder};
 use arrow_array::{ArrayRef, RecordBatch};
@@ -47,7 +49,7 @@ impl DocumentFileSummary {
 
 /// Writes documents to one Parquet file, row group by row group.
 pub struct DocumentWriter {
-    writer: ArrowWriter<AtomicFile>,
+    encoder: Encoder,
     path: PathBuf,
     columns: Columns,
     pending_bytes: usize,
@@ -89,14 +91,17 @@ impl DocumentWriter {
     }
 
     /// As [`create`](Self::create), for a file that is read once and then of no more use: written
-    /// with less effort, and larger.
+    /// with less effort, and larger. Compression is most of the work and may be left out.
     ///
     /// # Errors
     /// As [`create`](Self::create).
-    pub fn create_intermediate(path: &Path) -> Result<Self> {
-        let properties = properties(path, 1)?
+    pub fn create_intermediate(path: &Path, compressed: bool) -> Result<Self> {
+        let mut properties = properties(path, 1)?
             .set_dictionary_enabled(false)
             .set_statistics_enabled(EnabledStatistics::None);
+        if !compressed {
+            properties = properties.set_compression(Compression::UNCOMPRESSED);
+        }
         Self::with_properties(path, properties.build(), ROW_GROUP_BYTES)
     }
 
@@ -113,7 +118,7 @@ impl DocumentWriter {
         let writer = ArrowWriter::try_new(file, schema(), Some(properties))
             .map_err(|error| DataError::bad_file(path, error))?;
         Ok(Self {
-            writer,
+            encoder: Encoder::Here(Box::new(writer)),
             path: path.to_owned(),
             columns: Columns::default(),
             pending_bytes: 0,
@@ -123,6 +128,18 @@ impl DocumentWriter {
             first_id: None,
             last_id: None,
         })
+    }
+
+    /// Encodes row groups on a thread of their own from now on, while the next documents are made. The
+    /// file is the same bytes; a row group more is in memory.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] when no thread can be started.
+    pub fn on_a_thread(mut self) -> Result<Self> {
+        if let Encoder::Here(writer) = self.encoder {
+            self.encoder = Encoder::Thread(EncoderThread::start(*writer, &self.path)?);
+        }
+        Ok(self)
     }
 
     /// Adds one document.
@@ -159,12 +176,16 @@ impl DocumentWriter {
     /// [`DataError::BadFile`] or [`DataError::Io`]; no file appears then.
     pub fn finish(mut self) -> Result<DocumentFileSummary> {
         self.close_row_group()?;
+        let path = self.path;
+        let mut writer = match self.encoder {
+            Encoder::Here(writer) => *writer,
+            Encoder::Thread(mut thread) => thread.finish()?,
+        };
         for (key, value) in [(DOCUMENTS_KEY, self.documents), (TEXT_BYTES_KEY, self.text_bytes)] {
             let entry = KeyValue::new(key.to_owned(), value.to_string());
-            self.writer.append_key_value_metadata(entry);
+            writer.append_key_value_metadata(entry);
         }
-        let path = self.path;
-        let file = self.writer.into_inner().map_err(|error| DataError::bad_file(&path, error))?;
+        let file = writer.into_inner().map_err(|error| DataError::bad_file(&path, error))?;
         let digest = file.commit()?;
         Ok(DocumentFileSummary {
             file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -194,13 +215,80 @@ impl DocumentWriter {
             Arc::new(columns.metadata.finish()),
         ];
         self.pending_bytes = 0;
-        RecordBatch::try_new(schema(), arrays)
-            .map_err(|error| DataError::bad_file(&self.path, error))
-            .and_then(|batch| {
-                self.writer
-                    .write(&batch)
-                    .and_then(|()| self.writer.flush())
-                    .map_err(|error| DataError::bad_file(&self.path, error))
-            })
+        let batch = RecordBatch::try_new(schema(), arrays)
+            .map_err(|error| DataError::bad_file(&self.path, error))?;
+        match &mut self.encoder {
+            Encoder::Here(writer) => encode(writer, &batch, &self.path),
+            Encoder::Thread(thread) => thread.send(batch),
+        }
+    }
+}
+
+/// Writes `batch` as a row group.
+fn encode(writer: &mut ArrowWriter<AtomicFile>, batch: &RecordBatch, path: &Path) -> Result<()> {
+    writer
+        .write(batch)
+        .and_then(|()| writer.flush())
+        .map_err(|error| DataError::bad_file(path, error))
+}
+
+/// Where row groups are encoded.
+enum Encoder {
+    /// On the thread that adds the documents.
+    Here(Box<ArrowWriter<AtomicFile>>),
+    /// Beside it.
+    Thread(EncoderThread),
+}
+
+/// A thread that encodes row groups in order. It ends when it fails or nothing more can come.
+struct EncoderThread {
+    path: PathBuf,
+    batches: Option<SyncSender<RecordBatch>>,
+    thread: Option<JoinHandle<Result<ArrowWriter<AtomicFile>>>>,
+}
+
+impl EncoderThread {
+    fn start(mut writer: ArrowWriter<AtomicFile>, path: &Path) -> Result<Self> {
+        // Without room: one row group is encoded while another is made.
+        let (batches, received) = sync_channel::<RecordBatch>(0);
+        let of = path.to_owned();
+        let work = move || {
+            for batch in received {
+                encode(&mut writer, &batch, &of)?;
+            }
+            Ok(writer)
+        };
+        let thread = std::thread::Builder::new().name("documents".into()).spawn(work);
+        let thread = thread.map_err(DataError::io(path))?;
+        Ok(Self { path: path.to_owned(), batches: Some(batches), thread: Some(thread) })
+    }
+
+    fn send(&mut self, batch: RecordBatch) -> Result<()> {
+        match &self.batches {
+            Some(batches) if batches.send(batch).is_ok() => Ok(()),
+            // It has failed: why is what it ends with.
+            _ => Err(self.finish().err().unwrap_or_else(|| self.ended())),
+        }
+    }
+
+    /// The writer, when everything sent is encoded.
+    fn finish(&mut self) -> Result<ArrowWriter<AtomicFile>> {
+        self.batches = None;
+        let thread = self.thread.take().ok_or_else(|| self.ended())?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    fn ended(&self) -> DataError {
+        DataError::bad_file(&self.path, "writing it has failed before")
+    }
+}
+
+impl Drop for EncoderThread {
+    fn drop(&mut self) {
+        // What is not finished deletes its file, before anyone goes on.
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
     }
 }

@@ -299,6 +299,7 @@ fn open_sources(
     options: &LoaderOptions,
     split: Split,
 ) -> Result<Vec<SourceTokens>> {
+    let config = &config.fetched()?;
     let checksums = config
         .verify_checksums
         .then(|| progress_of_checksums(config, options.progress, split))

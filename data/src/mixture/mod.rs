@@ -22,6 +22,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{DataError, Result};
+use crate::storage::{absolute, cached_folder};
 
 /// What a run trains on. In YAML either the word `random` or a map.
 // `remote` makes the derived functions inherent ones, for the traits' implementations below to use.
@@ -122,8 +123,20 @@ impl MixtureConfig {
     /// Makes the paths absolute: they are relative to `base`, the configuration's folder.
     pub fn make_paths_absolute(&mut self, base: &Path) {
         for source in &mut self.sources {
-            source.path = base.join(&source.path);
+            source.path = absolute(base, &source.path);
         }
+    }
+
+    /// The mixture with the shards that lie in buckets fetched to this machine.
+    ///
+    /// # Errors
+    /// [`DataError::Storage`] naming the address.
+    pub(crate) fn fetched(&self) -> Result<Self> {
+        let mut fetched = self.clone();
+        for source in &mut fetched.sources {
+            source.path = cached_folder("data.sources", &source.path)?;
+        }
+        Ok(fetched)
     }
 
     /// Checks what the types cannot.

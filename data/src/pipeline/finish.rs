@@ -10,6 +10,7 @@ use super::unique_ids::ids_in_several;
 use crate::atomic_file::remove_durably;
 use crate::document::{DocumentFileSummary, DocumentManifest, ManifestInput, ManifestStep, Split};
 use crate::error::{DataError, Result};
+use crate::storage::stored_in;
 
 /// Checks the holdout, deletes files of tasks that do not exist any more, writes the manifest and gives
 /// its checksum.
@@ -101,6 +102,9 @@ fn remove_stale(plan: &SourcePlan<'_>, files: &[&DocumentFileSummary]) -> Result
         if folder.exists() {
             remove_unknown(&folder, &known)?;
         }
+        for path in stored_in(&folder).iter().filter(|path| !known.contains(*path)) {
+            remove_durably(path)?;
+        }
     }
     Ok(())
 }
@@ -109,7 +113,7 @@ fn remove_unknown(folder: &Path, known: &BTreeSet<std::path::PathBuf>) -> Result
     for entry in fs::read_dir(folder).map_err(DataError::io(folder))? {
         let path = entry.map_err(DataError::io(folder))?.path();
         if path.is_file() && !known.contains(&path) {
-            fs::remove_file(&path).map_err(DataError::io(&path))?;
+            remove_durably(&path)?;
         }
     }
     Ok(())

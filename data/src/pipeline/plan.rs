@@ -60,6 +60,9 @@ impl Task {
     }
 }
 
+/// Most bytes of raw files of a source whose stages hand documents over uncompressed.
+const PLAIN_WORK_BYTES: u64 = 1 << 30;
+
 /// A source, its steps, its tasks and their keys.
 pub(super) struct SourcePlan<'a> {
     pub config: &'a SourceConfig,
@@ -141,6 +144,13 @@ impl<'a> SourcePlan<'a> {
 
     pub fn key(&self, stage: usize, task: usize) -> &str {
         &self.keys[stage][task]
+    }
+
+    /// Whether what passes between stages is compressed. It is for a large source, which would fill
+    /// the disk; for a small one that would be much of the work.
+    pub fn compresses_work_files(&self) -> bool {
+        let bytes = self.tasks.iter().map(Task::bytes).fold(0, u64::saturating_add);
+        bytes > PLAIN_WORK_BYTES
     }
 
     pub fn last_stage(&self) -> usize {
@@ -368,6 +378,9 @@ fn first_key(stage: &Stage, task: &Task) -> String {
     for input in &task.inputs {
         inputs.part(&input.name);
         inputs.number(input.bytes.to_le_bytes()).number(input.modified_nanos.to_le_bytes());
+        if let Some(etag) = &input.etag {
+            inputs.part(etag);
+        }
     }
     inputs.number(task.first_input.to_le_bytes());
     Fingerprint::default().nested(&stage.identity).nested(&inputs).hex()

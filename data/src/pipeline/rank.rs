@@ -75,7 +75,7 @@ impl Rank {
     }
 
     /// Whether task number `task` is done here.
-    pub(super) fn does(self, task: usize) -> bool {
+    pub(crate) fn does(self, task: usize) -> bool {
         task % self.world_size == self.rank
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn read_inputs(
         let mut rejections = Rejections::default();
         // The reader's time is what passes between two calls of the closure.
         let mut clock = Clock::start();
-        plan.reader.read(&context, &mut |record| {
+        let read = plan.reader.read(&context, &mut |record| {
             let read = sink.opening_stats();
             clock.stop(&mut read.cpu_seconds);
             match record {
@@ -86,7 +86,8 @@ pub(super) fn read_inputs(
             }
             clock = Clock::start();
             Ok(())
-        })?;
+        });
+        read.map_err(|error| error.at_key(&plan.config.kind_key(plan.kind)))?;
         clock.stop(&mut sink.opening_stats().cpu_seconds);
         sink.end_rejections(&mut rejections)?;
         // A reader that does not say how far it is has read the whole file now.

@@ -43,6 +43,11 @@ enum Destination {
     Documents { cut: Cut, writers: Box<[Option<DocumentWriter>; 2]> },
 }
 
+/// The writer, with a thread of its own where there are more threads than tasks.
+fn spread(writer: DocumentWriter, options: &StageOptions<'_>) -> Result<DocumentWriter> {
+    if options.parallel { writer.on_a_thread() } else { Ok(writer) }
+}
+
 impl<'a> Sink<'a> {
     pub fn create(
         plan: &'a SourcePlan<'a>,
@@ -63,8 +68,10 @@ impl<'a> Sink<'a> {
             Some(closing) => {
                 let file = plan.layout.stage_file(stage, task.number);
                 let files = plan.layout.global_files(stage, task.number);
+                let compressed = plan.compresses_work_files();
+                let writer = DocumentWriter::create_intermediate(&file, compressed)?;
                 Destination::NextStage {
-                    writer: Box::new(DocumentWriter::create_intermediate(&file)?),
+                    writer: Box::new(spread(writer, options)?),
                     signatures: closing.decision().signatures(&files.signatures)?,
                     signature_cpu_seconds: 0.0,
                 }
@@ -191,7 +198,7 @@ impl<'a> Sink<'a> {
                     Some(writer) => writer,
                     none => {
                         let file = self.plan.layout.document_file(split, self.task.number);
-                        none.insert(DocumentWriter::create(&file)?)
+                        none.insert(spread(DocumentWriter::create(&file)?, self.options)?)
                     }
                 };
                 writer.write(document)

@@ -50,7 +50,7 @@ pub(super) fn run_stage(
     };
     let inputs = || open.iter().flat_map(|(_, task)| &task.inputs);
     // An input may be a folder: a paper, or a site.
-    let name = if inputs().all(|input| input.path.is_file()) { "files" } else { "inputs" };
+    let name = if inputs().all(|input| input.is_file()) { "files" } else { "inputs" };
     let label = match stages {
         1 => "documents".to_owned(),
         _ => format!("stage {} of {stages}", stage + 1),

@@ -323,7 +323,7 @@ fn remove_stale(folder: &Path, shards: &[ShardSummary]) -> Result<()> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.ends_with(".arrow") && !shards.iter().any(|shard| shard.file == name) {
-            std::fs::remove_file(entry.path()).map_err(DataError::io(entry.path()))?;
+            remove_durably(&entry.path())?;
         }
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! Input files: finding them, and reading them decompressed with an eye on truncation.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use crate::error::{DataError, Result};
 use crate::fingerprint::modified_nanos;
+use crate::storage::{self, InputFile, Object, Pattern, is_remote};
 
 /// Characters that make a path component a pattern.
 const PATTERN_CHARACTERS: [char; 5] = ['*', '?', '[', '{', '\\'];
@@ -26,8 +26,24 @@ pub struct Input {
     pub name: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// Time of the last change, in nanoseconds since 1970.
+    /// Time of the last change, in nanoseconds since 1970; 0 where an ETag stands for it.
     pub modified_nanos: u128,
+    /// What a server says the content is, of an object.
+    pub etag: Option<String>,
+}
+
+impl Input {
+    /// The input that is an object of object storage or of a web server.
+    pub(super) fn of_object(name: String, object: &Object) -> Self {
+        let modified_nanos = if object.etag.is_some() { 0 } else { object.modified_nanos };
+        let (path, bytes, etag) = (object.address.clone(), object.bytes, object.etag.clone());
+        Self { path, name, bytes, modified_nanos, etag }
+    }
+
+    /// Whether it is one file; a paper or a site may be a folder.
+    pub fn is_file(&self) -> bool {
+        is_remote(&self.path) || self.path.is_file()
+    }
 }
 
 /// Files that match any of `patterns` (`*`, `?`, `[ab]`, `{a,b}`, and `**` for any depth), sorted
@@ -42,15 +58,24 @@ pub fn list_inputs(key: &str, patterns: &[PathBuf]) -> Result<Vec<Input>> {
     let mut empty: Option<&PathBuf> = None;
     for pattern in patterns {
         let mut found = false;
+        if is_remote(pattern) {
+            let split = |keys: &Path| {
+                split_pattern(key, keys).map(|(base, matcher)| Pattern { base, matcher })
+            };
+            for (name, object) in storage::list(key, pattern, split)? {
+                found = true;
+                insert(key, &mut inputs, Input::of_object(name, &object))?;
+            }
+            if !found {
+                note_empty(key, pattern, patterns.len() > 1, &mut empty)?;
+            }
+            continue;
+        }
         let (base, matcher) = split_pattern(key, pattern)?;
         // Of several patterns one may be for files that are still to come.
         let may_be_empty = matcher.is_some() && patterns.len() > 1;
         if !base.exists() {
-            if !may_be_empty {
-                return Err(nothing(key, pattern));
-            }
-            tracing::warn!("{key}: nothing matches {:?}", pattern.display().to_string());
-            empty = empty.or(Some(pattern));
+            note_empty(key, pattern, may_be_empty, &mut empty)?;
             continue;
         }
         let walk = walkdir::WalkDir::new(&base).follow_links(true).sort_by_file_name();
@@ -65,33 +90,47 @@ pub fn list_inputs(key: &str, patterns: &[PathBuf]) -> Result<Vec<Input>> {
                 continue;
             }
             found = true;
-            let input = describe(path, &base)?;
-            match inputs.get(&input.name) {
-                Some(known) if known.path != input.path => {
-                    return Err(DataError::config(
-                        key,
-                        format!("{} and {}", known.path.display(), input.path.display()),
-                        "files with different names below their patterns, because document ids \
-                         are made from them: use one pattern with `**`, or two sources",
-                    ));
-                }
-                _ => {
-                    inputs.insert(input.name.clone(), input);
-                }
-            }
+            insert(key, &mut inputs, describe(path, &base)?)?;
         }
         if !found {
-            if !may_be_empty {
-                return Err(nothing(key, pattern));
-            }
-            tracing::warn!("{key}: nothing matches {:?}", pattern.display().to_string());
-            empty = empty.or(Some(pattern));
+            note_empty(key, pattern, may_be_empty, &mut empty)?;
         }
     }
     if let (true, Some(pattern)) = (inputs.is_empty(), empty) {
         return Err(nothing(key, pattern));
     }
     Ok(inputs.into_values().collect())
+}
+
+/// Adds an input, whose name must be new.
+fn insert(key: &str, inputs: &mut BTreeMap<String, Input>, input: Input) -> Result<()> {
+    if let Some(known) = inputs.get(&input.name)
+        && known.path != input.path
+    {
+        return Err(DataError::config(
+            key,
+            format!("{} and {}", known.path.display(), input.path.display()),
+            "files with different names below their patterns, because document ids are made from \
+             them: use one pattern with `**`, or two sources",
+        ));
+    }
+    inputs.insert(input.name.clone(), input);
+    Ok(())
+}
+
+/// Notes the first pattern that matches nothing, which is an error unless it may.
+fn note_empty<'a>(
+    key: &str,
+    pattern: &'a PathBuf,
+    may_be_empty: bool,
+    empty: &mut Option<&'a PathBuf>,
+) -> Result<()> {
+    if !may_be_empty {
+        return Err(nothing(key, pattern));
+    }
+    tracing::warn!("{key}: nothing matches {:?}", pattern.display().to_string());
+    empty.get_or_insert(pattern);
+    Ok(())
 }
 
 fn nothing(key: &str, pattern: &Path) -> DataError {
@@ -103,9 +142,14 @@ fn unreadable(base: &Path, error: walkdir::Error) -> DataError {
     DataError::io(error.path().unwrap_or(base).to_owned())(error.into())
 }
 
-/// `pattern` as seen from the folder `base`, which is not a pattern, whatever characters it has.
+/// `pattern` as seen from the folder `base`, which is not a pattern, whatever characters it has. An address
+/// stays as it is.
 pub fn pattern_below(base: &Path, pattern: &Path) -> PathBuf {
-    if pattern.is_absolute() { pattern.to_owned() } else { escape(base).join(pattern) }
+    if pattern.is_absolute() || is_remote(pattern) {
+        pattern.to_owned()
+    } else {
+        escape(base).join(pattern)
+    }
 }
 
 /// The one path that `pattern` matches, if it matches only one; the pattern as it is otherwise.
@@ -183,6 +227,7 @@ pub(super) fn describe(path: &Path, base: &Path) -> Result<Input> {
         name: name.replace('\\', "/"),
         bytes: metadata.len(),
         modified_nanos: modified_nanos(&metadata),
+        etag: None,
     })
 }
 
@@ -216,7 +261,7 @@ impl InputReader {
     /// # Errors
     /// [`DataError::Io`] when it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(DataError::io(path))?;
+        let file = InputFile::open(path)?;
         let consumed = Arc::new(AtomicU64::new(0));
         let mut counted = BufReader::with_capacity(
             1 << 17,
@@ -275,6 +320,10 @@ impl InputReader {
     }
 
     fn blame(&self, error: io::Error) -> DataError {
+        let error = match error.downcast::<DataError>() {
+            Ok(error) => return error,
+            Err(error) => error,
+        };
         // Errors with a number come from the operating system, the others from a decoder.
         if error.raw_os_error().is_some() {
             return DataError::io(&self.path)(error);

@@ -1,4 +1,4 @@
-//! SentencePiece BPE: training with SentencePiece's own trainer in this process, decoding with the
+//! SentencePiece BPE: training with a trainer that gives SentencePiece's pieces, decoding with the
 //! `sentencepiece` crate, and encoding word by word with an encoder that gives SentencePiece's
 //! ids. Models that cannot be encoded word by word are encoded by the `sentencepiece` crate.
 //!
@@ -11,6 +11,7 @@
 //! has by design: the character `▁` (U+2581) comes back as a space.
 
 mod bpe;
+mod bpe_trainer;
 mod description;
 mod growth;
 mod hugging_face;

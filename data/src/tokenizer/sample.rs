@@ -2,22 +2,24 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::bpe_trainer::WordCounts;
 use crate::document::{Document, DocumentFile};
 use crate::error::Result;
 use crate::progress::Progress;
 
-/// Longest sentence in bytes. The trainer skips longer ones, and a word of more than 65535
+/// Longest sentence in bytes. SentencePiece's trainer skips longer ones, and a word of more than 65535
 /// characters would stop the process, so longer lines are cut.
 pub(crate) const SENTENCE_BYTES: usize = 4096;
 
 /// Character that SentencePiece keeps for itself: it skips sentences that have it.
 pub(crate) const RESERVED: char = '\u{2585}';
 
-/// Sentences, laid end to end.
-#[derive(Debug, Default)]
+/// The words of the sentences that were drawn.
+#[derive(Default)]
 pub(super) struct Sample {
-    pub text: Vec<u8>,
-    pub ends: Vec<usize>,
+    pub words: WordCounts,
+    pub bytes: usize,
+    pub sentences: u64,
     pub documents: u64,
 }
 
@@ -60,11 +62,12 @@ impl Sample {
                 if sentence.contains(RESERVED) {
                     continue;
                 }
-                if self.text.len() + sentence.len() > cap {
+                if self.bytes + sentence.len() > cap {
                     return false;
                 }
-                self.text.extend_from_slice(sentence.as_bytes());
-                self.ends.push(self.text.len());
+                self.words.add(sentence);
+                self.bytes += sentence.len();
+                self.sentences += 1;
             }
         }
         true
@@ -115,9 +118,9 @@ mod tests {
                 text: "0123456789\n".repeat(1000),
                 ..Document::default()
             };
-            let before = sample.text.len();
+            let before = sample.bytes;
             assert!(sample.add(&document, u64::MAX / 4, usize::MAX, 1));
-            let drawn = sample.text.len() - before;
+            let drawn = sample.bytes - before;
             assert!((2000..3000).contains(&drawn), "{drawn}");
         }
     }

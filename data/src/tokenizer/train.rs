@@ -1,4 +1,4 @@
-//! Training a tokenizer with SentencePiece's own trainer.
+//! Training a tokenizer, and SentencePiece's own trainer for models of other kinds.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -6,10 +6,9 @@ use std::sync::{Mutex, Once};
 
 use serde::{Deserialize, Serialize};
 
-use super::Tokenizer;
 use super::description::Description;
-use super::sample::{self, SENTENCE_BYTES};
 use super::trainer_log::{self, TrainerLog};
+use super::{Tokenizer, bpe_trainer, sample};
 use crate::document::DocumentFile;
 use crate::error::{DataError, Result};
 use crate::progress::{Progress, ProgressMode, Work};
@@ -37,7 +36,7 @@ pub struct TokenizerConfig {
     #[serde(default = "default_character_coverage")]
     pub character_coverage: f64,
     /// Most bytes of text the trainer sees, drawn evenly from all documents (integer, default
-    /// 100000000). Training needs about 10 times as much memory.
+    /// 100000000). Of the text only its different words are held in memory.
     #[serde(default = "default_input_bytes")]
     pub input_bytes: usize,
     /// Another seed draws another sample (integer, default 1).
@@ -126,7 +125,7 @@ pub struct TrainReport {
 ///
 /// # Errors
 /// [`DataError::Config`], an error of reading the documents, or
-/// [`DataError::TokenizerTraining`] when SentencePiece refuses.
+/// [`DataError::TokenizerTraining`] when the text does not give such a vocabulary.
 pub fn train(
     config: &TokenizerConfig,
     files: &[DocumentFile],
@@ -138,21 +137,12 @@ pub fn train(
     let reading =
         Progress::new(progress, "sample", Work::bytes(total).of(files.len() as u64, "files"));
     let sample = sample::draw(files, config.input_bytes, config.seed, &reading)?;
-    reading.finish(&format!(
-        "{} sentences, {:.1} MB",
-        sample.ends.len(),
-        sample.text.len() as f64 / 1e6
-    ));
-    if sample.ends.is_empty() {
-        return Err(DataError::TokenizerTraining {
-            message: "the documents have no text to train on".into(),
-        });
-    }
+    let (sample_bytes, sample_sentences) = (sample.bytes as u64, sample.sentences);
+    reading.finish(&format!("{sample_sentences} sentences, {:.1} MB", sample_bytes as f64 / 1e6));
     let training = Progress::new(progress, "tokenizer", Work::count(0, "pieces"));
-    let mut log = TrainerLog::new(&training, config.vocab_size);
-    let bytes = train_with(&arguments(config), &sample.text, &sample.ends, &mut log)?;
+    let (vocab_size, coverage) = (config.vocab_size, config.character_coverage);
+    let bytes = bpe_trainer::train(&sample.words, vocab_size, coverage, &training)?;
     let tokenizer = Tokenizer::from_bytes(model, &bytes)?;
-    let (sample_bytes, sample_sentences) = (sample.text.len() as u64, sample.ends.len() as u64);
     let (vocab_size, documents) = (tokenizer.vocab_size(), sample.documents);
     Description { vocab_size, sample_bytes, sample_sentences, documents }
         .write_with(model, &bytes)?;
@@ -170,27 +160,6 @@ pub fn train(
 
 /// SentencePiece's trainer keeps some state in globals.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// The arguments of the trainer for a tokenizer of this program's kind.
-pub(super) fn arguments(config: &TokenizerConfig) -> Vec<String> {
-    vec![
-        "--model_type=bpe".to_owned(),
-        format!("--vocab_size={}", config.vocab_size),
-        format!("--character_coverage={}", config.character_coverage),
-        "--split_digits=true".into(),
-        "--byte_fallback=true".into(),
-        "--normalization_rule_name=identity".into(),
-        "--add_dummy_prefix=true".into(),
-        "--remove_extra_whitespaces=false".into(),
-        "--allow_whitespace_only_pieces=true".into(),
-        "--unk_id=0".into(),
-        "--bos_id=1".into(),
-        "--eos_id=2".into(),
-        "--pad_id=-1".into(),
-        "--num_threads=1".into(),
-        format!("--max_sentence_length={SENTENCE_BYTES}"),
-    ]
-}
 
 /// Trains a model of any kind. Sentence `i` ends before byte `ends[i]` of `text` and begins where
 /// the one before it ends; `ends` ascend and are at most `text.len()`. The model's bytes; `log`

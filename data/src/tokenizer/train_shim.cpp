@@ -1,8 +1,9 @@
-// Reaches SentencePiece's trainer, which has no C interface. The declarations repeat those of
+// Reaches SentencePiece's trainer and its table of scripts, which have no C interface. The declarations repeat those of
 // SentencePiece 0.2.1 that are used here; names and types are part of the linked symbols, so a
 // version that differs in them does not link.
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -34,6 +35,11 @@ class Status {
 namespace logging {
 void SetMinLogLevel(int level);
 }
+
+namespace unicode_script {
+enum ScriptType : int;
+ScriptType GetScript(uint32_t c);
+}  // namespace unicode_script
 
 class SentencePieceTrainer {
  public:
@@ -138,4 +144,9 @@ int altiplano_spm_train(const char *args, const char *text, const size_t *ends,
 }
 
 void altiplano_spm_free(char *result) { std::free(result); }
+
+// The number of the script of a character, as SentencePiece counts scripts.
+int altiplano_spm_script(uint32_t c) {
+  return static_cast<int>(sentencepiece::unicode_script::GetScript(c));
+}
 }

@@ -1,11 +1,7 @@
 //! What SentencePiece's trainer says while it works: how far it is, and why it refuses.
 
-use std::fmt::Display;
-
 use crate::progress::Progress;
 
-/// Entries of a vocabulary besides characters and what is merged from them: 3 marks and the bytes.
-const MARKS_AND_BYTES: u64 = 3 + 256;
 /// Passes over the text between two prunings of a unigram model (`num_sub_iterations`).
 const PASSES: u64 = 2;
 /// Share of the pieces that a pruning leaves (`shrinking_factor`).
@@ -18,20 +14,17 @@ const SURPLUS: f64 = 1.1;
 pub(crate) struct TrainerLog<'a> {
     progress: &'a Progress,
     vocab_size: u64,
-    /// Pieces that will be merged, of a BPE model.
-    merges: u64,
-    /// Passes over the text so far, of a unigram model.
+    /// Passes over the text so far.
     passes: u64,
 }
 
 impl<'a> TrainerLog<'a> {
-    /// For a training of `vocab_size` pieces.
+    /// For a training of a unigram model of `vocab_size` pieces.
     pub fn new(progress: &'a Progress, vocab_size: usize) -> Self {
-        let vocab_size = vocab_size as u64;
-        Self { progress, vocab_size, merges: 0, passes: 0 }
+        Self { progress, vocab_size: vocab_size as u64, passes: 0 }
     }
 
-    /// Hears a line such as `file.cc(268) LOG(INFO) Added: freq=9 size=40 all=…`.
+    /// Hears a line such as `file.cc(268) LOG(INFO) EM sub_iter=0 size=40 obj=…`.
     pub fn hear(&mut self, line: &str) {
         let Some((_, said)) = line.split_once(" LOG(INFO) ") else { return };
         let number = |name: &str| -> Option<u64> {
@@ -44,18 +37,6 @@ impl<'a> TrainerLog<'a> {
             self.progress.phase("cutting them into words");
         } else if said.starts_with("Making suffix array") {
             self.progress.phase("collecting what may become a piece");
-        } else if said.starts_with("Alphabet size=") {
-            let characters = number("size=").unwrap_or(0);
-            self.merges = self.vocab_size.saturating_sub(MARKS_AND_BYTES + characters);
-        } else if said.starts_with("Updating active symbols") && self.merges > 0 {
-            self.progress.begin(self.merges);
-            self.progress.phase("merging");
-            // It comes again every hundred pieces.
-            self.merges = 0;
-        } else if said.starts_with("Added: ") {
-            if let Some(done) = number(" size=") {
-                self.progress.set_done(done);
-            }
         } else if said.starts_with("EM sub_iter=")
             && let Some(size) = number(" size=")
         {
@@ -85,21 +66,11 @@ pub(super) fn explain(status: &str) -> String {
         .split(|c: char| !c.is_ascii_digit())
         .filter(|digits| !digits.is_empty())
         .collect();
-    let too_small = |found: &dyn Display, needed: &str| {
-        format!(
-            "a `vocab_size` of {found} is too small for the text, whose characters, with the 256 \
-             bytes and the 3 marks, need {needed}; raise `vocab_size`, or lower \
-             `character_coverage`"
-        )
-    };
     match (message_of(status), &*numbers) {
         (message, [vocab_size, needed]) if message.starts_with("Vocabulary size is smaller") => {
-            too_small(vocab_size, needed)
-        }
-        (message, [vocab_size, most]) if message.starts_with("Vocabulary size too high") => {
             format!(
-                "a `vocab_size` of {vocab_size} is too large for the text, which gives {most} \
-                 pieces; lower `vocab_size` to that, or give more text"
+                "a `vocab_size` of {vocab_size} is too small for the text, whose characters, with \
+                 the 3 marks, need {needed}; raise `vocab_size`, or lower `character_coverage`"
             )
         }
         _ if status.contains("[!sentences_.empty()]") => "there is no text to train on".into(),
@@ -138,23 +109,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merges_are_counted() {
-        let progress = Progress::hidden();
-        let mut log = TrainerLog::new(&progress, 1000);
-        log.hear("trainer_interface.cc(562) LOG(INFO) Alphabet size=41");
-        assert_eq!(progress.share(), None);
-        let active = "bpe_model_trainer.cc(159) LOG(INFO) Updating active symbols. max_freq=9";
-        log.hear(active);
-        assert_eq!(progress.share(), Some(0.0));
-        log.hear("bpe_model_trainer.cc(268) LOG(INFO) Added: freq=9 size=350 all=7 active=2 piece=e size=3");
-        log.hear(active);
-        assert_eq!(progress.share(), Some(0.5));
-        log.hear("bpe_model_trainer.cc(268) LOG(INFO) Added: nonsense");
-        log.hear("nonsense");
-        assert_eq!(progress.share(), Some(0.5));
-    }
-
-    #[test]
     fn passes_of_a_unigram_model_are_foreseen() {
         assert_eq!(passes_left(1100, 1000), 0);
         // 2000, 1500, 1125, then below 1100.
@@ -170,6 +124,7 @@ mod tests {
             log.hear(&line(iter, size));
         }
         assert_eq!(progress.share(), Some(7.0 / 8.0));
+        log.hear("nonsense");
         log.hear(&line(1, 844));
         assert_eq!(progress.share(), Some(1.0));
     }
@@ -185,16 +140,12 @@ mod tests {
             said.contains("300") && said.contains("334") && said.contains("`vocab_size`"),
             "{said}"
         );
-        let large = "Internal: a/b.cc(664) [(trainer_spec_.vocab_size()) == (model_proto->pieces_size())] \
-             Vocabulary size too high (32000). Please set it to a value <= 412.";
-        let said = explain(large);
-        assert!(said.contains("32000") && said.contains("412"), "{said}");
         let other = "Internal: x.cc(1) [v[0] == w[1]] ";
         assert_eq!(explain(other), "SentencePiece's trainer cannot make a model of this text");
         assert_eq!(explain("Internal: x.cc(1) [a] it is dark"), "it is dark");
         assert_eq!(explain("x.cc(433) [!sentences_.empty()] "), "there is no text to train on");
         assert_eq!(explain("out of memory"), "out of memory");
-        for said in [small, large, other].map(explain) {
+        for said in [small, other].map(explain) {
             for internal in [".cc", "::", "->", "_cast", "Internal", "--"] {
                 assert!(!said.contains(internal), "{said}");
             }

@@ -25,6 +25,7 @@
 //! | [`residual`], [`rms_norm`], [`rope`], [`swiglu`], [`embedding`] | the ops that are bound by memory |
 //! | [`linear`] | the linear layer |
 //! | [`stored_linear`](mod@stored_linear) | the linear layer of inference: weights in the format they are stored in |
+//! | [`block_linear`](mod@block_linear) | the same with weights in blocks of small integers |
 //! | [`attention`], [`cross_entropy`] | the other ops made of matrix products |
 //! | [`logits`] | the passes over a vocabulary that choose a token |
 //! | [`adamw`], [`fill`], [`reduce`] | the optimizer's: update, zeroing, sum of squares |
@@ -76,6 +77,8 @@ pub mod linear;
 
 pub mod stored_linear;
 
+pub mod block_linear;
+
 pub mod attention;
 
 pub mod cross_entropy;
@@ -93,6 +96,7 @@ pub use attention::{
     AttentionShape, PAGE, PagedRows, PagedShape, causal_attention_backward,
     causal_attention_forward, paged_attention_forward, paged_keys_values_write,
 };
+pub use block_linear::{BlockFormat, BlockMatrix, block_linear};
 pub use cross_entropy::{
     HeadChunk, HeadStatistics, TARGET_ELSEWHERE, head_cross_entropy_backward,
     head_cross_entropy_forward,

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 /// One cache line, the unit of allocation.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+pub(crate) struct Line([u8; 64]);
 
 /// Numbers on the stack that start on a cache line.
 #[repr(C, align(64))]

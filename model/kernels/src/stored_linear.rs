@@ -18,14 +18,9 @@
 //! |---|---|
 //! | `f32`, `f16`, and `bf16` with f32 activations | widened in registers, f32 |
 //! | `bf16` with bf16 activations | pairs of bf16 into f32 sums where the CPU has them, else as above |
-//! | `q8_0`, `q4_0` | of integers: activations are rounded to 8 bits, see `activations` |
-//! | others | the caller decodes a row to f32 |
 //!
-//! Rounding a row of activations to 8 bits, in groups of 256 with a scale each, brings an error of about
-//! 0.7% of the root mean square of `y` (of the same order as `q8_0` itself), which the decoded formats do
-//! not have.
+//! Blocks of small integers have kernels of their own, in [`block_linear`](mod@crate::block_linear).
 
-mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -42,43 +37,28 @@ use crate::scratch::Scratch;
 use crate::simd::CpuLevel;
 #[cfg(not(test))]
 use crate::simd::cpu_level;
+use crate::simd::vectorized;
 #[cfg(test)]
 use crate::test_support::level as cpu_level;
-use activations::{Bias, bytes_of_row, quantize_row};
 use rayon::prelude::*;
 
 /// How the elements of a weight are stored, little-endian.
-#[derive(Clone, Copy)]
-pub enum WeightFormat<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightFormat {
     /// 32-bit floating point.
     F32,
     /// 16-bit IEEE floating point.
     F16,
     /// 16-bit brain floating point.
     Bf16,
-    /// Blocks of 32: an f16 scale, an i8 for each element.
-    Q8_0,
-    /// Blocks of 32: an f16 scale, half a byte for each element, 8 more than its value; byte `j` has
-    /// elements `j` and `j + 16`.
-    Q4_0,
-    /// Rows of any other format.
-    Decoded {
-        /// Bytes of a row.
-        row_bytes: usize,
-        /// Writes the elements of a row.
-        decode: &'a (dyn Fn(&[u8], &mut [f32]) + Sync),
-    },
 }
 
-impl WeightFormat<'_> {
+impl WeightFormat {
     /// Bytes of a row of `inputs` elements.
     fn row_bytes(self, inputs: usize) -> usize {
         match self {
             Self::F32 => inputs * 4,
             Self::F16 | Self::Bf16 => inputs * 2,
-            Self::Q8_0 => inputs / BLOCK * Q8_0_BYTES,
-            Self::Q4_0 => inputs / BLOCK * Q4_0_BYTES,
-            Self::Decoded { row_bytes, .. } => row_bytes,
         }
     }
 }
@@ -89,7 +69,7 @@ pub struct StoredWeight<'a> {
     /// Row after row. They need not be aligned.
     pub bytes: &'a [u8],
     /// How the elements are stored.
-    pub format: WeightFormat<'a>,
+    pub format: WeightFormat,
     /// Which column of `y` a row belongs to.
     pub order: RowOrder,
 }
@@ -120,11 +100,6 @@ impl RowOrder {
         }
     }
 }
-
-/// Elements of a block of `q8_0` and `q4_0`, and its bytes.
-const BLOCK: usize = 32;
-const Q8_0_BYTES: usize = 2 + BLOCK;
-const Q4_0_BYTES: usize = 2 + BLOCK / 2;
 
 /// Rows of the weight that a kernel takes at a time.
 const WEIGHT_ROWS: usize = 4;
@@ -161,50 +136,12 @@ unsafe trait DotKernel {
         inputs: usize,
         next: *const u8,
     ) -> [[f32; WEIGHT_ROWS]; R];
-
-    /// Bytes of rows of the weight that are unpacked once for many rows of `x`; 0 where that is of no
-    /// use.
-    fn unpacked_bytes(_inputs: usize) -> usize {
-        0
-    }
-
-    /// Unpacks rows of the weight, of `inputs` elements, for [`Self::dot_unpacked`].
-    ///
-    /// # Safety
-    ///
-    /// `to` has [`Self::unpacked_bytes`] bytes; the rest as of [`Self::dot`].
-    unsafe fn unpack(_to: *mut u8, _w: [*const u8; WEIGHT_ROWS], _inputs: usize) {}
-
-    /// The sums of [`Self::dot`], to the bit, from unpacked rows of the weight.
-    ///
-    /// # Safety
-    ///
-    /// [`Self::unpack`] wrote `unpacked`; the rest as of [`Self::dot`].
-    unsafe fn dot_unpacked<const R: usize>(
-        _x: [*const u8; R],
-        _unpacked: *const u8,
-        _inputs: usize,
-    ) -> [[f32; WEIGHT_ROWS]; R] {
-        unreachable!("a kernel that unpacks has sums of what it unpacked")
-    }
 }
-
-/// Rows of the weight that a tile is multiplied by.
-#[derive(Clone, Copy)]
-enum Panel {
-    /// As they are stored, and what is read after them.
-    Stored([*const u8; WEIGHT_ROWS], *const u8),
-    /// As the kernel unpacked them.
-    Unpacked(*const u8),
-}
-
-/// Rows of `x` from which on rows of the weight are unpacked first.
-const UNPACK_FROM: usize = 8;
 
 /// `y` (M, outputs) `=` `x` (M, inputs) times `weight` (outputs, inputs) transposed.
 ///
 /// # Panics
-/// As every function of this crate; and when a row of blocks is not whole blocks.
+/// As every function of this crate.
 pub fn stored_linear<E: Element, O: Element>(
     y: &mut [O],
     x: &[E],
@@ -213,8 +150,6 @@ pub fn stored_linear<E: Element, O: Element>(
 ) {
     let LinearShape { rows, inputs, outputs } = shape;
     let row_bytes = weight.format.row_bytes(inputs);
-    let blocks = matches!(weight.format, WeightFormat::Q8_0 | WeightFormat::Q4_0);
-    assert!(!blocks || inputs.is_multiple_of(BLOCK), "stored_linear: rows are not whole blocks");
     assert_eq!(x.len(), rows * inputs, "stored_linear: x is not ({rows}, {inputs})");
     assert_eq!(y.len(), rows * outputs, "stored_linear: y is not ({rows}, {outputs})");
     assert_eq!(weight.bytes.len(), outputs * row_bytes, "stored_linear: the weight's bytes");
@@ -248,88 +183,59 @@ struct Product<'a, E, O> {
 enum Form {
     F32,
     Bf16,
-    Int8(Bias),
 }
 
 /// Which kernel, for products with a weight of one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kernel {
     #[cfg(target_arch = "x86_64")]
-    Avx512(Form, Stored),
+    Bf16Pairs,
     #[cfg(target_arch = "x86_64")]
-    Avx2(Form, Stored),
-    Portable(Form, Stored),
-}
-
-/// [`WeightFormat`] as the kernels see it: decoded rows are f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stored {
-    F32,
-    F16,
-    Bf16,
-    Q8_0,
-    Q4_0,
+    Avx512(WeightFormat),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(WeightFormat),
+    Portable(WeightFormat),
 }
 
 /// The kernel for activations `E` and a weight of this format on this CPU.
-fn choose<E: Element>(format: WeightFormat<'_>) -> Kernel {
-    let stored = match format {
-        WeightFormat::F32 | WeightFormat::Decoded { .. } => Stored::F32,
-        WeightFormat::F16 => Stored::F16,
-        WeightFormat::Bf16 => Stored::Bf16,
-        WeightFormat::Q8_0 => Stored::Q8_0,
-        WeightFormat::Q4_0 => Stored::Q4_0,
-    };
-    let form = match stored {
-        Stored::Q8_0 => Form::Int8(Bias::Q8_0),
-        Stored::Q4_0 => Form::Int8(Bias::Q4_0),
-        _ => Form::F32,
-    };
+fn choose<E: Element>(format: WeightFormat) -> Kernel {
     #[cfg(target_arch = "x86_64")]
     {
         let level = cpu_level();
-        if level >= CpuLevel::Avx512Bf16 && E::IS_BF16 && stored == Stored::Bf16 {
-            return Kernel::Avx512(Form::Bf16, stored);
+        if level >= CpuLevel::Avx512Bf16 && E::IS_BF16 && format == WeightFormat::Bf16 {
+            return Kernel::Bf16Pairs;
         }
-        // Its instruction for products of 8 bits came with, or before, that for bf16.
-        let needed = if form == Form::F32 { CpuLevel::Avx512 } else { CpuLevel::Avx512Bf16 };
-        if level >= needed {
-            return Kernel::Avx512(form, stored);
+        if level >= CpuLevel::Avx512 {
+            return Kernel::Avx512(format);
         }
         if level >= CpuLevel::Avx2 {
-            return Kernel::Avx2(form, stored);
+            return Kernel::Avx2(format);
         }
     }
-    Kernel::Portable(form, stored)
+    Kernel::Portable(format)
 }
 
 impl Kernel {
     fn run<E: Element, O: Element>(self, product: Product<'_, E, O>) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(Form::Bf16, _) => product.run::<avx512::Bf16Pairs>(Form::Bf16),
+            Self::Bf16Pairs => product.run::<avx512::Bf16Pairs>(Form::Bf16),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(form, stored) => match stored {
-                Stored::F32 => product.run::<avx512::Floats<avx512::F32>>(form),
-                Stored::F16 => product.run::<avx512::Floats<avx512::F16>>(form),
-                Stored::Bf16 => product.run::<avx512::Floats<avx512::Bf16>>(form),
-                Stored::Q8_0 => product.run::<avx512::Integers<avx512::Q8_0>>(form),
-                Stored::Q4_0 => product.run::<avx512::Integers<avx512::Q4_0>>(form),
+            Self::Avx512(format) => match format {
+                WeightFormat::F32 => product.run::<avx512::Floats<avx512::F32>>(Form::F32),
+                WeightFormat::F16 => product.run::<avx512::Floats<avx512::F16>>(Form::F32),
+                WeightFormat::Bf16 => product.run::<avx512::Floats<avx512::Bf16>>(Form::F32),
             },
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(form, stored) => match stored {
-                Stored::F32 => product.run::<avx2::Floats<avx2::F32>>(form),
-                Stored::F16 => product.run::<avx2::Floats<avx2::F16>>(form),
-                Stored::Bf16 => product.run::<avx2::Floats<avx2::Bf16>>(form),
-                Stored::Q8_0 => product.run::<avx2::Integers<avx2::Q8_0>>(form),
-                Stored::Q4_0 => product.run::<avx2::Integers<avx2::Q4_0>>(form),
+            Self::Avx2(format) => match format {
+                WeightFormat::F32 => product.run::<avx2::Floats<avx2::F32>>(Form::F32),
+                WeightFormat::F16 => product.run::<avx2::Floats<avx2::F16>>(Form::F32),
+                WeightFormat::Bf16 => product.run::<avx2::Floats<avx2::Bf16>>(Form::F32),
             },
-            Self::Portable(form, stored) => match stored {
-                Stored::F32 => product.run::<portable::Floats<portable::F32>>(form),
-                Stored::F16 => product.run::<portable::Floats<portable::F16>>(form),
-                Stored::Bf16 => product.run::<portable::Floats<portable::Bf16>>(form),
-                Stored::Q8_0 => product.run::<portable::Integers<portable::Q8_0>>(form),
-                Stored::Q4_0 => product.run::<portable::Integers<portable::Q4_0>>(form),
+            Self::Portable(format) => match format {
+                WeightFormat::F32 => product.run::<portable::Floats<portable::F32>>(Form::F32),
+                WeightFormat::F16 => product.run::<portable::Floats<portable::F16>>(Form::F32),
+                WeightFormat::Bf16 => product.run::<portable::Floats<portable::Bf16>>(Form::F32),
             },
         }
     }
@@ -352,28 +258,35 @@ impl Activations<'_> {
     }
 }
 
+/// Bytes from a row of `x` to the next. Rows whose bytes are a multiple of a page compete for the same few
+/// places of the first-level cache: they lie a cache line further apart.
+fn distance_of_rows(row_bytes: usize) -> usize {
+    if row_bytes.is_multiple_of(4096) { row_bytes + 64 } else { row_bytes }
+}
+
 impl<E: Element, O: Element> Product<'_, E, O> {
     /// Brings `x` into the form that `K` reads, and multiplies.
     fn run<K: DotKernel>(self, form: Form) {
         let LinearShape { rows, inputs, .. } = self.shape;
-        if form == Form::Bf16 || (form == Form::F32 && !E::IS_BF16) {
-            let row_bytes = inputs * size_of::<E>();
+        let as_they_are = form == Form::Bf16 || !E::IS_BF16;
+        let element = if as_they_are { size_of::<E>() } else { size_of::<f32>() };
+        let row_bytes = distance_of_rows(inputs * element);
+        if as_they_are && (rows == 1 || row_bytes == inputs * element) {
             let activations = Activations { bytes: bytemuck::cast_slice(self.x), row_bytes };
             return self.multiply::<K>(&activations);
         }
-        let row_bytes = match form {
-            Form::Int8(_) => bytes_of_row(inputs),
-            Form::F32 | Form::Bf16 => inputs * size_of::<f32>(),
-        };
         let mut scratch = Scratch::new::<u8>(rows * row_bytes);
-        if row_bytes > 0 {
+        if inputs > 0 {
             let to = scratch.as_mut::<u8>().par_chunks_exact_mut(row_bytes);
             let from = self.x.par_chunks_exact(inputs);
-            let convert = |(to, x): (&mut [u8], &[E])| match form {
-                Form::Int8(bias) => quantize_row(to, x, bias),
-                Form::F32 | Form::Bf16 => activations::widen_row(bytemuck::cast_slice_mut(to), x),
-            };
-            to.zip(from).with_min_len(8).for_each(convert);
+            to.zip(from).with_min_len(8).for_each(|(to, x)| {
+                let to = &mut to[..inputs * element];
+                if as_they_are {
+                    to.copy_from_slice(bytemuck::cast_slice(x));
+                } else {
+                    widen_row(bytemuck::cast_slice_mut(to), x);
+                }
+            });
         }
         self.multiply::<K>(&Activations { bytes: scratch.as_ref::<u8>(), row_bytes });
     }
@@ -399,61 +312,29 @@ impl<E: Element, O: Element> Product<'_, E, O> {
         rows: std::ops::Range<usize>,
         first: usize,
     ) {
-        let LinearShape { inputs, outputs, .. } = self.shape;
+        let LinearShape { outputs, .. } = self.shape;
         // A row beyond the last is the last once more, and its sums are not written.
         let stored = |w: usize| {
             let row = (first + w).min(outputs - 1);
             &self.weight.bytes[row * self.row_bytes..][..self.row_bytes]
         };
-        let decoded = match self.weight.format {
-            WeightFormat::Decoded { decode, .. } => {
-                let mut rows = Scratch::new::<f32>(WEIGHT_ROWS * inputs);
-                for (n, to) in rows.as_mut::<f32>().chunks_exact_mut(inputs.max(1)).enumerate() {
-                    decode(stored(n), to);
-                }
-                Some(rows)
-            }
-            _ => None,
-        };
-        let mut w = [std::ptr::null(); WEIGHT_ROWS];
-        for (n, w) in w.iter_mut().enumerate() {
-            *w = match &decoded {
-                Some(rows) => rows.as_ref::<f32>()[n * inputs..].as_ptr().cast(),
-                None => stored(n).as_ptr(),
-            };
-        }
-        let unpacked_bytes = K::unpacked_bytes(inputs);
-        let mut unpacked = (unpacked_bytes > 0 && rows.len() >= UNPACK_FROM)
-            .then(|| Scratch::new::<u8>(unpacked_bytes));
-        // Decoded rows lie in scratch memory: what follows them there is not the next rows.
-        let next = match &decoded {
-            Some(_) => std::ptr::null(),
-            None => w[0].wrapping_add(WEIGHT_ROWS * self.row_bytes),
-        };
-        let mut panel = Panel::Stored(w, next);
-        if let Some(unpacked) = &mut unpacked {
-            let to = unpacked.as_mut::<u8>().as_mut_ptr();
-            // SAFETY: K runs on this CPU; room for what is unpacked.
-            unsafe { K::unpack(to, w, inputs) };
-            panel = Panel::Unpacked(to);
-        }
+        let w: [*const u8; WEIGHT_ROWS] = std::array::from_fn(|n| stored(n).as_ptr());
+        let mut next = w[0].wrapping_add(WEIGHT_ROWS * self.row_bytes);
         let tiles = rows.len().div_ceil(K::X_ROWS.min(MOST_X_ROWS));
         let mut row = rows.start;
         for tile in 0..tiles {
             // Tiles of about the same height.
             let count = (rows.end - row).div_ceil(tiles - tile);
             match count {
-                1 => self.multiply_tile::<K, 1>(x, row, panel, first),
-                2 => self.multiply_tile::<K, 2>(x, row, panel, first),
-                3 => self.multiply_tile::<K, 3>(x, row, panel, first),
-                4 => self.multiply_tile::<K, 4>(x, row, panel, first),
-                5 => self.multiply_tile::<K, 5>(x, row, panel, first),
-                _ => self.multiply_tile::<K, MOST_X_ROWS>(x, row, panel, first),
+                1 => self.multiply_tile::<K, 1>(x, row, w, next, first),
+                2 => self.multiply_tile::<K, 2>(x, row, w, next, first),
+                3 => self.multiply_tile::<K, 3>(x, row, w, next, first),
+                4 => self.multiply_tile::<K, 4>(x, row, w, next, first),
+                5 => self.multiply_tile::<K, 5>(x, row, w, next, first),
+                _ => self.multiply_tile::<K, MOST_X_ROWS>(x, row, w, next, first),
             }
             row += count;
-            if let Panel::Stored(_, next) = &mut panel {
-                *next = std::ptr::null();
-            }
+            next = std::ptr::null();
         }
     }
 
@@ -462,17 +343,13 @@ impl<E: Element, O: Element> Product<'_, E, O> {
         &self,
         x: &Activations<'_>,
         row: usize,
-        panel: Panel,
+        w: [*const u8; WEIGHT_ROWS],
+        next: *const u8,
         first: usize,
     ) {
         let LinearShape { inputs, outputs, .. } = self.shape;
         // SAFETY: K runs on this CPU, and these are rows in the form and the format it was chosen for.
-        let sums = unsafe {
-            match panel {
-                Panel::Stored(w, next) => K::dot::<R>(x.rows(row), w, inputs, next),
-                Panel::Unpacked(unpacked) => K::dot_unpacked::<R>(x.rows(row), unpacked, inputs),
-            }
-        };
+        let sums = unsafe { K::dot::<R>(x.rows(row), w, inputs, next) };
         let together = self.weight.order == RowOrder::AsStored && outputs - first >= WEIGHT_ROWS;
         for (r, sums) in sums.iter().enumerate() {
             let start = (row + r) * outputs;
@@ -488,6 +365,15 @@ impl<E: Element, O: Element> Product<'_, E, O> {
                 // SAFETY: inside y; the columns of these rows belong to this task.
                 unsafe { self.y.at(start + column).write(O::from_f32(sum)) };
             }
+        }
+    }
+}
+
+vectorized! {
+    /// The same numbers in f32.
+    fn widen_row<E: Element>(to: &mut [f32], x: &[E]) {
+        for (to, x) in to.iter_mut().zip(x) {
+            *to = x.to_f32();
         }
     }
 }

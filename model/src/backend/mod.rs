@@ -27,7 +27,7 @@ use burn::backend::{
 };
 use burn::tensor::{DType, Device, Tensor};
 
-use altiplano_kernels::{PagedRows, StoredWeight};
+use altiplano_kernels::{BlockMatrix, PagedRows, StoredWeight};
 
 pub use altiplano_kernels::AdamWStep;
 pub(crate) use altiplano_kernels::{HeadChunk, HeadStatistics, TARGET_ELSEWHERE};
@@ -95,6 +95,12 @@ pub(crate) fn stored_linear(
 ) -> Option<Tensor<3>> {
     let x = x.clone().try_into_primitive::<Flex>().ok()?;
     Some(Tensor::from_primitive::<Flex>(flex::stored_linear(x, weight, outputs, dtype)))
+}
+
+/// The same with a weight in blocks of small integers.
+pub(crate) fn block_linear(x: &Tensor<3>, weight: &BlockMatrix, dtype: DType) -> Option<Tensor<3>> {
+    let x = x.clone().try_into_primitive::<Flex>().ok()?;
+    Some(Tensor::from_primitive::<Flex>(flex::block_linear(x, weight, dtype)))
 }
 
 /// The logits of `x` (1, M, C), f32 or bf16 on the CPU, for the words `weight` (V, C) of this rank,

@@ -1,5 +1,6 @@
 //! A model whose weights are only read: on the CPU each matrix in the format it is stored in, mapped
-//! from its file; elsewhere tensors of one number format.
+//! from its file unless its format is of blocks that products read in another order; elsewhere tensors of
+//! one number format.
 //!
 //! On the CPU the rows of a pass do not depend on each other: the ops here give a row the same bits
 //! alone and among others. (A model [`InferenceModel::from_weights`] of tensors makes no such promise.)
@@ -166,19 +167,23 @@ impl InferenceModel {
                     matrix.release();
                     return Ok(InferenceMatrix::Tensor(Tensor::from_data(data, (device, dtype))));
                 }
-                let Some(precision) = precision else { return Ok(InferenceMatrix::Stored(matrix)) };
-                let stored = precision.of_matrix(
-                    matrix.stored_as(),
-                    matrix.shape()[1],
-                    param.index() == head,
-                );
-                let converted = matrix
-                    .converted(stored)
-                    .map_err(|value| out_of_range(param.to_string(), stored, value))?;
-                if converted.stored_as() != matrix.stored_as() {
-                    matrix.release();
+                let is_head = param.index() == head;
+                let mut held = matrix;
+                if let Some(precision) = precision {
+                    let stored = precision.of_matrix(held.stored_as(), held.shape()[1], is_head);
+                    let converted = held
+                        .converted(stored)
+                        .map_err(|value| out_of_range(param.to_string(), stored, value))?;
+                    if converted.stored_as() != held.stored_as() {
+                        held.release();
+                    }
+                    held = converted;
                 }
-                Ok(InferenceMatrix::Stored(converted))
+                // Of an embedding that is not the head too, single rows are read.
+                if is_head || param.index() != 0 {
+                    held = held.laid_out_for_products();
+                }
+                Ok(InferenceMatrix::Stored(held))
             },
         )?;
         Ok(Self { config, weights, dtype, device: device.clone() })

@@ -1,6 +1,7 @@
-//! Matrices of weights in the format they are stored in, mapped or in memory.
+//! Matrices of weights in the format they are stored in, mapped or in memory; blocks of small integers in
+//! the layout of their kernels.
 
-use altiplano_kernels::{RowOrder, StoredWeight, WeightFormat};
+use altiplano_kernels::{BlockFormat, BlockMatrix, RowOrder, StoredWeight, WeightFormat};
 use burn::tensor::{DType, Tensor, TensorData};
 use half::bf16;
 use rayon::prelude::*;
@@ -11,15 +12,22 @@ use crate::mapped_file::SharedBytes;
 use crate::ops::LinearWeight;
 use crate::quantize::{OutOfRange, StoredAs};
 
-/// A matrix (out, in) on the CPU, in the format it is stored in and used where it lies.
+/// A matrix (out, in) on the CPU, in the format it is stored in.
 #[derive(Debug, Clone)]
 pub struct StoredMatrix {
-    bytes: MatrixBytes,
+    layout: Layout,
     stored: StoredAs,
     rows: usize,
     columns: usize,
-    row_bytes: usize,
-    order: RowOrder,
+}
+
+/// How the elements lie in memory.
+#[derive(Debug, Clone)]
+enum Layout {
+    /// Row after row.
+    Rows { bytes: MatrixBytes, row_bytes: usize, order: RowOrder },
+    /// Several rows side by side.
+    Blocks(BlockMatrix),
 }
 
 #[derive(Debug, Clone)]
@@ -37,6 +45,17 @@ impl MatrixBytes {
     }
 }
 
+/// The row of a matrix in `order` that is output `row` of a pass.
+fn stored_row(order: RowOrder, row: usize) -> usize {
+    match order {
+        RowOrder::AsStored => row,
+        RowOrder::PairsToHalves { head_dim } => {
+            let (place, half) = (row % head_dim, head_dim / 2);
+            row - place + 2 * (place % half) + place / half
+        }
+    }
+}
+
 impl StoredMatrix {
     /// A matrix (rows, columns) that lies in a mapped file, its rows in `order`; none when it has
     /// another length.
@@ -48,8 +67,8 @@ impl StoredMatrix {
     ) -> Option<Self> {
         let row_bytes = stored.row_bytes(columns)?;
         (row_bytes.checked_mul(rows)? == bytes.len()).then_some(())?;
-        let bytes = MatrixBytes::Mapped(bytes);
-        Some(Self { bytes, stored, rows, columns, row_bytes, order })
+        let layout = Layout::Rows { bytes: MatrixBytes::Mapped(bytes), row_bytes, order };
+        Some(Self { layout, stored, rows, columns })
     }
 
     /// A copy of a matrix in memory, in its own number format.
@@ -61,9 +80,15 @@ impl StoredMatrix {
             DType::F16 => (data, StoredAs::F16),
             _ => (data.convert_dtype(DType::F32), StoredAs::F32),
         };
-        let bytes = MatrixBytes::Owned(data.as_bytes().to_vec());
-        let row_bytes = columns * stored.block_bytes();
-        Self { bytes, stored, rows, columns, row_bytes, order: RowOrder::AsStored }
+        Self::in_memory(data.as_bytes().to_vec(), stored, [rows, columns])
+    }
+
+    /// A matrix whose rows lie in memory in the order of the outputs.
+    fn in_memory(bytes: Vec<u8>, stored: StoredAs, [rows, columns]: [usize; 2]) -> Self {
+        let row_bytes = bytes.len().checked_div(rows).unwrap_or(0);
+        let bytes = MatrixBytes::Owned(bytes);
+        let layout = Layout::Rows { bytes, row_bytes, order: RowOrder::AsStored };
+        Self { layout, stored, rows, columns }
     }
 
     /// Outputs and inputs.
@@ -78,31 +103,47 @@ impl StoredMatrix {
 
     /// Bytes of all elements.
     pub fn len_bytes(&self) -> usize {
-        self.bytes.get().len()
+        match &self.layout {
+            Layout::Rows { bytes, .. } => bytes.get().len(),
+            Layout::Blocks(blocks) => blocks.len_bytes(),
+        }
     }
 
     /// Gives the pages of a mapped matrix back, which come from the file again when they are read.
     pub(super) fn release(&self) {
-        if let MatrixBytes::Mapped(bytes) = &self.bytes {
+        if let Layout::Rows { bytes: MatrixBytes::Mapped(bytes), .. } = &self.layout {
             bytes.release();
         }
     }
 
-    /// The bytes of row `row`, counted as a pass counts its outputs.
-    fn row(&self, row: usize) -> &[u8] {
-        let stored = match self.order {
-            RowOrder::AsStored => row,
-            RowOrder::PairsToHalves { head_dim } => {
-                let (place, half) = (row % head_dim, head_dim / 2);
-                row - place + 2 * (place % half) + place / half
+    /// Writes the elements of a row, counted as a pass counts its outputs.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        match &self.layout {
+            Layout::Rows { bytes, row_bytes, order } => {
+                let start = stored_row(*order, row) * row_bytes;
+                self.stored.decode(&bytes.get()[start..][..*row_bytes], out);
             }
-        };
-        &self.bytes.get()[stored * self.row_bytes..][..self.row_bytes]
+            Layout::Blocks(blocks) => blocks.decode_row(row, out),
+        }
     }
 
-    /// Writes the elements of a row.
-    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
-        self.stored.decode(self.row(row), out);
+    /// The same matrix in the layout of the products of its blocks, in memory, where its format has
+    /// such. The pages of the file that it lay in are given back.
+    pub(super) fn laid_out_for_products(self) -> Self {
+        let format = match self.stored {
+            StoredAs::Q8_0 => BlockFormat::Q8_0,
+            StoredAs::Q5_0 => BlockFormat::Q5_0,
+            StoredAs::Q4_0 => BlockFormat::Q4_0,
+            StoredAs::Q4K => BlockFormat::Q4K,
+            StoredAs::Q6K => BlockFormat::Q6K,
+            StoredAs::F32 | StoredAs::F16 | StoredAs::Bf16 => return self,
+        };
+        let Layout::Rows { bytes, row_bytes, order } = &self.layout else { return self };
+        let blocks = BlockMatrix::new(format, self.shape(), |row| {
+            &bytes.get()[stored_row(*order, row) * row_bytes..][..*row_bytes]
+        });
+        self.release();
+        Self { layout: Layout::Blocks(blocks), ..self }
     }
 
     /// The same matrix in memory in another format, its rows in the order of the outputs. A row that
@@ -123,9 +164,7 @@ impl StoredMatrix {
                 stored.encode(values, bytes)
             },
         )?;
-        let (rows, columns) = (self.rows, self.columns);
-        let (bytes, order) = (MatrixBytes::Owned(bytes), RowOrder::AsStored);
-        Ok(Self { bytes, stored, rows, columns, row_bytes, order })
+        Ok(Self::in_memory(bytes, stored, self.shape()))
     }
 
     /// All elements as a tensor of the CPU's.
@@ -165,20 +204,21 @@ impl StoredMatrix {
 
     /// `x` (B, T, in) · `self`ᵀ in `dtype`, f32 or bf16: (B, T, out).
     pub(crate) fn product(&self, x: &Tensor<3>, dtype: DType) -> Tensor<3> {
-        let decode = |bytes: &[u8], out: &mut [f32]| self.stored.decode(bytes, out);
-        let format = match self.stored {
-            StoredAs::F32 => WeightFormat::F32,
-            StoredAs::F16 => WeightFormat::F16,
-            StoredAs::Bf16 => WeightFormat::Bf16,
-            StoredAs::Q8_0 => WeightFormat::Q8_0,
-            StoredAs::Q4_0 => WeightFormat::Q4_0,
-            StoredAs::Q5_0 | StoredAs::Q4K | StoredAs::Q6K => {
-                WeightFormat::Decoded { row_bytes: self.row_bytes, decode: &decode }
+        let y = match &self.layout {
+            Layout::Blocks(blocks) => backend::block_linear(x, blocks, dtype),
+            Layout::Rows { bytes, order, .. } => {
+                let format = match self.stored {
+                    StoredAs::F32 => WeightFormat::F32,
+                    StoredAs::F16 => WeightFormat::F16,
+                    StoredAs::Bf16 => WeightFormat::Bf16,
+                    // Of such matrices a model multiplies only those that it has laid out.
+                    _ => return self.clone().laid_out_for_products().product(x, dtype),
+                };
+                let weight = StoredWeight { bytes: bytes.get(), format, order: *order };
+                backend::stored_linear(x, weight, self.rows, dtype)
             }
         };
-        let weight = StoredWeight { bytes: self.bytes.get(), format, order: self.order };
-        backend::stored_linear(x, weight, self.rows, dtype)
-            .expect("a stored matrix belongs to a model on the CPU")
+        y.expect("a stored matrix belongs to a model on the CPU")
     }
 }
 

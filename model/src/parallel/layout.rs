@@ -229,14 +229,14 @@ fn check(ranks: usize, config: &LlamaConfig) -> Result<()> {
     let divides = |length: usize| ranks != 0 && length.is_multiple_of(ranks);
     let (heads, kv_heads, hidden) = (config.n_heads, config.kv_heads(), config.ffn_dim());
     if !divides(heads) {
-        let divisors = divisors(heads);
+        let divisors = list(&divisors(heads));
         return wrong(format!("a divisor of model.n_heads ({heads}): {divisors}"));
     }
     if !divides(kv_heads) && !ranks.is_multiple_of(kv_heads) {
         return wrong(format!("a divisor or a multiple of model.n_kv_heads ({kv_heads})"));
     }
     if !divides(hidden) {
-        let divisors = divisors(hidden);
+        let divisors = list(&divisors(hidden));
         return wrong(format!("a divisor of model.hidden_dim ({hidden}): {divisors}"));
     }
     if config.vocab_size < ranks {
@@ -246,9 +246,16 @@ fn check(ranks: usize, config: &LlamaConfig) -> Result<()> {
     Ok(())
 }
 
-fn divisors(of: usize) -> String {
-    let divisors = (1..=of).filter(|divisor| of.is_multiple_of(*divisor));
-    divisors.map(|divisor| divisor.to_string()).collect::<Vec<_>>().join(", ")
+/// The divisors of `n`, ascending: the numbers of ranks that can split `n` things.
+pub fn divisors(n: usize) -> Vec<usize> {
+    let small: Vec<usize> =
+        (1..).take_while(|d| *d <= n / *d).filter(|d| n.is_multiple_of(*d)).collect();
+    let large = small.iter().rev().filter(|d| **d != n / **d).map(|d| n / d);
+    small.iter().copied().chain(large).collect()
+}
+
+fn list(numbers: &[usize]) -> String {
+    numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -359,6 +366,16 @@ mod tests {
                 assert_eq!(copies, expected, "{param} with {kv_heads} heads on {ranks}");
             }
         }
+    }
+
+    #[test]
+    fn divisors_are_all_there() {
+        for n in 1..200 {
+            let slow: Vec<usize> = (1..=n).filter(|d| n % d == 0).collect();
+            assert_eq!(divisors(n), slow, "{n}");
+        }
+        assert!(divisors(0).is_empty());
+        assert_eq!(divisors((1 << 40) + 15).len() % 2, 0);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use head::{
     vocab_parallel_cross_entropy_backward, vocab_parallel_cross_entropy_forward,
     vocab_parallel_logits,
 };
-pub use layout::{Slice, TensorRank};
+pub use layout::{Slice, TensorRank, divisors};
 pub use shared_gradients::{sum_gain_gradients, sum_kv_gradients};
 pub use tokens::{
     Tokens, gather_tokens_backward, gather_tokens_forward, linear_sum_residual_forward,

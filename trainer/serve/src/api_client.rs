@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use altiplano_data::storage::tls;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
@@ -19,8 +19,6 @@ use crate::error::{Result, ServeError, with_causes};
 use crate::request_body::RequestBody;
 use crate::{chat_completions, completions};
 
-/// How long an endpoint may take to accept a connection.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Largest answer in bytes.
 const LARGEST_ANSWER: usize = 64 << 20;
 /// How often a request is sent again that an endpoint could not answer now.
@@ -65,7 +63,7 @@ pub struct RemoteEndpoint {
     headers: HeaderMap,
     /// How long an answer may take.
     answer_time: Duration,
-    client: Client<HttpConnector, Body>,
+    client: Client<tls::Connector, Body>,
 }
 
 /// Why there is no answer.
@@ -99,16 +97,10 @@ impl RemoteEndpoint {
             Err(error) => return usage(format!("endpoint {base:?}: {error}")),
         };
         match (uri.scheme_str(), uri.host()) {
-            (Some("http"), Some(_)) if uri.query().is_none() => {}
-            (Some("https"), _) => {
-                return usage(format!(
-                    "endpoint {base:?}: https needs TLS, which altiplano does not have; run a proxy on \
-                     this machine that adds it (stunnel, nginx, Caddy) and give its http address"
-                ));
-            }
+            (Some("http" | "https"), Some(_)) if uri.query().is_none() => {}
             _ => {
                 return usage(format!(
-                    "endpoint {base:?}: expected an address such as http://127.0.0.1:8000/v1"
+                    "endpoint {base:?}: expected an address such as http://127.0.0.1:8000/v1 or https://HOST/v1"
                 ));
             }
         }
@@ -123,9 +115,10 @@ impl RemoteEndpoint {
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIME));
-        connector.set_nodelay(true);
+        let connector = match tls::connector() {
+            Ok(connector) => connector,
+            Err(reason) => return usage(format!("endpoint {base:?}: {reason}")),
+        };
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
             headers,
@@ -262,12 +255,12 @@ mod tests {
 
     #[test]
     fn addresses_that_cannot_be_asked_are_named() {
-        let error = |base: &str| match RemoteEndpoint::new(base, None, CONNECT_TIME) {
+        let error = |base: &str| match RemoteEndpoint::new(base, None, Duration::from_secs(1)) {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         };
         assert_eq!(error("http://127.0.0.1:8000/v1/"), "");
-        assert!(error("https://host/v1").contains("TLS"));
+        assert_eq!(error("https://host/v1"), "");
         for wrong in ["127.0.0.1:8000", "ftp://host", "/v1", "http://h/v1?x=1", ""] {
             assert!(
                 error(wrong).contains("127.0.0.1:8000/v1") || error(wrong).contains("endpoint")

@@ -1,4 +1,4 @@
-//! Generation from a checkpoint: the prompt at once, then token by token.
+//! Generation from a checkpoint: the prompts at once, then token by token.
 
 use std::path::Path;
 use std::time::Instant;
@@ -17,7 +17,9 @@ use crate::text_model::open_weights;
 /// Length of the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GenerateBenchOptions {
-    /// Tokens of the prompt.
+    /// Sequences at a time, which share each pass over the weights.
+    pub sequences: usize,
+    /// Tokens of the prompt of each.
     pub prompt_tokens: usize,
     /// Tokens generated after it, at least 2.
     pub new_tokens: usize,
@@ -30,17 +32,19 @@ pub struct GenerateBenchOptions {
 /// Speed and memory of generation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GenerateBench {
-    /// Tokens of the prompt over the time to the first token.
+    /// Tokens of all prompts over the time to the first tokens.
     pub prefill_tokens_per_second: f64,
-    /// Tokens after the first over their time.
+    /// Tokens of all sequences after their first over their time.
     pub decode_tokens_per_second: f64,
-    /// From the prompt to the first token chosen.
+    /// From the prompts to the first tokens chosen.
     pub seconds_to_first_token: f64,
     /// Most memory the process held.
     pub peak_memory_bytes: u64,
-    /// Tokens of the prompt.
+    /// Sequences at a time.
+    pub sequences: usize,
+    /// Tokens of the prompt of each.
     pub prompt_tokens: usize,
-    /// Tokens generated.
+    /// Tokens generated after it.
     pub new_tokens: usize,
     /// Number format of the weights: `as stored`, or what was asked for.
     pub precision: String,
@@ -66,9 +70,11 @@ pub fn bench_generate(checkpoint: &Path, options: &GenerateBenchOptions) -> Resu
 }
 
 fn measure(model: &InferenceModel, options: &GenerateBenchOptions) -> Result<GenerateBench> {
-    let GenerateBenchOptions { prompt_tokens, new_tokens, precision, repeats } = *options;
+    let GenerateBenchOptions { sequences, prompt_tokens, new_tokens, precision, repeats } =
+        *options;
     let context = model.config().max_seq_len;
     let fits = prompt_tokens.checked_add(new_tokens).is_some_and(|length| length <= context);
+    let most = EngineOptions::new(context, 1).max_num_seqs;
     if prompt_tokens == 0 || new_tokens < 2 || repeats == 0 || !fits {
         return Err(TrainerError::Usage {
             message: format!(
@@ -78,9 +84,15 @@ fn measure(model: &InferenceModel, options: &GenerateBenchOptions) -> Result<Gen
             ),
         });
     }
-    // Any ids do: the time does not depend on them.
+    if sequences == 0 || sequences > most {
+        let message = format!("--sequences {sequences}: expected 1 to {most}");
+        return Err(TrainerError::Usage { message });
+    }
+    // Any ids do: the time does not depend on them. No prompt begins as another.
     let vocabulary = model.config().vocab_size;
-    let prompt: Vec<u32> = (0..prompt_tokens).map(|n| (n * 7919 % vocabulary) as u32).collect();
+    let prompt = |sequence: usize| -> Vec<u32> {
+        (0..prompt_tokens).map(|n| ((sequence + n * 7919) % vocabulary) as u32).collect()
+    };
     let sampling = SamplingParams {
         temperature: 0.0,
         max_tokens: new_tokens,
@@ -90,11 +102,14 @@ fn measure(model: &InferenceModel, options: &GenerateBenchOptions) -> Result<Gen
     let (mut first_token, mut decode) = (Vec::new(), Vec::new());
     for repeat in 0..=repeats {
         let started = Instant::now();
-        let mut engine_options = EngineOptions::new(context, 1);
-        engine_options.max_num_batched_tokens = prompt_tokens;
+        let mut engine_options = EngineOptions::new(prompt_tokens + new_tokens, sequences);
+        engine_options.max_num_batched_tokens = prompt_tokens * sequences;
         let mut engine = Engine::new(model, engine_options)?;
-        engine.add(Request::new(RequestId(0), prompt.clone(), sampling.clone()))?;
-        // The whole prompt, and the first token.
+        for sequence in 0..sequences {
+            let id = RequestId(sequence as u64);
+            engine.add(Request::new(id, prompt(sequence), sampling.clone()))?;
+        }
+        // The whole prompts, and the first tokens.
         engine.step()?;
         let first_seconds = started.elapsed().as_secs_f64();
         while engine.has_requests() {
@@ -106,10 +121,11 @@ fn measure(model: &InferenceModel, options: &GenerateBenchOptions) -> Result<Gen
         }
     }
     Ok(GenerateBench {
-        prefill_tokens_per_second: prompt_tokens as f64 / median(&first_token),
-        decode_tokens_per_second: (new_tokens - 1) as f64 / median(&decode),
+        prefill_tokens_per_second: (sequences * prompt_tokens) as f64 / median(&first_token),
+        decode_tokens_per_second: (sequences * (new_tokens - 1)) as f64 / median(&decode),
         seconds_to_first_token: median(&first_token),
         peak_memory_bytes: peak_memory_bytes(),
+        sequences,
         prompt_tokens,
         new_tokens,
         precision: precision.map_or("as stored".into(), |precision| precision.to_string()),
@@ -136,22 +152,29 @@ mod tests {
         InferenceModel::in_memory(config, &weights, None).unwrap()
     }
 
+    fn options(sequences: usize, prompt_tokens: usize, new_tokens: usize) -> GenerateBenchOptions {
+        GenerateBenchOptions { sequences, prompt_tokens, new_tokens, precision: None, repeats: 3 }
+    }
+
     #[test]
     fn a_small_model_is_measured() {
-        let options =
-            GenerateBenchOptions { prompt_tokens: 12, new_tokens: 8, precision: None, repeats: 3 };
-        let bench = measure(&model(), &options).unwrap();
-        assert!(bench.decode_tokens_per_second > 0.0 && bench.prefill_tokens_per_second > 0.0);
-        assert!(bench.seconds_to_first_token * bench.prefill_tokens_per_second >= 11.0);
+        for sequences in [1, 3] {
+            let bench = measure(&model(), &options(sequences, 12, 8)).unwrap();
+            assert!(bench.decode_tokens_per_second > 0.0);
+            let prompts = bench.seconds_to_first_token * bench.prefill_tokens_per_second;
+            assert!((prompts - 12.0 * sequences as f64).abs() < 0.1, "{prompts}");
+        }
     }
 
     #[test]
     fn what_does_not_fit_the_context_is_said() {
         for (prompt_tokens, new_tokens) in [(13, 8), (0, 8), (4, 1), (usize::MAX, 8)] {
-            let options =
-                GenerateBenchOptions { prompt_tokens, new_tokens, precision: None, repeats: 1 };
-            let error = measure(&model(), &options).unwrap_err();
+            let error = measure(&model(), &options(1, prompt_tokens, new_tokens)).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains("20"), "{error}");
+        }
+        for sequences in [0, 1000] {
+            let error = measure(&model(), &options(sequences, 12, 8)).unwrap_err();
+            assert!(error.to_string().contains("expected 1 to 128"), "{error}");
         }
     }
 }

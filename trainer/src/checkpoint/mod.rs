@@ -11,6 +11,9 @@
 //!     DONE                     blake3 of state.json; written last
 //! ```
 //!
+//! Where several ranks write, each has a file of its own in place of the two of tensors:
+//! `model-00001-of-00004.safetensors` and so on, with `model.safetensors.index.json`.
+//!
 //! A run on low-rank adapters has those of [`peft`] in place of `config.json` and `model.safetensors`.
 //!
 //! [`save()`] writes into `.tmp-step_…` beside it, flushes everything to the disk and renames, so
@@ -31,7 +34,9 @@ pub use chat_template::{CHAT_TEMPLATE_FILE, read_chat_template};
 pub use choice::{Choice, before, best_of, choose, set_aside};
 pub use directory::{RunLock, find, latest, list, lock, prune, recover, step_name};
 pub use peft::ADAPTER_FILE;
+pub(crate) use save::PartOfCheckpoint;
 pub use save::{CheckpointFiles, save};
+pub(crate) use verify::mark;
 pub use verify::{is_checkpoint, lists, read_bounded, read_file, read_state, verify, verify_files};
 
 use crate::metrics::StepMetrics;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use altiplano_data::atomic_file::create_folder;
 use altiplano_data::checksum::{FileDigest, HashingWriter};
+use serde::{Deserialize, Serialize};
 
 use super::directory::{checkpoints_dir, list, replaced_path, step_name, sync_dir, temporary_path};
 use super::verify::StateFile;
@@ -30,6 +31,40 @@ impl CheckpointFiles {
         Self { dir: dir.to_path_buf(), written: BTreeMap::new() }
     }
 
+    /// Files that another rank adds to the checkpoint of `step` which the first is saving.
+    pub(crate) fn of_other_rank(run_dir: &Path, step: u64) -> Self {
+        Self::new(&temporary_path(run_dir, step))
+    }
+
+    /// What was written so far.
+    pub(crate) fn digests(&self) -> &BTreeMap<String, FileDigest> {
+        &self.written
+    }
+
+    /// Adds the files that the rank `rank` has written.
+    ///
+    /// # Errors
+    /// When one is not seen here, or is not as long.
+    pub(crate) fn add(&mut self, rank: &str, files: BTreeMap<String, FileDigest>) -> Result<()> {
+        for (name, digest) in files {
+            let path = self.dir.join(&name);
+            let found = fs::metadata(&path).map(|metadata| metadata.len()).ok();
+            if found != Some(digest.bytes) {
+                let found = found.map_or("nothing".into(), |bytes| format!("{bytes} bytes"));
+                return Err(TrainerError::Checkpoint {
+                    path,
+                    reason: format!(
+                        "{rank} has written {} bytes, found {found}: the directory of a run must be \
+                         shared between all hosts",
+                        digest.bytes
+                    ),
+                });
+            }
+            self.written.insert(name, digest);
+        }
+        Ok(())
+    }
+
     /// Writes the file `name`: `content` gets the writer, and the path for messages. The file is
     /// on the disk when this returns.
     ///
@@ -41,6 +76,12 @@ impl CheckpointFiles {
         content: impl FnOnce(&mut BufWriter<HashingWriter<File>>, &Path) -> Result<()>,
     ) -> Result<()> {
         let path = self.dir.join(name);
+        if !self.dir.is_dir() {
+            return Err(TrainerError::Checkpoint {
+                path: self.dir.clone(),
+                reason: "no such directory: that of a run must be shared between all hosts".into(),
+            });
+        }
         let file = File::create(&path).map_err(TrainerError::io(&path))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, HashingWriter::new(file));
         content(&mut out, &path)?;
@@ -58,6 +99,32 @@ impl CheckpointFiles {
     /// When the file cannot be written.
     pub fn write_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.write(name, |out, path| out.write_all(bytes).map_err(TrainerError::io(path)))
+    }
+}
+
+/// What a rank tells of the files that it has added to a checkpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PartOfCheckpoint {
+    pub files: BTreeMap<String, FileDigest>,
+    /// Why it could not write one.
+    pub error: Option<String>,
+}
+
+impl PartOfCheckpoint {
+    pub fn to_json(&self) -> String {
+        // Names and numbers always have a JSON form.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// What a rank has told; `run_dir` is for messages.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn from_json(told: &str, run_dir: &Path) -> Result<Self> {
+        serde_json::from_str(told).map_err(|error| TrainerError::Checkpoint {
+            path: run_dir.to_path_buf(),
+            reason: format!("what a rank tells of its files is not understood: {error}"),
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use altiplano_data::checksum::FileDigest;
 use altiplano_data::error::DataError;
+use altiplano_model::weight_files::is_part_of;
 use serde::{Deserialize, Serialize};
 
 use super::{DONE_FILE, FORMAT_VERSION, STATE_FILE, TrainState};
@@ -74,15 +75,22 @@ pub fn verify(dir: &Path) -> Result<TrainState> {
 }
 
 /// Like [`verify()`], for some of the files only: a reader of the weights need not hash the
-/// moments.
+/// moments. Of a file that was written in several it is all of these and their index.
 ///
 /// # Errors
 /// As [`verify()`], also when a name is no file of the checkpoint.
 pub fn verify_files(dir: &Path, names: &[&str]) -> Result<TrainState> {
     let state_file = read_state_file(dir)?;
     for &name in names {
-        let digest = state_file.digest(dir, name)?;
-        digest.verify(&dir.join(name), USE_ANOTHER).map_err(of_checkpoint)?;
+        let parts = state_file.files.iter().filter(|(file, _)| is_part_of(file, name));
+        let mut parts: Vec<(&str, &FileDigest)> =
+            parts.map(|(file, digest)| (file.as_str(), digest)).collect();
+        if parts.is_empty() {
+            parts.push((name, state_file.digest(dir, name)?));
+        }
+        for (file, digest) in parts {
+            digest.verify(&dir.join(file), USE_ANOTHER).map_err(of_checkpoint)?;
+        }
     }
     Ok(state_file.state)
 }
@@ -124,6 +132,17 @@ pub fn read_bounded(path: &Path) -> Result<Vec<u8>> {
         return fail(format!("has {found} bytes, expected at most {MOST_FILE_BYTES}"));
     }
     fs::read(path).map_err(TrainerError::io(path))
+}
+
+/// What tells a finished checkpoint from every other, for ranks to compare; empty where there is none.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn mark(checkpoint: Option<&Path>) -> Result<String> {
+    let Some(dir) = checkpoint else { return Ok(String::new()) };
+    let path = dir.join(DONE_FILE);
+    let mark = fs::read_to_string(&path).map_err(TrainerError::io(&path))?;
+    Ok(mark.trim().chars().take(16).collect())
 }
 
 /// The state of a finished checkpoint, without reading the tensors.

@@ -142,7 +142,7 @@ Example:
 On NVIDIA GPUs the product is cuBLASLt's; with ALTIPLANO_PRODUCTS=cubek in the environment it is
 that of the kernels used where cuBLASLt is missing.";
 
-/// Measure generation from a checkpoint: the prompt at once, then token by token.
+/// Measure generation from a checkpoint: the prompts at once, then token by token.
 #[derive(Debug, Args)]
 #[command(after_help = GENERATE_EXAMPLE)]
 pub(super) struct GenerateArgs {
@@ -150,7 +150,10 @@ pub(super) struct GenerateArgs {
     /// directory with tokenizer.model or tokenizer.json.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
-    /// Tokens of the prompt.
+    /// Sequences at a time, which share each pass over the weights.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    sequences: usize,
+    /// Tokens of the prompt of each.
     #[arg(long, value_name = "N", default_value_t = 128)]
     prompt_tokens: usize,
     /// Tokens generated after it.
@@ -256,6 +259,7 @@ fn generate(args: &GenerateArgs) -> Result<()> {
     let bench = bench_generate(
         &args.checkpoint,
         &GenerateBenchOptions {
+            sequences: args.sequences,
             prompt_tokens: args.prompt_tokens,
             new_tokens: args.new_tokens,
             precision: args.precision,
@@ -263,11 +267,12 @@ fn generate(args: &GenerateArgs) -> Result<()> {
         },
     )?;
     print_line(&format!(
-        "{:.1}M parameters, {}, {} threads, opened in {:.3} s: prompt of {} tokens, {} new",
+        "{:.1}M parameters, {}, {} threads, opened in {:.3} s: {} × prompt of {} tokens, {} new",
         bench.parameters as f64 / 1e6,
         bench.precision,
         bench.threads,
         bench.seconds_to_open,
+        bench.sequences,
         bench.prompt_tokens,
         bench.new_tokens
     ))?;

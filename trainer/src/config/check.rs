@@ -21,7 +21,7 @@ pub(super) fn check(config: &TrainConfig) -> Check {
     check_name(&config.name)?;
     check_model(&config.model, "model.")?;
     check_batch(config)?;
-    super::parallel::check(config)?;
+    config.check_parallel()?;
     check_length(config)?;
     check_optimizer(config)?;
     check_data(config)?;

@@ -9,6 +9,7 @@ use super::load::{ConfigFile, Problem};
 impl ConfigFile for DataConfig {
     const PATHS: &'static [&'static str] = &[
         "output",
+        "work",
         "tokenizer.model",
         "sources.*.*.list",
         "sources.*.*.root",

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use altiplano_data::storage::is_remote;
 use serde_yaml::{Mapping, Value};
 
 use super::load::Problem;
@@ -128,7 +129,8 @@ impl Document {
     }
 
     /// Makes the paths at `keys` (`*` stands for any key or index) relative to the current
-    /// directory, where they were relative to the file they are written in; values among `names` stay.
+    /// directory, where they were relative to the file they are written in; values among `names` stay, and
+    /// addresses in object storage do.
     /// `below` puts a path below the folder of that file.
     pub fn resolve_paths(
         &mut self,
@@ -141,7 +143,7 @@ impl Document {
                 let Some(Value::String(written)) = get(&self.value, &key) else {
                     continue;
                 };
-                if names.contains(&written.as_str()) {
+                if names.contains(&written.as_str()) || is_remote(written.as_ref()) {
                     continue;
                 }
                 let path = normalize(&below(&self.directory(&key), written));

@@ -58,7 +58,12 @@ impl std::fmt::Display for Problem {
 impl Problem {
     /// A problem with the value of `key` (`batch.seq_len`): what was found and what is expected.
     pub fn new(key: &str, message: impl AsRef<str>) -> Self {
-        Self { key: split(key), part: Part::Key, message: format!("{key}: {}", message.as_ref()) }
+        Self::of(key, format!("{key}: {}", message.as_ref()))
+    }
+
+    /// A problem with the value of `key`, whose message names it.
+    pub(super) fn of(key: &str, message: String) -> Self {
+        Self { key: split(key), part: Part::Key, message }
     }
 }
 

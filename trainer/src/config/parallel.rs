@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use altiplano_model::parallel::{TensorRank, divisors};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,19 @@ pub enum Shard {
     Gradients,
     /// Those and the weights (ZeRO-3).
     Parameters,
+}
+
+impl Shard {
+    /// Whether every micro-batch of a copy is added to sums of which each copy has a part, so that a
+    /// copy never has all gradients.
+    pub fn splits_gradients(self) -> bool {
+        matches!(self, Self::Gradients | Self::Parameters)
+    }
+
+    /// Whether no copy has all weights.
+    pub fn splits_weights(self) -> bool {
+        self == Self::Parameters
+    }
 }
 
 impl fmt::Display for Shard {
@@ -57,6 +71,13 @@ pub struct ParallelConfig {
     pub timeout: u64,
     /// Steps between comparisons of what ranks hold in common; 0 means never. Default 1000.
     pub check_every: u64,
+    /// Weights or moments of more bytes are written to several files of a checkpoint, each by a rank of its own.
+    /// Default 4 GiB.
+    pub file_bytes: u64,
+    /// Of ranks that are threads: bytes per second at which each sends, to see what a slow network does.
+    /// Default: unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link_bytes_per_second: Option<u64>,
     /// The MPI library. Default: searched for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<PathBuf>,
@@ -73,6 +94,8 @@ impl Default for ParallelConfig {
             bucket_bytes: 32 << 20,
             timeout: 300,
             check_every: 1000,
+            file_bytes: 4 << 30,
+            link_bytes_per_second: None,
             library: None,
         }
     }
@@ -83,70 +106,59 @@ const MOST_RANKS: usize = 1 << 20;
 /// Longest time to wait for a rank, in seconds: a week.
 const LONGEST_TIMEOUT: u64 = 7 * 24 * 3600;
 
-fn numbers(fitting: impl Iterator<Item = usize>) -> String {
-    fitting.map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
-}
-
-fn divisors(n: usize) -> String {
-    numbers((1..=n).filter(|d| n.is_multiple_of(*d)))
-}
-
-/// What a layout asks of the shapes, as far as the configuration alone tells.
-pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
-    let parallel = &config.parallel;
-    for (key, found, most) in [
-        ("parallel.tensor", parallel.tensor, MOST_RANKS),
-        ("parallel.data", parallel.data.unwrap_or(1), MOST_RANKS),
-        ("parallel.bucket_bytes", parallel.bucket_bytes, 1 << 40),
-        ("parallel.timeout", parallel.timeout as usize, LONGEST_TIMEOUT as usize),
-    ] {
-        if found == 0 || found > most {
-            return Err(Problem::new(key, format!("found {found}, expected 1 to {most}")));
-        }
-    }
-    check_tensor(config)?;
-    if parallel.shard == Shard::Parameters {
-        return Err(Problem::new(
-            "parallel.shard",
-            "found parameters, expected none, optimizer or gradients: weights are whole on every \
-             copy in this version",
-        ));
-    }
-    parallel.data.map_or(Ok(()), |data| config.check_copies(data))
-}
-
-fn check_tensor(config: &TrainConfig) -> Result<(), Problem> {
-    let (model, t) = (&config.model, config.parallel.tensor);
-    let wrong = |message: String| Err(Problem::new("parallel.tensor", message));
-    let (heads, kv, hidden) = (model.n_heads, model.kv_heads(), model.ffn_dim());
-    if !heads.is_multiple_of(t) {
-        let fitting = divisors(heads);
-        return wrong(format!(
-            "found {t}, expected a divisor of model.n_heads ({heads}): {fitting}"
-        ));
-    }
-    if !kv.is_multiple_of(t) && !t.is_multiple_of(kv) {
-        return wrong(format!(
-            "found {t}, expected a divisor or a multiple of model.n_kv_heads ({kv})"
-        ));
-    }
-    if !hidden.is_multiple_of(t) {
-        return wrong(format!("found {t}, expected a divisor of model.hidden_dim ({hidden})"));
-    }
-    let tokens = config.batch.micro_batch * config.batch.seq_len;
-    if config.parallel.sequence && !tokens.is_multiple_of(t) {
-        return Err(Problem::new(
-            "batch.micro_batch",
-            format!(
-                "micro_batch x seq_len is {tokens} tokens, which parallel.tensor ({t}) ranks split; \
-                 expected a multiple of {t}, or parallel.sequence=false"
-            ),
-        ));
-    }
-    Ok(())
+fn numbers(fitting: impl IntoIterator<Item = usize>) -> String {
+    fitting.into_iter().map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl TrainConfig {
+    /// What a layout asks of the shapes, as far as the configuration alone tells.
+    ///
+    /// # Errors
+    /// The first rule that does not hold, with what would fit.
+    pub(crate) fn check_parallel(&self) -> Result<(), Problem> {
+        let parallel = &self.parallel;
+        for (key, found, most) in [
+            ("parallel.tensor", parallel.tensor, MOST_RANKS),
+            ("parallel.data", parallel.data.unwrap_or(1), MOST_RANKS),
+            ("parallel.bucket_bytes", parallel.bucket_bytes, 1 << 40),
+            ("parallel.timeout", parallel.timeout as usize, LONGEST_TIMEOUT as usize),
+            ("parallel.file_bytes", parallel.file_bytes as usize, 1 << 50),
+            (
+                "parallel.link_bytes_per_second",
+                parallel.link_bytes_per_second.unwrap_or(1) as usize,
+                1 << 50,
+            ),
+        ] {
+            if found == 0 || found > most {
+                return Err(Problem::new(key, format!("found {found}, expected 1 to {most}")));
+            }
+        }
+        self.check_tensor()?;
+        parallel.data.map_or(Ok(()), |data| self.check_copies(data))
+    }
+
+    /// Whether `parallel.tensor` ranks can split the matrices and tokens.
+    ///
+    /// # Errors
+    /// They cannot, with what would fit.
+    fn check_tensor(&self) -> Result<(), Problem> {
+        let t = self.parallel.tensor;
+        if let Err(error) = TensorRank::all(t, &self.model) {
+            return Err(Problem::of("parallel.tensor", error.to_string()));
+        }
+        let tokens = self.batch.micro_batch.saturating_mul(self.batch.seq_len);
+        if self.parallel.sequence && !tokens.is_multiple_of(t) {
+            return Err(Problem::new(
+                "batch.micro_batch",
+                format!(
+                    "micro_batch x seq_len is {tokens} tokens, which parallel.tensor ({t}) ranks split; \
+                     expected a multiple of {t}, or parallel.sequence=false"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// Whether the micro-batches of a step can be dealt to `data` copies of the model.
     ///
     /// # Errors
@@ -164,7 +176,7 @@ impl TrainConfig {
                 "found {found} micro-batches of a step for {data} copies of the model (parallel.data); \
                  expected a multiple of {data}, the nearest: {}; or as many copies as divide {found}: {}",
                 numbers(nearest),
-                divisors(found)
+                numbers(divisors(found))
             ),
         ))
     }

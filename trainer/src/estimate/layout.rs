@@ -9,7 +9,7 @@
 //! none         (6 or 4 in f32) P_l + 4 P_l + 8 P_l               all-reduce of 4 P_l
 //! optimizer    w P_l + 4 P_l + 12 P_l / d                        reduce-scatter 4 P_l, all-gather w P_l
 //! gradients    w P_l + 16 P_l / d, 2 buckets                     a reduce-scatter each micro-batch
-//! parameters   (w + 16) P_l / d, 2 buckets, 3 gathered           and 2 all-gathers of w P_l
+//! parameters   (w + 16) P_l / d, 2 buckets, 2 gathered           and 2 all-gathers of w P_l
 //! ```
 //!
 //! and for the backward pass, per token and layer, what the policy saves. With `sequence` the tensor
@@ -27,11 +27,8 @@ use altiplano_model::backend::HEAD_CHUNK;
 use altiplano_model::config::{ActivationCheckpointing, Precision};
 use serde::Serialize;
 
-use crate::config::{Shard, TrainConfig};
+use crate::config::{ParallelConfig, Shard, TrainConfig};
 use crate::error::{Result, TrainerError};
-
-/// The least a bucket of gradients has in f32: smaller layers are joined until they reach it.
-const BUCKET_BYTES: u64 = 32 << 20;
 
 /// How a run is spread over ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -58,56 +55,35 @@ impl Layout {
         self.tensor * self.data
     }
 
-    /// Whether the shapes of `config` can be spread so. A step keeps its number of sequences,
-    /// whatever the size of a micro-batch.
+    /// Whether a run of `config` can be trained so: the rules are those of training. A step keeps its number
+    /// of sequences, whatever the size of a micro-batch.
     ///
     /// # Errors
     /// The first rule that does not hold, with what would fit.
     pub fn check(&self, config: &TrainConfig) -> Result<()> {
-        let model = &config.model;
-        let t = self.tensor;
-        let wrong = |message: String| Err(TrainerError::Usage { message });
-        let divisors =
-            |n: u64| divisors(n).iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        let heads = model.n_heads as u64;
-        if t == 0 || !heads.is_multiple_of(t) {
-            return wrong(format!(
-                "--tensor {t}: model.n_heads ({heads}) is split by it; possible are {}",
-                divisors(heads)
-            ));
-        }
-        let kv = model.kv_heads() as u64;
-        if !kv.is_multiple_of(t) && !t.is_multiple_of(kv) {
-            return wrong(format!(
-                "--tensor {t}: expected a divisor or a multiple of model.n_kv_heads ({kv})"
-            ));
-        }
-        let hidden = model.ffn_dim() as u64;
-        if !hidden.is_multiple_of(t) {
-            return wrong(format!(
-                "--tensor {t}: expected a divisor of model.hidden_dim ({hidden})"
-            ));
-        }
-        let tokens = self.tokens(config);
-        if self.sequence && !tokens.is_multiple_of(t) {
-            return wrong(format!(
-                "--tensor {t}: batch.micro_batch x seq_len ({tokens}) is split by it; expected a \
-                 divisor, or --no-sequence"
-            ));
-        }
         let sequences = sequences_per_step(config);
-        let pass = self.data.saturating_mul(self.micro_batch);
-        if pass == 0 || !sequences.is_multiple_of(pass) {
-            return wrong(format!(
-                "{} copies of micro-batches of {} sequences: a step has {sequences} sequences \
-                 (batch.micro_batch x batch.grad_accum_steps), which is no multiple of {pass}; possible \
-                 numbers of copies are {}",
-                self.data,
-                self.micro_batch,
-                divisors(sequences / self.micro_batch.max(1))
-            ));
+        if self.micro_batch == 0 || !sequences.is_multiple_of(self.micro_batch) {
+            return Err(TrainerError::Usage {
+                message: format!(
+                    "micro-batches of {} sequences: a step has {sequences} sequences (batch.micro_batch x \
+                     batch.grad_accum_steps), expected a divisor of it",
+                    self.micro_batch
+                ),
+            });
         }
-        Ok(())
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let mut run = config.clone();
+        run.batch.micro_batch = number(self.micro_batch);
+        run.batch.grad_accum_steps = number(sequences / self.micro_batch);
+        run.parallel = ParallelConfig {
+            tensor: number(self.tensor),
+            sequence: self.sequence,
+            data: Some(number(self.data)),
+            shard: self.shard,
+            overlap: self.overlap,
+            ..run.parallel
+        };
+        run.check_parallel().map_err(|problem| TrainerError::Usage { message: problem.to_string() })
     }
 
     /// Tokens of a micro-batch.
@@ -119,14 +95,6 @@ impl Layout {
     pub fn micro_batches(&self, config: &TrainConfig) -> u64 {
         sequences_per_step(config) / (self.data * self.micro_batch)
     }
-}
-
-/// The divisors of `n`, ascending.
-pub(super) fn divisors(n: u64) -> Vec<u64> {
-    let small: Vec<u64> =
-        (1..).take_while(|d| *d <= n / *d).filter(|d| n.is_multiple_of(*d)).collect();
-    let large = small.iter().rev().filter(|d| **d != n / **d).map(|d| n / d);
-    small.iter().copied().chain(large).collect()
 }
 
 /// Sequences of an optimizer step, over all copies.
@@ -170,9 +138,9 @@ impl RankParameters {
         self.layers * self.layer + self.tables * self.embedding
     }
 
-    /// In the largest bucket of gradients.
-    fn bucket(&self) -> u64 {
-        let joined = (BUCKET_BYTES / 4).min(self.matrices());
+    /// In the largest bucket of gradients, of which each has `bucket_bytes` in f32 at least.
+    fn bucket(&self, bucket_bytes: u64) -> u64 {
+        let joined = (bucket_bytes / 4).min(self.layers * self.layer);
         // Layers are joined until there are enough.
         self.layer.max(self.embedding).max(joined.div_ceil(self.layer.max(1)) * self.layer)
     }
@@ -234,7 +202,7 @@ impl RankMemory {
         let w = e;
         let share = |bytes: u64| bytes.div_ceil(d);
         let (c, f) = (model.dim as u64, model.ffn_dim() as u64);
-        let bucket = parameters.bucket();
+        let bucket = parameters.bucket(config.parallel.bucket_bytes as u64);
         // A copy that is alone exchanges nothing.
         let exchanged = if d > 1 { 2 * 4 * bucket } else { 0 };
         let (weights, gradients, optimizer, buckets) = match layout.shard {
@@ -246,7 +214,7 @@ impl RankMemory {
             Shard::Optimizer => (w * p, 4 * p, share(12 * p), exchanged),
             Shard::Gradients => (w * p, share(4 * p), share(12 * p), 2 * 4 * bucket),
             Shard::Parameters => {
-                (share(w * p), share(4 * p), share(12 * p), (2 * 4 + 3 * w) * bucket)
+                (share(w * p), share(4 * p), share(12 * p), (2 * 4 + 2 * w) * bucket)
             }
         };
         let saved = |policy| n * saved_per_token(model, precision, layout, policy);
@@ -370,16 +338,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn divisors_are_all_there() {
-        for n in 1..200 {
-            let slow: Vec<u64> = (1..=n).filter(|d| n % d == 0).collect();
-            assert_eq!(divisors(n), slow, "{n}");
-        }
-        assert!(divisors(0).is_empty());
-        assert_eq!(divisors((1 << 40) + 15).len() % 2, 0);
-    }
-
-    #[test]
     fn memory_of_the_papers_layout() {
         let config = config("llama_65b.yaml");
         let gigabytes = |bytes: u64| bytes as f64 / 1e9;
@@ -420,10 +378,16 @@ pub(super) mod tests {
             "{heads}"
         );
         let copies = message(eight_by(3, 1));
-        assert!(copies.contains("3 copies") && copies.contains("2048 sequences"), "{copies}");
+        assert!(
+            copies.contains("3 copies") && copies.contains("found 2048 micro-batches"),
+            "{copies}"
+        );
         let mut odd = config.clone();
         odd.model.hidden_dim = Some(22_017);
         let hidden = eight_by(1, 1).check(&odd).unwrap_err().to_string();
         assert!(hidden.contains("hidden_dim (22017)"), "{hidden}");
+        odd.model = LlamaConfig { vocab_size: 7, ..config.model.clone() };
+        let words = eight_by(1, 1).check(&odd).unwrap_err().to_string();
+        assert!(words.contains("vocab_size (7)"), "{words}");
     }
 }

@@ -1,9 +1,10 @@
 //! Layouts of a number of ranks, fastest first, and one layout on growing numbers of ranks.
 
 use altiplano_model::config::ActivationCheckpointing;
+use altiplano_model::parallel::divisors;
 use serde::Serialize;
 
-use super::layout::{Layout, RankMemory, divisors, sequences_per_step};
+use super::layout::{Layout, RankMemory, sequences_per_step};
 use super::time::{Profile, StepTime};
 use crate::config::{Shard, TrainConfig};
 
@@ -32,7 +33,7 @@ impl Candidate {
     }
 }
 
-/// All layouts of `ranks` ranks that fit the memory, fastest first: tensor ranks over the divisors,
+/// All layouts of `ranks` ranks that can be trained and fit the memory, fastest first: tensor ranks over the divisors,
 /// micro-batches over powers of two, every policy and what the copies split. Of equally fast ones
 /// the one with less memory comes first.
 pub fn layouts(config: &TrainConfig, ranks: u64, profile: &Profile) -> Vec<Candidate> {
@@ -48,8 +49,8 @@ pub fn layouts(config: &TrainConfig, ranks: u64, profile: &Profile) -> Vec<Candi
             .take_while(|batch| *batch <= sequences)
     };
     let mut found = Vec::new();
-    let most = (config.model.n_heads as u64).min(ranks);
-    for tensor in divisors(ranks).into_iter().filter(|tensor| *tensor <= most) {
+    let tensors = divisors(config.model.n_heads).into_iter().map(|tensor| tensor as u64);
+    for tensor in tensors.filter(|tensor| ranks.is_multiple_of(*tensor)) {
         for micro_batch in micro_batches() {
             for policy in policies {
                 for shard in shards {
@@ -126,6 +127,7 @@ pub fn scale(
 mod tests {
     use super::super::layout::tests::{config, eight_by};
     use super::*;
+    use crate::config::ConfigFile;
 
     fn a100() -> Profile {
         Profile::named("a100-80gb").unwrap()
@@ -151,6 +153,29 @@ mod tests {
         assert!(
             fours.all(|four| matches!(four.layout.shard, Shard::Gradients | Shard::Parameters))
         );
+    }
+
+    /// What is listed is what a run of these settings accepts.
+    #[test]
+    fn every_layout_that_is_listed_can_be_trained() {
+        let mut config = config("llama_33b.yaml");
+        config.batch.grad_accum_steps = 24;
+        config.batch.micro_batch = 1;
+        let found = layouts(&config, 24, &Profile { memory_bytes: 1e13, ..a100() });
+        let tensors: std::collections::BTreeSet<u64> =
+            found.iter().map(|found| found.layout.tensor).collect();
+        // 52 heads and 24 ranks; micro-batches of 1, 2, 4 and 8 sequences for the copies that are left.
+        assert_eq!(tensors.into_iter().collect::<Vec<_>>(), [1, 2, 4]);
+        for Candidate { layout, .. } in &found {
+            let mut run = config.clone();
+            run.batch.micro_batch = layout.micro_batch as usize;
+            run.batch.grad_accum_steps = 24 / layout.micro_batch as usize;
+            run.parallel.tensor = layout.tensor as usize;
+            run.parallel.data = Some(layout.data as usize);
+            run.parallel.shard = layout.shard;
+            assert!(run.check().is_ok(), "{layout:?}");
+        }
+        assert!(found.iter().any(|found| found.layout.shard == Shard::Parameters));
     }
 
     #[test]

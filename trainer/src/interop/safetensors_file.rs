@@ -6,6 +6,7 @@ use std::path::Path;
 
 use altiplano_data::progress::Progress;
 use altiplano_model::quantize::StoredAs;
+use altiplano_model::weight_files::{index_name, shard_name};
 use serde_json::{Map, Value, json};
 
 use super::parameter::Parameter;
@@ -13,9 +14,6 @@ use super::rows::{Part, RotaryLayout};
 use super::stored_model::{StoredModel, file_error};
 use crate::checkpoint::{CheckpointFiles, MODEL_FILE};
 use crate::error::{Result, TrainerError};
-
-/// The list of shards beside them.
-const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// One tensor of a file.
 struct Entry {
@@ -72,10 +70,7 @@ impl Plan {
     }
 
     fn file_name(&self, shard: usize) -> String {
-        match self.shards.len() {
-            1 => MODEL_FILE.to_string(),
-            count => format!("model-{:05}-of-{count:05}.safetensors", shard + 1),
-        }
+        shard_name(MODEL_FILE, shard, self.shards.len())
     }
 
     /// Writes the files, and the index of several.
@@ -99,7 +94,8 @@ impl Plan {
             })?;
         }
         if self.shards.len() > 1 {
-            files.write_bytes(INDEX_FILE, format!("{:#}\n", self.index()).as_bytes())?;
+            files
+                .write_bytes(&index_name(MODEL_FILE), format!("{:#}\n", self.index()).as_bytes())?;
         }
         Ok(())
     }

@@ -1,23 +1,25 @@
 //! AdamW where each copy of a model has the master weights and moments of a part of it.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
 use altiplano_comm::{Element, Group, Pending, Rows};
-use altiplano_model::LlamaConfig;
 use altiplano_model::backend::AdamWStep;
 use altiplano_model::ops;
 use altiplano_model::param_ops::step_of;
 use altiplano_model::param_tree::{Leaf, Param, ParamTree};
 use altiplano_model::params::Weights;
+use altiplano_model::{LlamaConfig, Precision};
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
 
-use super::buckets::{GradExchange, elements, tensor_of, values};
+use super::buckets::{GradExchange, elements, placeholder, tensor_of, values};
 use super::layout::{FlatLayout, Segment};
+use super::weights::ShardedWeights;
 use crate::adamw::numbers_of_step;
 use crate::config::OptimizerConfig;
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 
 /// Buckets of updated weights that are under way at a time.
 const UNDER_WAY: usize = 2;
@@ -63,6 +65,8 @@ pub struct ShardedAdamW {
     device: Device,
     gains: Vec<(Param, State)>,
     parts: Vec<Vec<(Segment, State)>>,
+    /// Where copies split the weights too: this one's parts of them.
+    weights: Option<Arc<ShardedWeights>>,
 }
 
 fn vector(values: Vec<f32>, device: &Device) -> Tensor<1> {
@@ -70,62 +74,98 @@ fn vector(values: Vec<f32>, device: &Device) -> Tensor<1> {
     Tensor::from_data(TensorData::new(values, [count]), (device, DType::F32))
 }
 
-/// Where moments come from: the prefix of their names, the parameter, which elements of it.
-pub(crate) type ReadMoment<'a> = &'a mut dyn FnMut(&str, Param, Range<usize>) -> Result<Vec<f32>>;
+/// Where master weights and moments come from: what of it, the parameter, which elements of this tensor rank's part.
+pub(crate) type ReadState<'a> =
+    &'a mut dyn FnMut(Remembered, Param, Range<usize>) -> Result<Vec<f32>>;
 
 impl ShardedAdamW {
-    /// The part of the copy that `group` says of `master_weights`, f32, with moments that `moments`
-    /// reads.
+    /// The part of the copy that `group` says, which `read` gives.
     ///
     /// # Errors
-    /// The first of `moments`.
+    /// The first of `read`.
     pub(crate) fn new(
         model: &LlamaConfig,
         config: OptimizerConfig,
         layout: Arc<FlatLayout>,
         group: Group,
         overlap: bool,
-        master_weights: &Weights,
-        moments: ReadMoment<'_>,
+        device: &Device,
+        read: ReadState<'_>,
     ) -> Result<Self> {
-        let device = master_weights.norm.device();
         let params = ParamTree::of_model(model);
-        let mut state = |param: Param, whole: &[f32], range: Range<usize>| {
-            Ok::<State, crate::error::TrainerError>(State {
-                master: vector(whole[range.clone()].to_vec(), &device),
-                m: vector(moments("m.", param, range.clone())?, &device),
-                v: vector(moments("v.", param, range)?, &device),
+        let mut state = |param: Param, range: Range<usize>| {
+            let mut read =
+                |what| Ok::<_, TrainerError>(vector(read(what, param, range.clone())?, device));
+            Ok::<State, TrainerError>(State {
+                master: read(Remembered::Master)?,
+                m: read(Remembered::M)?,
+                v: read(Remembered::V)?,
             })
         };
         let mut gains = Vec::new();
         let mut parts: Vec<Vec<(Segment, State)>> =
             layout.buckets().iter().map(|_| Vec::new()).collect();
-        for (param, leaf) in master_weights.iter() {
-            match leaf {
-                Leaf::Vector(gain) => {
-                    let whole = values(gain);
-                    let all = 0..whole.len();
-                    gains.push((param, state(param, &whole, all)?));
-                }
-                Leaf::Matrix(matrix) => {
-                    let Some((bucket, number)) = layout.place(param) else { continue };
-                    let Some(segment) = layout.segment(bucket, number, group.rank()) else {
-                        continue;
-                    };
-                    let whole = values(matrix);
-                    let state = state(param, &whole, segment.in_matrix.clone())?;
-                    parts[bucket].push((segment, state));
-                }
+        for (param, _) in params.iter() {
+            let Some((bucket, number)) = layout.place(param) else {
+                gains.push((param, state(param, 0..param.count(model))?));
+                continue;
+            };
+            if let Some(segment) = layout.segment(bucket, number, group.rank()) {
+                let state = state(param, segment.in_matrix.clone())?;
+                parts[bucket].push((segment, state));
             }
         }
         // As the bucket has them.
         parts.iter_mut().for_each(|part| part.sort_by_key(|(segment, _)| segment.in_part.start));
-        let model = model.clone();
-        Ok(Self { model, config, layout, params, group, overlap, device, gains, parts })
+        Ok(Self {
+            model: model.clone(),
+            config,
+            layout,
+            params,
+            group,
+            overlap,
+            device: device.clone(),
+            gains,
+            parts,
+            weights: None,
+        })
+    }
+
+    /// Gives the parts of the weights, in the precision of the run, which change with the master weights from now
+    /// on; and the weights that every copy has: the norm gains.
+    pub(crate) fn split_weights(&mut self, precision: Precision) -> (Weights, Arc<ShardedWeights>) {
+        let dtype = match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        };
+        let buckets = 0..self.parts.len();
+        let part = |bucket: usize| {
+            let mut part = vec![0.0; self.layout.part_length(bucket)];
+            for (segment, state) in &self.parts[bucket] {
+                part[segment.in_part.clone()].copy_from_slice(&values(&state.master));
+            }
+            vector(part, &self.device).cast(dtype)
+        };
+        let parts: Vec<Tensor<1>> = buckets.map(part).collect();
+        let (layout, group) = (Arc::clone(&self.layout), self.group.clone());
+        let weights = ShardedWeights::new(&self.model, layout, group, self.overlap, parts);
+        let weights = Arc::new(weights);
+        self.weights = Some(Arc::clone(&weights));
+        let mut gains = self.gains.iter();
+        let held = self.params.each_ref().map(|_| (), |_| ());
+        let Ok(held) = held.try_map(
+            &mut gains,
+            |gains, ()| {
+                let gain = gains.next().map(|(_, state)| values(&state.master));
+                Ok::<_, Infallible>(vector(gain.unwrap_or_default(), &self.device))
+            },
+            |_, ()| Ok::<_, Infallible>(placeholder(&self.device, dtype)),
+        );
+        (held, weights)
     }
 
     /// The update of `step`, counted from 1: the own part of the master weights moves by the gradients of
-    /// `exchange`, and the copies hand each other what the forward pass reads.
+    /// `exchange`, and the copies hand each other what the forward pass reads, unless passes gather it.
     ///
     /// # Errors
     /// A rank ended, did not answer in time, or called something else.
@@ -168,9 +208,14 @@ impl ShardedAdamW {
         let most = if self.overlap { UNDER_WAY } else { 0 };
         // In the order in which the next forward pass needs them.
         for bucket in (0..self.parts.len()).rev() {
-            let mut whole = vec![E::default(); self.layout.buckets()[bucket].length];
-            let rows = Rows::single(whole.len());
-            let own = &mut whole[rows.part(self.group.rank(), self.group.ranks())];
+            let rows = Rows::single(self.layout.buckets()[bucket].length);
+            let own = rows.part(self.group.rank(), self.group.ranks());
+            let (length, start) = match self.weights {
+                Some(_) => (own.len(), 0),
+                None => (rows.count, own.start),
+            };
+            let mut whole = vec![E::default(); length];
+            let own = &mut whole[start..start + own.len()];
             for (segment, state) in &mut self.parts[bucket] {
                 let hyper = step_of(segment.param, hyper);
                 let gradient = exchange.part(bucket)[segment.in_part.clone()].to_vec();
@@ -187,7 +232,12 @@ impl ShardedAdamW {
                 };
                 own[segment.in_part.clone()].copy_from_slice(&elements::<E>(&updated));
             }
-            let group = self.group.of(exchange.describe("weights", bucket));
+            if let Some(weights) = &self.weights {
+                let data = TensorData::new(whole, [length]);
+                weights.set(bucket, Tensor::from_data(data, (&self.device, E::dtype())));
+                continue;
+            }
+            let group = self.group.of(self.layout.describe("weights", bucket));
             under_way.push_back((bucket, group.start_all_gather::<E, _>(whole, rows)?));
             while under_way.len() > most {
                 let Some((bucket, pending)) = under_way.pop_front() else { break };
@@ -226,6 +276,11 @@ impl ShardedAdamW {
         self.gains.iter().map(move |(param, state)| {
             (*param, kinds.iter().flat_map(|kind| state.of(*kind)).collect())
         })
+    }
+
+    /// What this copy has of the weights that copies split.
+    pub(crate) fn weights(&self) -> Option<&ShardedWeights> {
+        self.weights.as_deref()
     }
 
     /// Bytes of the optimizer's tensors on this copy.

@@ -9,7 +9,7 @@ use altiplano_model::LlamaConfig;
 use altiplano_model::parallel::TensorRank;
 use altiplano_model::param_ops::{fill_zero, piece_sums_of_squares};
 use altiplano_model::param_tree::{Leaf, Param, ParamTree};
-use altiplano_model::params::{GradPart, GradSink, Grads};
+use altiplano_model::params::{GradSink, Grads, ModelPart};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::layout::{FlatLayout, Segment, matrices, matrices_mut};
@@ -38,7 +38,7 @@ pub struct GradExchange {
     shard: Shard,
     overlap: bool,
     device: Device,
-    /// What the backward pass adds to. With [`Shard::Gradients`] a matrix is there from the moment its
+    /// What the backward pass adds to. With [`Shard::Gradients`] and beyond a matrix is there from the moment its
     /// layer begins until it is in its bucket.
     grads: Grads,
     buckets: Vec<State>,
@@ -74,8 +74,9 @@ enum State {
     Lost,
 }
 
-fn placeholder(device: &Device) -> Tensor<2> {
-    Tensor::zeros([1, 1], (device, DType::F32))
+/// What stands for a matrix that is elsewhere.
+pub(super) fn placeholder(device: &Device, dtype: DType) -> Tensor<2> {
+    Tensor::zeros([1, 1], (device, dtype))
 }
 
 /// The elements of an f32 tensor.
@@ -104,14 +105,13 @@ impl GradExchange {
         let place = ranks.place();
         let config = &place.local_config(model);
         let params = ParamTree::of_model(config);
-        let mut grads = Grads::zeros(config, DType::F32, device);
-        if shard == Shard::Gradients {
-            for (_, leaf) in grads.iter_mut() {
-                if let Leaf::Matrix(grad) = leaf {
-                    *grad = placeholder(device);
-                }
-            }
-        }
+        let grads = match shard.splits_gradients() {
+            true => params.each_ref().map(
+                |gain| Tensor::zeros([gain.count(config)], (device, DType::F32)),
+                |_| placeholder(device, DType::F32),
+            ),
+            false => Grads::zeros(config, DType::F32, device),
+        };
         let mut end = 0;
         let mut gains = Vec::new();
         for (param, leaf) in params.iter() {
@@ -149,22 +149,22 @@ impl GradExchange {
     /// Begins a step.
     pub fn begin_step(&mut self) {
         self.gain_sum.fill(0.0);
-        match self.shard {
-            Shard::Gradients => {
+        match self.shard.splits_gradients() {
+            true => {
                 for state in &mut self.buckets {
                     if let State::Still { part } = state {
                         part.fill(0.0);
                     }
                 }
             }
-            _ => fill_zero(&mut self.grads),
+            false => fill_zero(&mut self.grads),
         }
     }
 
     /// Begins a micro-batch, which is the copy's `last` of the step or not.
     pub fn begin_micro_batch(&mut self, last: bool) {
-        self.travels = last || self.shard == Shard::Gradients;
-        if self.shard == Shard::Gradients {
+        self.travels = last || self.shard.splits_gradients();
+        if self.shard.splits_gradients() {
             for (_, leaf) in self.grads.iter_mut() {
                 if let Leaf::Vector(grad) = leaf {
                     *grad = grad.zeros_like();
@@ -316,10 +316,10 @@ impl GradExchange {
             return Ok(());
         };
         let rows = Rows::single(bucket.len());
-        let group = self.group.of(self.describe("gradients", index));
-        let pending = match self.shard {
-            Shard::Gradients => group.start_reduce_scatter_add::<f32, _, _>(bucket, part, rows)?,
-            _ => group.start_reduce_scatter::<f32, _, _>(bucket, part, rows)?,
+        let group = self.group.of(self.layout.describe("gradients", index));
+        let pending = match self.shard.splits_gradients() {
+            true => group.start_reduce_scatter_add::<f32, _, _>(bucket, part, rows)?,
+            false => group.start_reduce_scatter::<f32, _, _>(bucket, part, rows)?,
         };
         self.buckets[index] = State::Running(pending);
         match self.overlap {
@@ -327,15 +327,6 @@ impl GradExchange {
             false => self.wait(index)?,
         }
         Ok(())
-    }
-
-    /// What a bucket holds, for messages.
-    pub(super) fn describe(&self, what: &str, bucket: usize) -> String {
-        match &self.layout.buckets()[bucket].matrices[..] {
-            [only] => format!("{what} of {}", only.param),
-            [first, .., last] => format!("{what} of {} to {}", first.param, last.param),
-            [] => what.to_owned(),
-        }
     }
 
     /// This copy's part of the summed gradients of a bucket.
@@ -397,7 +388,7 @@ impl GradExchange {
             whole.resize(placed.length, 0.0);
             let own = rows.part(self.group.rank(), self.group.ranks());
             whole[own].copy_from_slice(self.part(bucket));
-            let group = self.group.of(self.describe("gradients", bucket));
+            let group = self.group.of(self.layout.describe("gradients", bucket));
             let whole = group.start_all_gather::<f32, _>(whole, rows)?.wait()?;
             for matrix in &placed.matrices {
                 let shape = matrix.param.shape(&self.config);
@@ -427,12 +418,12 @@ impl GradExchange {
     }
 
     /// The matrices whose gradients a part completes.
-    fn completed(&self, part: GradPart) -> Vec<Param> {
+    fn completed(&self, part: ModelPart) -> Vec<Param> {
         match part {
-            GradPart::Head => self.params.lm_head.into_iter().collect(),
-            GradPart::Norm => Vec::new(),
-            GradPart::Layer(n) => matrices(&self.params.layers[n]).map(|param| *param).into(),
-            GradPart::Embedding => vec![self.params.embed_tokens],
+            ModelPart::Head => self.params.lm_head.into_iter().collect(),
+            ModelPart::Norm => Vec::new(),
+            ModelPart::Layer(n) => matrices(&self.params.layers[n]).map(|param| *param).into(),
+            ModelPart::Embedding => vec![self.params.embed_tokens],
         }
     }
 }
@@ -457,10 +448,10 @@ pub(super) fn tensor_of<'a>(
 }
 
 impl GradSink for GradExchange {
-    fn begin(&mut self, part: GradPart) -> &mut Grads {
-        if self.shard == Shard::Gradients {
+    fn begin(&mut self, part: ModelPart) -> &mut Grads {
+        if self.shard.splits_gradients() {
             let mut wanted = self.completed(part);
-            if part == GradPart::Head && wanted.is_empty() {
+            if part == ModelPart::Head && wanted.is_empty() {
                 // Tied: the head adds to the embedding.
                 wanted.push(self.params.embed_tokens);
             }
@@ -479,15 +470,15 @@ impl GradSink for GradExchange {
         &mut self.grads
     }
 
-    fn end(&mut self, part: GradPart) {
+    fn end(&mut self, part: ModelPart) {
         if !self.travels || self.failed.is_some() {
             return;
         }
         for param in self.completed(part) {
             let Some(grad) = tensor_of(&mut self.grads, &self.params, param) else { continue };
-            let complete = match self.shard {
-                Shard::Gradients => std::mem::replace(grad, placeholder(&self.device)),
-                _ => grad.clone(),
+            let complete = match self.shard.splits_gradients() {
+                true => std::mem::replace(grad, placeholder(&self.device, DType::F32)),
+                false => grad.clone(),
             };
             if let Err(error) = self.pack(param, complete) {
                 self.failed = Some(error);

@@ -125,6 +125,15 @@ impl FlatLayout {
         self.places.get(param.index()).copied().flatten()
     }
 
+    /// What a bucket holds, for messages.
+    pub(super) fn describe(&self, what: &str, bucket: usize) -> String {
+        match &self.buckets[bucket].matrices[..] {
+            [only] => format!("{what} of {}", only.param),
+            [first, .., last] => format!("{what} of {} to {}", first.param, last.param),
+            [] => what.to_owned(),
+        }
+    }
+
     /// Elements of a bucket that one copy has.
     pub fn part_length(&self, bucket: usize) -> usize {
         self.buckets[bucket].length / self.copies

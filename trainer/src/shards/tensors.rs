@@ -1,15 +1,17 @@
 //! Whole tensors for a checkpoint, from the ranks that have their parts.
 //!
-//! The first rank writes. All ranks go through the tensors in one order; the writer holds one at a
-//! time. A copy's parts of a tensor rank's matrix come together on the first copy, and those of its
-//! tensor ranks on the first rank.
+//! Small checkpoints are written by the first rank, large ones by several, each with a file of its own. All
+//! ranks go through the tensors in one order; a writer holds one at a time. The copies' parts of a
+//! tensor rank's matrix come together on the copy of the writer, and those of its tensor ranks on
+//! the writer.
 
 use std::io::Write;
+use std::path::Path;
 
 use altiplano_model::parallel::TensorRank;
 use altiplano_model::param_ops::AdamWState;
 use altiplano_model::param_tree::{Param, ParamTree};
-use altiplano_model::{LlamaConfig, weights};
+use altiplano_model::{LlamaConfig, weight_files, weights};
 
 use super::adamw::{Remembered, ShardedAdamW};
 use crate::checkpoint::CheckpointFiles;
@@ -60,8 +62,8 @@ pub(crate) enum Held<'a> {
     Copies(&'a AdamWState),
 }
 
-/// The whole of `param` from the parts of the tensor ranks of a copy, on the first of them: `part` is this
-/// rank's.
+/// The whole of `param` from the parts of the tensor ranks of a copy, on the one of them that is `root`:
+/// `part` is this rank's.
 ///
 /// # Errors
 /// A rank ended, did not answer in time, or called something else.
@@ -70,135 +72,207 @@ pub(crate) fn join_parts(
     param: Param,
     config: &LlamaConfig,
     ranks: &Ranks,
+    root: usize,
     what: &str,
 ) -> Result<Option<Vec<f32>>> {
     let (place, group) = (ranks.place(), ranks.tensor_ranks().of(what));
-    if place.rank() > 0 {
+    if place.ranks() == 1 {
+        return Ok(Some(part));
+    }
+    if place.rank() != root {
         if place.is_first_holder(param, config) {
-            group.start_send::<f32, _>(part, 0)?.wait()?;
+            group.start_send::<f32, _>(part, root)?.wait()?;
         }
         return Ok(None);
     }
     let width = param.shape(config).last().copied().unwrap_or(1);
     let mut whole = vec![0.0; param.count(config)];
-    place.slice(param, config).put(&part, &mut whole, width);
-    for other in TensorRank::all(place.ranks(), config)?.into_iter().skip(1) {
-        if other.is_first_holder(param, config) {
-            let slice = other.slice(param, config);
-            let received = vec![0.0; slice.rows.len() * slice.columns.len()];
-            let received = group.start_receive::<f32, _>(received, other.rank())?.wait()?;
-            slice.put(&received, &mut whole, width);
+    for holder in TensorRank::all(place.ranks(), config)? {
+        if !holder.is_first_holder(param, config) {
+            continue;
         }
+        let slice = holder.slice(param, config);
+        if holder.rank() == root {
+            slice.put(&part, &mut whole, width);
+            continue;
+        }
+        let received = vec![0.0; slice.rows.len() * slice.columns.len()];
+        let received = group.start_receive::<f32, _>(received, holder.rank())?.wait()?;
+        slice.put(&received, &mut whole, width);
     }
     Ok(Some(whole))
 }
 
-/// The tensors of a checkpoint, one after the other, on the first rank; their parts leave the others.
-pub(crate) struct GatheredTensors<'a> {
-    held: Held<'a>,
-    config: &'a LlamaConfig,
-    ranks: &'a Ranks,
-    tensors: Vec<NamedTensor>,
-    next: usize,
+/// The tensors of a checkpoint on their way from the ranks that have parts of them to the ranks that write
+/// them. All ranks call the same functions in the same order.
+pub(crate) struct TensorWriters<'a> {
+    pub held: Held<'a>,
+    pub config: &'a LlamaConfig,
+    pub ranks: &'a Ranks,
+    /// Tensors of more bytes than this are written to several files, as far as there are ranks.
+    pub file_bytes: u64,
 }
 
-impl<'a> GatheredTensors<'a> {
-    /// Those of `tensors`, in this order.
-    pub fn new(
-        held: Held<'a>,
-        config: &'a LlamaConfig,
-        ranks: &'a Ranks,
-        tensors: Vec<NamedTensor>,
-    ) -> Self {
-        Self { held, config, ranks, tensors, next: 0 }
-    }
-
-    /// The values of the next tensor; none on the other ranks, and behind the last.
+impl TensorWriters<'_> {
+    /// Writes `tensors`, which are in the order of their names, to the file `name` or to several in its
+    /// place with their index, each on a rank of its own.
     ///
     /// # Errors
-    /// A rank ended, did not answer in time, or called something else.
-    pub fn next(&mut self) -> Result<Option<Vec<f32>>> {
-        let Some(tensor) = self.tensors.get(self.next).cloned() else { return Ok(None) };
-        self.next += 1;
-        let part = match self.held {
-            Held::Shards(optimizer) => self.of_copy(optimizer, &tensor)?,
-            Held::Copies(state) => {
-                let first = self.ranks.data_group().rank() == 0;
-                first.then(|| of_state(state, &tensor)).flatten()
-            }
+    /// When the file of this rank cannot be written, which other ranks do not wait for; when the exchange
+    /// fails.
+    pub fn write(
+        &self,
+        files: &mut CheckpointFiles,
+        name: &str,
+        tensors: Vec<NamedTensor>,
+    ) -> Result<()> {
+        let dealt = deal(tensors, self.config, self.ranks.count(), self.file_bytes);
+        let names: Vec<String> = (0..dealt.len())
+            .map(|number| weight_files::shard_name(name, number, dealt.len()))
+            .collect();
+        let writer = |file: usize| file * self.ranks.count() / dealt.len();
+        let me = self.ranks.rank();
+        let mut exchanged = false;
+        let written = match (0..dealt.len()).find(|file| writer(*file) == me) {
+            None => Ok(()),
+            Some(file) => files.write(&names[file], |out, path| {
+                let shapes = dealt[file]
+                    .iter()
+                    .map(|tensor| (tensor.name.clone(), tensor.param.shape(self.config)));
+                let header = weights::write_header(out, path, shapes.collect());
+                let mut written = header.map_err(TrainerError::from);
+                exchanged = true;
+                self.exchange(&dealt, writer, |values| {
+                    if written.is_ok() {
+                        written = write_values(out, path, values);
+                    }
+                })?;
+                written
+            }),
         };
-        let what = format!("{} for the checkpoint", tensor.name);
-        match part {
-            Some(part) if self.ranks.place().ranks() > 1 => {
-                join_parts(part, tensor.param, self.config, self.ranks, &what)
-            }
-            part => Ok(part),
+        if !exchanged {
+            // Others do not wait for a writer that has failed.
+            self.exchange(&dealt, writer, |_| ())?;
         }
+        written?;
+        if dealt.len() > 1 && me == 0 {
+            let index =
+                weight_files::index_json(names.iter().zip(&dealt).map(|(file, tensors)| {
+                    let tensors = tensors.iter();
+                    let sized = tensors
+                        .map(|tensor| (tensor.name.as_str(), 4 * tensor.param.count(self.config)));
+                    (file.as_str(), sized.collect())
+                }));
+            files.write_bytes(&weight_files::index_name(name), index.as_bytes())?;
+        }
+        Ok(())
     }
 
-    /// This tensor rank's part of a tensor on the first copy, of the shards of all copies.
-    fn of_copy(&self, optimizer: &ShardedAdamW, tensor: &NamedTensor) -> Result<Option<Vec<f32>>> {
+    /// Brings every tensor to its writer, which hands its own to `put` in the order of its file. Writers take turns, so
+    /// that one writes while another receives.
+    fn exchange(
+        &self,
+        dealt: &[Vec<NamedTensor>],
+        writer: impl Fn(usize) -> usize,
+        mut put: impl FnMut(&[f32]),
+    ) -> Result<()> {
+        let longest = dealt.iter().map(Vec::len).max().unwrap_or(0);
+        for turn in 0..longest {
+            for (file, tensors) in dealt.iter().enumerate() {
+                let Some(tensor) = tensors.get(turn) else { continue };
+                if let Some(values) = self.bring(tensor, writer(file))? {
+                    put(&values);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The values of a tensor on the rank `writer`.
+    fn bring(&self, tensor: &NamedTensor, writer: usize) -> Result<Option<Vec<f32>>> {
+        let (place, grid) = (self.ranks.place(), self.ranks.grid());
+        let (copy, root) = (grid.data_rank(writer), grid.tensor_rank(writer));
+        let holds = place.is_first_holder(tensor.param, self.config);
+        let here = self.ranks.share().index == copy;
+        let part = match self.held {
+            // What several tensor ranks hold, the first gives.
+            _ if !holds => None,
+            Held::Shards(optimizer) => self.of_copies(optimizer, tensor, copy)?,
+            Held::Copies(state) => here.then(|| of_state(state, tensor)).flatten(),
+        };
+        if !here {
+            return Ok(None);
+        }
+        let what = format!("{} for the checkpoint", tensor.name);
+        join_parts(part.unwrap_or_default(), tensor.param, self.config, self.ranks, root, &what)
+    }
+
+    /// This tensor rank's part of a tensor on the copy `root`, of the shards of all copies.
+    fn of_copies(
+        &self,
+        optimizer: &ShardedAdamW,
+        tensor: &NamedTensor,
+        root: usize,
+    ) -> Result<Option<Vec<f32>>> {
         let (layout, group) = (optimizer.layout(), optimizer.group());
-        let own = optimizer.own(tensor.what, tensor.param);
+        let (own, is_root) = (optimizer.own(tensor.what, tensor.param), group.rank() == root);
         let Some((bucket, number)) = layout.place(tensor.param) else {
-            return Ok(own.filter(|_| group.rank() == 0));
+            return Ok(own.filter(|_| is_root));
         };
         let group = group.of(format!("{} for the checkpoint", tensor.name));
-        if group.rank() > 0 {
+        if !is_root {
             if let Some(own) = own {
-                group.start_send::<f32, _>(own, 0)?.wait()?;
+                group.start_send::<f32, _>(own, root)?.wait()?;
             }
             return Ok(None);
         }
         let local = self.ranks.place().local_config(self.config);
         let mut whole = vec![0.0; tensor.param.count(&local)];
-        if let (Some(own), Some(segment)) = (own, layout.segment(bucket, number, 0)) {
-            whole[segment.in_matrix].copy_from_slice(&own);
-        }
-        for copy in 1..group.ranks() {
+        for copy in 0..group.ranks() {
             let Some(segment) = layout.segment(bucket, number, copy) else { continue };
-            let received = vec![0.0; segment.in_matrix.len()];
-            let received = group.start_receive::<f32, _>(received, copy)?.wait()?;
-            whole[segment.in_matrix].copy_from_slice(&received);
+            match &own {
+                Some(own) if copy == root => whole[segment.in_matrix].copy_from_slice(own),
+                _ => {
+                    let received = vec![0.0; segment.in_matrix.len()];
+                    let received = group.start_receive::<f32, _>(received, copy)?.wait()?;
+                    whole[segment.in_matrix].copy_from_slice(&received);
+                }
+            }
         }
         Ok(Some(whole))
     }
+}
 
-    /// Writes the file `name` with `tensors`, which are the next ones, on the first copy.
-    ///
-    /// # Errors
-    /// When the file cannot be written; as [`GatheredTensors::next`].
-    pub fn write(
-        &mut self,
-        files: &mut CheckpointFiles,
-        name: &str,
-        tensors: &[NamedTensor],
-    ) -> Result<()> {
-        let shape = |tensor: &NamedTensor| (tensor.name.clone(), tensor.param.shape(self.config));
-        let shapes = tensors.iter().map(shape).collect();
-        files.write(name, |out, path| {
-            weights::write_header(out, path, shapes)?;
-            for _ in tensors {
-                for block in self.next()?.unwrap_or_default().chunks(BLOCK) {
-                    let bytes: Vec<u8> =
-                        block.iter().flat_map(|value| value.to_le_bytes()).collect();
-                    out.write_all(&bytes).map_err(TrainerError::io(path))?;
-                }
-            }
-            Ok(())
-        })
+/// The tensors of each file: neighbours together, files of about the same length, one for so many bytes but not more
+/// than there are `ranks`.
+fn deal(
+    tensors: Vec<NamedTensor>,
+    config: &LlamaConfig,
+    ranks: usize,
+    file_bytes: u64,
+) -> Vec<Vec<NamedTensor>> {
+    let bytes = |tensor: &NamedTensor| (size_of::<f32>() * tensor.param.count(config)) as u64;
+    let total: u64 = tensors.iter().map(bytes).sum();
+    let files = total.div_ceil(file_bytes.max(1)).clamp(1, ranks as u64);
+    let mut dealt: Vec<Vec<NamedTensor>> = (0..files).map(|_| Vec::new()).collect();
+    let mut before = 0;
+    for tensor in tensors {
+        // By the middle of the tensor, so that no file gets all of what lies on a border.
+        let middle = before + bytes(&tensor) / 2;
+        before += bytes(&tensor);
+        let file = (u128::from(middle) * u128::from(files) / u128::from(total.max(1))) as usize;
+        dealt[file.min(files as usize - 1)].push(tensor);
     }
+    dealt.retain(|tensors| !tensors.is_empty());
+    dealt
+}
 
-    /// Goes through the tensors that are left, so that no copy waits for a writer that has failed.
-    ///
-    /// # Errors
-    /// As [`GatheredTensors::next`].
-    pub fn finish(&mut self) -> Result<()> {
-        while self.next < self.tensors.len() {
-            self.next()?;
-        }
-        Ok(())
+fn write_values(out: &mut impl Write, path: &Path, values: &[f32]) -> Result<()> {
+    for block in values.chunks(BLOCK) {
+        let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
+        out.write_all(&bytes).map_err(TrainerError::io(path))?;
     }
+    Ok(())
 }
 
 /// A tensor of an optimizer that is whole.
@@ -210,4 +284,58 @@ fn of_state(state: &AdamWState, tensor: &NamedTensor) -> Option<Vec<f32>> {
     };
     let (_, leaf) = tree.iter().nth(tensor.param.index())?;
     Some(leaf.to_data().iter::<f32>().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> LlamaConfig {
+        LlamaConfig {
+            dim: 64,
+            n_layers: 3,
+            n_heads: 4,
+            n_kv_heads: Some(2),
+            hidden_dim: Some(160),
+            multiple_of: 256,
+            vocab_size: 300,
+            max_seq_len: 8,
+            rope_theta: 10_000.0,
+            head_dim: None,
+            tie_word_embeddings: false,
+            rope_scaling: None,
+            norm_eps: 1e-6,
+            init_std: 0.02,
+        }
+    }
+
+    /// Every tensor is in one file, files are in the order of the names and about equal.
+    #[test]
+    fn tensors_are_dealt_evenly_to_files() {
+        let config = config();
+        let all = named_moments(&config);
+        let names = |dealt: &[Vec<NamedTensor>]| -> Vec<String> {
+            dealt.iter().flatten().map(|tensor| tensor.name.clone()).collect()
+        };
+        let total: usize = all.iter().map(|tensor| 4 * tensor.param.count(&config)).sum();
+        for (ranks, file_bytes, expected) in [
+            (1, 1, 1),
+            (4, 4 << 30, 1),
+            (4, total as u64, 1),
+            (4, total as u64 / 2, 2),
+            (4, 1, 4),
+            (3, total as u64 / 3 + 1, 3),
+        ] {
+            let dealt = deal(all.clone(), &config, ranks, file_bytes);
+            assert_eq!(dealt.len(), expected, "{ranks} ranks, {file_bytes} bytes");
+            assert_eq!(names(&dealt), names(std::slice::from_ref(&all)));
+            for tensors in &dealt {
+                let bytes: usize = tensors.iter().map(|t| 4 * t.param.count(&config)).sum();
+                let largest = 4 * 300 * 64;
+                assert!(bytes.abs_diff(total / expected) <= largest, "{bytes} of {total}");
+            }
+        }
+        // More files than tensors that are large: none is empty.
+        assert!(deal(all, &config, 1000, 1).iter().all(|tensors| !tensors.is_empty()));
+    }
 }

@@ -15,12 +15,12 @@ use super::task::Task;
 use super::{CONFIG_FILE, Records, Run, TrainReport};
 use crate::change_log::{self, CHANGES_FILE};
 use crate::checkpoint::{self, RunLock, TrainState};
-use crate::config::{Change, LrSchedule, ParallelConfig, Shard, TrainConfig};
+use crate::config::{Change, LrSchedule, ParallelConfig, TrainConfig};
 use crate::error::{Result, TrainerError};
 use crate::metrics::{History, MetricsLog, last_logged_step, read_metrics};
 use crate::tensorboard::EventFile;
 use crate::train_step::Trainer;
-use crate::world::{Ranks, checkpoint_mark};
+use crate::world::Ranks;
 
 const METRICS_FILE: &str = "metrics.jsonl";
 
@@ -180,7 +180,7 @@ fn other_layout(saved: &Value, config: &TrainConfig, ranks: &Ranks) -> Option<St
     if before.shard == now.shard && same && same_parts {
         return None;
     }
-    let ordered = before.shard == Shard::Gradients && now.shard == Shard::Gradients && same_parts;
+    let ordered = before.shard.splits_gradients() && now.shard.splits_gradients() && same_parts;
     Some(format!(
         "tensor {} x data {copies}, shard {}: same numbers {} whatever layout wrote the checkpoint",
         ranks.grid().tensor(),
@@ -348,7 +348,7 @@ fn agree_on_input(
     ranks.agree_on("the corpus", &position.to_string())?;
     let tokenizer = task.tokenizer().map_or("none", Tokenizer::fingerprint);
     ranks.agree_on("the tokenizer", tokenizer)?;
-    let mark = ranks.agree("the checkpoint", checkpoint_mark(checkpoint))?;
+    let mark = ranks.agree("the checkpoint", checkpoint::mark(checkpoint))?;
     ranks.agree_on("the checkpoint", &mark)
 }
 

@@ -1,13 +1,14 @@
 //! Where a trainer comes from, and what of it a checkpoint keeps.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
 use altiplano_model::adapters::{AdapterShape, AdapterState, Adapters};
 use altiplano_model::llama::Llama;
 use altiplano_model::param_ops::AdamWState;
-use altiplano_model::param_tree::Leaf;
 use altiplano_model::params::{Grads, Moments, TensorTree, Weights};
+use altiplano_model::pass_weights::WeightSource;
 use altiplano_model::weight_files::WeightFiles;
 use altiplano_model::weights;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -16,10 +17,10 @@ use super::{Trained, Trainer};
 use crate::adamw::AdamW;
 use crate::checkpoint::{ADAPTER_FILE, CheckpointFiles, MODEL_FILE, OPTIMIZER_FILE, TrainState};
 use crate::config::{Shard, TrainConfig};
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 use crate::outlier_window::OutlierWindow;
 use crate::shards::{
-    FlatLayout, GatheredTensors, GradExchange, Held, ReadMoment, ShardedAdamW, join_parts,
+    FlatLayout, GradExchange, Held, ReadState, Remembered, ShardedAdamW, TensorWriters, join_parts,
     named_moments, named_weights,
 };
 use crate::world::Ranks;
@@ -51,8 +52,17 @@ impl Trainer {
         ranks: &Arc<Ranks>,
     ) -> Result<Self> {
         if is_sharded(config, ranks) {
-            return Self::shards(config, &master_weights, ranks, &mut |_, _, range| {
-                Ok(vec![0.0; range.len()])
+            let device = master_weights.norm.device();
+            let mut leaves: Vec<_> = master_weights.iter().map(|(_, leaf)| Some(leaf)).collect();
+            let whole = (!config.parallel.shard.splits_weights()).then_some(&master_weights);
+            return Self::shards(config, ranks, &device, whole, &mut |what, param, range| {
+                if what != Remembered::Master {
+                    return Ok(vec![0.0; range.len()]);
+                }
+                let leaf = leaves.get_mut(param.index()).and_then(Option::take);
+                let whole = leaf.map(|leaf| leaf.to_data());
+                let values = whole.iter().flat_map(|data| data.iter::<f32>());
+                Ok(values.skip(range.start).take(range.len()).collect())
             });
         }
         let device = master_weights.norm.device();
@@ -78,16 +88,23 @@ impl Trainer {
         let load = |file: &str, prefix: &str| {
             weights::load_part(&checkpoint.join(file), prefix, &config.model, &place, device)
         };
-        let master_weights = load(MODEL_FILE, "")?;
         let mut trainer = if is_sharded(config, ranks) {
-            let files = WeightFiles::open_for(&checkpoint.join(OPTIMIZER_FILE), &config.model)?;
-            Self::shards(config, &master_weights, ranks, &mut |prefix, param, range| {
+            let open = |file: &str| WeightFiles::open_for(&checkpoint.join(file), &config.model);
+            let (model, optimizer) = (open(MODEL_FILE)?, open(OPTIMIZER_FILE)?);
+            let splits = config.parallel.shard.splits_weights();
+            let whole = if splits { None } else { Some(load(MODEL_FILE, "")?) };
+            Self::shards(config, ranks, device, whole.as_ref(), &mut |what, param, range| {
                 let shape = param.shape(&config.model);
-                let name = format!("{prefix}{param}");
                 let slice = place.slice(param, &config.model);
-                Ok(weights::read_slice(&files, &name, &shape, &slice, range)?)
+                let (files, name) = match what {
+                    Remembered::Master => (&model, param.to_string()),
+                    Remembered::M => (&optimizer, format!("m.{param}")),
+                    Remembered::V => (&optimizer, format!("v.{param}")),
+                };
+                Ok(weights::read_slice(files, &name, &shape, &slice, range)?)
             })?
         } else {
+            let master_weights = load(MODEL_FILE, "")?;
             let (m, v) = (load(OPTIMIZER_FILE, "m.")?, load(OPTIMIZER_FILE, "v.")?);
             Self::new(config, AdamWState { master_weights, m, v }, ranks)?
         };
@@ -157,26 +174,38 @@ impl Trainer {
         Self::of(config, weights, trained, ranks)
     }
 
+    /// A trainer that has a part of the master weights and moments, which `read` gives; `whole` are the f32
+    /// weights unless copies split them.
     fn shards(
         config: &TrainConfig,
-        master_weights: &Weights,
         ranks: &Arc<Ranks>,
-        moments: ReadMoment<'_>,
+        device: &Device,
+        whole: Option<&Weights>,
+        read: ReadState<'_>,
     ) -> Result<Self> {
-        let device = master_weights.norm.device();
         let layout = flat_layout(config, ranks);
-        let optimizer = Box::new(ShardedAdamW::new(
+        let mut optimizer = Box::new(ShardedAdamW::new(
             &ranks.place().local_config(&config.model),
             config.optimizer.clone(),
             Arc::clone(&layout),
             ranks.data_group().clone(),
             config.parallel.overlap,
-            master_weights,
-            moments,
+            device,
+            read,
         )?);
-        let exchange = Box::new(exchange(config, ranks, &layout, &device));
-        let weights = master_weights.compute_copy(config.precision);
-        Self::of(config, weights, Trained::Shards { optimizer, exchange }, ranks)
+        let exchange = Box::new(exchange(config, ranks, &layout, device));
+        let (weights, source) = match whole {
+            Some(whole) => (whole.compute_copy(config.precision), None),
+            None => {
+                let (gains, parts) = optimizer.split_weights(config.precision);
+                let source: Arc<dyn WeightSource> = parts;
+                (gains, Some(source))
+            }
+        };
+        let trained = Trained::Shards { optimizer, exchange };
+        let mut trainer = Self::of(config, weights, trained, ranks)?;
+        trainer.model.source = source;
+        Ok(trainer)
     }
 
     fn of(
@@ -200,70 +229,69 @@ impl Trainer {
         })
     }
 
-    /// What other ranks have of a checkpoint, for the rank that writes it. All ranks ask for it together; each
-    /// then calls [`GatheredTensors::finish`].
-    pub(crate) fn gathered_tensors(&self) -> Option<GatheredTensors<'_>> {
-        let held = match &self.trained {
-            Trained::Shards { optimizer, .. } => Held::Shards(optimizer),
-            Trained::Copies { optimizer, .. } if self.ranks.place().ranks() > 1 => {
-                Held::Copies(&optimizer.state)
-            }
-            _ => return None,
-        };
-        let config = &self.model.config;
-        let tensors = [named_weights(config), named_moments(config)].concat();
-        Some(GatheredTensors::new(held, config, &self.ranks, tensors))
-    }
-
     /// The weights of the model, whole, on the first rank; each rank of its copy gives its part. All ranks ask for
     /// them together.
     ///
     /// # Errors
     /// A rank ended, did not answer in time, or called something else.
     pub(crate) fn whole_weights(&self) -> Result<Option<Weights>> {
-        let place = self.ranks.place();
-        if place.ranks() == 1 {
-            return Ok(self.ranks.is_first().then(|| self.model.weights.clone()));
-        }
-        if self.ranks.share().index > 0 {
-            return Ok(None);
+        let (place, first_copy) = (self.ranks.place(), self.ranks.share().index == 0);
+        // Every copy takes part where none has all of them.
+        let part = match self.model.source {
+            Some(_) => self.model.all_weights()?,
+            None => self.model.weights.clone(),
+        };
+        if place.ranks() == 1 || !first_copy {
+            return Ok(first_copy.then_some(part));
         }
         let (config, device) = (&self.model.config, self.model.device());
-        let mut leaves = self.model.weights.iter();
-        let whole = Weights::build(config, |param| {
-            let (values, dtype) = match leaves.next() {
-                Some((_, Leaf::Vector(gain))) => (gain.to_data(), gain.dtype()),
-                Some((_, Leaf::Matrix(matrix))) => (matrix.to_data(), matrix.dtype()),
-                None => (TensorData::new(Vec::<f32>::new(), [0]), DType::F32),
-            };
-            let part = values.iter::<f32>().collect();
-            let whole = join_parts(part, param, config, &self.ranks, "the weights")?;
-            let whole = whole.unwrap_or_else(|| vec![0.0; param.count(config)]);
-            let data = TensorData::new(whole, [param.count(config)]).convert_dtype(dtype);
-            Ok::<_, TrainerError>(Tensor::from_data(data, (device, dtype)))
-        })?;
-        Ok(self.ranks.is_first().then_some(whole))
+        let mut whole = Vec::new();
+        for (param, leaf) in part.iter() {
+            let values = leaf.to_data();
+            let dtype = values.dtype();
+            let values = values.iter::<f32>().collect();
+            let joined = join_parts(values, param, config, &self.ranks, 0, "the weights")?;
+            whole.extend(joined.map(|values| {
+                let data = TensorData::new(values, [param.count(config)]).convert_dtype(dtype);
+                Tensor::<1>::from_data(data, (device, dtype))
+            }));
+        }
+        if place.rank() > 0 {
+            return Ok(None);
+        }
+        let mut whole = whole.into_iter();
+        let Ok(weights) = Weights::build(config, |param| {
+            // One was joined for each parameter.
+            let missing = || Tensor::zeros([param.count(config)], device);
+            Ok::<_, Infallible>(whole.next().unwrap_or_else(missing))
+        });
+        Ok(Some(weights))
     }
 
-    /// Writes what is trained and its moments among the files of a checkpoint; `gathered` are the
-    /// [`gathered_tensors`](Self::gathered_tensors), if there are any.
+    /// Writes what is trained and its moments among the files of a checkpoint. All ranks do it together and
+    /// write what falls to each; a file gets no more than `file_bytes` where there are ranks for more
+    /// files.
     ///
     /// # Errors
-    /// When a file cannot be written.
-    pub(crate) fn save_tensors(
-        &self,
-        files: &mut CheckpointFiles,
-        gathered: Option<&mut GatheredTensors<'_>>,
-    ) -> Result<()> {
-        if let Some(gathered) = gathered {
-            let config = &self.model.config;
-            gathered.write(files, MODEL_FILE, &named_weights(config))?;
-            return gathered.write(files, OPTIMIZER_FILE, &named_moments(config));
-        }
+    /// When a file of this rank cannot be written; when the exchange fails.
+    pub(crate) fn save_tensors(&self, files: &mut CheckpointFiles, file_bytes: u64) -> Result<()> {
+        let config = &self.model.config;
+        let of_ranks = |files: &mut CheckpointFiles, held| {
+            let writers = TensorWriters { held, config, ranks: &self.ranks, file_bytes };
+            let weights = writers.write(files, MODEL_FILE, named_weights(config));
+            // Other ranks do not wait for one that has failed, unless nobody is there to exchange with.
+            if let Err(error) = &weights
+                && error.is_from_exchange()
+            {
+                return weights;
+            }
+            let moments = writers.write(files, OPTIMIZER_FILE, named_moments(config));
+            weights.and(moments)
+        };
         match &self.trained {
-            // Their tensors are always gathered.
-            Trained::Shards { .. } => Ok(()),
-            Trained::Weights { optimizer, .. } | Trained::Copies { optimizer, .. } => {
+            Trained::Shards { optimizer, .. } => of_ranks(files, Held::Shards(optimizer)),
+            Trained::Copies { optimizer, .. } => of_ranks(files, Held::Copies(&optimizer.state)),
+            Trained::Weights { optimizer, .. } => {
                 let mut write = |name: &str, trees: &[(&str, &TensorTree)]| {
                     files.write(name, |out, path| Ok(weights::write(out, path, trees)?))
                 };
@@ -289,7 +317,7 @@ fn is_sharded(config: &TrainConfig, ranks: &Ranks) -> bool {
     match config.parallel.shard {
         Shard::None => false,
         Shard::Optimizer => ranks.data_group().ranks() > 1,
-        Shard::Gradients | Shard::Parameters => true,
+        shard => shard.splits_gradients(),
     }
 }
 

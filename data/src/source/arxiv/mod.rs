@@ -25,6 +25,7 @@ use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
 use crate::document::{Document, Reason, metadata_text};
 use crate::error::{DataError, Result};
 use crate::fingerprint::modified_nanos;
+use crate::storage::{InputFile, is_remote};
 use crate::text::charset::{EncodingOptions, default_max_bad_bytes};
 use project::{DecodedFiles, decode_files};
 use submission::{Bounds, Files, Refusal, Submission, is_text, may_be_tex};
@@ -152,7 +153,7 @@ impl SourceOptions for ArxivSource {
         if input.name.ends_with(".tar") {
             return self.read_archive(context, sink);
         }
-        let mut file = File::open(&input.path).map_err(DataError::io(&input.path))?;
+        let mut file = InputFile::open(&input.path)?;
         let submission = submission::read(&mut file, self.bounds());
         (context.bytes_read)(input.bytes);
         let paper = Paper::named(&input.name, None);
@@ -315,6 +316,10 @@ fn list_projects(key: &str, folders: &[PathBuf]) -> Result<Vec<Input>> {
     for folder in folders {
         let before = inputs.len();
         let folder = &literal_path(folder);
+        if is_remote(folder) {
+            let expected = "folders of this machine; from a bucket, `archives`";
+            return Err(DataError::config(key, folder.display(), expected));
+        }
         if !folder.is_dir() {
             let pattern = folder.display().to_string();
             return Err(DataError::NoInput { key: key.to_owned(), pattern });
@@ -332,7 +337,8 @@ fn list_projects(key: &str, folders: &[PathBuf]) -> Result<Vec<Input>> {
                 bytes += metadata.len();
                 modified = modified.max(modified_nanos(&metadata));
             }
-            let input = Input { path, name: name.clone(), bytes, modified_nanos: modified };
+            let input =
+                Input { path, name: name.clone(), bytes, modified_nanos: modified, etag: None };
             if let Some(other) = inputs.insert(name, input) {
                 return Err(DataError::config(
                     key,

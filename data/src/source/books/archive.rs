@@ -11,6 +11,7 @@ use super::{BooksSource, too_long};
 use crate::document::Reason;
 use crate::error::{DataError, Result};
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
+use crate::storage::local_file;
 
 /// Members looked at; a zip file of a book has a handful.
 const MAX_MEMBERS: usize = 10_000;
@@ -23,7 +24,7 @@ pub(super) fn read(
     sink: RecordSink<'_>,
 ) -> Result<()> {
     let path = &context.input.path;
-    let file = File::open(path).map_err(DataError::io(path))?;
+    let file = local_file(path)?;
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| match error {
         ZipError::Io(error) if error.raw_os_error().is_some() => DataError::io(path)(error),
         // The list of members is at the end: without it the file is cut short.

@@ -4,7 +4,6 @@
 //! then for the files. Memory holds one file at a time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
 
 use zip::ZipArchive;
@@ -19,6 +18,7 @@ use crate::source::archive::{
 use crate::source::input::InputReader;
 use crate::source::record::too_long;
 use crate::source::{ReadContext, Record, RecordSink, Rejection};
+use crate::storage::local_file;
 
 /// Bytes of a license file that are read.
 const LICENSE_BYTES: u64 = 256 << 10;
@@ -190,7 +190,7 @@ fn walk_zip(
     let path = &context.input.path;
     let damaged =
         |offset: u64, reason: String| DataError::Archive { path: path.clone(), offset, reason };
-    let file = File::open(path).map_err(DataError::io(path))?;
+    let file = local_file(path)?;
     let mut archive = ZipArchive::new(BufReader::new(file))
         .map_err(|error| damaged(context.input.bytes, error.to_string()))?;
     let comment = String::from_utf8_lossy(archive.comment()).into_owned();

@@ -1,6 +1,5 @@
 //! `Posts.xml` inside a 7z archive, streamed.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use sevenz_rust2::{Archive, BlockDecoder, Error, Password};
 use super::rows::ByteSource;
 use crate::decoder_panic;
 use crate::error::{DataError, Result};
+use crate::storage::InputFile;
 
 /// The table of posts.
 const NAME: &str = "Posts.xml";
@@ -24,7 +24,7 @@ const NAMED: usize = 8;
 
 /// A file that counts what is read from it.
 struct Counted {
-    file: File,
+    file: InputFile,
     count: Arc<AtomicU64>,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn with_posts(
     most_expanded: u64,
     read: &mut dyn FnMut(&mut dyn ByteSource) -> Result<()>,
 ) -> Result<()> {
-    let file = File::open(path).map_err(DataError::io(path))?;
+    let file = InputFile::open(path)?;
     let count = Arc::new(AtomicU64::new(0));
     let mut source = Counted { file, count: Arc::clone(&count) };
     let password = Password::empty();
@@ -186,9 +186,12 @@ fn without_panic<T>(
 
 fn blame(path: &Path, offset: u64, error: Error) -> DataError {
     let reason = match error {
-        // Errors with a number come from the operating system.
-        Error::Io(error, _) if error.raw_os_error().is_some() => return DataError::io(path)(error),
-        Error::Io(error, _) => error.to_string(),
+        Error::Io(error, _) => match error.downcast::<DataError>() {
+            Ok(error) => return error,
+            // Errors with a number come from the operating system.
+            Err(error) if error.raw_os_error().is_some() => return DataError::io(path)(error),
+            Err(error) => error.to_string(),
+        },
         Error::PasswordRequired | Error::MaybeBadPassword(_) => {
             return DataError::bad_file(path, "it is encrypted; unpack it");
         }

@@ -6,25 +6,27 @@ use crate::error::{DataError, Result};
 use crate::source::Input;
 use crate::source::input::{InputReader, describe};
 use crate::source::lines::{Line, Lines};
+use crate::storage::{describe_all, is_remote};
 
 /// Longest line of a list in bytes.
 const LINE_BYTES: usize = 1 << 16;
 /// Missing files that are named.
 const NAMED: usize = 5;
 
-/// The files that `list` names, one path or address a line, below `root`. Of an address the path
+/// The files that `list` names, one path or address a line, below `root`, which may be an address too. Of an address the path
 /// counts. Empty lines and lines that begin with `#` are passed over.
 ///
 /// # Errors
 /// [`DataError::Io`] or [`DataError::Archive`] when the list cannot be read,
 /// [`DataError::BadFile`] when it names nothing, a path that leaves `root`, or files that are not
-/// there.
+/// there; [`DataError::Storage`] where `root` is an address.
 pub(super) fn read(list: &Path, root: &Path) -> Result<Vec<Input>> {
     let mut reader = InputReader::open(list)?;
     let mut lines = Lines::new(&mut reader, LINE_BYTES);
     let mut line = Vec::new();
     let mut inputs = Vec::new();
     let mut missing = Vec::new();
+    let mut remote = Vec::new();
     let mut number = 0;
     loop {
         number += 1;
@@ -52,11 +54,18 @@ pub(super) fn read(list: &Path, root: &Path) -> Result<Vec<Input>> {
             ));
         }
         let name = name.to_string_lossy().into_owned();
-        if path.is_file() {
+        if is_remote(&path) {
+            remote.push((name, path));
+        } else if path.is_file() {
             inputs.push(Input { name, ..describe(&path, root)? });
         } else {
             missing.push(name);
         }
+    }
+    let (names, addresses): (Vec<_>, Vec<_>) = remote.into_iter().unzip();
+    for (name, object) in names.into_iter().zip(describe_all(addresses)?) {
+        let object = object?;
+        inputs.push(Input::of_object(name, &object));
     }
     if !missing.is_empty() {
         let named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");

@@ -4,7 +4,6 @@
 //! damaged member is reported with its offsets, and reading goes on at the next one, found by its
 //! magic number and by decoding. A file that is not compressed is one endless member.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use memchr::memmem;
 use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
 use crate::error::{DataError, Result};
+use crate::storage::InputFile;
 
 /// Compressed bytes in memory.
 const INPUT_BYTES: usize = 1 << 18;
@@ -70,7 +70,7 @@ enum Codec {
 /// A file, decompressed.
 pub(super) struct Members {
     path: PathBuf,
-    file: File,
+    file: InputFile,
     codec: Codec,
     input: Vec<u8>,
     /// The part of `input` that is not decoded yet.
@@ -104,8 +104,8 @@ impl Members {
     /// # Errors
     /// [`DataError::Io`].
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(DataError::io(path))?;
-        let length = file.metadata().map_err(DataError::io(path))?.len();
+        let file = InputFile::open(path)?;
+        let length = file.length().map_err(DataError::io(path))?;
         let mut members = Self {
             path: path.to_owned(),
             file,

@@ -27,6 +27,7 @@ use super::input::pattern_below;
 use super::{Input, ReadContext, Record, RecordSink, Rejection, SourceOptions, list_inputs};
 use crate::document::Reason;
 use crate::error::{DataError, Result};
+use crate::storage::absolute;
 use crate::text::charset::EncodingOptions;
 use crate::text::html::HtmlOptions;
 use document::Origin;
@@ -49,16 +50,16 @@ pub enum WebArchiveFormat {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebArchiveSource {
-    /// Path patterns (list of strings, default none), relative to the configuration: `*`, `?`,
-    /// `[ab]`, `{a,b}` and `**` for any depth.
+    /// Path patterns (list of strings, default none), relative to the configuration, or addresses in
+    /// object storage: `*`, `?`, `[ab]`, `{a,b}` and `**` for any depth.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathBuf>,
     /// A file that names archives, one path or address a line, such as `wet.paths.gz` (string,
-    /// default none). The files must be there: nothing is downloaded.
+    /// default none). The files must be below `root`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub list: Option<PathBuf>,
-    /// The folder the paths of `list` are below; of an address the path counts (string, default
-    /// the folder of `list`).
+    /// The folder, bucket or server that the paths of `list` are below; of an address in `list` the path
+    /// counts (string, default the folder of `list`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<PathBuf>,
     /// `wet`, `warc` or `auto` (string, default `auto`: by each record's own type).
@@ -147,7 +148,7 @@ impl SourceOptions for WebArchiveSource {
             *path = pattern_below(base, path);
         }
         for path in self.list.iter_mut().chain(&mut self.root) {
-            *path = base.join(&*path);
+            *path = absolute(base, path);
         }
     }
 

@@ -6,7 +6,6 @@
 //! too long for that, the only one of an ordinary dump for example, is decoded as it comes.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +14,7 @@ use memchr::memmem;
 use rayon::prelude::*;
 
 use crate::error::{DataError, Result};
+use crate::storage::InputFile;
 
 /// Compressed bytes looked at together. A stream longer than this is decoded as it comes.
 const WINDOW: usize = 8 << 20;
@@ -52,7 +52,7 @@ pub(super) struct Damage {
 /// A bzip2 file as chunks of decompressed bytes.
 pub(super) struct Bzip2Streams {
     path: PathBuf,
-    file: File,
+    file: InputFile,
     /// Compressed bytes not yet decoded.
     window: Vec<u8>,
     /// Offset in the file of the window's first byte.
@@ -118,7 +118,7 @@ impl Bzip2Streams {
     /// # Errors
     /// [`DataError::Io`].
     pub fn open(path: &Path, memory_bytes: u64) -> Result<Self> {
-        let file = File::open(path).map_err(DataError::io(path))?;
+        let file = InputFile::open(path)?;
         let share = memory_bytes as usize / (2 * streams_at_once());
         Ok(Self {
             path: path.to_owned(),

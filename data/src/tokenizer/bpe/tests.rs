@@ -9,9 +9,9 @@ use rayon::prelude::*;
 
 use crate::progress::Progress;
 use crate::tokenizer::model_proto::{self, PieceType};
-use crate::tokenizer::train::{arguments, train_with};
+use crate::tokenizer::train::train_with;
 use crate::tokenizer::trainer_log::TrainerLog;
-use crate::tokenizer::{Piece, Tokenizer, TokenizerConfig};
+use crate::tokenizer::{Piece, Tokenizer};
 
 /// All text files of the repository's fixtures.
 fn fixtures() -> Vec<String> {
@@ -25,11 +25,22 @@ fn fixtures() -> Vec<String> {
     paths.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect()
 }
 
-/// A model trained on the first `bytes` of some fixtures with the usual arguments, `more` going
-/// before them.
+/// A model that SentencePiece trains on the first `bytes` of some fixtures with the arguments of this
+/// program's kind, `more` going before them.
 fn trained(vocab_size: usize, bytes: usize, more: &[&str]) -> Tokenizer {
-    let config = TokenizerConfig { vocab_size, ..TokenizerConfig::default() };
-    let mut arguments = arguments(&config);
+    let mut arguments: Vec<String> = [
+        "--model_type=bpe",
+        &format!("--vocab_size={vocab_size}"),
+        "--character_coverage=0.9999",
+        "--split_digits=true",
+        "--byte_fallback=true",
+        "--normalization_rule_name=identity",
+        "--remove_extra_whitespaces=false",
+        "--allow_whitespace_only_pieces=true",
+        "--num_threads=1",
+    ]
+    .map(str::to_owned)
+    .into();
     for argument in more {
         let name = &argument[..=argument.find('=').unwrap()];
         arguments.retain(|usual| !usual.starts_with(name));

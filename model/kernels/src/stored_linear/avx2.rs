@@ -3,14 +3,10 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::activations::{GROUP, parts};
-use super::{BLOCK, DotKernel, Q4_0_BYTES, Q8_0_BYTES, WEIGHT_ROWS};
+use super::{DotKernel, WEIGHT_ROWS};
 
 /// Products of f32 with elements that are widened to it.
 pub(super) struct Floats<W>(PhantomData<W>);
-
-/// Products of 8-bit integers.
-pub(super) struct Integers<W>(PhantomData<W>);
 
 /// A floating-point format.
 ///
@@ -138,100 +134,6 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
                         let (x, w) = (F32::load(x.as_ptr()), W::load(w.as_ptr()));
                         sums[r][n] = _mm256_fmadd_ps(x, w, sums[r][n]);
                     }
-                }
-            }
-        }
-        sum_all(&sums)
-    }
-}
-
-/// A format of blocks.
-///
-/// # Safety
-///
-/// The functions may be called only where AVX2 is compiled for.
-pub(super) unsafe trait Blocks {
-    /// Bytes of a block, the f16 scale in front.
-    const BYTES: usize;
-    /// The elements of a block.
-    unsafe fn integers(from: *const u8) -> __m256i;
-}
-
-pub(super) struct Q8_0;
-pub(super) struct Q4_0;
-
-// SAFETY: inlined into kernels of AVX2.
-unsafe impl Blocks for Q8_0 {
-    const BYTES: usize = Q8_0_BYTES;
-
-    #[inline(always)]
-    unsafe fn integers(from: *const u8) -> __m256i {
-        // SAFETY: a block.
-        unsafe { _mm256_loadu_si256(from.add(2).cast()) }
-    }
-}
-
-// SAFETY: inlined into kernels of AVX2.
-unsafe impl Blocks for Q4_0 {
-    const BYTES: usize = Q4_0_BYTES;
-
-    #[inline(always)]
-    unsafe fn integers(from: *const u8) -> __m256i {
-        // SAFETY: a block.
-        unsafe {
-            let bytes = _mm_loadu_si128(from.add(2).cast());
-            let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
-            let nibbles = _mm256_and_si256(both, _mm256_set1_epi8(15));
-            _mm256_sub_epi8(nibbles, _mm256_set1_epi8(8))
-        }
-    }
-}
-
-// SAFETY: chosen only where cpu_level found AVX2, FMA and F16C.
-unsafe impl<W: Blocks> DotKernel for Integers<W> {
-    const X_ROWS: usize = 2;
-
-    #[target_feature(enable = "avx2,fma,bmi2,f16c")]
-    unsafe fn dot<const R: usize>(
-        x: [*const u8; R],
-        w: [*const u8; WEIGHT_ROWS],
-        inputs: usize,
-        _next: *const u8,
-    ) -> [[f32; WEIGHT_ROWS]; R] {
-        let scales_at = parts(inputs).scales;
-        let mut sums = [[_mm256_setzero_ps(); WEIGHT_ROWS]; R];
-        for group in 0..inputs.div_ceil(GROUP) {
-            let mut inner = [[_mm256_setzero_ps(); WEIGHT_ROWS]; R];
-            let end = ((group + 1) * GROUP).min(inputs);
-            for start in (group * GROUP..end).step_by(BLOCK) {
-                for n in 0..WEIGHT_ROWS {
-                    // SAFETY: a block of the row.
-                    let (integers, scale) = unsafe {
-                        let from = w[n].add(start / BLOCK * W::BYTES);
-                        let scale =
-                            _mm_cvtsi32_si128(i32::from(from.cast::<u16>().read_unaligned()));
-                        (W::integers(from), _mm256_broadcastss_ps(_mm_cvtph_ps(scale)))
-                    };
-                    // The instruction multiplies integers without a sign by integers with one. Sums
-                    // of two products fit 16 bits: 2 · 128 · 127.
-                    let magnitudes = _mm256_abs_epi8(integers);
-                    for r in 0..R {
-                        // SAFETY: 32 elements of the row.
-                        let x = unsafe { _mm256_loadu_si256(x[r].add(start).cast()) };
-                        let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(x, integers));
-                        let total = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-                        let total = _mm256_cvtepi32_ps(total);
-                        inner[r][n] = _mm256_fmadd_ps(total, scale, inner[r][n]);
-                    }
-                }
-            }
-            for r in 0..R {
-                // SAFETY: the scale of the group.
-                let scale =
-                    unsafe { x[r].add(scales_at).cast::<f32>().add(group).read_unaligned() };
-                let scale = _mm256_set1_ps(scale);
-                for n in 0..WEIGHT_ROWS {
-                    sums[r][n] = _mm256_fmadd_ps(inner[r][n], scale, sums[r][n]);
                 }
             }
         }

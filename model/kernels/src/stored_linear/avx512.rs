@@ -3,17 +3,13 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::activations::{GROUP, STEP, parts};
-use super::{BLOCK, DotKernel, Q4_0_BYTES, Q8_0_BYTES, WEIGHT_ROWS};
+use super::{DotKernel, WEIGHT_ROWS};
 
 /// Products of f32 with elements that are widened to it.
 pub(super) struct Floats<W>(PhantomData<W>);
 
 /// Products of pairs of bf16.
 pub(super) struct Bf16Pairs;
-
-/// Products of 8-bit integers.
-pub(super) struct Integers<W>(PhantomData<W>);
 
 /// A floating-point format.
 ///
@@ -70,9 +66,6 @@ unsafe impl Float for Bf16 {
 /// Prefetches the `bytes` bytes that four rows have at step `step`, as if they lay one after the other.
 #[inline(always)]
 fn fetch(next: *const u8, step: usize, bytes: usize) {
-    if next.is_null() {
-        return;
-    }
     for line in (0..bytes).step_by(64) {
         let line = next.wrapping_add(step * bytes + line);
         // SAFETY: a prefetch reads nothing the program sees, and faults nowhere.
@@ -117,9 +110,7 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
     ) -> [[f32; WEIGHT_ROWS]; R] {
         const LANES: usize = 16;
         let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
-        for start in (0..inputs).step_by(LANES) {
-            fetch(next, start / LANES, WEIGHT_ROWS * LANES * W::BYTES);
-            let mask = 0xffff_u16 >> (LANES - (inputs - start).min(LANES));
+        let mut step = |start: usize, mask: __mmask16| {
             let mut ws = [_mm512_setzero_ps(); WEIGHT_ROWS];
             for n in 0..WEIGHT_ROWS {
                 // SAFETY: elements of the row.
@@ -132,6 +123,20 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
                     sums[r][n] = _mm512_fmadd_ps(x, ws[n], sums[r][n]);
                 }
             }
+        };
+        let whole = inputs / LANES * LANES;
+        if next.is_null() {
+            for start in (0..whole).step_by(LANES) {
+                step(start, 0xffff);
+            }
+        } else {
+            for start in (0..whole).step_by(LANES) {
+                fetch(next, start / LANES, WEIGHT_ROWS * LANES * W::BYTES);
+                step(start, 0xffff);
+            }
+        }
+        if whole < inputs {
+            step(whole, 0xffff >> (LANES - (inputs - whole)));
         }
         sum_all(&sums)
     }
@@ -154,9 +159,7 @@ unsafe impl DotKernel for Bf16Pairs {
         // SAFETY: the same 512 bits, read as 32 bf16.
         let pairs = |x: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
         let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
-        for start in (0..inputs).step_by(LANES) {
-            fetch(next, start / LANES, WEIGHT_ROWS * LANES * 2);
-            let mask = 0xffff_ffff_u32 >> (LANES - (inputs - start).min(LANES));
+        let mut step = |start: usize, mask: __mmask32| {
             // SAFETY: elements of a row.
             let load = |row: *const u8| unsafe {
                 _mm512_maskz_loadu_epi16(mask, row.add(2 * start).cast())
@@ -171,228 +174,21 @@ unsafe impl DotKernel for Bf16Pairs {
                     sums[r][n] = _mm512_dpbf16_ps(sums[r][n], x, pairs(ws[n]));
                 }
             }
+        };
+        let whole = inputs / LANES * LANES;
+        if next.is_null() {
+            for start in (0..whole).step_by(LANES) {
+                step(start, !0);
+            }
+        } else {
+            for start in (0..whole).step_by(LANES) {
+                fetch(next, start / LANES, WEIGHT_ROWS * LANES * 2);
+                step(start, !0);
+            }
+        }
+        if whole < inputs {
+            step(whole, !0 >> (LANES - (inputs - whole)));
         }
         sum_all(&sums)
-    }
-}
-
-/// A format of blocks.
-///
-/// # Safety
-///
-/// The functions may be called only where AVX-512 is compiled for.
-pub(super) unsafe trait Blocks {
-    /// Bytes of a block.
-    const BYTES: usize;
-    /// The elements of two blocks, with the bias of the format.
-    unsafe fn two(from: *const u8) -> __m512i;
-    /// The elements of one block, with the bias of the format, and 32 others.
-    unsafe fn one(from: *const u8) -> __m512i;
-}
-
-pub(super) struct Q8_0;
-pub(super) struct Q4_0;
-
-// SAFETY: inlined into kernels of AVX-512.
-unsafe impl Blocks for Q8_0 {
-    const BYTES: usize = Q8_0_BYTES;
-
-    #[inline(always)]
-    unsafe fn two(from: *const u8) -> __m512i {
-        // SAFETY: two blocks.
-        unsafe {
-            let low = _mm256_loadu_si256(from.add(2).cast());
-            let high = _mm256_loadu_si256(from.add(Q8_0_BYTES + 2).cast());
-            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-            _mm512_xor_si512(both, _mm512_set1_epi8(-128))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn one(from: *const u8) -> __m512i {
-        // SAFETY: a block.
-        unsafe {
-            let low = _mm512_zextsi256_si512(_mm256_loadu_si256(from.add(2).cast()));
-            _mm512_xor_si512(low, _mm512_set1_epi8(-128))
-        }
-    }
-}
-
-/// The low halves of 16 bytes, then the high halves, for both halves of `bytes`.
-#[inline(always)]
-unsafe fn nibbles(bytes: __m256i) -> __m512i {
-    // SAFETY: the caller has AVX-512.
-    unsafe {
-        let bytes = _mm512_castsi256_si512(bytes);
-        let twice = _mm512_shuffle_i64x2::<0b01_01_00_00>(bytes, bytes);
-        let shifts = _mm512_set_epi64(4, 4, 0, 0, 4, 4, 0, 0);
-        _mm512_and_si512(_mm512_srlv_epi64(twice, shifts), _mm512_set1_epi8(15))
-    }
-}
-
-// SAFETY: inlined into kernels of AVX-512.
-unsafe impl Blocks for Q4_0 {
-    const BYTES: usize = Q4_0_BYTES;
-
-    #[inline(always)]
-    unsafe fn two(from: *const u8) -> __m512i {
-        // SAFETY: two blocks.
-        unsafe {
-            let low = _mm_loadu_si128(from.add(2).cast());
-            let high = _mm_loadu_si128(from.add(Q4_0_BYTES + 2).cast());
-            nibbles(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn one(from: *const u8) -> __m512i {
-        // SAFETY: a block.
-        unsafe { nibbles(_mm256_zextsi128_si256(_mm_loadu_si128(from.add(2).cast()))) }
-    }
-}
-
-/// The scales of two blocks, eight times each; zero for the second if there is one alone.
-#[inline(always)]
-unsafe fn scales(first: *const u8, second: Option<*const u8>) -> __m512 {
-    // SAFETY: the caller has AVX-512; a block begins with its scale.
-    unsafe {
-        let read = |from: *const u8| from.cast::<i16>().read_unaligned();
-        let low = _mm_set1_epi16(read(first));
-        let high = match second {
-            Some(second) => _mm_set1_epi16(read(second)),
-            None => _mm_setzero_si128(),
-        };
-        _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high))
-    }
-}
-
-/// Bytes of a step of an unpacked row: its elements, and the scales of their sums in f32.
-const UNPACKED_STEP: usize = 2 * STEP;
-
-/// The elements of a step of a row, with the bias of the format, and the scales of their sums.
-///
-/// # Safety
-///
-/// The caller has AVX-512; `row` has `inputs` elements, more than `start`.
-#[inline(always)]
-unsafe fn step<W: Blocks>(row: *const u8, start: usize, inputs: usize) -> (__m512i, __m512) {
-    // SAFETY: one or two blocks of the row.
-    unsafe {
-        let from = row.add(start / BLOCK * W::BYTES);
-        if start + BLOCK < inputs {
-            (W::two(from), scales(from, Some(from.add(W::BYTES))))
-        } else {
-            (W::one(from), scales(from, None))
-        }
-    }
-}
-
-/// The sums of rows whose steps `step` gives, by the row of the weight and the first element.
-///
-/// # Safety
-///
-/// The rows of `x` are rounded to 8 bits and have `inputs` elements.
-#[expect(clippy::needless_range_loop, reason = "n names the row of the weight too")]
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi2,f16c"
-)]
-unsafe fn dot_steps<const R: usize>(
-    x: [*const u8; R],
-    inputs: usize,
-    next: *const u8,
-    step_bytes: usize,
-    step: impl Fn(usize, usize) -> (__m512i, __m512),
-) -> [[f32; WEIGHT_ROWS]; R] {
-    let places = parts(inputs);
-    let mut sums = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
-    for group in 0..inputs.div_ceil(GROUP) {
-        let mut inner = [[_mm512_setzero_ps(); WEIGHT_ROWS]; R];
-        let end = ((group + 1) * GROUP).min(inputs);
-        for start in (group * GROUP..end).step_by(STEP) {
-            fetch(next, start / STEP, WEIGHT_ROWS * step_bytes);
-            for n in 0..WEIGHT_ROWS {
-                let (integers, scale) = step(n, start);
-                for r in 0..R {
-                    // SAFETY: a step of the row, which has whole steps.
-                    let (x, correction) = unsafe {
-                        let x = x[r].add(start);
-                        let correction = x.add(places.corrections);
-                        (_mm512_loadu_si512(x.cast()), _mm512_loadu_si512(correction.cast()))
-                    };
-                    let total = _mm512_dpbusd_epi32(correction, integers, x);
-                    let total = _mm512_cvtepi32_ps(total);
-                    inner[r][n] = _mm512_fmadd_ps(total, scale, inner[r][n]);
-                }
-            }
-        }
-        for r in 0..R {
-            // SAFETY: the scale of the group.
-            let scale =
-                unsafe { x[r].add(places.scales).cast::<f32>().add(group).read_unaligned() };
-            let scale = _mm512_set1_ps(scale);
-            for n in 0..WEIGHT_ROWS {
-                sums[r][n] = _mm512_fmadd_ps(inner[r][n], scale, sums[r][n]);
-            }
-        }
-    }
-    sum_all(&sums)
-}
-
-// SAFETY: chosen only where cpu_level found AVX-512 with VNNI.
-unsafe impl<W: Blocks> DotKernel for Integers<W> {
-    const X_ROWS: usize = 4;
-
-    #[target_feature(
-        enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi2,f16c"
-    )]
-    unsafe fn dot<const R: usize>(
-        x: [*const u8; R],
-        w: [*const u8; WEIGHT_ROWS],
-        inputs: usize,
-        next: *const u8,
-    ) -> [[f32; WEIGHT_ROWS]; R] {
-        // SAFETY: passed on.
-        unsafe {
-            dot_steps(x, inputs, next, 2 * W::BYTES, |n, start| step::<W>(w[n], start, inputs))
-        }
-    }
-
-    fn unpacked_bytes(inputs: usize) -> usize {
-        inputs.div_ceil(STEP) * WEIGHT_ROWS * UNPACKED_STEP
-    }
-
-    #[target_feature(
-        enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi2,f16c"
-    )]
-    unsafe fn unpack(to: *mut u8, w: [*const u8; WEIGHT_ROWS], inputs: usize) {
-        for start in (0..inputs).step_by(STEP) {
-            for (n, &row) in w.iter().enumerate() {
-                // SAFETY: a step of the row, and room for it.
-                unsafe {
-                    let (integers, scale) = step::<W>(row, start, inputs);
-                    let to = to.add((start / STEP * WEIGHT_ROWS + n) * UNPACKED_STEP);
-                    _mm512_storeu_si512(to.cast(), integers);
-                    _mm512_storeu_ps(to.add(STEP).cast(), scale);
-                }
-            }
-        }
-    }
-
-    #[target_feature(
-        enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx2,fma,bmi2,f16c"
-    )]
-    unsafe fn dot_unpacked<const R: usize>(
-        x: [*const u8; R],
-        unpacked: *const u8,
-        inputs: usize,
-    ) -> [[f32; WEIGHT_ROWS]; R] {
-        // SAFETY: passed on; a step of the unpacked rows.
-        unsafe {
-            dot_steps(x, inputs, std::ptr::null(), 0, |n, start| {
-                let from = unpacked.add((start / STEP * WEIGHT_ROWS + n) * UNPACKED_STEP);
-                (_mm512_loadu_si512(from.cast()), _mm512_loadu_ps(from.add(STEP).cast()))
-            })
-        }
     }
 }

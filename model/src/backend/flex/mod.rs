@@ -6,8 +6,8 @@ mod buffer_pool;
 mod exchange_buffer;
 
 use altiplano_kernels::{
-    self as kernels, AdamWStep, AttentionShape, HeadChunk, HeadStatistics, LinearShape, PagedRows,
-    PagedShape, RopeShape, StoredWeight,
+    self as kernels, AdamWStep, AttentionShape, BlockMatrix, HeadChunk, HeadStatistics,
+    LinearShape, PagedRows, PagedShape, RopeShape, StoredWeight,
 };
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -162,6 +162,17 @@ pub(super) fn stored_linear(
     let mut y = new(&y_dims, dtype);
     with_element!(x.dtype(), E => with_element!(dtype, O => kernels::stored_linear::<E, O>(
         slice_mut(&mut y, "stored_linear"), slice(&x), weight, shape)));
+    y
+}
+
+/// See [`super::block_linear`].
+pub(super) fn block_linear(x: FlexTensor, weight: &BlockMatrix, dtype: DType) -> FlexTensor {
+    let x = contiguous(x);
+    let mut y_dims = dims(&x);
+    *y_dims.last_mut().expect("x has a last dimension") = weight.shape()[0];
+    let mut y = new(&y_dims, dtype);
+    with_element!(x.dtype(), E => with_element!(dtype, O => kernels::block_linear::<E, O>(
+        slice_mut(&mut y, "block_linear"), slice(&x), weight)));
     y
 }
 

@@ -32,7 +32,7 @@ pub struct LayoutArgs {
     /// Ranks that split every matrix; the others are copies of the model.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "ranks", value_parser = clap::value_parser!(u64).range(1..=1 << 12))]
     tensor: u64,
-    /// What the copies split. `parameters` is an estimate only: training splits none, optimizer or gradients.
+    /// What the copies split.
     #[arg(long, value_enum, default_value_t = Shard::Optimizer, requires = "ranks")]
     shard: Shard,
     /// Keep norms and the residual stream whole on every tensor rank.
@@ -44,7 +44,7 @@ pub struct LayoutArgs {
     /// Rates of the hardware: a100-80gb, h100-80gb, h200-141gb, this-machine (measured), or a YAML file.
     #[arg(long, value_name = "NAME", default_value = "a100-80gb", requires = "ranks")]
     hardware: String,
-    /// List all layouts that fit, fastest first.
+    /// List all layouts that can be trained and fit, fastest first.
     #[arg(long, requires = "ranks")]
     layouts: bool,
     /// The layout on every doubling of ranks, such as 8..16384.
