@@ -161,7 +161,7 @@ fn what_is_wrong_is_named() {
     let server = ApiStandIn::start(|_, _| Reply::ok(json!({"choices": [{"text": "x"}]})));
     let dir = config(&server.url);
     generate(&dir, &[]).fails(1, &["choices", "index"]);
-    generate(&dir, &["endpoint.url=https://127.0.0.1/v1"]).fails(2, &["TLS"]);
+    generate(&dir, &["endpoint.url=ftp://127.0.0.1/v1"]).fails(2, &["ftp", "https://HOST/v1"]);
     generate(&dir, &["top_p=2"]).fails(2, &["top_p", "0 to 1"]);
     generate(&dir, &["tasks_per_prompt=9"]).fails(1, &["4 tasks", "tasks_per_prompt"]);
     let path = dir.path().join("seeds.jsonl");
