@@ -30,6 +30,11 @@ impl Stage {
     fn after(opening: Option<Global>) -> Self {
         Self { opening, steps: Vec::new(), identity: Fingerprint::default() }
     }
+
+    /// Whether a step of it uses the templates that dumps define.
+    pub fn wants_templates(&self) -> bool {
+        self.steps.iter().any(|step| step.step.wants_templates())
+    }
 }
 
 /// A step over single documents.

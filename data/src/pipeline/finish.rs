@@ -98,6 +98,10 @@ fn remove_stale(plan: &SourcePlan<'_>, files: &[&DocumentFileSummary]) -> Result
             known.extend([global.signatures, global.decisions]);
         }
     }
+    if plan.uses_templates() {
+        let inputs = plan.tasks.iter().map(|task| task.inputs.len()).sum();
+        known.extend((0..inputs).flat_map(|input| layout.template_files(input)));
+    }
     for folder in [layout.documents(), layout.stats(), layout.dropped(), layout.work()] {
         if folder.exists() {
             remove_unknown(&folder, &known)?;

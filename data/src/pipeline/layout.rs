@@ -73,6 +73,11 @@ impl Layout {
         self.work().join(format!("ids-{task:05}"))
     }
 
+    /// The templates that an input file of the source defines, and what is known of that file.
+    pub fn template_files(&self, input: usize) -> [PathBuf; 2] {
+        ["bin", "json"].map(|ending| self.work().join(format!("templates-{input:05}.{ending}")))
+    }
+
     /// The signatures that `stage` writes for the decision behind it, and what is decided.
     pub fn global_files(&self, stage: usize, task: usize) -> TaskFiles {
         TaskFiles {

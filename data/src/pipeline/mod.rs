@@ -40,6 +40,7 @@ mod stage;
 mod stage_options;
 mod stats;
 mod step_config;
+mod templates;
 mod unique_ids;
 
 pub use apply::{Applied, apply_step, measure_step, unreadable};

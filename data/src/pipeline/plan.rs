@@ -109,13 +109,25 @@ impl<'a> SourcePlan<'a> {
         let (kind, reader) = config.kind()?;
         let tasks = Task::split(reader.inputs(&config.kind_key(kind))?, task_bytes);
         let chain = Chain::build(config, holdout, output)?;
+        // Any dump of the source may define what a page of another calls.
+        let mut every_input = Fingerprint::default();
+        for input in tasks.iter().flat_map(|task| &task.inputs) {
+            add_input(&mut every_input, input);
+        }
         let mut keys: Vec<Vec<String>> = Vec::new();
         let mut decision_keys = Vec::new();
         for stage in &chain.stages {
             let decision = keys.last().map_or(String::new(), |before| decision_key(stage, before));
-            let of_task = |(number, task): (usize, &Task)| match keys.last() {
-                None => first_key(stage, task),
-                Some(before) => later_key(stage, &decision, &before[number]),
+            let templates = config.wikipedia.is_some() && stage.wants_templates();
+            let of_task = |(number, task): (usize, &Task)| {
+                let mut key = match keys.last() {
+                    None => first_key(stage, task),
+                    Some(before) => later_key(stage, &decision, &before[number]),
+                };
+                if templates {
+                    key.nested(&every_input);
+                }
+                key.hex()
             };
             let of_stage = tasks.iter().enumerate().map(of_task).collect();
             keys.push(of_stage);
@@ -144,6 +156,11 @@ impl<'a> SourcePlan<'a> {
 
     pub fn key(&self, stage: usize, task: usize) -> &str {
         &self.keys[stage][task]
+    }
+
+    /// Whether a step uses the templates that the dumps of the source define.
+    pub fn uses_templates(&self) -> bool {
+        self.config.wikipedia.is_some() && self.chain.stages.iter().any(Stage::wants_templates)
     }
 
     /// Whether what passes between stages is compressed. It is for a large source, which would fill
@@ -373,20 +390,29 @@ fn decision_key(stage: &Stage, before: &[String]) -> String {
 }
 
 /// Key of the first stage of a task, which reads the input files.
-fn first_key(stage: &Stage, task: &Task) -> String {
+fn first_key(stage: &Stage, task: &Task) -> Fingerprint {
     let mut inputs = Fingerprint::default();
     for input in &task.inputs {
-        inputs.part(&input.name);
-        inputs.number(input.bytes.to_le_bytes()).number(input.modified_nanos.to_le_bytes());
-        if let Some(etag) = &input.etag {
-            inputs.part(etag);
-        }
+        add_input(&mut inputs, input);
     }
     inputs.number(task.first_input.to_le_bytes());
-    Fingerprint::default().nested(&stage.identity).nested(&inputs).hex()
+    let mut key = Fingerprint::default();
+    key.nested(&stage.identity).nested(&inputs);
+    key
+}
+
+/// Adds what is to be known of an input: its name, length and time, and the tag of its content where it has one.
+fn add_input(key: &mut Fingerprint, input: &Input) {
+    key.part(&input.name);
+    key.number(input.bytes.to_le_bytes()).number(input.modified_nanos.to_le_bytes());
+    if let Some(etag) = &input.etag {
+        key.part(etag);
+    }
 }
 
 /// Key of a later stage of a task, which reads what the stage before it wrote.
-fn later_key(stage: &Stage, decision: &str, before: &str) -> String {
-    Fingerprint::default().nested(&stage.identity).part(decision).part(before).hex()
+fn later_key(stage: &Stage, decision: &str, before: &str) -> Fingerprint {
+    let mut key = Fingerprint::default();
+    key.nested(&stage.identity).part(decision).part(before);
+    key
 }

@@ -36,6 +36,12 @@ impl Rank {
         Ok(Self { rank, world_size })
     }
 
+    /// The numbers below `count`, beginning at this rank's share of them.
+    pub(super) fn order(self, count: usize) -> impl Iterator<Item = usize> {
+        let first = (self.rank * count) / self.world_size.max(1);
+        (first..count).chain(0..first)
+    }
+
     /// The rank a Slurm job array gives, from `variable` (the environment): task id less the
     /// smallest task id, of the number of tasks.
     ///

@@ -8,6 +8,7 @@ use super::plan::{SourcePlan, Task};
 use super::read::{read_inputs, read_previous_stage};
 use super::sink::Sink;
 use super::stage_options::StageOptions;
+use super::templates::set_templates;
 use crate::error::Result;
 use crate::progress::{Progress, Work};
 
@@ -41,6 +42,11 @@ pub(super) fn run_stage(
     let open: Vec<_> = tasks.into_par_iter().filter(is_open).collect();
     drop(checksums);
     let skipped = all - open.len();
+    for plan in plans {
+        if open.iter().any(|(other, _)| std::ptr::eq(*other, *plan)) {
+            set_templates(plan, stage, options)?;
+        }
+    }
     let bytes = |(plan, task): &(&SourcePlan<'_>, &Task)| match stage.checked_sub(1) {
         None => task.bytes(),
         Some(before) => {

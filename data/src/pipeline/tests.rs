@@ -9,7 +9,8 @@ use super::layout::stats_folder;
 use super::*;
 use crate::document::{Document, Split, list_documents};
 use crate::json_file::write_json;
-use crate::source::{TextFormat, TextSource};
+use crate::source::{TextFormat, TextSource, WikipediaSource};
+use crate::step::WikitextOptions;
 
 /// A folder of raw text in three formats.
 fn raw(folder: &Path) -> Vec<SourceConfig> {
@@ -19,7 +20,7 @@ fn raw(folder: &Path) -> Vec<SourceConfig> {
         let text = format!("Speech {number}.\r\n") + &"Fellow citizens. ".repeat(20 + number);
         fs::write(raw.join(format!("{number:02}.txt")), text).unwrap();
     }
-    fs::write(raw.join("12.txt"), b"not \xff text").unwrap();
+    fs::write(raw.join("12.txt"), b"not ~{VPNDWVJ}~}").unwrap();
     fs::write(raw.join("13.txt"), b" \n").unwrap();
 
     let mut lines = String::new();
@@ -93,9 +94,9 @@ fn every_record_is_a_document_or_counted() {
 
     let speeches = &rows["speeches"].total();
     assert_eq!((speeches.docs_in, speeches.docs_out), (14, 12));
-    assert_eq!(speeches.errors, BTreeMap::from([("bad_utf8".to_owned(), 1)]));
+    assert_eq!(speeches.errors, BTreeMap::from([("undecodable_encoding".to_owned(), 1)]));
     assert_eq!(speeches.dropped_docs, BTreeMap::from([("empty".to_owned(), 1)]));
-    assert_eq!(speeches.dropped_bytes["bad_utf8"], 10);
+    assert_eq!(speeches.dropped_bytes["undecodable_encoding"], 16);
     let notes = &rows["notes"].total();
     assert_eq!((notes.docs_in, notes.docs_out), (44, 41));
     assert_eq!((notes.errors["bad_json"], notes.errors["missing_text"]), (2, 1));
@@ -267,12 +268,12 @@ fn every_document_can_be_explained() {
         Explanation::Kept { document, .. } => assert_eq!(document.text, "Note 7 line\nend"),
         other => panic!("{other:?}"),
     }
-    let dropped = explain(&output, "12.txt@4", Some("speeches")).unwrap();
+    let dropped = explain(&output, "12.txt@0", Some("speeches")).unwrap();
     let Explanation::Dropped { source, dropped: record, .. } = &dropped else {
         panic!("{dropped:?}");
     };
-    assert_eq!((source.as_str(), record.reason.as_str()), ("speeches", "bad_utf8"));
-    assert!(dropped.to_string().contains("bad_utf8"));
+    assert_eq!((source.as_str(), record.reason.as_str()), ("speeches", "undecodable_encoding"));
+    assert!(dropped.to_string().contains("undecodable_encoding"));
     let error = explain(&output, "nobody", None).unwrap_err();
     assert!(matches!(error, DataError::NoDocument { .. }), "{error}");
 }
@@ -357,7 +358,7 @@ fn counters_that_were_tampered_with_are_noticed() {
     let output = folder.path().join("out");
     run(&output, &sources, &HoldoutConfig::default(), &hidden()).unwrap();
     let shown = report(&output).unwrap().to_string();
-    assert!(shown.contains("bad_utf8"), "{shown}");
+    assert!(shown.contains("undecodable_encoding"), "{shown}");
     let path = stats_folder(&output).join("speeches/stage0-00000.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"docs_in\": 14", "\"docs_in\": 15")).unwrap();
@@ -514,4 +515,92 @@ fn parquet_documents_can_be_a_source_again() {
         all.into_iter().map(|document| (document.id, document.text)).collect()
     };
     assert_eq!(of(&first, "notes"), of(&second, "again"));
+}
+
+/// Two dumps: pages in the first, the templates they call in the second.
+fn dumps(folder: &Path, template: &str) -> Vec<SourceConfig> {
+    let dump = |pages: &str| {
+        format!(
+            "<mediawiki><siteinfo><dbname>dewiki</dbname><namespaces><namespace key=\"10\">Vorlage\
+             </namespace></namespaces></siteinfo>\n{pages}</mediawiki>\n"
+        )
+    };
+    let page = |title: &str, namespace: u32, id: u32, text: &str| {
+        format!(
+            "<page><title>{title}</title><ns>{namespace}</ns><id>{id}</id><revision><id>1</id>\
+             <timestamp>2012-01-01T00:00:00Z</timestamp><text>{text}</text></revision></page>\n"
+        )
+    };
+    let pages: String = (1..30)
+        .map(|id| {
+            page(&format!("Ort {id}"), 0, id, &format!("Hier leben {{{{Volk|{id}}}}} Leute."))
+        })
+        .collect();
+    fs::write(folder.join("a.xml"), dump(&pages)).unwrap();
+    fs::write(folder.join("b.xml"), dump(&page("Vorlage:Volk", 10, 99, template))).unwrap();
+    let step = WikitextOptions { min_words: 0, ..WikitextOptions::default() };
+    vec![SourceConfig {
+        name: "wiki".into(),
+        wikipedia: Some(WikipediaSource::dumps(vec![folder.join("*.xml")])),
+        steps: vec![StepConfig { wikitext: Some(step), ..StepConfig::default() }],
+        ..SourceConfig::default()
+    }]
+}
+
+#[test]
+fn templates_of_one_dump_are_words_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = dumps(folder.path(), "{{formatnum:{{#expr:1000*{{{1}}}}}}}");
+    let none = HoldoutConfig::default();
+    let options = RunOptions { progress: ProgressMode::Hidden, ..RunOptions::default() };
+    let run_below = |name: &str, sources: &[SourceConfig]| {
+        let output = folder.path().join(name);
+        let report = run_in_tasks(&output, sources, &none, &options, 1).unwrap();
+        (output, report)
+    };
+    let (output, report) = run_below("alone", &sources);
+    assert_eq!(report.tasks_done, 2);
+    let texts: Vec<String> =
+        documents(&output, "wiki", None).into_iter().map(|document| document.text).collect();
+    assert_eq!(texts[6], "Ort 7\n\nHier leben 7.000 Leute.");
+    let steps = report.waterfall.as_ref().unwrap().rows[0].total();
+    assert_eq!(steps.docs_out, 29);
+    // Nothing is done twice, and the index is not either.
+    let index = output.join("work/wiki/templates-00001.bin");
+    let written = fs::metadata(&index).unwrap().modified().unwrap();
+    let (_, again) = run_below("alone", &sources);
+    assert_eq!((again.tasks_done, again.tasks_skipped), (0, 2));
+    assert_eq!(fs::metadata(&index).unwrap().modified().unwrap(), written);
+    // Ranks in either order write the same bytes, each with an index or the other's.
+    let ranks = folder.path().join("ranks");
+    for rank in [1, 0] {
+        let options = RunOptions { rank: Rank::new(rank, 2).unwrap(), ..options.clone() };
+        run_in_tasks(&ranks, &sources, &none, &options, 1).unwrap();
+    }
+    merge_in_tasks(&ranks, &sources, &none, &options, 1).unwrap();
+    let without_folder = |output: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
+        let files = contents(output).into_iter();
+        let named = |path: PathBuf| path.strip_prefix(output).unwrap().to_owned();
+        files.map(|(path, bytes)| (named(path), bytes)).collect()
+    };
+    assert!(without_folder(&ranks) == without_folder(&output));
+    // An index that is not as it was written is made anew; a task that is to be done again reads it.
+    fs::write(&index, "damaged").unwrap();
+    fs::remove_file(stats_folder(&output).join("wiki/stage0-00000.json")).unwrap();
+    let (_, repaired) = run_below("alone", &sources);
+    assert_eq!(repaired.tasks_done, 1);
+    assert!(without_folder(&ranks) == without_folder(&output));
+    // Another template makes the pages of the other dump anew, and so does the option.
+    let sources = dumps(folder.path(), "viele");
+    let (_, changed) = run_below("alone", &sources);
+    assert_eq!(changed.tasks_done, 2);
+    assert!(documents(&output, "wiki", None)[0].text.ends_with("Hier leben viele Leute."));
+    let mut off = sources.clone();
+    off[0].steps[0].wikitext.as_mut().unwrap().expand_templates = false;
+    let (_, changed) = run_below("alone", &off);
+    assert_eq!(changed.tasks_done, 2);
+    assert!(documents(&output, "wiki", None)[0].text.ends_with("Hier leben Leute."));
+    assert!(!index.exists());
+    let report = changed.waterfall.unwrap().lost_templates(10);
+    assert!(report.contains("volk") && report.contains("29"), "{report}");
 }

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use encoding_rs::{CoderResult, Decoder, Encoding};
 use flate2::bufread::MultiGzDecoder;
 use globset::{GlobBuilder, GlobMatcher};
 
@@ -254,6 +255,32 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+/// Turns the bytes of an encoding into UTF-8.
+struct Decoding {
+    inner: Box<dyn BufRead + Send>,
+    /// None when all is decoded.
+    decoder: Option<Decoder>,
+}
+
+impl Read for Decoding {
+    /// `buffer` has room for a character at least.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.decoder {
+            let input = self.inner.fill_buf()?;
+            let last = input.is_empty();
+            let (result, read, written, _) = decoder.decode_to_utf8(input, buffer, last);
+            self.inner.consume(read);
+            if last && result == CoderResult::InputEmpty {
+                self.decoder = None;
+            }
+            if written > 0 {
+                return Ok(written);
+            }
+        }
+        Ok(0)
+    }
+}
+
 impl InputReader {
     /// Opens `path`; its first bytes say how it is compressed, or when these are damaged the ending
     /// `.gz`, `.tgz` or `.zst`.
@@ -287,6 +314,13 @@ impl InputReader {
             _ => Box::new(counted),
         };
         Ok(Self { path: path.to_owned(), reader, consumed, reported: 0 })
+    }
+
+    /// The same bytes as UTF-8, which are in `encoding` now; what means nothing there is U+FFFD.
+    pub(super) fn decoded(self, encoding: &'static Encoding) -> Self {
+        let decoder = encoding.new_decoder_with_bom_removal();
+        let reader = Decoding { inner: self.reader, decoder: Some(decoder) };
+        Self { reader: Box::new(BufReader::with_capacity(1 << 17, reader)), ..self }
     }
 
     /// The path of the file name without a compression ending, for `name.json.gz` and the like.

@@ -34,7 +34,7 @@ pub use sharegpt::SharegptSource;
 pub use stack_exchange::{LARGEST_SITES, SitePosts, StackExchangeSource, ThreadLayout};
 pub use text::{TextFormat, TextSource};
 pub use web_archive::{WebArchiveFormat, WebArchiveSource};
-pub use wikipedia::WikipediaSource;
+pub use wikipedia::{TemplateFile, TemplateIndex, WikipediaSource};
 
 use std::path::Path;
 

@@ -2,15 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use encoding_rs::Encoding;
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use super::input::{Input, InputReader, is_archive, list_inputs, pattern_below};
 use super::lines::{Line, Lines};
-use super::record::{Fields, document_or_empty, too_long, utf8, with_fixed_text};
-use super::{ReadContext, Record, RecordSink, SourceOptions, jsonl, parquet, plain_format};
-use crate::document::Document;
+use super::record::{Fields, document_or_empty, too_long, with_fixed_text};
+use super::{
+    ReadContext, Record, RecordSink, Rejection, SourceOptions, jsonl, parquet, plain_format,
+};
+use crate::document::{Document, metadata_text};
 use crate::error::{DataError, Result};
+use crate::text::charset::{EncodingOptions, default_max_bad_bytes, encoding_of_label, utf16};
 
 /// Least size of the documents that a file is cut into.
 const LEAST_DOCUMENT_BYTES: usize = 100;
@@ -69,6 +73,14 @@ pub struct TextSource {
     /// integers, default none). C4's training files have 356317 or 356318.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records_per_file: Option<[u64; 2]>,
+    /// For `files`: the encoding of what is not UTF-8, `latin1` or `cp850` for example (string, default:
+    /// found out for each document). JSON and Parquet are UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    /// For `files`: largest share of bytes that mean nothing in the encoding of a document; one with more
+    /// is dropped (number, 0 to 1, default 0.05).
+    #[serde(default = "default_max_bad_bytes")]
+    pub max_bad_bytes: f64,
     /// Undo the encoding of text that was encoded twice, `cafÃ©` (bool, default false).
     #[serde(default)]
     pub fix_mojibake: bool,
@@ -110,6 +122,8 @@ impl TextSource {
             url_field: default_url_field(),
             created_field: default_created_field(),
             records_per_file: None,
+            encoding: None,
+            max_bad_bytes: default_max_bad_bytes(),
             fix_mojibake: false,
             max_record_bytes: default_max_record_bytes(),
         }
@@ -117,9 +131,9 @@ impl TextSource {
 }
 
 impl SourceOptions for TextSource {
-    /// Version 1 took every file without a `format` for one text.
+    /// Version 1 took every file without a `format` for one text. Version 2 read UTF-8 alone.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {
@@ -152,12 +166,25 @@ impl SourceOptions for TextSource {
                 "the least first",
             ));
         }
+        self.decoding().validate(key)?;
+        if let Some(label) = self.encoding.as_ref().filter(|l| encoding_of_label(l).is_none()) {
+            let expected =
+                "the name of an encoding, `utf-8`, `windows-1252` or `cp850` for example";
+            return Err(DataError::config(format!("{key}.encoding"), label, expected));
+        }
         let records = self.format.is_some_and(|format| format != TextFormat::Files);
         if records && self.document_separator.is_some() {
             return Err(DataError::config(
                 format!("{key}.document_separator"),
                 "a separator",
                 "none, because a record of `jsonl` or `parquet` is a document",
+            ));
+        }
+        if records && self.encoding.is_some() {
+            return Err(DataError::config(
+                format!("{key}.encoding"),
+                "an encoding",
+                "none, because `jsonl` and `parquet` are UTF-8",
             ));
         }
         if records && self.document_bytes.is_some() {
@@ -255,6 +282,11 @@ fn format_by_content(path: &Path) -> Result<TextFormat> {
 }
 
 impl TextSource {
+    /// What becomes of damaged encodings. Text that was encoded twice is mended for all formats alike.
+    fn decoding(&self) -> EncodingOptions {
+        EncodingOptions { fix_mojibake: false, max_bad_bytes: self.max_bad_bytes }
+    }
+
     fn fields(&self) -> Fields<'_> {
         Fields {
             text: &self.text_field,
@@ -273,6 +305,17 @@ impl TextSource {
         sink: RecordSink<'_>,
     ) -> Result<()> {
         let mut reader = InputReader::open(&input.path)?;
+        // Where a file is cut, line ends have to be seen, and they are two bytes in UTF-16.
+        if self.document_bytes.is_some() || self.document_separator.is_some() {
+            let start = reader.fill()?;
+            let label = self.encoding.as_deref().map(|label| label.trim().as_bytes());
+            let given = label.and_then(Encoding::for_label).filter(|encoding| {
+                [encoding_rs::UTF_16LE, encoding_rs::UTF_16BE].contains(encoding)
+            });
+            if let Some(encoding) = utf16(start).or(given) {
+                reader = reader.decoded(encoding);
+            }
+        }
         let mut lines = match self.document_bytes {
             None => Lines::new(&mut reader, self.max_record_bytes),
             // Nothing is too long where it is cut; a separator is found only in one part.
@@ -352,18 +395,24 @@ impl TextSource {
         if open.length > self.max_record_bytes as u64 {
             return too_long(offset, open.length, self.max_record_bytes);
         }
-        let mut text = match utf8(std::mem::take(&mut open.text), offset) {
-            Ok(text) => text,
-            Err(rejection) => return Record::Rejected(rejection),
+        let bytes = std::mem::take(&mut open.text);
+        let labels: Vec<&str> = self.encoding.as_deref().into_iter().collect();
+        let decoded = match self.decoding().decode(&bytes, &labels) {
+            Ok(decoded) => decoded,
+            Err((reason, detail)) => {
+                let bytes = bytes.len() as u64;
+                return Record::Rejected(Rejection { reason, offset, bytes, detail });
+            }
         };
-        if let Some(rest) = text.strip_prefix('\u{feff}') {
-            text = rest.to_owned();
-        }
+        let mut metadata = serde_json::Map::new();
+        decoded.note(&mut metadata);
+        let metadata = (!metadata.is_empty()).then(|| metadata_text(metadata));
+        let mut text = decoded.text;
         if self.unix_newlines && text.contains("\r\n") {
             text = text.replace("\r\n", "\n");
         }
         document_or_empty(
-            Document { id, text, source: source.to_owned(), ..Document::default() },
+            Document { id, text, source: source.to_owned(), metadata, ..Document::default() },
             offset,
         )
     }

@@ -35,15 +35,25 @@ pub use wikitext::WikitextOptions;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::document::{Document, Reason};
 use crate::error::Result;
+use crate::source::TemplateIndex;
 
 /// A step over single documents.
 pub trait Step: Send + Sync {
     /// Changes `document`, or says why it is dropped. What it takes out of a document that stays
     /// is counted in `counts`.
     fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict;
+
+    /// Whether the step uses the templates that the dumps of its source define.
+    fn wants_templates(&self) -> bool {
+        false
+    }
+
+    /// Gives the step these templates, before the first document.
+    fn set_templates(&self, _index: &Arc<TemplateIndex>) {}
 }
 
 /// The configuration of a step: a map in YAML, every field with a default where there is one. A step
@@ -186,6 +196,13 @@ impl StepCounts {
     /// Bytes of all parts taken out.
     pub fn removed_bytes(&self) -> u64 {
         self.removed_bytes
+    }
+
+    /// Adds `count` to the count `name`, which is not there when all are 0.
+    pub fn note_many(&mut self, name: &str, count: u64) {
+        if count > 0 {
+            *self.noted.entry(name.to_owned()).or_default() += count;
+        }
     }
 
     /// Adds one to the count `name`. There must be few different names.

@@ -3,10 +3,12 @@
 //! In the order of browsers: the byte order mark, then what is declared, then detection. UTF-8 comes
 //! before all but the mark, because text in another encoding is almost never valid UTF-8: a text that
 //! is UTF-8 but for a few bytes stays UTF-8, and every sequence that means nothing becomes U+FFFD and
-//! is counted.
+//! is counted. Text of seven bits is ASCII, ISO-2022-JP, or in an encoding that browsers do not decode.
 
 mod detect;
+mod labels;
 mod mojibake;
+mod seven_bit;
 mod utf8;
 
 use encoding_rs::Encoding;
@@ -14,13 +16,16 @@ use encoding_rs::Encoding;
 use crate::document::Reason;
 use crate::error::{DataError, Result};
 use detect::detect;
-pub(crate) use detect::is_utf16;
 use detect::utf16_without_mark;
+pub(crate) use detect::{is_utf16, utf16};
+use labels::Charset;
 pub use mojibake::fix_mojibake;
 use utf8::Survey;
 
 /// Too many bytes of a text mean nothing in its encoding.
 pub const BAD_ENCODING: Reason = Reason::broken("bad_encoding");
+/// A text is in an encoding that is not decoded: HZ, ISO-2022-KR, ISO-2022-CN.
+pub const UNDECODABLE: Reason = Reason::broken("undecodable_encoding");
 /// The key of the metadata, and of the counts, of texts with U+FFFD for bytes that mean nothing: the
 /// share of these bytes.
 pub const REPAIRED_ENCODING: &str = "repaired_encoding";
@@ -62,12 +67,15 @@ impl EncodingOptions {
     /// Decodes `bytes` as [`decode`] does.
     ///
     /// # Errors
-    /// The reason and its detail when too many bytes mean nothing.
+    /// The reason and its detail when too many bytes mean nothing, or the encoding is not decoded.
     pub fn decode(
         &self,
         bytes: &[u8],
         declared: &[&str],
     ) -> std::result::Result<Decoded, (Reason, String)> {
+        if let Some(name) = seven_bit::undecodable(bytes) {
+            return Err((UNDECODABLE, format!("the text is in {name}, which is not decoded")));
+        }
         self.judge(decode(bytes, declared))
     }
 
@@ -125,7 +133,7 @@ pub(crate) fn default_max_bad_bytes() -> f64 {
 pub struct Decoded {
     /// The text, without a byte order mark.
     pub text: String,
-    /// Name of the encoding (WHATWG), `UTF-8` for example.
+    /// Name of the encoding (WHATWG, or `IBM437` and `IBM850`), `UTF-8` for example.
     pub encoding: &'static str,
     /// How many bytes mean nothing in that encoding; each sequence of them became U+FFFD.
     pub bad_bytes: usize,
@@ -165,30 +173,31 @@ pub fn decode(bytes: &[u8], declared: &[&str]) -> Decoded {
     if let Some(encoding) = utf16_without_mark(bytes) {
         return with(encoding, bytes);
     }
-    let declared: Vec<&'static Encoding> = declared
-        .iter()
-        .filter_map(|label| Encoding::for_label_no_replacement(label.trim().as_bytes()))
-        .collect();
+    let utf8 = Charset::Web(encoding_rs::UTF_8);
+    let declared: Vec<Charset> =
+        declared.iter().filter_map(|label| Charset::of_label(label)).collect();
     if let Ok(text) = simdutf8::basic::from_utf8(bytes) {
         // Escapes in ASCII, which no other text has.
-        let escapes = bytes.contains(&0x1b) && declared.first() == Some(&encoding_rs::ISO_2022_JP);
-        return match escapes {
+        let japanese = memchr::memchr(0x1b, bytes).is_some()
+            && (declared.first() == Some(&Charset::Web(encoding_rs::ISO_2022_JP))
+                || seven_bit::is_iso_2022_jp(bytes));
+        return match japanese {
             true => with(encoding_rs::ISO_2022_JP, bytes),
             false => whole(text.to_owned(), encoding_rs::UTF_8, bytes.len()),
         };
     }
     let survey = Survey::of(bytes);
-    let says_utf8 = declared.first().is_some_and(|encoding| *encoding == encoding_rs::UTF_8);
+    let says_utf8 = declared.first() == Some(&utf8);
     if survey.is_utf8(says_utf8) {
         return with(encoding_rs::UTF_8, bytes);
     }
-    for encoding in declared.iter().filter(|encoding| **encoding != encoding_rs::UTF_8) {
-        let decoded = with(encoding, bytes);
+    for charset in declared.into_iter().filter(|charset| *charset != utf8) {
+        let decoded = in_charset(charset, bytes);
         if decoded.bad_bytes * 10 <= survey.high_bytes {
             return decoded;
         }
     }
-    let decoded = with(detect(bytes), bytes);
+    let decoded = in_charset(detect(bytes), bytes);
     let believed = decoded.bad_bytes == 0 && detect::is_plausible(&decoded.text);
     match says_utf8 && !believed {
         true => with(encoding_rs::UTF_8, bytes),
@@ -207,13 +216,25 @@ fn with(encoding: &'static Encoding, bytes: &[u8]) -> Decoded {
         let bad_bytes = bytes.utf8_chunks().map(|chunk| chunk.invalid().len()).sum();
         return Decoded { bad_bytes, ..whole(text, encoding, bytes.len()) };
     }
-    let (text, lossy) = encoding.decode_without_bom_handling(bytes);
+    in_charset(Charset::Web(encoding), bytes)
+}
+
+/// As [`with`], for any encoding but UTF-8.
+fn in_charset(charset: Charset, bytes: &[u8]) -> Decoded {
+    let (text, lossy) = charset.decode(bytes);
     let bad_bytes = match lossy {
         // A decoder does not say how long a bad sequence was.
         true => text.matches(char::REPLACEMENT_CHARACTER).count().max(1),
         false => 0,
     };
-    Decoded { bad_bytes, ..whole(text.into_owned(), encoding, bytes.len()) }
+    let whole = whole(text.into_owned(), encoding_rs::UTF_8, bytes.len());
+    Decoded { bad_bytes, encoding: charset.name(), ..whole }
+}
+
+/// The name of the encoding that `label` means, in a configuration for example; none when it is not
+/// known.
+pub(crate) fn encoding_of_label(label: &str) -> Option<&'static str> {
+    Charset::of_label(label).map(Charset::name)
 }
 
 /// UTF-32 with its mark, which begins as that of UTF-16 does.

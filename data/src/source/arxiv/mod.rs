@@ -99,9 +99,10 @@ impl ArxivSource {
 }
 
 impl SourceOptions for ArxivSource {
-    /// Version 1 took a bad byte for another encoding, and left out the authors' own macros.
+    /// Version 1 took a bad byte for another encoding, and left out the authors' own macros. Version 2 did
+    /// not read the encodings of DOS and of seven bits.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {

@@ -297,7 +297,7 @@ pub(super) fn decode_files(files: BTreeMap<String, Vec<u8>>) -> DecodedFiles {
     result
 }
 
-/// The encoding in `\usepackage[…]{inputenc}`, as a WHATWG label.
+/// The encoding in `\usepackage[…]{inputenc}`, as a label.
 fn declared_encoding(bytes: &[u8]) -> Option<&'static str> {
     let end = memmem::find(bytes, b"]{inputenc}")?;
     let start = memchr::memrchr(b'[', &bytes[end.saturating_sub(40)..end])?;
@@ -315,6 +315,8 @@ fn declared_encoding(bytes: &[u8]) -> Option<&'static str> {
         b"cp1257" => "windows-1257",
         b"koi8-r" => "koi8-r",
         b"koi8-u" => "koi8-u",
+        b"cp437" | b"cp437de" => "cp437",
+        b"cp850" => "cp850",
         b"cp866" => "ibm866",
         b"applemac" => "macintosh",
         b"utf8" | b"utf8x" => "utf-8",

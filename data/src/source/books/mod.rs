@@ -86,9 +86,10 @@ impl BooksSource {
 }
 
 impl SourceOptions for BooksSource {
-    /// Version 1 took a bad byte for another encoding.
+    /// Version 1 took a bad byte for another encoding. Version 2 did not read the encodings of DOS and of
+    /// seven bits.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {

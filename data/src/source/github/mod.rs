@@ -4,6 +4,7 @@
 //! in The Stack. Repositories are tar archives, as GitHub and `git archive` write them; their
 //! licenses are found by license files and SPDX tags. One document is one file.
 
+mod coding_line;
 pub mod license;
 mod rows;
 mod tarball;
@@ -96,9 +97,10 @@ impl GithubSource {
 }
 
 impl SourceOptions for GithubSource {
-    /// Version 1 took a bad byte for another encoding.
+    /// Version 1 took a bad byte for another encoding. Version 2 read neither the encodings of DOS and of
+    /// seven bits nor comments that name one.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {

@@ -8,6 +8,7 @@ use std::io::{BufReader, Read};
 
 use zip::ZipArchive;
 
+use super::coding_line::coding_line;
 use super::license::{UNKNOWN, detect_license, is_license_file, manifest_license};
 use super::{CodeFile, GithubSource, is_binary};
 use crate::document::Reason;
@@ -70,7 +71,9 @@ pub(super) fn read(
         }
         let mut content = Vec::new();
         body.read_to_end(&mut content)?;
-        let decoded = match config.encoding().decode(&content, &[]) {
+        let declared = coding_line(&content);
+        let labels: Vec<&str> = declared.as_deref().into_iter().collect();
+        let decoded = match config.encoding().decode(&content, &labels) {
             Ok(decoded) if !is_binary(decoded.text.as_bytes()) => decoded,
             _ => {
                 let detail = "not text".to_owned();

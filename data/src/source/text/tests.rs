@@ -163,3 +163,45 @@ fn the_files_of_c4_are_read_and_verified() {
     std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
     assert!(matches!(read(&source), Err(DataError::Archive { .. })));
 }
+
+#[test]
+fn files_of_any_encoding_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let latin = b"Il a \xe9t\xe9 d\xe9cid\xe9 que la f\xeate aurait lieu \xe0 No\xebl.";
+    let utf16: Vec<u8> =
+        "\u{feff}höhe\n***\ntiefe\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (name, bytes) in [
+        ("a.txt", latin.to_vec()),
+        ("b.txt", utf16),
+        ("c.txt", b"f\x81r".to_vec()),
+        ("d.txt", b"He said ~{VPND~} and ~{WVJ}~}.".to_vec()),
+        ("e.txt", "b\u{e4}".repeat(50).bytes().chain([0xff]).collect()),
+    ] {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let source = |name: &str| TextSource::files(vec![folder.path().join(name)]);
+    let texts = |source: &TextSource| -> Vec<String> {
+        source.validate("text").unwrap();
+        let records = read(source).unwrap().remove(0);
+        let text = |record| match record {
+            Record::Document(document) => document.text,
+            Record::Rejected(rejection) => rejection.reason.name().to_owned(),
+        };
+        records.into_iter().map(text).collect()
+    };
+    assert_eq!(texts(&source("a.txt")), ["Il a été décidé que la fête aurait lieu à Noël."]);
+    assert_eq!(texts(&source("b.txt")), ["höhe\n***\ntiefe\n"]);
+    let cut = TextSource { document_separator: Some("***".into()), ..source("b.txt") };
+    assert_eq!(texts(&cut), ["höhe\n", "tiefe\n"]);
+    let cyrillic = TextSource { encoding: Some("cp866".into()), ..source("c.txt") };
+    assert_eq!(texts(&cyrillic), ["fБr"]);
+    let german = TextSource { encoding: Some("cp850".into()), ..source("c.txt") };
+    assert_eq!(texts(&german), ["für"]);
+    assert_eq!(texts(&source("d.txt")), ["undecodable_encoding"]);
+    assert!(texts(&source("e.txt"))[0].ends_with("bä\u{fffd}"));
+    let nonsense = TextSource { encoding: Some("nonsense".into()), ..source("c.txt") };
+    let error = nonsense.validate("sources.x.text").unwrap_err().to_string();
+    assert!(error.contains("sources.x.text.encoding") && error.contains("nonsense"), "{error}");
+    let records = TextSource { format: Some(TextFormat::Jsonl), ..german };
+    assert!(records.validate("text").unwrap_err().to_string().contains("UTF-8"));
+}

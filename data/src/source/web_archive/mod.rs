@@ -138,9 +138,10 @@ fn is_http(record: &WarcRecord) -> bool {
 }
 
 impl SourceOptions for WebArchiveSource {
-    /// Version 1 numbered pages for their ids, and took a bad byte for another encoding.
+    /// Version 1 numbered pages for their ids, and took a bad byte for another encoding. Version 2 did not
+    /// read the encodings of DOS and of seven bits.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {

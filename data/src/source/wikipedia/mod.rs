@@ -1,14 +1,19 @@
 //! Wikipedia dumps: `pages-articles` as XML, plain, `.bz2` (single and multistream), `.gz` or
 //! `.zst`.
 //!
-//! A document is an article as raw wikitext; the step `wikitext` makes it text.
+//! A document is an article as raw wikitext; the step `wikitext` makes it text. The templates of a dump
+//! are no documents; a pass of their own over the dump indexes them for that step.
 
 mod pages;
 mod streams;
+mod template_index;
+mod templates;
 mod utf16;
 mod xml;
 
-use std::collections::HashSet;
+pub use template_index::{TemplateFile, TemplateIndex};
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use self::pages::{PageCutter, Piece};
 use self::streams::{Bzip2Streams, Chunk, Damage};
 use self::utf16::Unicode;
-use self::xml::{DOCUMENT_TYPE, Page, SiteInfo, read_page, read_site_info};
+use self::xml::{DOCUMENT_TYPE, Page, SiteInfo, Wanted, read_page, read_site_info};
 use super::input::{Input, InputReader, list_inputs, pattern_below};
 use super::record::{document_or_empty, too_long, utf8};
 use super::{ReadContext, Record, RecordSink, Rejection, SourceOptions};
@@ -110,25 +115,42 @@ impl SourceOptions for WikipediaSource {
     /// before it were handed on. Damage inside a multistream dump is a rejection; reading goes
     /// on with the next stream.
     fn read(&self, context: &ReadContext<'_>, sink: RecordSink<'_>) -> Result<()> {
+        self.read_pieces(context, &mut Records { source: self, context, site: None, sink })
+    }
+}
+
+/// Takes the pieces of a dump.
+trait PieceSink {
+    /// A piece.
+    fn piece(&mut self, piece: Piece<'_>) -> Result<()>;
+
+    /// `bytes` decompressed bytes from `offset` on are lost, and what was damaged with them.
+    fn damaged(&mut self, damage: &Damage, offset: u64, bytes: u64) -> Result<()>;
+
+    /// Whether the dump is in a language that is not wanted: the rest is not read.
+    fn other_language(&self) -> bool;
+}
+
+impl WikipediaSource {
+    fn read_pieces(&self, context: &ReadContext<'_>, pieces: &mut dyn PieceSink) -> Result<()> {
         let mut dump = Dump::open(context)?;
         let mut unicode = Unicode::default();
         let mut cutter = PageCutter::new(self.max_page_bytes);
-        let mut records = Records { source: self, context, site: None, sink };
         let mut damage: Option<Damage> = None;
         while let Some(chunk) = dump.next()? {
             (context.bytes_read)(dump.newly_read());
             if let Some(damage) = damage.take() {
                 let lost = cutter.skip_damage();
-                records.damaged(&damage, cutter.offset() - lost, lost)?;
+                pieces.damaged(&damage, cutter.offset() - lost, lost)?;
             }
             match chunk {
                 Chunk::Bytes(bytes) => {
                     let bytes = unicode.convert(&bytes);
-                    cutter.push(bytes, &mut |piece| records.piece(piece))?;
+                    cutter.push(bytes, &mut |piece| pieces.piece(piece))?;
                 }
                 Chunk::Damage(found) => damage = Some(found),
             }
-            if records.other_language() {
+            if pieces.other_language() {
                 (context.bytes_read)(dump.rest(context.input.bytes));
                 return Ok(());
             }
@@ -137,8 +159,8 @@ impl SourceOptions for WikipediaSource {
         if let Some(Damage { offset, reason, .. }) = damage {
             return Err(DataError::Archive { path: context.input.path.clone(), offset, reason });
         }
-        cutter.finish(&mut |piece| records.piece(piece))?;
-        if !cutter.ended() && !records.other_language() {
+        cutter.finish(&mut |piece| pieces.piece(piece))?;
+        if !cutter.ended() && !pieces.other_language() {
             let reason = format!(
                 "the dump ends at decompressed byte {} without </mediawiki>; fetch it again, or, \
                  if it was cut on purpose, add that line",
@@ -148,6 +170,37 @@ impl SourceOptions for WikipediaSource {
         }
         Ok(())
     }
+
+    /// What the `header` of a dump says of its pages.
+    fn site(&self, input: &Input, header: &[u8]) -> Result<Site> {
+        let path = &input.path;
+        let info = read_site_info(&String::from_utf8_lossy(header)).map_err(|error| {
+            let reason = format!("the header of the dump: {} ({})", error.detail, error.reason);
+            DataError::bad_file(path, reason)
+        })?;
+        let language = match &self.language {
+            Some(language) => language.clone(),
+            None => language_of(&info, &input.name).ok_or_else(|| {
+                let reason = "neither its header nor its name says the language; set `language`";
+                DataError::bad_file(path, reason)
+            })?,
+        };
+        let unwanted = !self.languages.contains(&language);
+        let named = |number: i64, name: String| {
+            (number != 0 && !name.is_empty()).then(|| (name.to_lowercase(), number))
+        };
+        let namespaces = info.namespaces.into_iter();
+        Ok(Site {
+            names: WikiNames::of(Some(&language)),
+            language,
+            other_namespaces: namespaces.filter_map(|(number, name)| named(number, name)).collect(),
+            unwanted,
+        })
+    }
+}
+
+fn no_pages(path: &Path) -> DataError {
+    DataError::bad_file(path, "no <page> in its first MiB; expected a pages-articles dump")
 }
 
 /// Whether `code` may be the code of a Wikipedia.
@@ -204,8 +257,8 @@ impl Dump {
 struct Site {
     language: String,
     names: &'static WikiNames,
-    /// Names of other namespaces than that of articles, for dumps whose pages do not say.
-    other_namespaces: HashSet<String>,
+    /// Names and numbers of other namespaces than that of articles, for dumps whose pages do not say.
+    other_namespaces: HashMap<String, i64>,
     unwanted: bool,
 }
 
@@ -217,14 +270,9 @@ struct Records<'a, 'b> {
     sink: RecordSink<'a>,
 }
 
-impl Records<'_, '_> {
-    /// Whether the dump is in a language that is not wanted.
+impl PieceSink for Records<'_, '_> {
     fn other_language(&self) -> bool {
         self.site.as_ref().is_some_and(|site| site.unwanted)
-    }
-
-    fn reject(&mut self, reason: Reason, offset: u64, bytes: u64, detail: String) -> Result<()> {
-        (self.sink)(Record::Rejected(Rejection { reason, offset, bytes, detail }))
     }
 
     fn damaged(&mut self, damage: &Damage, offset: u64, bytes: u64) -> Result<()> {
@@ -241,10 +289,7 @@ impl Records<'_, '_> {
     fn piece(&mut self, piece: Piece<'_>) -> Result<()> {
         match piece {
             Piece::Header(bytes) => self.header(bytes),
-            Piece::NoPages => Err(DataError::bad_file(
-                &self.context.input.path,
-                "no <page> in its first MiB; expected a pages-articles dump",
-            )),
+            Piece::NoPages => Err(no_pages(&self.context.input.path)),
             Piece::TooLong { .. } | Piece::Page { .. } if self.other_language() => Ok(()),
             Piece::TooLong { offset, bytes } => {
                 (self.sink)(too_long(offset, bytes, self.source.max_page_bytes))
@@ -252,35 +297,22 @@ impl Records<'_, '_> {
             Piece::Page { offset, bytes } => self.page(offset, bytes),
         }
     }
+}
+
+impl Records<'_, '_> {
+    fn reject(&mut self, reason: Reason, offset: u64, bytes: u64, detail: String) -> Result<()> {
+        (self.sink)(Record::Rejected(Rejection { reason, offset, bytes, detail }))
+    }
 
     fn header(&mut self, bytes: &[u8]) -> Result<()> {
-        let path = &self.context.input.path;
-        let info = read_site_info(&String::from_utf8_lossy(bytes)).map_err(|error| {
-            let reason = format!("the header of the dump: {} ({})", error.detail, error.reason);
-            DataError::bad_file(path, reason)
-        })?;
-        let language = match &self.source.language {
-            Some(language) => language.clone(),
-            None => language_of(&info, &self.context.input.name).ok_or_else(|| {
-                let reason = "neither its header nor its name says the language; set `language`";
-                DataError::bad_file(path, reason)
-            })?,
-        };
-        let unwanted = !self.source.languages.contains(&language);
-        if unwanted {
+        let site = self.source.site(self.context.input, bytes)?;
+        if site.unwanted {
+            let language = &site.language;
             let detail = format!("the dump is in {language:?}, which is not in `languages`");
             let bytes = self.context.input.bytes;
             self.reject(Reason::unwanted("other_language"), 0, bytes, detail)?;
         }
-        let named = |(number, name): (i64, String)| {
-            (number != 0 && !name.is_empty()).then(|| name.to_lowercase())
-        };
-        self.site = Some(Site {
-            names: WikiNames::of(Some(&language)),
-            language,
-            other_namespaces: info.namespaces.into_iter().filter_map(named).collect(),
-            unwanted,
-        });
+        self.site = Some(site);
         Ok(())
     }
 
@@ -293,7 +325,7 @@ impl Records<'_, '_> {
                 Ok(_) => return Ok(()),
             },
         };
-        let page = match read_page(text) {
+        let page = match read_page(text, Wanted::Articles) {
             Ok(page) => page,
             Err(error) if error.reason == DOCUMENT_TYPE => {
                 let reason = format!("page at byte {offset}: {}", error.detail);
@@ -319,7 +351,7 @@ fn unwanted(page: &Page, site: &Site) -> Option<&'static str> {
         None => page
             .title
             .split_once(':')
-            .is_some_and(|(prefix, _)| site.other_namespaces.contains(&prefix.to_lowercase())),
+            .is_some_and(|(prefix, _)| site.other_namespaces.contains_key(&prefix.to_lowercase())),
     };
     if elsewhere {
         Some("other_namespace")

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use quick_xml::Reader;
-use quick_xml::events::{BytesRef, Event};
+use quick_xml::events::{BytesRef, BytesStart, Event};
 
 /// Why a page or header cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub(super) struct Page {
     pub namespace: Option<i64>,
     pub id: u64,
     pub redirect: bool,
+    /// Where a redirect leads, if the dump says so beside the text.
+    pub redirect_target: Option<String>,
     pub revision: u64,
     pub timestamp: String,
     /// Empty in old dumps, where all is wikitext.
@@ -118,9 +120,21 @@ enum Field {
     Text,
 }
 
-/// Reads a page, from `<page>` to `</page>`. The text of redirects and of pages outside
-/// namespace 0 is not read.
-pub(super) fn read_page(xml: &str) -> Result<Page, XmlError> {
+/// Whose text is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Articles: pages of namespace 0, without redirects.
+    Articles,
+    /// Templates: pages of namespace [`TEMPLATES`], redirects too.
+    Templates,
+}
+
+/// The namespace of templates.
+pub(super) const TEMPLATES: i64 = 10;
+
+/// Reads a page, from `<page>` to `</page>`, with its text if it is one of `wanted`. A page that does not
+/// say its namespace may be.
+pub(super) fn read_page(xml: &str, wanted: Wanted) -> Result<Page, XmlError> {
     let mut reader = Reader::from_str(xml);
     let mut page = Page { wanted: true, ..Page::default() };
     let mut value = String::new();
@@ -142,20 +156,29 @@ pub(super) fn read_page(xml: &str) -> Result<Page, XmlError> {
                     }
                     (2, "redirect") => {
                         page.redirect = true;
+                        page.redirect_target = title_of(&tag);
                         None
                     }
                     (3, "id") if in_revision => Some(Field::Revision),
                     (3, "timestamp") if in_revision => Some(Field::Timestamp),
                     (3, "model") if in_revision => Some(Field::Model),
                     (3, "text") if in_revision => {
-                        page.wanted = !page.redirect && matches!(page.namespace, None | Some(0));
+                        page.wanted = match wanted {
+                            Wanted::Articles => {
+                                !page.redirect && matches!(page.namespace, None | Some(0))
+                            }
+                            Wanted::Templates => matches!(page.namespace, None | Some(TEMPLATES)),
+                        };
                         page.wanted.then_some(Field::Text)
                     }
                     _ => None,
                 };
             }
             Event::Empty(tag) => match (depth, tag.local_name().as_ref()) {
-                (1, "redirect") => page.redirect = true,
+                (1, "redirect") => {
+                    page.redirect = true;
+                    page.redirect_target = title_of(&tag);
+                }
                 (2, "text") if in_revision => page.text.clear(),
                 _ => {}
             },
@@ -179,6 +202,14 @@ pub(super) fn read_page(xml: &str) -> Result<Page, XmlError> {
             _ => {}
         }
     }
+}
+
+/// The attribute `title` of a redirect.
+fn title_of(tag: &BytesStart<'_>) -> Option<String> {
+    let value = tag.try_get_attribute("title").ok()??;
+    let value = String::from_utf8_lossy(value.value.as_bytes()).into_owned();
+    let title = htmlize::unescape_attribute(value).trim().to_owned();
+    (!title.is_empty()).then_some(title)
 }
 
 fn set(page: &mut Page, field: Field, value: &mut String) -> Result<(), XmlError> {
@@ -252,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_page_has_its_own_id_and_that_of_its_revision() {
-        let page = read_page(PAGE).unwrap();
+        let page = read_page(PAGE, Wanted::Articles).unwrap();
         assert_eq!((page.id, page.revision, page.namespace), (17, 99, Some(0)));
         assert_eq!(page.title, "AT&T");
         assert_eq!(page.text, "<b> &nbsp; \"a'\nb AB");
@@ -265,23 +296,38 @@ mod tests {
 
     #[test]
     fn unwanted_pages_are_not_read() {
-        let talk = read_page(&PAGE.replace("<ns>0", "<ns>1")).unwrap();
+        let talk = read_page(&PAGE.replace("<ns>0", "<ns>1"), Wanted::Articles).unwrap();
         assert!(!talk.wanted && talk.text.is_empty());
         let redirect = PAGE.replace("</ns>", "</ns><redirect title=\"x\" />");
-        assert!(read_page(&redirect).unwrap().redirect);
-        let old = read_page(&PAGE.replace("<ns>0</ns>", "")).unwrap();
+        assert!(read_page(&redirect, Wanted::Articles).unwrap().redirect);
+        let old = read_page(&PAGE.replace("<ns>0</ns>", ""), Wanted::Articles).unwrap();
         assert!(old.wanted && old.namespace.is_none());
         let history = PAGE.replace(
             "</page>",
             "<revision><id>100</id><timestamp>t</timestamp><text>new</text></revision></page>",
         );
-        let page = read_page(&history).unwrap();
+        let page = read_page(&history, Wanted::Articles).unwrap();
         assert_eq!((page.revision, page.text.as_str()), (100, "new"));
     }
 
     #[test]
+    fn templates_are_read_with_their_redirects() {
+        let template = PAGE.replace("<ns>0", "<ns>10");
+        assert!(read_page(&template, Wanted::Templates).unwrap().text.starts_with("<b>"));
+        assert!(!read_page(PAGE, Wanted::Templates).unwrap().wanted);
+        for redirect in
+            ["<redirect title=\"T:A &amp; B\" />", "<redirect title=\"T:A &amp; B\"></redirect>"]
+        {
+            let page = template.replace("</ns>", &format!("</ns>{redirect}"));
+            let page = read_page(&page, Wanted::Templates).unwrap();
+            assert_eq!(page.redirect_target.as_deref(), Some("T:A & B"));
+            assert!(page.wanted);
+        }
+    }
+
+    #[test]
     fn bombs_and_bad_pages_are_refused_by_name() {
-        let reason = |page: &str| read_page(page).unwrap_err().reason;
+        let reason = |page: &str| read_page(page, Wanted::Articles).unwrap_err().reason;
         assert_eq!(reason(&PAGE.replace("&amp;nbsp;", "&lol9;")), "undefined_entity");
         let bomb = "<page><!DOCTYPE x [<!ENTITY a \"b\">]></page>";
         assert_eq!(reason(bomb), DOCUMENT_TYPE);
@@ -323,7 +369,7 @@ mod tests {
             ),
         ) {
             let xml = format!("<page>{}</page>", parts.concat());
-            let _ = read_page(&xml);
+            let _ = read_page(&xml, Wanted::Articles);
             let _ = read_site_info(&xml);
         }
     }

@@ -3,9 +3,11 @@
 //! The order of things follows the behaviour that pipelines of Wikipedia dumps agree on:
 //! comments, templates, tables, links, magic words, character references, tags, quotes,
 //! headings, lists, white space. Of templates those that stand for words of their sentence print
-//! them, by rules of each language; others are taken out, and counted when they stood in a line. Markup that does not close stays as text and is noted, never guessed at for long:
+//! them, by rules of each language; others are expanded by their definitions in the dump ([`expand`]);
+//! what is left is taken out, and counted when it stood in a line. Markup that does not close stays as text and is noted, never guessed at for long:
 //! time and memory are linear in the page.
 
+mod expand;
 mod inline;
 mod markup;
 mod parts;
@@ -14,19 +16,22 @@ mod sections;
 mod tags;
 mod templates;
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use self::expand::{Definitions, Environment};
 use self::markup::{Settings, unmark};
 use self::sections::assemble;
-use self::templates::Rules;
+use self::templates::RuleSet;
 use super::{Step, StepCounts, StepOptions, Verdict};
 use crate::document::{Document, Reason};
 use crate::error::Result;
+use crate::source::TemplateIndex;
 use crate::text::python;
-use crate::text::wikipedia::{WikiNames, languages};
+use crate::text::wikipedia::WikiNames;
 
 /// Languages whose pages protect text from conversion between scripts by `-{…}-`.
 const CONVERTED_LANGUAGES: [&str; 3] = ["sr", "zh", "kk"];
@@ -46,6 +51,9 @@ pub struct WikitextOptions {
     pub drop_disambiguation: bool,
     /// Fewest words a page may have, its title not counted (integer, default 50).
     pub min_words: usize,
+    /// Expand templates by their definitions in the dump, which a pass before the first page indexes, and
+    /// functions of MediaWiki's parser (bool, default true).
+    pub expand_templates: bool,
     /// Files that say what templates print, in the form of those that come with the program; they
     /// count more (list of paths, default none).
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -60,6 +68,7 @@ impl Default for WikitextOptions {
             drop_tail_sections: true,
             drop_disambiguation: false,
             min_words: 50,
+            expand_templates: true,
             templates: Vec::new(),
         }
     }
@@ -67,8 +76,9 @@ impl Default for WikitextOptions {
 
 impl StepOptions for WikitextOptions {
     /// Version 1 knew few templates and let the digits of superscripts run into those before them.
+    /// Version 2 did not expand the definitions of templates.
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {
@@ -86,43 +96,71 @@ impl StepOptions for WikitextOptions {
     }
 
     fn build(&self, _key: &str) -> Result<Box<dyn Step>> {
-        let mut own = HashMap::new();
-        if !self.templates.is_empty() {
-            for language in languages().map(Some).chain([None]) {
-                let rules = Rules::of(language).with_files(&self.templates)?;
-                own.insert(language.map(str::to_owned), rules);
-            }
-        }
-        Ok(Box::new(Wikitext { options: self.clone(), own }))
+        let rules = match self.templates.is_empty() {
+            true => Cow::Borrowed(RuleSet::built_in()),
+            false => Cow::Owned(RuleSet::built_in().with_files(&self.templates)?),
+        };
+        Ok(Box::new(Wikitext { options: self.clone(), rules, definitions: OnceLock::new() }))
     }
 }
 
-/// The step with the rules of users' files, by language.
+/// The step with the rules of users' files, and the templates of the dump once they are indexed.
 struct Wikitext {
     options: WikitextOptions,
-    own: HashMap<Option<String>, Rules>,
+    rules: Cow<'static, RuleSet>,
+    definitions: OnceLock<Definitions>,
 }
 
 impl Wikitext {
-    fn rules(&self, language: Option<&str>) -> &Rules {
-        let own = self.own.get(&language.map(str::to_owned)).or_else(|| self.own.get(&None));
-        own.unwrap_or_else(|| Rules::of(language))
+    /// The text of `document` with its templates expanded.
+    fn expanded(&self, document: &Document) -> Result<expand::Expanded> {
+        let metadata = document.metadata();
+        let stamp = document.created.as_deref();
+        let language = document.language.as_deref();
+        let environment = Environment {
+            rules: self.rules.of(language),
+            names: WikiNames::of(language),
+            definitions: self.definitions.get(),
+            language: language.unwrap_or_default(),
+            title: metadata.get("title").and_then(|title| title.as_str()).unwrap_or_default(),
+            stamp: stamp.or_else(|| metadata.get("timestamp").and_then(|time| time.as_str())),
+        };
+        expand::expand(&document.text, environment)
     }
 }
 
 impl Step for Wikitext {
+    fn wants_templates(&self) -> bool {
+        self.options.expand_templates
+    }
+
+    fn set_templates(&self, index: &Arc<TemplateIndex>) {
+        let _ = self.definitions.set(Definitions::new(Arc::clone(index)));
+    }
+
     fn apply(&self, document: &mut Document, counts: &mut StepCounts) -> Verdict {
         let options = &self.options;
-        let language = document.language.as_deref();
-        let names = WikiNames::of(language);
+        let names = WikiNames::of(document.language.as_deref());
         if names.is_redirect(&document.text) {
             return Verdict::unwanted("redirect", "");
         }
+        let mut text = Cow::Borrowed(&document.text);
+        let (mut expanded, mut boxes) = (0, 0);
+        if options.expand_templates && document.text.contains("{{") {
+            match self.expanded(document) {
+                Ok(page) => {
+                    (expanded, boxes) = (page.templates, page.boxes);
+                    text = Cow::Owned(page.text);
+                }
+                Err(error) => return Verdict::broken("unreadable_templates", error.to_string()),
+            }
+        }
+        let language = document.language.as_deref();
         let mut page = unmark(
-            &document.text,
+            &text,
             Settings {
                 names,
-                rules: self.rules(language),
+                rules: self.rules.of(language),
                 formulas: options.math,
                 disambiguation: options.drop_disambiguation,
                 converter: language.is_some_and(|code| CONVERTED_LANGUAGES.contains(&code)),
@@ -144,6 +182,8 @@ impl Step for Wikitext {
         if page.unbalanced {
             counts.note("unbalanced");
         }
+        counts.note_many("expanded_templates", expanded);
+        counts.note_many("template_boxes", boxes);
         for (name, example) in page.lost {
             counts.note("lost_templates");
             counts.lose_template(name, example);

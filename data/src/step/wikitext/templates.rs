@@ -1,14 +1,14 @@
 //! Templates that stand for words of the sentence they are in.
 //!
 //! Files of rules, one for all languages and one for each, say what a template prints; users may give
-//! files of their own. What no rule knows is taken out, and counted by name when it stood inside a
-//! line.
+//! files of their own. What no rule knows, and what is still there after the templates of the dump were
+//! expanded, is taken out, and counted by name when it stood inside a line.
 
 mod print;
 mod rules;
 
 pub(super) use print::Arguments;
-pub(super) use rules::Rules;
+pub(super) use rules::{RuleSet, Rules};
 
 use crate::text::script_marks::{Script, mark_before};
 
@@ -57,18 +57,20 @@ fn parser_function(name: &str) -> Option<Rendered> {
         "formatnum" | "#formatdate" | "#dateformat" => argument.to_owned(),
         "lc" => argument.to_lowercase(),
         "uc" => argument.to_uppercase(),
-        "lcfirst" | "ucfirst" => {
-            let mut characters = argument.chars();
-            let first = characters.next()?;
-            let first: String = match function.starts_with(['l', 'L']) {
-                true => first.to_lowercase().collect(),
-                false => first.to_uppercase().collect(),
-            };
-            first + characters.as_str()
-        }
+        "lcfirst" => with_first(argument, |first| first.to_lowercase().collect()),
+        "ucfirst" => with_first(argument, |first| first.to_uppercase().collect()),
         _ => return None,
     };
     Some(Rendered::Text(text))
+}
+
+/// `text` with its first character as `change` has it.
+pub(super) fn with_first(text: &str, change: impl FnOnce(char) -> String) -> String {
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) => change(first) + characters.as_str(),
+        None => String::new(),
+    }
 }
 
 /// `value` behind `before` as a superscript or subscript.

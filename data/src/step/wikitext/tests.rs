@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::markup::{Settings, Unmarked, unmark};
+use super::templates::Rules;
 use super::*;
 
 fn settings(language: &str) -> Settings<'static> {
@@ -109,6 +110,29 @@ fn templates_in_a_sentence_that_nothing_knows_are_counted() {
     assert_eq!(lost.keys().collect::<Vec<_>>(), ["odd flag", "strange thing"]);
     assert_eq!(lost["strange thing"].count, 2);
     assert!(lost["strange thing"].example.contains("town of {{strange thing|5}} people"));
+}
+
+#[test]
+fn templates_of_the_dump_are_expanded_before_the_markup_goes() {
+    let text =
+        "The town has {{#if:x|[[people|5 people]]}} and {{#invoke:x|y}}.\n{{PAGENAME}} lies there.";
+    let mut document = Document {
+        text: text.into(),
+        language: Some("en".into()),
+        metadata: Some(r#"{"title": "Ham"}"#.into()),
+        ..Document::default()
+    };
+    let mut off = document.clone();
+    let step = WikitextOptions { min_words: 0, ..WikitextOptions::default() };
+    let (verdict, counts) = apply(&step, &mut document);
+    assert_eq!(verdict, Verdict::Keep);
+    assert_eq!(document.text, "Ham\n\nThe town has 5 people and.\nHam lies there.");
+    assert_eq!(counts.lost_templates().len(), 1);
+    let step = WikitextOptions { expand_templates: false, ..step };
+    assert!(!step.build("").unwrap().wants_templates());
+    let (_, counts) = apply(&step, &mut off);
+    assert_eq!(off.text, "Ham\n\nThe town has and.\nlies there.");
+    assert!(counts.lost_templates().len() >= 2);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::Encoding;
 
+use super::labels::{CP437, CP850, Charset};
+
 /// Bytes the detector looks at; more does not change its guess.
 const DETECTOR_BYTES: usize = 1 << 20;
 /// Pieces that vote when one bad byte may have misled the detector.
@@ -13,29 +15,49 @@ const BAD_VOTED: usize = 16;
 const UTF16_BYTES: usize = 1 << 14;
 
 /// The encoding of `bytes`, which are not UTF-8.
-pub(super) fn detect(bytes: &[u8]) -> &'static Encoding {
+pub(super) fn detect(bytes: &[u8]) -> Charset {
     let bytes = &bytes[..bytes.len().min(DETECTOR_BYTES)];
     let guess = guess(bytes);
     let bad = |encoding: &'static Encoding| {
         let (text, lossy) = encoding.decode_without_bom_handling(bytes);
         if lossy { text.matches(char::REPLACEMENT_CHARACTER).count() } else { 0 }
     };
+    if !guess.is_single_byte()
+        && let Some(old) = old_encoding(bytes, guess)
+    {
+        return old;
+    }
     let guess_bad = if guess.is_single_byte() { 0 } else { bad(guess) };
     if guess.is_single_byte() || guess_bad > 0 {
         let voted = vote(bytes).filter(|&voted| {
             guess.is_single_byte() || voted != guess && bad(voted) <= guess_bad.max(BAD_VOTED)
         });
         if let Some(voted) = voted {
-            return voted;
+            return Charset::Web(voted);
         }
     }
     if !guess.is_single_byte() {
-        return guess;
+        return Charset::Web(guess);
     }
-    // The detector does not know the Macintosh's own encoding.
-    let macintosh = encoding_rs::MACINTOSH;
-    let (odd, odd_macintosh) = (oddities_of(bytes, guess), oddities_of(bytes, macintosh));
-    if odd > 0 && odd_macintosh * 4 < odd { macintosh } else { western(bytes, guess) }
+    old_encoding(bytes, guess).unwrap_or_else(|| Charset::Web(western(bytes, guess)))
+}
+
+/// The encoding that the detector does not know and in which `bytes` read far better than in `guess`:
+/// the Macintosh's own, or a code page of DOS.
+fn old_encoding(bytes: &[u8], guess: &'static Encoding) -> Option<Charset> {
+    let text = guess.decode_without_bom_handling(bytes).0;
+    let odd = oddities(&text);
+    // Text of characters of several bytes stands among its own kind; a Latin text taken for it is odd
+    // all over.
+    let high = text.chars().filter(|c| !c.is_ascii()).count();
+    if odd == 0 || !guess.is_single_byte() && 2 * odd < high {
+        return None;
+    }
+    let macintosh = Charset::Web(encoding_rs::MACINTOSH);
+    let old = [macintosh, Charset::Dos(&CP850), Charset::Dos(&CP437)];
+    let least = old.map(|charset| (oddities(&charset.decode(bytes).0), charset)).into_iter();
+    let (left, charset) = least.min_by_key(|(odd, _)| *odd)?;
+    (left * 4 < odd).then_some(charset)
 }
 
 /// Encodings of languages in Latin letters beside windows-1252, which share most of its letters and
@@ -157,10 +179,6 @@ fn vote(bytes: &[u8]) -> Option<&'static Encoding> {
         .then_some(encoding)
 }
 
-fn oddities_of(bytes: &[u8], encoding: &'static Encoding) -> usize {
-    oddities(&encoding.decode_without_bom_handling(bytes).0)
-}
-
 /// Whether `text` reads as text that somebody wrote.
 pub(super) fn is_plausible(text: &str) -> bool {
     let high = text.chars().filter(|c| !c.is_ascii()).count();
@@ -194,9 +212,16 @@ fn is_odd(before: char, c: char, after: char) -> bool {
 
 /// Whether a text that begins with `start` is UTF-16, with its mark or without.
 pub(crate) fn is_utf16(start: &[u8]) -> bool {
-    start.starts_with(&[0xff, 0xfe])
-        || start.starts_with(&[0xfe, 0xff])
-        || utf16_without_mark(start).is_some()
+    utf16(start).is_some()
+}
+
+/// Which UTF-16 a text that begins with `start` is, with its mark or without.
+pub(crate) fn utf16(start: &[u8]) -> Option<&'static Encoding> {
+    match start {
+        [0xff, 0xfe, ..] => Some(encoding_rs::UTF_16LE),
+        [0xfe, 0xff, ..] => Some(encoding_rs::UTF_16BE),
+        _ => utf16_without_mark(start),
+    }
 }
 
 /// UTF-16 without its mark. In it the ASCII of a text, line ends at least, has a zero beside it,

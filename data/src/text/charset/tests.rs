@@ -208,3 +208,61 @@ fn text_encoded_twice_is_mended_when_asked() {
     assert_eq!((decoded.text.as_str(), decoded.fixed_mojibake), (FRENCH, true));
     assert_eq!(EncodingOptions::default().decode(&bytes, &[]).unwrap().text, twice(FRENCH));
 }
+
+#[test]
+fn code_pages_of_dos_are_found_where_they_read_best() {
+    let in_page = |page: &str, text: &str| -> Vec<u8> {
+        let high: Vec<u8> = (128..=255).collect();
+        let charset = Charset::of_label(page).unwrap();
+        let letters: Vec<char> = charset.decode(&high).0.chars().collect();
+        text.chars()
+            .map(|c| match letters.iter().position(|&letter| letter == c) {
+                Some(at) => 128 + at as u8,
+                None => c as u8,
+            })
+            .collect()
+    };
+    let german = "Für die Übung müssen die Schüler größere Bögen und schöne Gefäße mitbringen.\n";
+    let french = "Il a été décidé que la fête aurait lieu à Noël, près du château.\n";
+    let spanish = "El niño español comió mañana y después jugó en el jardín con su compañía.\n";
+    for text in [german, french, spanish] {
+        for page in ["cp437", "cp850"] {
+            let bytes = in_page(page, &text.repeat(4));
+            let decoded = decode(&bytes, &[]);
+            assert_eq!(decoded.text, text.repeat(4), "{page}");
+            assert!(decoded.encoding.starts_with("IBM"), "{}", decoded.encoding);
+            assert_eq!(decode(&bytes, &[page]).text, text.repeat(4), "declared {page}");
+        }
+        // The same text in the encodings of today is not taken for one of these.
+        assert_eq!(decode(&encoded(text, "windows-1252"), &[]).text, text);
+    }
+    let russian = decode(&encoded(&RUSSIAN.repeat(4), "ibm866"), &[]);
+    assert_eq!((russian.text, russian.encoding), (RUSSIAN.repeat(4), "IBM866"));
+    for (text, label) in [(JAPANESE, "shift_jis"), (CHINESE, "gbk"), (CHINESE, "big5")] {
+        let mixed = format!("{text}ASCII words among them, and A級 too.\n");
+        let Some(encoding) = Encoding::for_label(label.as_bytes()) else { continue };
+        let (bytes, _, lossy) = encoding.encode(&mixed);
+        if !lossy {
+            assert_eq!(decode(&bytes.repeat(3), &[]).text, mixed.repeat(3), "{label}");
+        }
+    }
+}
+
+#[test]
+fn text_of_seven_bits_is_decoded_or_dropped() {
+    let japanese = encoded(JAPANESE, "iso-2022-jp");
+    for declared in [&[][..], &["utf-8"], &["iso-2022-jp"]] {
+        let decoded = decode(&japanese, declared);
+        assert_eq!((decoded.text.as_str(), decoded.encoding), (JAPANESE, "ISO-2022-JP"));
+    }
+    let colours = b"plain \x1b[31mred\x1b[0m";
+    assert_eq!(decode(colours, &[]).encoding, "UTF-8");
+    let options = EncodingOptions::default();
+    for declared in [&[][..], &["hz-gb-2312"], &["utf-8"]] {
+        let (reason, detail) =
+            options.decode(b"He said ~{VPND~} and ~{WVJ}~}.", declared).unwrap_err();
+        assert_eq!(reason.name(), "undecodable_encoding");
+        assert!(detail.contains("HZ"), "{detail}");
+    }
+    assert_eq!(options.decode(b"plain", &["hz-gb-2312"]).unwrap().text, "plain");
+}

@@ -37,14 +37,51 @@ const LANGUAGES: [(&str, &str); 20] = [
     ("uk", include_str!("uk.yaml")),
 ];
 
-/// A file of rules.
+/// A file of rules, as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct RuleFile {
+struct WrittenRules {
     /// Names of the months, as they stand in a date.
     months: Vec<String>,
     /// What is printed, and the templates that print it.
     print: BTreeMap<String, Vec<String>>,
+}
+
+/// A file of rules, read and checked.
+#[derive(Clone, Debug, Default)]
+struct RuleFile {
+    months: Vec<String>,
+    /// What is printed, and the names, in lower case, of the templates that print it.
+    print: Vec<(Format, Vec<String>)>,
+}
+
+impl RuleFile {
+    /// Reads a file of rules.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        let written: WrittenRules = serde_yaml::from_str(text)
+            .map_err(|error| format!("not a file of template rules: {error}"))?;
+        if !matches!(written.months.len(), 0 | 12) {
+            return Err(format!("{} months, expected 12", written.months.len()));
+        }
+        let mut file = Self { months: written.months, print: Vec::new() };
+        let mut seen = HashSet::new();
+        for (text, names) in written.print {
+            let format = Format::parse(&text).map_err(|error| format!("{text:?}: {error}"))?;
+            let names: Vec<String> = names.iter().map(|name| normalized(name)).collect();
+            for name in &names {
+                if !seen.insert(name.clone()) {
+                    return Err(format!(
+                        "the template {name:?} is in two rules; it prints one thing"
+                    ));
+                }
+            }
+            file.print.push((format, names));
+        }
+        Ok(file)
+    }
 }
 
 /// Which template prints what.
@@ -59,40 +96,33 @@ pub(in crate::step::wikitext) struct Rules {
     months: Vec<String>,
 }
 
-static OF_LANGUAGES: LazyLock<BTreeMap<&'static str, Rules>> = LazyLock::new(|| {
-    let all = LANGUAGES.iter().map(|&(language, text)| {
-        let mut rules = OTHERS.clone();
-        // A test reads all of them.
-        if let Ok(file) = serde_yaml::from_str(text) {
-            let _ = rules.add(file);
-        }
-        rules.sort();
-        (language, rules)
-    });
-    all.collect()
-});
+/// The rules of every language.
+#[derive(Clone, Debug)]
+pub(in crate::step::wikitext) struct RuleSet {
+    of_languages: BTreeMap<&'static str, Rules>,
+    /// For languages without a file: what all agree on.
+    others: Rules,
+    /// For pages whose language is not known: what all agree on, and English.
+    without_language: Rules,
+}
 
-/// For pages whose language is not known: what all agree on, and English.
-static WITHOUT_LANGUAGE: LazyLock<Rules> =
-    LazyLock::new(|| OF_LANGUAGES.get("en").cloned().unwrap_or_default());
-
-/// For languages without a file.
-static OTHERS: LazyLock<Rules> = LazyLock::new(|| {
-    let mut rules = Rules::default();
-    if let Ok(file) = serde_yaml::from_str(COMMON) {
-        let _ = rules.add(file);
-    }
-    rules.sort();
-    rules
-});
-
-impl Rules {
-    /// The rules that come with the program, for `language`.
-    pub fn of(language: Option<&str>) -> &'static Self {
-        match language {
-            Some(language) => OF_LANGUAGES.get(language).unwrap_or(&OTHERS),
-            None => &WITHOUT_LANGUAGE,
-        }
+impl RuleSet {
+    /// The rules that come with the program.
+    pub fn built_in() -> &'static Self {
+        static BUILT_IN: LazyLock<RuleSet> = LazyLock::new(|| {
+            // A test reads all of these files.
+            let rules_with = |rules: &Rules, text: &str| {
+                let mut rules = rules.clone();
+                rules.add(&RuleFile::parse(text).unwrap_or_default());
+                rules
+            };
+            let others = rules_with(&Rules::default(), COMMON);
+            let of_language = |&(language, text)| (language, rules_with(&others, text));
+            let of_languages: BTreeMap<_, _> = LANGUAGES.iter().map(of_language).collect();
+            let without_language = of_languages.get("en").cloned().unwrap_or_default();
+            RuleSet { of_languages, others, without_language }
+        });
+        &BUILT_IN
     }
 
     /// These rules and those of the users' `files`, which count more.
@@ -100,38 +130,42 @@ impl Rules {
     /// # Errors
     /// [`DataError::Io`]; [`DataError::BadFile`] when a file is none of rules.
     pub fn with_files(&self, files: &[impl AsRef<Path>]) -> Result<Self> {
-        let mut rules = self.clone();
+        let mut set = self.clone();
         for path in files {
             let path = path.as_ref();
             let text = std::fs::read_to_string(path).map_err(DataError::io(path))?;
-            let file: RuleFile = serde_yaml::from_str(&text).map_err(|error| {
-                DataError::bad_file(path, format!("not a file of template rules: {error}"))
-            })?;
-            rules.add(file).map_err(|reason| DataError::bad_file(path, reason))?;
+            let file =
+                RuleFile::parse(&text).map_err(|reason| DataError::bad_file(path, reason))?;
+            let all = [&mut set.others, &mut set.without_language].into_iter();
+            all.chain(set.of_languages.values_mut()).for_each(|rules| rules.add(&file));
         }
-        rules.sort();
-        Ok(rules)
+        Ok(set)
     }
 
-    fn add(&mut self, file: RuleFile) -> std::result::Result<(), String> {
-        if !file.months.is_empty() {
-            if file.months.len() != 12 {
-                return Err(format!("{} months, expected 12", file.months.len()));
-            }
-            self.months = file.months;
+    /// The rules of `language`.
+    pub fn of(&self, language: Option<&str>) -> &Rules {
+        match language {
+            Some(language) => self.of_languages.get(language).unwrap_or(&self.others),
+            None => &self.without_language,
         }
-        let mut seen = HashSet::new();
-        for (text, names) in file.print {
-            let format = Format::parse(&text).map_err(|error| format!("{text:?}: {error}"))?;
+    }
+}
+
+impl Rules {
+    /// The rules that come with the program, for `language`.
+    pub fn of(language: Option<&str>) -> &'static Self {
+        RuleSet::built_in().of(language)
+    }
+
+    /// Adds the rules of `file`, which count more than those so far.
+    fn add(&mut self, file: &RuleFile) {
+        if !file.months.is_empty() {
+            self.months.clone_from(&file.months);
+        }
+        for (format, names) in &file.print {
             let index = self.formats.len();
-            self.formats.push(format);
+            self.formats.push(format.clone());
             for name in names {
-                let name = normalized(&name);
-                if !seen.insert(name.clone()) {
-                    return Err(format!(
-                        "the template {name:?} is in two rules; it prints one thing"
-                    ));
-                }
                 match (name.strip_prefix('*'), name.strip_suffix('*')) {
                     (Some(ending), _) if !ending.is_empty() => {
                         self.suffixes.insert(0, (ending.to_owned(), index));
@@ -139,11 +173,11 @@ impl Rules {
                     (_, Some(beginning)) if !beginning.is_empty() => {
                         self.prefixes.insert(0, (beginning.to_owned(), index));
                     }
-                    _ => _ = self.exact.insert(name, index),
+                    _ => _ = self.exact.insert(name.clone(), index),
                 }
             }
         }
-        Ok(())
+        self.sort();
     }
 
     fn sort(&mut self) {
@@ -197,11 +231,10 @@ mod tests {
     #[test]
     fn every_file_is_right() {
         for (language, text) in LANGUAGES.into_iter().chain([("all", COMMON)]) {
-            let file: RuleFile =
-                serde_yaml::from_str(text).unwrap_or_else(|e| panic!("{language}: {e}"));
+            let file = RuleFile::parse(text).unwrap_or_else(|e| panic!("{language}: {e}"));
             assert!(language == "all" || file.months.len() == 12, "{language}");
             let mut rules = Rules::default();
-            rules.add(file).unwrap_or_else(|e| panic!("{language}: {e}"));
+            rules.add(&file);
             assert!(rules.exact.keys().all(|name| name.len() <= LONGEST_NAME));
         }
     }
@@ -211,11 +244,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("own.yaml");
         std::fs::write(&path, "print:\n  '<{1}>': [nowrap, own thing, 'own-*']\n").unwrap();
-        let rules = Rules::of(Some("en")).with_files(&[&path]).unwrap();
-        for name in ["nowrap", "Own_thing", "own-x"] {
-            assert!(!rules.find(name).unwrap().0.is_nothing(), "{name}");
+        let set = RuleSet::built_in().with_files(&[&path]).unwrap();
+        for language in [Some("en"), Some("ru"), Some("xx"), None] {
+            for name in ["nowrap", "Own_thing", "own-x"] {
+                assert!(!set.of(language).find(name).unwrap().0.is_nothing(), "{name}");
+            }
+            assert!(set.of(language).find("never heard of").is_none());
         }
-        assert!(rules.find("never heard of").is_none());
         for (text, says) in [
             ("prints: {}", "prints"),
             ("months: [a, b]", "2 months"),
@@ -224,8 +259,23 @@ mod tests {
             ("print: {x: [a, b], y: [B]}", "\"b\" is in two rules"),
         ] {
             std::fs::write(&path, text).unwrap();
-            let error = Rules::of(None).with_files(&[&path]).unwrap_err().to_string();
+            let error = RuleSet::built_in().with_files(&[&path]).unwrap_err().to_string();
             assert!(error.contains("own.yaml") && error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_language_without_a_file_has_no_english_rules() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.yaml");
+        std::fs::write(&path, "print: {'<{1}>': [own thing]}").unwrap();
+        let own = RuleSet::built_in().with_files(&[&path]).unwrap();
+        for set in [RuleSet::built_in(), &own] {
+            assert!(set.of(Some("en")).find("HMS").is_some());
+            assert!(set.of(None).find("HMS").is_some());
+            assert!(set.of(Some("ja")).find("HMS").is_none());
+            assert!(set.of(Some("ja")).find("nowrap").is_some());
+            assert!(set.of(Some("ja")).months().is_empty());
         }
     }
 }
