@@ -20,6 +20,8 @@ SEQUENCES, QUEUED = 8, 8
 CLIENTS = 10 * (SEQUENCES + QUEUED)
 PROMPTS = ["The people", "Call me", "The whale", "In the beginning", "Congress shall", "It is a truth"]
 TEMPERATURES = [0, 0.8]
+# Seconds without a byte after which the server counts as hung, long enough for a machine that is busy otherwise.
+PATIENCE = 600
 # Memory that may be there after the first quarter more than before: a tenth, and this many bytes.
 MEMORY_SLACK = 64 << 20
 
@@ -48,7 +50,7 @@ class Server:
 
     def ask(self, method, path, request=None):
         """Status and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, None if request is None else json.dumps(request))
             answer = connection.getresponse()
@@ -60,7 +62,7 @@ class Server:
         """Sends a request, reads some bytes and closes."""
         text = json.dumps(request)
         head = f"POST /v1/completions HTTP/1.1\r\nHost: soak\r\nContent-Length: {len(text)}\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall((head + text).encode())
             if after:
                 connection.recv(after)

@@ -116,12 +116,52 @@ fn a_killed_run_goes_on() {
     generate(&dir, &["temperature=0.5"]).fails(1, &["requests.jsonl", "request 0", "output"]);
 }
 
+/// A server that has chat completions alone: every prompt is a conversation, and the answers are read as others.
+#[test]
+fn a_server_of_chats_writes_instructions() {
+    let server = ApiStandIn::start(|_, request| {
+        if request.path == "/v1/completions" {
+            let error = json!({"error": {"message": "Not Found", "type": "NotFoundError"}});
+            return Reply { status: 404, headers: "", body: error };
+        }
+        assert_eq!(request.path, "/v1/chat/completions");
+        let number = request.body["seed"].as_u64().unwrap() as usize;
+        // Some begin with the heading again.
+        let heading = if number.is_multiple_of(2) { "Of course.\n\n3. Instruction:" } else { "" };
+        let text = format!("{heading}{}", written(number));
+        let message = json!({"role": "assistant", "content": text});
+        Reply::ok(json!({"choices": [{"index": 0, "message": message, "finish_reason": "length"}]}))
+    });
+    let dir = config(&server.url);
+    generate(&dir, &[]).fails(1, &["404", "Not Found", "interface: chat"]);
+    let chat = ["interface=chat"];
+    let report = generate(&dir, &chat).ok().json();
+    let requests = report["requests"].as_u64().unwrap();
+    let made = lines(&dir, "instructions.jsonl");
+    assert!(made.len() >= 6 && made.len() as u64 == report["kept"], "{report}");
+    assert_eq!(report["dropped"]["cut_short"], 2 * requests);
+    assert_eq!(made[0]["output"], "Done.");
+    let asked: Vec<Value> =
+        server.bodies().into_iter().filter(|body| body.get("messages").is_some()).collect();
+    assert_eq!(asked.len() as u64, 2 * requests);
+    for body in &asked {
+        let [message] = &body["messages"].as_array().unwrap()[..] else { panic!("{body}") };
+        assert_eq!(message["role"], "user");
+        assert!(message["content"].as_str().unwrap().ends_with("###\n3. Instruction:"));
+        assert_eq!((&body["stop"], &body["max_tokens"]), (&json!(["\n20", "20."]), &json!(3072)));
+    }
+    // Enough: nothing more is asked. The other interface would be another run.
+    assert_eq!(generate(&dir, &chat).ok().json(), report);
+    assert_eq!(server.bodies().len(), asked.len() + 1);
+    generate(&dir, &["interface=completions"]).fails(1, &["request 0", "output"]);
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let server = ApiStandIn::start(|_, _| Reply::ok(json!({"choices": [{"text": "x"}]})));
     let dir = config(&server.url);
     generate(&dir, &[]).fails(1, &["choices", "index"]);
-    generate(&dir, &["endpoint.url=https://127.0.0.1/v1"]).fails(2, &["TLS"]);
+    generate(&dir, &["endpoint.url=ftp://127.0.0.1/v1"]).fails(2, &["ftp", "https://HOST/v1"]);
     generate(&dir, &["top_p=2"]).fails(2, &["top_p", "0 to 1"]);
     generate(&dir, &["tasks_per_prompt=9"]).fails(1, &["4 tasks", "tasks_per_prompt"]);
     let path = dir.path().join("seeds.jsonl");

@@ -351,6 +351,34 @@ fn a_killed_run_goes_on_bit_for_bit() {
     sft.resume("killed", &["--checkpoint", "step_8"]).fails(1, &["the examples", "expected"]);
 }
 
+/// A finished run goes on for more epochs or steps, bit for bit as one that was planned for that length with
+/// the same end of its decay.
+#[test]
+fn a_finished_run_is_extended() {
+    // 26 examples: two epochs are 8 steps of 6, three are 13.
+    let settings = "epochs: 2\nbatch: {examples: 6, micro_batch: 3}\nvalidate: {examples: 4, every: 4}\n\
+                    checkpoint: {every: 4}\noptimizer: {lr: 1.0e-3, warmup_ratio: 0.3, min_lr_ratio: 0.1}\n";
+    let sft = Sft::new("alpaca", &records(30), settings);
+    sft.sft(&["name=planned", "epochs=3", "optimizer.decay_steps=8"]).ok();
+    sft.sft(&["name=longer"]).ok();
+    let done = sft.resume("longer", &[]).ok();
+    assert!(done.stderr.contains("a larger `epochs` or `steps` extends"), "{}", done.stderr);
+    let said = sft.resume("longer", &["epochs=3"]).ok().stderr;
+    for part in ["from step 9 on, epochs: 2.0 -> 3.0", "optimizer.decay_steps: null -> 8"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(said.contains("optimizer.decay_steps=13"), "{said}");
+    assert_eq!(sft.small.numbers("longer"), sft.small.numbers("planned"));
+    assert!(sft.small.tensors("longer", 13) == sft.small.tensors("planned", 13));
+    // By steps too, with a decay that goes on until the new end.
+    sft.resume("longer", &["steps=14", "optimizer.decay_steps=14"]).ok();
+    let last = sft.small.metrics("longer").last().unwrap()["lr"].as_f64().unwrap();
+    assert!((last - 1e-4).abs() < 1e-12, "{last}");
+    let changes = fs::read_to_string(sft.small.run_dir("longer").join("changes.jsonl")).unwrap();
+    assert_eq!(changes.lines().count(), 5, "{changes}");
+    sft.resume("longer", &["steps=9"]).fails(2, &["steps", "14", "--checkpoint"]);
+}
+
 #[test]
 fn examples_are_shown_and_accounted_for_without_training() {
     let data = records(20) + &record("empty", " ") + &record("Say number 0.", "whale");

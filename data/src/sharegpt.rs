@@ -1,7 +1,7 @@
 //! Conversations in the format of ShareGPT, as the text of a document: the JSON list of their messages,
 //! `[{"from": "human", "value": …}, {"from": "gpt", "value": …}, …]`.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::document::Document;
@@ -13,13 +13,64 @@ pub(crate) const PLUGINS: &str = "plugins";
 /// Reason of a document whose text is not a conversation.
 pub(crate) const BAD_CONVERSATION: &str = "bad_conversation";
 
+/// Who says a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    /// Who asks.
+    Human,
+    /// Who answers.
+    Gpt,
+    /// Who says what holds for the conversation.
+    System,
+}
+
+/// The names that collections of conversations give their speakers, in any case.
+const SPEAKERS: &[(&str, Speaker)] = &[
+    ("human", Speaker::Human),
+    ("user", Speaker::Human),
+    ("gpt", Speaker::Gpt),
+    ("chatgpt", Speaker::Gpt),
+    ("bing", Speaker::Gpt),
+    ("bard", Speaker::Gpt),
+    ("assistant", Speaker::Gpt),
+    ("system", Speaker::System),
+];
+
+impl Speaker {
+    /// The speaker that a collection calls so.
+    pub fn called(name: &str) -> Option<Self> {
+        let known = SPEAKERS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        known.map(|(_, speaker)| *speaker)
+    }
+
+    /// All names that are known, as a list in words.
+    pub fn known() -> String {
+        SPEAKERS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// ShareGPT's own name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Gpt => "gpt",
+            Self::System => "system",
+        }
+    }
+}
+
 /// A message. Other keys than these are left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Turn {
-    /// Who says it: `human` or `gpt`.
+    /// Who says it: `human`, `gpt` or `system`, whatever the collection calls them; an unknown name as it is.
+    #[serde(deserialize_with = "speaker")]
     pub from: String,
     /// What is said.
     pub value: String,
+}
+
+fn speaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let found = String::deserialize(deserializer)?;
+    Ok(Speaker::called(&found).map_or(found, |speaker| speaker.name().to_owned()))
 }
 
 /// The messages of a document's text.

@@ -1,9 +1,10 @@
 //! `data apply`: one step over JSON lines, with what a user gets for right and wrong input.
 
+use altiplano_data::pipeline::{SourceConfig, StepConfig};
 use serde_json::{Value, json};
 
 use super::{Project, fixture, gzip, json_lines, run_with_input, texts};
-use crate::harness::Finished;
+use crate::harness::{Finished, repository};
 
 /// What a step left and what it dropped.
 pub(super) struct Applied {
@@ -170,6 +171,19 @@ fn mistakes_of_usage_name_the_nearest() {
 }
 
 /// The options may also stand as in a data configuration, below the step's name.
+/// The page about data has a line for every step and every kind of source, in the program's order.
+#[test]
+fn the_page_about_data_lists_every_step_and_kind() {
+    let page = std::fs::read_to_string(repository("docs/data.md")).unwrap();
+    let rows = |head: &str| -> Vec<&str> {
+        let table = page.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+        let row = |line: &'_ str| -> Option<usize> { line.strip_prefix("| `")?.find('`') };
+        table.map_while(|line| row(line).map(|end| &line[3..3 + end])).collect()
+    };
+    assert_eq!(rows("| step |"), [StepConfig::DOCUMENT_STEPS, StepConfig::GLOBAL_STEPS].concat());
+    assert_eq!(rows("| kind |"), SourceConfig::KINDS);
+}
+
 #[test]
 fn options_may_stand_below_the_steps_name() {
     for options in ["chars: 4\n", "min_length: {chars: 4}\n"] {

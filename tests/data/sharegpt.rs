@@ -83,7 +83,9 @@ fn conversations_are_rounds() {
         (vec![turn("gpt", "x"), turn("human", "y")], "too_short"),
         (vec![turn("human", "a"), turn("gpt", "b")], "too_short"),
         (vec![turn("human", "a"), turn("human", "b"), turn("gpt", "c")], "wrong_format"),
-        (vec![turn("human", "a"), turn("bing", "b")], "wrong_format"),
+        (vec![turn("human", "a"), turn("gemini", "b")], "unknown_speaker"),
+        (vec![turn("user", "a"), turn("Human", "b"), turn("chatgpt", "c")], "wrong_format"),
+        (vec![turn("user", "a"), turn("system", "b")], "wrong_format"),
         (pair("As OpenAI says, no."), "blocked_words"),
         (pair("<p>chat<b></b>GPT</p> CHATGPT"), "blocked_words"),
         (pair("Too many requests in 1 hour. Try again later."), "blocked_words"),
@@ -101,6 +103,25 @@ fn conversations_are_rounds() {
     let plugin = json!({"id": "p", "conversations": pair("An answer."), "plugins": ["browser"]});
     let applied = apply("sharegpt_clean", "", &[plugin]);
     assert_eq!(applied.dropped[0]["reason"], "plugin");
+}
+
+/// Collections call the two speakers by many names; the system's message goes, as all that is said before the
+/// first question.
+#[test]
+fn speakers_have_many_names() {
+    let expected = pair("An answer.");
+    for (asks, answers) in [
+        ("user", "chatgpt"),
+        ("human", "bing"),
+        ("human", "bard"),
+        ("user", "assistant"),
+        ("Human", "GPT"),
+    ] {
+        let turns = vec![turn(asks, "A question here?"), turn(answers, "An answer.")];
+        assert_eq!(clean("", turns.clone()), Ok(expected.clone()), "{asks} {answers}");
+        let with_system = [vec![turn("system", "Be brief.")], turns].concat();
+        assert_eq!(clean("", with_system), Ok(expected.clone()), "{asks} {answers}");
+    }
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 mod answers;
 mod batch;
+mod browser;
 #[path = "../../trainer/serve/src/tests/client.rs"]
 mod client;
 mod faults;
+mod paced_worker;
 mod page;
 mod route;
 mod server;

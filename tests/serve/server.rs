@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -47,6 +47,13 @@ impl Server {
         command.args(["--port", port, "--threads", "1", "--num-gpu-blocks-override", "64"]);
         command.arg("--chat-template").arg(temporary("served.jinja"));
         Self::wait(Running::start(command.args(arguments)), "serving ")
+    }
+
+    /// A server of another model, with all its defaults.
+    pub fn of(checkpoint: &Path) -> Self {
+        let mut command = altiplano();
+        command.args(["serve", "--port", "0", "--checkpoint"]).arg(checkpoint);
+        Self::wait(Running::start(&mut command), "serving ")
     }
 
     /// A port that nobody listens on.

@@ -247,8 +247,14 @@ impl Task for FineTuning {
         overrides: &[String],
     ) -> Result<Vec<Change>> {
         let saved: SftConfig = saved_settings(saved, checkpoint)?;
-        let now = self.config.resolved(run_dir)?;
-        recorded_changes(ON_RESUME_SFT, &saved, &now, run_dir, overrides)
+        let examples = self.loader.examples().train().len() as u64;
+        let changes = self.config.resumed_from(&saved, examples, run_dir, overrides)?;
+        self.plan.optimizer = self.config.optimizer_of(examples);
+        Ok(changes)
+    }
+
+    fn length_keys(&self) -> &'static [&'static str] {
+        &["epochs", "steps"]
     }
 
     fn start(&self, device: &Device, ranks: &Arc<Ranks>) -> Result<(Trainer, Vec<String>)> {

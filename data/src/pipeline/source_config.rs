@@ -39,7 +39,7 @@ macro_rules! source_kinds {
 
         impl SourceConfig {
             /// Names of the kinds.
-            const KINDS: &'static [&'static str] = &[$(stringify!($kind)),+];
+            pub const KINDS: &'static [&'static str] = &[$(stringify!($kind)),+];
 
             /// The kinds that are set, with their names.
             fn kinds(&self) -> Vec<(&'static str, &dyn SourceOptions)> {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::conversation::Conversation;
 use crate::chat::Message;
 use crate::error::{DataError, Result};
+use crate::sharegpt::Speaker;
 use crate::source::JsonRecords;
 
 /// Most messages of a conversation.
@@ -191,13 +192,13 @@ fn sharegpt(
     count_ignored(record, &["id", "conversations"], ignored);
     let list = place.list(record, "conversations", "from", "value")?;
     let message = |(n, (from, text)): (usize, (&str, &str))| {
-        let role = match from {
-            "human" | "user" => "user",
-            "gpt" | "chatgpt" | "bard" | "bing" | "assistant" => "assistant",
-            "system" => "system",
-            _ => {
-                let known = "human, user, gpt, chatgpt, bard, bing, assistant, system";
-                return Err(place.unknown_role(&format!("conversations.{n}.from"), from, known));
+        let role = match Speaker::called(from) {
+            Some(Speaker::Human) => "user",
+            Some(Speaker::Gpt) => "assistant",
+            Some(Speaker::System) => "system",
+            None => {
+                let key = format!("conversations.{n}.from");
+                return Err(place.unknown_role(&key, from, &Speaker::known()));
             }
         };
         Ok(Message::new(role, text))

@@ -25,7 +25,7 @@ pub struct SharegptSource {
 
 impl SourceOptions for SharegptSource {
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {

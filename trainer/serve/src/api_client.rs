@@ -71,15 +71,17 @@ struct Failure {
     reason: String,
     /// Whether the same request may be answered later; after so many seconds, if the server says.
     again: Option<Option<u64>>,
+    /// The status of the answer that is a refusal.
+    status: Option<StatusCode>,
 }
 
 impl Failure {
     fn final_one(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), again: None }
+        Self { reason: reason.into(), again: None, status: None }
     }
 
     fn passing(reason: impl Into<String>, after: Option<u64>) -> Self {
-        Self { reason: reason.into(), again: Some(after) }
+        Self { reason: reason.into(), again: Some(after), status: None }
     }
 }
 
@@ -141,7 +143,8 @@ impl RemoteEndpoint {
                 }
             };
             let Some(after) = failure.again.filter(|_| tries < RETRIES) else {
-                return Err(ServeError::Endpoint { url, reason: failure.reason });
+                let status = failure.status.map(|status| status.as_u16());
+                return Err(ServeError::Endpoint { url, reason: failure.reason, status });
             };
             let wait = after.unwrap_or(1 << tries).min(LONGEST_WAIT);
             tracing::warn!("{url}: {}; asking again in {wait} s", failure.reason);
@@ -176,7 +179,7 @@ impl RemoteEndpoint {
             let text = String::from_utf8_lossy(&bytes);
             let said = said.unwrap_or(&text).chars().take(QUOTED_CHARS).collect::<String>();
             let reason = format!("{status}: {said}");
-            return Err(match status {
+            let failure = match status {
                 StatusCode::TOO_MANY_REQUESTS
                 | StatusCode::REQUEST_TIMEOUT
                 | StatusCode::INTERNAL_SERVER_ERROR
@@ -184,7 +187,8 @@ impl RemoteEndpoint {
                 | StatusCode::SERVICE_UNAVAILABLE
                 | StatusCode::GATEWAY_TIMEOUT => Failure::passing(reason, after),
                 _ => Failure::final_one(reason),
-            });
+            };
+            return Err(Failure { status: Some(status), ..failure });
         }
         json.ok_or_else(|| Failure::final_one("the answer is not JSON"))
     }
@@ -211,6 +215,7 @@ impl Endpoint {
         answer.map_err(|error| ServeError::Endpoint {
             url: app.model.name().to_owned(),
             reason: error.message,
+            status: Some(error.status.as_u16()),
         })
     }
 }

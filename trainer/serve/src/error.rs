@@ -194,6 +194,8 @@ pub enum ServeError {
         url: String,
         /// What it said.
         reason: String,
+        /// The HTTP status it said it with, if it said anything.
+        status: Option<u16>,
     },
     /// The grammar compiler cannot use the vocabulary.
     #[error("the vocabulary cannot be used for grammars: {reason}")]

@@ -33,7 +33,7 @@ pub use parallel::{ParallelConfig, Shard};
 pub use path::{normalize, relative_to};
 pub use resume::{Change, ON_RESUME, ON_RESUME_SFT, OnResume, keys_with};
 pub(crate) use resume::{collect_differences, recorded_changes};
-pub use self_instruct::SelfInstructConfig;
+pub use self_instruct::{PromptInterface, SelfInstructConfig};
 pub use sft::{LoraConfig, SftBatchConfig, SftConfig, SftOptimizerConfig, SftValidateConfig};
 pub use step::load_step;
 pub use train::{

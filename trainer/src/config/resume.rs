@@ -83,8 +83,8 @@ pub const ON_RESUME_SFT: &[(&str, OnResume)] = &[
     ("train_on", Fixed),
     ("packing", Fixed),
     ("drop_duplicates", Fixed),
-    ("epochs", Fixed),
-    ("steps", Fixed),
+    ("epochs", Recorded),
+    ("steps", Recorded),
     ("batch", Fixed),
     ("batch.micro_batch", Recorded),
     ("optimizer", Recorded),
@@ -238,7 +238,7 @@ pub(crate) fn recorded_changes<T: Serialize>(
 }
 
 /// Whether an override gives `key` a value, by its own name or by that of a key above it.
-fn sets(written: &str, key: &str) -> bool {
+pub(super) fn sets(written: &str, key: &str) -> bool {
     let given = split(written.split('=').next().unwrap_or_default().trim());
     split(key).starts_with(&given)
 }

@@ -20,6 +20,9 @@ pub struct SelfInstructConfig {
     pub seed_tasks: PathBuf,
     /// Who writes the instructions.
     pub endpoint: EndpointConfig,
+    /// How the endpoint is asked: `completions` or `chat`. Default `completions`.
+    #[serde(default)]
+    pub interface: PromptInterface,
     /// File with the text that a prompt begins with. Default: the built-in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PathBuf>,
@@ -27,7 +30,7 @@ pub struct SelfInstructConfig {
     pub instructions: usize,
     /// Requests after which nothing more is asked, however many instructions there are.
     pub max_requests: u64,
-    /// Prompts of a request. Default 5.
+    /// Prompts of a request; each is a conversation of its own with `interface: chat`. Default 5.
     #[serde(default = "default_prompts")]
     pub prompts_per_request: usize,
     /// Seed tasks that a prompt shows. Default 3.
@@ -48,6 +51,17 @@ pub struct SelfInstructConfig {
     /// Seed of the tasks that are shown and of the answers. Default 1.
     #[serde(default = "default_seed")]
     pub seed: u64,
+}
+
+/// How a prompt reaches the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PromptInterface {
+    /// `/completions`: the model goes on with the prompt.
+    #[default]
+    Completions,
+    /// `/chat/completions`: the prompt is a message, which the model answers.
+    Chat,
 }
 
 fn default_prompts() -> usize {

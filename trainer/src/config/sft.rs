@@ -15,7 +15,7 @@ use super::check::{
 use super::load::{ConfigFile, Problem, load};
 use super::parallel::ParallelConfig;
 use super::path::{beside_links, relative_to};
-use super::resume::refuse_other_kind;
+use super::resume::{Change, ON_RESUME_SFT, recorded_changes, refuse_other_kind, sets};
 use super::train::{
     BatchConfig, CheckpointConfig, EvalConfig, LrSchedule, MetricsConfig, OptimizerConfig,
     SampleConfig, TrainConfig, VAL_LOSS, ValidateConfig,
@@ -200,8 +200,11 @@ pub struct SftOptimizerConfig {
     pub schedule: LrSchedule,
     /// Learning rate after the decay as a share of the peak. Default 0.
     pub min_lr_ratio: f64,
-    /// Share of the steps that are warm-up, rounded up to whole steps. Default 0.03.
+    /// Share of the steps up to `decay_steps` that are warm-up, rounded up to whole steps. Default 0.03.
     pub warmup_ratio: f64,
+    /// Step for which the learning rate is planned: the decay ends there. Default: the last step of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_steps: Option<u64>,
     /// Decay of the first moment. Default 0.9.
     pub beta1: f64,
     /// Decay of the second moment. Default 0.999.
@@ -221,6 +224,7 @@ impl Default for SftOptimizerConfig {
             schedule: LrSchedule::Cosine,
             min_lr_ratio: 0.0,
             warmup_ratio: 0.03,
+            decay_steps: None,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -233,12 +237,14 @@ impl Default for SftOptimizerConfig {
 impl SftOptimizerConfig {
     /// The optimizer of a run of `steps` steps.
     fn of_steps(&self, steps: u64) -> OptimizerConfig {
+        let planned = self.decay_steps.unwrap_or(steps);
         OptimizerConfig {
             lr: self.lr,
             min_lr_ratio: self.min_lr_ratio,
-            warmup_steps: (self.warmup_ratio * steps as f64).ceil() as u64,
+            warmup_steps: (self.warmup_ratio * planned as f64).ceil() as u64,
             schedule: self.schedule,
-            decay_steps: None,
+            // A constant rate has no decay; its warm-up alone is planned.
+            decay_steps: self.decay_steps.filter(|_| self.schedule != LrSchedule::Constant),
             cooldown_steps: None,
             beta1: self.beta1,
             beta2: self.beta2,
@@ -277,6 +283,11 @@ impl SftConfig {
             let drawn = self.epochs.unwrap_or(EPOCHS) * examples as f64;
             (drawn / self.batch.examples.max(1) as f64).floor() as u64
         })
+    }
+
+    /// The optimizer of a run on `examples` examples.
+    pub(crate) fn optimizer_of(&self, examples: u64) -> OptimizerConfig {
+        self.optimizer.of_steps(self.total_steps(examples))
     }
 
     /// What the training loop has to know of a run that starts from `base`, a model of this shape, and
@@ -327,7 +338,7 @@ impl SftConfig {
             parallel: ParallelConfig::default(),
             steps: Some(steps),
             tokens: None,
-            optimizer: self.optimizer.of_steps(steps),
+            optimizer: self.optimizer_of(examples),
             validate: ValidateConfig { every: self.validate.every, max_sequences: usize::MAX },
             checkpoint: self.checkpoint.clone(),
             eval: EvalConfig::default(),
@@ -336,6 +347,36 @@ impl SftConfig {
             skip_outliers: self.skip_outliers,
             log_every: self.log_every,
         })
+    }
+
+    /// Holds the configuration of a resumed run on `examples` examples to `saved`, the
+    /// [`resolved`](Self::resolved) one its checkpoint was written with, and gives the recorded keys that
+    /// changed.
+    ///
+    /// A run whose length changes keeps the plan of its learning rate, as in
+    /// [`TrainConfig::resumed_from`]: a `decay_steps` that followed the length becomes the number it stood
+    /// for. `decay_steps=null` among the `overrides` makes it the new length.
+    ///
+    /// # Errors
+    /// [`TrainerError::Config`] names every fixed key that changed, and says which may.
+    pub fn resumed_from(
+        &mut self,
+        saved: &Self,
+        examples: u64,
+        run_dir: &Path,
+        overrides: &[String],
+    ) -> Result<Vec<Change>> {
+        let (length, before) = (self.total_steps(examples), saved.total_steps(examples));
+        let optimizer = &mut self.optimizer;
+        if length != before
+            && optimizer.schedule == saved.optimizer.schedule
+            && optimizer.decay_steps.is_none()
+            && saved.optimizer.decay_steps.is_none()
+        {
+            let asked = overrides.iter().any(|o| sets(o, "optimizer.decay_steps"));
+            optimizer.decay_steps = Some(if asked { length } else { before });
+        }
+        recorded_changes(ON_RESUME_SFT, saved, &self.resolved(run_dir)?, run_dir, overrides)
     }
 
     /// Reads the configuration of a run from the `config.yaml` in its directory and puts `overrides` in
@@ -498,6 +539,11 @@ impl SftConfig {
             let message = "micro_batch · max_length is more than 2^30 tokens: lower it";
             return Err(Problem::new("batch.micro_batch", message));
         }
+        let planned = self.optimizer.decay_steps.unwrap_or(1);
+        if planned == 0 || planned > MOST_STEPS {
+            let message = format!("found {planned}, expected 1 to 2^40");
+            return Err(Problem::new("optimizer.decay_steps", message));
+        }
         let ratio = self.optimizer.warmup_ratio;
         if !(0.0..=1.0).contains(&ratio) {
             let message = format!("found {ratio}, expected 0 to 1");
@@ -514,7 +560,6 @@ impl SftConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::config::ON_RESUME_SFT;
 
     fn config() -> SftConfig {
         serde_json::from_value(serde_json::json!({
@@ -549,5 +594,42 @@ mod tests {
         assert_eq!(config.optimizer.of_steps(1218).warmup_steps, 37);
         let fixed = SftConfig { steps: Some(7), ..config };
         assert_eq!(fixed.total_steps(52_002), 7);
+    }
+
+    /// A longer run keeps warm-up and decay where they were planned, by `epochs` and by `steps`, unless the
+    /// plan is asked to follow.
+    #[test]
+    fn a_longer_run_keeps_its_plan() {
+        let saved = config().resolved(Path::new("/runs/run")).unwrap();
+        let resumed = |change: &dyn Fn(&mut SftConfig), overrides: &[&str]| {
+            let mut now = config();
+            change(&mut now);
+            let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
+            let changes = now.resumed_from(&saved, 52_002, Path::new("/runs/run"), &overrides);
+            let steps = now.total_steps(52_002);
+            let keys: Vec<String> = changes.unwrap().into_iter().map(|change| change.key).collect();
+            (now.optimizer.of_steps(steps), steps, keys.join(" "))
+        };
+        let (optimizer, steps, keys) = resumed(&|c| c.epochs = Some(5.0), &["epochs=5"]);
+        assert_eq!((steps, optimizer.decay_steps, optimizer.warmup_steps), (2031, Some(1218), 37));
+        assert_eq!(keys, "epochs optimizer.decay_steps");
+        let (optimizer, steps, keys) = resumed(&|c| c.steps = Some(1300), &["steps=1300"]);
+        assert_eq!((steps, optimizer.decay_steps, optimizer.warmup_steps), (1300, Some(1218), 37));
+        assert_eq!(keys, "optimizer.decay_steps steps");
+        let overrides = ["steps=2000", "optimizer.decay_steps=null"];
+        let (optimizer, ..) = resumed(&|c| c.steps = Some(2000), &overrides);
+        assert_eq!((optimizer.decay_steps, optimizer.warmup_steps), (Some(2000), 60));
+        let (optimizer, _, keys) = resumed(&|_| {}, &[]);
+        assert_eq!((optimizer.decay_steps, keys.as_str()), (None, ""));
+        // The other way to say the same length changes nothing in the plan.
+        let (optimizer, _, keys) = resumed(&|c| c.steps = Some(1218), &["steps=1218"]);
+        assert_eq!((optimizer.decay_steps, keys.as_str()), (None, "steps"));
+        let constant = SftOptimizerConfig {
+            schedule: LrSchedule::Constant,
+            decay_steps: Some(100),
+            ..Default::default()
+        };
+        let plan = constant.of_steps(1000);
+        assert_eq!((plan.decay_steps, plan.warmup_steps), (None, 3));
     }
 }

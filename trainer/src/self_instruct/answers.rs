@@ -24,8 +24,15 @@ pub(super) type Piece = Result<SeedTask, &'static str>;
 /// The instructions in `text`, the answer to a prompt that shows `shown` tasks. `cut_short`: the answer ended at
 /// the largest number of tokens.
 pub(super) fn instructions(text: &str, shown: usize, cut_short: bool) -> Vec<Piece> {
-    // The prompt ends with the heading of the first.
-    let first = format!("{}. Instruction:{text}", shown + 1);
+    // The prompt ends with the heading of the first. A model that answers it as a message often begins with
+    // that heading again, behind a word of its own.
+    let number = shown + 1;
+    let first = match at_heading(text, number, "Instruction") {
+        Some((before, behind)) if at_heading(before, number, "Input").is_none() => {
+            format!("{number}. Instruction:{behind}")
+        }
+        _ => format!("{number}. Instruction:{text}"),
+    };
     let pieces: Vec<&str> = first.split("###").collect();
     let last = pieces.len() - 1;
     let mut found = Vec::new();
@@ -142,6 +149,19 @@ mod tests {
         let second = found[1].as_ref().unwrap();
         assert_eq!((second.input.as_str(), second.output.as_str()), ("", "ok"));
         assert!(instructions(&text, 3, false)[4].is_ok());
+    }
+
+    #[test]
+    fn an_answer_that_begins_with_the_heading_again_is_the_same() {
+        let plain = &piece(4, "Name three large rivers.")["4. Instruction:".len()..];
+        for begin in
+            ["4. Instruction:", "### 4. Instruction:", "Here they are:\n\n###\n4. Instruction:"]
+        {
+            let again = format!("{begin}{plain}###\n{}", piece(5, "Name four small rivers."));
+            let found = instructions(&again, 3, false);
+            assert_eq!(found.len(), 2, "{begin}");
+            assert!(found.iter().all(Result::is_ok), "{begin}: {found:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::fmt;
 
 use altiplano_data::progress::{Progress, ProgressMode, Work};
 use altiplano_serve::api_client::Interface;
+use altiplano_serve::error::ServeError;
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -22,8 +23,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::SelfInstructConfig;
-use crate::endpoint::Model;
+use crate::config::{PromptInterface, SelfInstructConfig};
+use crate::endpoint::{Model, chat_text};
 use crate::error::{Result, TrainerError};
 use crate::json_log::JsonLog;
 
@@ -168,8 +169,9 @@ pub fn run(config: &SelfInstructConfig, progress: ProgressMode) -> Result<SelfIn
     tasks.iter().for_each(|task| known.add(&task.instruction));
     lines.iter().for_each(|line| known.add(&line.instruction));
     let model = Model::open(&config.endpoint)?;
+    let request = |number| Request::new(config, &tasks, &text, number);
     for line in &done {
-        let key = model.request_key(&body(config, &tasks, &text, line.request));
+        let key = model.request_key(&request(line.request).content());
         if key != line.key {
             return Err(TrainerError::RunFile {
                 path: requests_path,
@@ -186,15 +188,10 @@ pub fn run(config: &SelfInstructConfig, progress: ProgressMode) -> Result<SelfIn
     progress.add(report.kept);
     while report.kept < config.instructions as u64 && report.requests < config.max_requests {
         let number = report.requests;
-        let body = body(config, &tasks, &text, number);
-        let key = model.request_key(&body);
-        let mut answer = Value::Null;
-        model.ask(Interface::Completions, vec![body], |_, received| {
-            answer = received;
-            Ok(())
-        })?;
+        let request = request(number);
+        let key = model.request_key(&request.content());
         let mut line = RequestLine { request: number, key, kept: 0, dropped: BTreeMap::new() };
-        for (written, cut_short) in texts(&answer)? {
+        for (written, cut_short) in request.ask(&model)? {
             for piece in answers::instructions(&written, config.tasks_per_prompt, cut_short) {
                 let made = piece.and_then(|task| new_line(task, number, config, &mut known));
                 match made {
@@ -215,33 +212,111 @@ pub fn run(config: &SelfInstructConfig, progress: ProgressMode) -> Result<SelfIn
     Ok(report)
 }
 
-/// Request `number`: prompts that show tasks drawn for it.
-fn body(config: &SelfInstructConfig, tasks: &[SeedTask], text: &str, number: u64) -> Value {
-    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-    rng.set_stream(number);
-    let prompts: Vec<String> = (0..config.prompts_per_request)
-        .map(|_| {
-            let drawn = index::sample(&mut rng, tasks.len(), config.tasks_per_prompt);
-            let shown: Vec<&SeedTask> = drawn.iter().map(|at| &tasks[at]).collect();
-            seed_tasks::prompt(text, &shown)
-        })
-        .collect();
-    json!({
-        "prompt": prompts,
-        "max_tokens": config.max_tokens,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "stop": STOPS,
-        "seed": config.seed.wrapping_add(number),
-    })
+/// What is asked at a time: prompts that show tasks drawn for its number.
+struct Request {
+    interface: Interface,
+    /// One with all prompts, or with `Interface::Chat` one for each.
+    bodies: Vec<Value>,
+}
+
+impl Request {
+    /// Request `number`.
+    fn new(config: &SelfInstructConfig, tasks: &[SeedTask], text: &str, number: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        rng.set_stream(number);
+        let prompts: Vec<String> = (0..config.prompts_per_request)
+            .map(|_| {
+                let drawn = index::sample(&mut rng, tasks.len(), config.tasks_per_prompt);
+                let shown: Vec<&SeedTask> = drawn.iter().map(|at| &tasks[at]).collect();
+                seed_tasks::prompt(text, &shown)
+            })
+            .collect();
+        let sampled = |mut body: Value, seed: u64| {
+            body["temperature"] = json!(config.temperature);
+            body["top_p"] = json!(config.top_p);
+            body["stop"] = json!(STOPS);
+            body["seed"] = json!(config.seed.wrapping_add(seed));
+            body
+        };
+        match config.interface {
+            PromptInterface::Completions => {
+                let body = json!({"prompt": prompts, "max_tokens": config.max_tokens});
+                Self { interface: Interface::Completions, bodies: vec![sampled(body, number)] }
+            }
+            PromptInterface::Chat => {
+                let first = number.wrapping_mul(prompts.len() as u64);
+                let body = |(at, prompt): (u64, String)| {
+                    let messages = json!([{"role": "user", "content": prompt}]);
+                    let body = json!({"messages": messages, "max_tokens": config.max_tokens});
+                    sampled(body, first.wrapping_add(at))
+                };
+                Self { interface: Interface::Chat, bodies: (0..).zip(prompts).map(body).collect() }
+            }
+        }
+    }
+
+    /// What the answer depends on.
+    fn content(&self) -> Value {
+        match &self.bodies[..] {
+            [body] => body.clone(),
+            bodies => Value::from(bodies.to_vec()),
+        }
+    }
+
+    /// What the model writes, in the order of the prompts, and whether it ended at the largest number of
+    /// tokens.
+    fn ask(self, model: &Model) -> Result<Vec<(String, bool)>> {
+        let interface = self.interface;
+        let mut answers = vec![Value::Null; self.bodies.len()];
+        let asked = model.ask(interface, self.bodies, |number, answer| {
+            answers[number] = answer;
+            Ok(())
+        });
+        asked.map_err(|error| name_the_other_interface(error, interface))?;
+        match interface {
+            Interface::Completions => texts(&answers[0]),
+            Interface::Chat => answers.iter().map(chat_answer).collect(),
+        }
+    }
+}
+
+/// Says what to set where a server lacks the interface that was asked.
+fn name_the_other_interface(error: TrainerError, asked: Interface) -> TrainerError {
+    match error {
+        TrainerError::Serve(ServeError::Endpoint {
+            url,
+            reason,
+            status: Some(404 | 405 | 501),
+        }) => {
+            let other = match asked {
+                Interface::Completions => "interface: chat",
+                Interface::Chat => "interface: completions",
+            };
+            let reason = format!("{reason}; where a server has only the other one, set `{other}`");
+            TrainerError::PromptFile { place: url, reason }
+        }
+        other => other,
+    }
+}
+
+fn wrong_answer(expected: &str) -> TrainerError {
+    TrainerError::PromptFile {
+        place: "the answer of the endpoint".into(),
+        reason: format!("expected {expected}"),
+    }
+}
+
+/// The text of an answer to a conversation, and whether it ended at the largest number of tokens.
+fn chat_answer(answer: &Value) -> Result<(String, bool)> {
+    let text = chat_text(answer)
+        .ok_or_else(|| wrong_answer("choices with message.content and finish_reason"))?;
+    let reason = answer.pointer("/choices/0/finish_reason").and_then(Value::as_str);
+    Ok((text.to_owned(), reason == Some("length")))
 }
 
 /// The texts of an answer in the order of the prompts, and whether each ended at the largest number of tokens.
 fn texts(answer: &Value) -> Result<Vec<(String, bool)>> {
-    let wrong = || TrainerError::PromptFile {
-        place: "the answer of the endpoint".into(),
-        reason: "expected choices with index, text and finish_reason".into(),
-    };
+    let wrong = || wrong_answer("choices with index, text and finish_reason");
     let choices = answer.get("choices").and_then(Value::as_array).ok_or_else(wrong)?;
     let mut texts = Vec::new();
     for choice in choices {

@@ -120,12 +120,12 @@ pub(crate) fn resume_task(
     let config = task.config();
     let mut lines = vec![format!("resumes from step {step}: {}", path.display())];
     lines.extend(changes.iter().map(|change| format!("from step {} on, {change}", step + 1)));
-    lines.extend(decay_advice(config, changes));
+    let length_keys = task.length_keys();
+    lines.extend(decay_advice(config, length_keys, changes));
     lines.extend(other_layout(&state.config, config, ranks));
     if config.total_steps() == state.step {
-        lines.push(format!(
-            "all {step} steps are done; a larger `steps` or `tokens` extends the run"
-        ));
+        let keys = length_keys.join("` or `");
+        lines.push(format!("all {step} steps are done; a larger `{keys}` extends the run"));
     }
     Run::open(task, dir, trainer, Some(resumed), lock, lines)?.train()
 }
@@ -242,9 +242,9 @@ fn name_the_one_before(error: TrainerError, run_dir: &Path, step: u64) -> Traine
 }
 
 /// What a longer run should know of a decay that ends before it.
-fn decay_advice(config: &TrainConfig, changes: &[Change]) -> Option<String> {
+fn decay_advice(config: &TrainConfig, length_keys: &[&str], changes: &[Change]) -> Option<String> {
     let (length, end) = (config.total_steps(), config.decay_steps());
-    let longer = changes.iter().any(|change| change.key == "steps" || change.key == "tokens");
+    let longer = changes.iter().any(|change| length_keys.contains(&change.key.as_str()));
     let decays = config.optimizer.schedule != LrSchedule::Constant;
     (longer && decays && end < length).then(|| {
         format!(

@@ -27,6 +27,11 @@ pub(crate) trait Task: Send {
         config.model.train_flops_per_token(config.batch.seq_len)
     }
 
+    /// The keys that give the length of a run, of which a larger value extends it.
+    fn length_keys(&self) -> &'static [&'static str] {
+        &["steps", "tokens"]
+    }
+
     /// The settings as a checkpoint keeps them, with paths as seen from `run_dir`.
     ///
     /// # Errors

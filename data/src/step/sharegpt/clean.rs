@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::message::clean_message;
 use crate::document::Document;
 use crate::error::{DataError, Result};
-use crate::sharegpt::{self, BAD_CONVERSATION, PLUGINS, Turn};
+use crate::sharegpt::{self, BAD_CONVERSATION, PLUGINS, Speaker, Turn};
 use crate::step::{Step, StepCounts, StepOptions, Verdict};
 use crate::text::python::is_printable;
 
@@ -27,7 +27,7 @@ const FROM_UNREADABLE: &str = "from_first_unreadable";
 ///
 /// A first message that is not the user's and a last one that is are taken off, messages become Markdown,
 /// and the conversation ends before a message of which nothing readable is left. Reasons to drop it:
-/// `plugin`, `too_short`, `wrong_format`, `blocked_words`.
+/// `plugin`, `too_short`, `unknown_speaker`, `wrong_format`, `blocked_words`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SharegptCleanOptions {
@@ -46,7 +46,7 @@ impl Default for SharegptCleanOptions {
 
 impl StepOptions for SharegptCleanOptions {
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn validate(&self, key: &str) -> Result<()> {
@@ -105,6 +105,13 @@ impl SharegptCleanOptions {
             conversation.remove(count - 1..count, UNANSWERED);
         }
         conversation.check_length()?;
+        let mut turns = conversation.turns.iter().enumerate();
+        if let Some((number, turn)) = turns.find(|(_, turn)| Speaker::called(&turn.from).is_none())
+        {
+            let known = Speaker::known();
+            let detail = format!("message {number} is from {:?}, known are {known}", turn.from);
+            return Err(Verdict::unwanted("unknown_speaker", detail));
+        }
         for (number, turn) in conversation.turns.iter().enumerate() {
             let expected = if number % 2 == 0 { "human" } else { "gpt" };
             if turn.from != expected {

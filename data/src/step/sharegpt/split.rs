@@ -34,7 +34,7 @@ fn default_max_length() -> usize {
 
 impl StepOptions for SharegptSplitOptions {
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn make_paths_absolute(&mut self, base: &Path) {

@@ -16,9 +16,9 @@ pub fn open(
 ) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let length = body.len();
+    let (host, length) = (stream.peer_addr().unwrap(), body.len());
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\
          {headers}\r\n{body}"
     );
     stream.write_all(request.as_bytes()).unwrap();
@@ -58,7 +58,10 @@ impl Answer {
                 body.extend_from_slice(&chunk[..size]);
             }
         } else {
-            reader.read_to_end(&mut body).unwrap();
+            // Not every server closes the connection behind its answer.
+            let length = headers.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length = length.map_or(u64::MAX, |length| length.trim().parse().unwrap());
+            reader.take(length).read_to_end(&mut body).unwrap();
         }
         let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
         Self { status, headers, body: String::from_utf8(body).unwrap() }
