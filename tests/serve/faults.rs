@@ -41,8 +41,11 @@ fn overload_and_clients_that_go_away_leave_nothing_behind() {
         server.metric("num_requests_running") + server.metric("num_requests_waiting") == 0.0
     });
     assert_eq!(server.metric("kv_cache_usage_perc"), 0.0);
-    // And it answers as before.
+    // And it answers as before, once it has seen the last client go.
     let body = json!({"prompt": "The", "max_tokens": 5, "temperature": 0});
+    server.wait_until("a request to be taken", |server| {
+        Answer::read(server.open("POST", "/v1/completions", "", &body.to_string())).status == 200
+    });
     assert_eq!(server.complete(&body)["choices"], server.complete(&body)["choices"]);
     server.stop();
 }

@@ -324,6 +324,19 @@ fn for_each_line(
 
 /// Most memory the process has held so far, in bytes; 0 where the system does not tell.
 pub fn peak_memory_bytes() -> u64 {
+    own_peak_memory_bytes().unwrap_or_else(largest_resident_set)
+}
+
+/// As Linux counts it for the program alone. What `getrusage` gives there begins with the peak of the process
+/// that started this one.
+fn own_peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+fn largest_resident_set() -> u64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to a writable rusage, which the call fills.
     let status = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };

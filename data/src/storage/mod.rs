@@ -1,6 +1,6 @@
 //! Files that lie in object storage or on a web server: `s3://`, `gs://`, `az://`, `https://` and `http://`.
 //!
-//! A path of a configuration may be such an address. [`InputFile`] opens either kind: a file of this machine
+//! A path of a configuration may be such an address. `InputFile` opens either kind: a file of this machine
 //! as it is, an object by ranges that a background task fetches ahead of the reader. What an object is (its
 //! size and ETag) is asked once in a process, when inputs are listed; one that is something else when it is
 //! read is an error.

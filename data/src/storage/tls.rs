@@ -11,6 +11,8 @@ use rustls::crypto::{CryptoProvider, ring};
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Names the file of a private authority's certificates, which then stand for those of the system.
 const ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
+/// How a certificate begins in a file of them.
+const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// What makes connections for an HTTP client.
 pub type Connector = HttpsConnector<HttpConnector>;
@@ -30,12 +32,24 @@ fn make() -> Result<Connector, String> {
     connector.set_connect_timeout(Some(CONNECT_TIME));
     connector.set_nodelay(true);
     connector.enforce_http(false);
+    let private = std::env::var_os(ROOTS_VARIABLE);
+    if let Some(file) = &private {
+        let unusable =
+            |reason: &str| Err(format!("{ROOTS_VARIABLE} is {}: {reason}", file.display()));
+        match std::fs::read(file) {
+            Err(error) => return unusable(&error.to_string()),
+            Ok(text) if !text.windows(PEM_BEGIN.len()).any(|part| part == PEM_BEGIN) => {
+                return unusable("expected certificates in PEM form");
+            }
+            Ok(_) => {}
+        }
+    }
     let provider: Arc<CryptoProvider> = ring::default_provider().into();
     let builder = HttpsConnectorBuilder::new();
     let builder = match builder.with_provider_and_native_roots(Arc::clone(&provider)) {
         Ok(builder) => builder,
         Err(error) => {
-            if let Some(file) = std::env::var_os(ROOTS_VARIABLE) {
+            if let Some(file) = private {
                 return Err(format!("{ROOTS_VARIABLE} is {file:?}: {error}"));
             }
             HttpsConnectorBuilder::new()

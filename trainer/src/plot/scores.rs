@@ -159,7 +159,7 @@ mod tests {
             step,
             tokens: 1000 * step,
             loss: 8.0 / step as f64,
-            evaluation: (step % 10 == 0).then(|| EvalMetrics {
+            evaluation: step.is_multiple_of(10).then(|| EvalMetrics {
                 eval: scores
                     .iter()
                     .map(|(name, by)| (name.to_string(), by * step as f64))

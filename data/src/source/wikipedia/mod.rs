@@ -211,7 +211,7 @@ fn is_code(code: &str) -> bool {
 
 /// The bytes of a dump.
 enum Dump {
-    Bzip2(Bzip2Streams, u64),
+    Bzip2(Box<Bzip2Streams>, u64),
     Other(InputReader, u64),
 }
 
@@ -219,7 +219,7 @@ impl Dump {
     fn open(context: &ReadContext<'_>) -> Result<Self> {
         let path = &context.input.path;
         if path.extension().is_some_and(|extension| extension == "bz2") {
-            Ok(Self::Bzip2(Bzip2Streams::open(path, context.memory_bytes)?, 0))
+            Ok(Self::Bzip2(Box::new(Bzip2Streams::open(path, context.memory_bytes)?), 0))
         } else {
             Ok(Self::Other(InputReader::open(path)?, 0))
         }
