@@ -109,7 +109,12 @@ impl Parser<'_> {
             self.push_text(at..end);
             at = end;
             let Some(&byte) = bytes.get(at) else { break };
-            let run = bytes[at..].iter().take_while(|&&other| other == byte).count();
+            // Only braces and brackets are taken together: of others a long run would be counted at
+            // each of them.
+            let run = match byte {
+                b'|' | b'=' | b'<' => 1,
+                _ => bytes[at..].iter().take_while(|&&other| other == byte).count(),
+            };
             at = match byte {
                 b'{' | b'[' if run >= 2 && self.stack.len() < MAX_DEPTH => self.open(at, run),
                 b'}' if run >= 2 => self.close_braces(at, run),
@@ -122,7 +127,6 @@ impl Parser<'_> {
                 }
                 b'=' if self.in_braces() => self.equals(at),
                 b'<' => self.tag(at),
-                b'|' | b'=' => self.text_to(at, at + 1),
                 _ => self.text_to(at, at + run),
             };
         }
@@ -364,6 +368,20 @@ mod tests {
             }
         };
         nodes.iter().map(show).collect()
+    }
+
+    /// Whose time would grow with the square of the length, this does not see the end of.
+    #[test]
+    fn a_million_of_anything_is_text() {
+        for unit in
+            ["|", "=", "<", "{", "[", "}", "]", "{{a|", "[[a|", "{{a|b=", "{{a|=|", "<nowiki>"]
+        {
+            let text = unit.repeat(1_000_000 / unit.len());
+            let parsed = Parsed::of_page(text.clone());
+            let Some(Node::Text(first)) = parsed.nodes.first() else { panic!("{unit}") };
+            assert_eq!(first.start, 0, "{unit}");
+            assert!(shown(&parsed, &parsed.nodes) == text, "{unit}");
+        }
     }
 
     #[test]
