@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::checksum::{FileDigest, HashingWriter};
 use crate::error::{DataError, Result};
 use crate::process::ProcessId;
-use crate::storage;
+use crate::storage::{self, is_remote};
 
 /// Part of the name of every file that is not finished. Leftovers of a crash are found by it.
 const UNFINISHED: &str = ".tmp.";
@@ -53,7 +53,17 @@ pub fn scratch_folder(parent: &Path) -> Result<TempDir> {
 /// # Errors
 /// [`DataError::Io`] when one cannot be made.
 pub fn create_folder(folder: &Path) -> Result<()> {
+    refuse_address(folder)?;
     create_and_flush(folder, &mut sync_folder)
+}
+
+/// A folder named `s3:` is nothing that anybody wants.
+fn refuse_address(path: &Path) -> Result<()> {
+    if !is_remote(path) {
+        return Ok(());
+    }
+    let reason = "is an address; expected a path of this machine";
+    Err(DataError::io(path)(io::Error::new(io::ErrorKind::InvalidInput, reason)))
 }
 
 fn create_and_flush(folder: &Path, flush: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
@@ -86,6 +96,7 @@ impl AtomicFile {
     /// # Errors
     /// [`DataError::Io`] when the folder or the file cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
+        refuse_address(path)?;
         create_folder(folder_of(path))?;
         let temporary = temporary_path(path);
         let file = File::create(&temporary).map_err(DataError::io(&temporary))?;

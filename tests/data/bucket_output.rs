@@ -160,6 +160,22 @@ fn seven_sources_go_from_a_bucket_to_token_shards_in_a_bucket() {
         text.replace(cached.unwrap_or_default().to_str().unwrap(), "FOLDER")
             .replace(project.path("work/tokens/books").to_str().unwrap(), "FOLDER")
     };
+    // And is resumed, wherever it is started: the address stays what it is.
+    let train = |arguments: &[&str]| {
+        let mut line = crate::harness::altiplano();
+        line.arg("train").args(arguments).arg("--quiet");
+        signed(&mut line);
+        line.env("XDG_CACHE_HOME", elsewhere.path("cache"));
+        Finished::from(line.output().unwrap())
+    };
+    let (config, run) = (elsewhere.path("train.yaml"), elsewhere.path("runs/small"));
+    let (config, run) = (config.to_str().unwrap(), run.to_str().unwrap());
+    train(&[config]).ok();
+    train(&["--resume", run, "steps=3"]).ok();
+    let written = fs::read_to_string(elsewhere.path("runs/small/config.yaml")).unwrap();
+    assert!(written.contains("path: s3://made/corpus/tokens/books"), "{written}");
+    // A run itself lies on this machine.
+    train(&[config, "name=other", "output=s3://made/runs"]).fails(2, &["output", "is an address"]);
     let local_tokens = project.path("work/tokens/books");
     let fetched = batches("s3://made/corpus/tokens/books");
     assert_eq!(fetched, batches(local_tokens.to_str().unwrap()));

@@ -84,6 +84,13 @@ fn a_list_names_objects() {
     let found = run(&from_web, &server).ok().json();
     assert_eq!(found["manifests"], expected["manifests"]);
     assert!(documents(&expected) > 10);
+    for (line, words) in [
+        ("/etc/passwd\n", "is a path of this machine"),
+        ("crawl-data/x/gone.warc.wet.gz?a=b\n", "without `?` and `#`"),
+    ] {
+        server.put("commoncrawl/lists/wet.paths", line);
+        run(&in_bucket, &server).fails(1, &[line.trim(), words]);
+    }
     server.put("commoncrawl/lists/wet.paths", "crawl-data/x/gone.warc.wet.gz\n");
     run(&in_bucket, &server).fails(
         1,

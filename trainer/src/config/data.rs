@@ -18,6 +18,7 @@ impl ConfigFile for DataConfig {
         "sources.*.steps.*.*.files.*",
         "sources.*.steps.*.*.bad_words",
     ];
+    const ADDRESSES: &'static [&'static str] = Self::PATHS;
     const PATTERNS: &'static [&'static str] = &["sources.*.*.paths.*"];
 
     fn check(&self) -> Result<(), Problem> {
@@ -34,6 +35,7 @@ impl ConfigFile for DataConfig {
 
 impl ConfigFile for MixtureConfig {
     const PATHS: &'static [&'static str] = &["sources.*.path"];
+    const ADDRESSES: &'static [&'static str] = Self::PATHS;
 
     fn check(&self) -> Result<(), Problem> {
         match self.validate() {

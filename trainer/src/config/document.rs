@@ -128,6 +128,24 @@ impl Document {
         Ok(())
     }
 
+    /// Refuses addresses where a path of this machine is expected: at those of `keys` that are not among
+    /// `addresses`.
+    pub fn refuse_addresses(&self, keys: &[&str], addresses: &[&str]) -> Result<()> {
+        for key in keys.iter().filter(|key| !addresses.contains(key)) {
+            for key in matching(&self.value, &split(key)) {
+                let Some(Value::String(written)) = get(&self.value, &key) else { continue };
+                if is_remote(written.as_ref()) {
+                    let message = format!(
+                        "{}: {written} is an address; expected a path of this machine",
+                        key.join(".")
+                    );
+                    return Err(self.fail(Problem { key, part: Part::Value, message }));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the paths at `keys` (`*` stands for any key or index) relative to the current
     /// directory, where they were relative to the file they are written in; values among `names` stay, and
     /// addresses in object storage do.

@@ -22,6 +22,9 @@ pub trait ConfigFile: DeserializeOwned {
     /// the file it is written in, and to the current directory when it is given by an override.
     const PATHS: &'static [&'static str] = &[];
 
+    /// Those of `PATHS` that may be an address in object storage or of a web server.
+    const ADDRESSES: &'static [&'static str] = &[];
+
     /// Values of such keys that are names and no paths.
     const NAMES: &'static [&'static str] = &[];
 
@@ -83,6 +86,7 @@ pub fn load<T: ConfigFile>(file: &Path, overrides: &[String]) -> Result<T> {
     for key in T::INCLUDES {
         document.include(&split(key))?;
     }
+    document.refuse_addresses(T::PATHS, T::ADDRESSES)?;
     document.resolve_paths(T::PATHS, T::NAMES, |folder, path| folder.join(path))?;
     document.resolve_paths(T::PATTERNS, &[], |folder, pattern| {
         pattern_below(folder, pattern.as_ref())

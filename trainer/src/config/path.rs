@@ -3,6 +3,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use altiplano_data::storage::is_remote;
+
 /// Removes `.`, and `..` together with the name before it: `configs/train/../../runs` is `runs`. A
 /// `..` behind a symbolic link stays, so the path leads where it led.
 pub fn normalize(path: &Path) -> PathBuf {
@@ -41,7 +43,8 @@ pub(super) fn directory_of(file: &Path) -> PathBuf {
     file.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
-/// `path` as seen from the directory `base`. Absolute when the two share nothing but the root.
+/// `path` as seen from the directory `base`. Absolute when the two share nothing but the root. An address
+/// is the same from everywhere.
 ///
 /// Both are taken relative to the current directory when they are relative. Symbolic links below
 /// what they share stay in the path.
@@ -49,6 +52,9 @@ pub(super) fn directory_of(file: &Path) -> PathBuf {
 /// # Errors
 /// When the current directory is gone.
 pub fn relative_to(path: &Path, base: &Path) -> std::io::Result<PathBuf> {
+    if is_remote(path) {
+        return Ok(path.to_owned());
+    }
     let path = normalize(&std::path::absolute(path)?);
     // Where `..` leads to from `base` is decided by where `base` really lies.
     let base = real(&normalize(&std::path::absolute(base)?));
@@ -144,6 +150,7 @@ mod tests {
             ("/p/runs/small", "/p/runs/small", "."),
             ("/p/runs/small/x", "/p/runs/small", "x"),
             ("/other/x", "/p/runs/small", "/other/x"),
+            ("s3://bucket/tokens", "/p/runs/small", "s3://bucket/tokens"),
         ] {
             let found = relative_to(Path::new(path), Path::new(base)).unwrap();
             assert_eq!(found, Path::new(expected), "{path} from {base}");

@@ -448,6 +448,7 @@ impl ConfigFile for TrainConfig {
         "eval.data",
         "parallel.library",
     ];
+    const ADDRESSES: &'static [&'static str] = &["data.sources.*.path"];
     const EXCLUSIVE: &'static [(&'static str, &'static str)] = &[("steps", "tokens")];
 
     fn check(&self) -> std::result::Result<(), super::Problem> {

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use altiplano_data::atomic_file::{create_folder, remove_abandoned, sync_folder, temporary_path};
+use altiplano_data::storage::is_remote;
 
 use crate::checkpoint;
 use crate::error::{Result, TrainerError};
@@ -26,6 +27,13 @@ impl OutputDirectory {
         if path.file_name().is_none() {
             let message =
                 format!("--output {}: expected a path that ends in a name", path.display());
+            return Err(TrainerError::Usage { message });
+        }
+        if is_remote(path) {
+            let message = format!(
+                "--output {}: is an address; expected a path of this machine",
+                path.display()
+            );
             return Err(TrainerError::Usage { message });
         }
         check_free(path, overwrite)?;

@@ -53,6 +53,22 @@ pub(super) fn read(list: &Path, root: &Path) -> Result<Vec<Input>> {
                 format!("line {number}: {entry:?} does not name a file below {}", root.display()),
             ));
         }
+        // What comes from elsewhere may not name files of this machine, nor be read under another name.
+        if (is_remote(root) || is_remote(list)) && path.is_absolute() {
+            return Err(DataError::bad_file(
+                list,
+                format!(
+                    "line {number}: {entry:?} is a path of this machine; expected one below {}",
+                    root.display()
+                ),
+            ));
+        }
+        if is_remote(&path) && entry.contains(['?', '#']) {
+            return Err(DataError::bad_file(
+                list,
+                format!("line {number}: {entry:?}: expected a name without `?` and `#`"),
+            ));
+        }
         let name = name.to_string_lossy().into_owned();
         if is_remote(&path) {
             remote.push((name, path));

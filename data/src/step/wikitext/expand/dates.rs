@@ -169,7 +169,9 @@ pub(super) fn parse(text: &str, now: Option<Moment>) -> Result<Moment, DateProbl
         let lower = word.to_ascii_lowercase();
         let ordinal = ["st", "nd", "rd", "th"].iter().find_map(|end| lower.strip_suffix(end));
         let plain = ordinal.unwrap_or(&lower).trim_end_matches('.');
-        if let Some(amount) = lower.strip_prefix(['+', '-']).and_then(|n| n.parse::<i64>().ok()) {
+        // A second sign is none: `i64` would take it.
+        let unsigned = lower.strip_prefix(['+', '-']).filter(|n| !n.starts_with(['+', '-']));
+        if let Some(amount) = unsigned.and_then(|n| n.parse::<i64>().ok()) {
             let amount = if lower.starts_with('-') { -amount } else { amount };
             shift.add(amount, words.next().ok_or(DateProblem::Invalid)?)?;
         } else if let (true, Ok(value)) = (plain.bytes().all(|b| b.is_ascii_digit()), plain.parse())
@@ -417,7 +419,16 @@ mod tests {
             let shown = shown.ok().map_or(String::new(), |shown| shown.unwrap());
             assert_eq!(shown, expected, "{text}");
         }
-        for text in ["no date", "2010-13-01", "32 May 2010", "5"] {
+        for text in [
+            "no date",
+            "2010-13-01",
+            "32 May 2010",
+            "5",
+            "2010-01-01 --9223372036854775808 days",
+            "2010-01-01 +-9223372036854775808 days",
+            "-9223372036854775808 days",
+            "2010-01-01 +9223372036854775807 days",
+        ] {
             assert_eq!(parse(text, now()), Err(DateProblem::Invalid), "{text}");
         }
         assert_eq!(parse("May 3", None), Err(DateProblem::Unknown));

@@ -3,8 +3,14 @@
 /// Significant digits that PHP writes.
 const PRECISION: i32 = 14;
 
+/// Longest number, in bytes: a `#switch` may ask for its value at every case.
+const LONGEST: usize = 1024;
+
 /// The number that `text` is, if it is one as a whole: `" 1.50"` is.
 pub(super) fn numeric(text: &str) -> Option<f64> {
+    if text.len() > LONGEST {
+        return None;
+    }
     let text = text.trim_start();
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     let starts =
