@@ -163,7 +163,7 @@ fn seven_sources_go_from_a_bucket_to_token_shards_in_a_bucket() {
     // And is resumed, wherever it is started: the address stays what it is.
     let train = |arguments: &[&str]| {
         let mut line = crate::harness::altiplano();
-        line.arg("train").args(arguments).arg("--quiet");
+        line.arg("train").args(arguments);
         signed(&mut line);
         line.env("XDG_CACHE_HOME", elsewhere.path("cache"));
         Finished::from(line.output().unwrap())
