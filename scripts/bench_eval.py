@@ -20,6 +20,7 @@ import lm_eval
 import lm_eval.tasks
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval_tasks import local_task
 
 ALTIPLANO, WORK = sys.argv[1], Path(sys.argv[2])
 ROUNDS, THREADS, MODELS = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
@@ -135,25 +136,7 @@ def ours(model, task, shots):
 
 def theirs(model, name, examples, shots, count):
     """The same by lm_eval."""
-    files = {}
-    for split, rows in (("examples", examples), ("shots", shots)):
-        if rows:
-            path = WORK / f"{name}_{split}.jsonl"
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            files[split] = str(path)
-    config = {
-        "dataset_path": "json",
-        "dataset_name": None,
-        "dataset_kwargs": {"data_files": files},
-        "training_split": "shots" if shots else None,
-        "validation_split": None,
-        "fewshot_split": "shots" if shots else None,
-        "test_split": "examples",
-        "num_fewshot": count,
-    }
-    if shots:
-        config["fewshot_config"] = {"sampler": "first_n"}
-    task = MANAGER._factory.build(MANAGER._entry(name), overrides=config, registry=MANAGER._index)
+    task = local_task(MANAGER, name, WORK / name, examples, shots, count)
     start = time.process_time()
     found = lm_eval.simple_evaluate(
         model=model, tasks=[task], num_fewshot=count, log_samples=True, bootstrap_iters=0, batch_size=16

@@ -20,6 +20,7 @@ import evaluate
 import lm_eval
 import lm_eval.tasks
 import pyarrow.parquet
+from lm_eval_tasks import local_task
 
 ALTIPLANO, WORK, URL, ONLY = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
 DATA = Path("tests/fixtures/eval_tasks")
@@ -214,26 +215,7 @@ def ours(task, shots):
 
 def theirs(model, n, name, examples, shots, count):
     """Samples and results of a task by lm_eval, from local files."""
-    files = {}
-    for split, rows in (("examples", examples), ("shots", shots)):
-        if rows:
-            path = WORK / f"{n}_{split}.jsonl"
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            files[split] = str(path)
-    config = {
-        "dataset_path": "json",
-        "dataset_name": None,
-        "dataset_kwargs": {"data_files": files},
-        "training_split": "shots" if shots else None,
-        "validation_split": None,
-        "fewshot_split": "shots" if shots else None,
-        "test_split": "examples",
-        "num_fewshot": count,
-    }
-    if shots:
-        config["fewshot_config"] = {"sampler": "first_n"}
-    # The task as lm_eval has it, but for where its examples are.
-    task = MANAGER._factory.build(MANAGER._entry(name), overrides=config, registry=MANAGER._index)
+    task = local_task(MANAGER, name, WORK / str(n), examples, shots, count)
     if task.OUTPUT_TYPE == "generate_until":
         # As much of the model's context as altiplano leaves for an answer.
         task.config.generation_kwargs["max_gen_toks"] = CONTEXT // 2

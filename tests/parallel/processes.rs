@@ -1,11 +1,16 @@
 //! Ranks that are processes of an installed MPI, and their ends.
 
+#[path = "../../model/comm/tests/launchers/mod.rs"]
+mod launchers;
+
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+pub use launchers::{Mpi, every_mpi};
 
 use super::{assert_same, run_ok, train, with};
 use crate::harness::{Finished, Running, SmallRun, altiplano, copy_dir, corpus};
@@ -42,53 +47,7 @@ fn errors_before_the_ranks_meet_are_said_once() {
     assert!(!run.dir.path().join("runs").exists());
 }
 
-/// An installed MPI.
-#[derive(Debug, Clone)]
-pub struct Mpi {
-    launcher: PathBuf,
-    /// Open MPI, else MPICH.
-    is_open: bool,
-}
-
-/// One of each family that `MPI_LAUNCHERS` or `PATH` has; says so when there is none.
-pub fn every_mpi(what: &str) -> Vec<Mpi> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let names = ["mpirun", "mpiexec.hydra", "mpirun.openmpi", "mpirun.mpich"];
-    let in_path = std::env::split_paths(&path)
-        .flat_map(|dir| names.map(|name| dir.join(name)))
-        .filter(|file| file.is_file());
-    let named = std::env::var_os("MPI_LAUNCHERS").unwrap_or_default();
-    let launchers = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
-    let mut found: Vec<Mpi> = Vec::new();
-    for launcher in launchers.chain(in_path) {
-        let Ok(output) = Command::new(&launcher).arg("--version").output() else { continue };
-        let version = String::from_utf8_lossy(&output.stdout).into_owned();
-        let is_open = version.contains("Open MPI") || version.contains("OpenRTE");
-        if (is_open || version.contains("HYDRA")) && found.iter().all(|mpi| mpi.is_open != is_open)
-        {
-            found.push(Mpi { launcher, is_open });
-        }
-    }
-    if found.is_empty() {
-        eprintln!("skipped: {what} (no mpirun found; scripts/setup mpi installs Open MPI's)");
-    }
-    found
-}
-
 impl Mpi {
-    fn launcher(&self) -> Command {
-        let mut command = Command::new(&self.launcher);
-        if self.is_open {
-            command.args(["--oversubscribe", "--bind-to", "none"]);
-            for variable in ["OMPI", "PRTE"] {
-                command.env(format!("{variable}_ALLOW_RUN_AS_ROOT"), "1");
-                command.env(format!("{variable}_ALLOW_RUN_AS_ROOT_CONFIRM"), "1");
-            }
-        }
-        command.stdin(Stdio::null());
-        command
-    }
-
     /// `command` on so many ranks.
     pub fn on(&self, ranks: usize, command: &Command) -> Command {
         let mut launched = self.launcher();

@@ -84,14 +84,15 @@ impl PacedWorker {
     }
 }
 
-fn answer(stream: TcpStream, todo: &Mutex<Receiver<Next>>, seen: &Mutex<Seen>) {
-    let mut reader = BufReader::new(&stream);
+/// The first line and the body of the request that comes; none where the other end has gone.
+pub fn read_request(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
+    let mut reader = BufReader::new(stream);
     let (mut first, mut length) = (String::new(), 0);
-    let _ = reader.read_line(&mut first);
+    reader.read_line(&mut first).ok()?;
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
+            return None;
         }
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
@@ -102,6 +103,11 @@ fn answer(stream: TcpStream, todo: &Mutex<Receiver<Next>>, seen: &Mutex<Seen>) {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
+    Some((first, body))
+}
+
+fn answer(stream: TcpStream, todo: &Mutex<Receiver<Next>>, seen: &Mutex<Seen>) {
+    let Some((first, body)) = read_request(&stream) else { return };
     let whole = |status: u16, body: Value| {
         let body = body.to_string();
         let _ = write!(

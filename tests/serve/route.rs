@@ -1,6 +1,6 @@
 //! `altiplano route` in front of servers.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use super::client::Answer;
+use super::paced_worker::read_request;
 use super::server::Server;
 use crate::harness::run;
 
@@ -208,25 +209,10 @@ fn half_a_worker(breaks: Arc<AtomicBool>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let answer = move |stream: TcpStream| {
-        let mut reader = BufReader::new(&stream);
-        let (mut lines, mut length) = (Vec::new(), 0);
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).unwrap_or(0) == 0 {
-                return;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap();
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-            lines.push(line);
-        }
-        reader.read_exact(&mut vec![0; length]).unwrap();
+        let Some((first, _)) = read_request(&stream) else { return };
         let status =
             json!({"model_names": ["served"], "speed": 1000, "queue_length": 0}).to_string();
-        let whole = lines[0].contains("/worker_get_status") && !breaks.load(Ordering::Relaxed);
+        let whole = first.contains("/worker_get_status") && !breaks.load(Ordering::Relaxed);
         let sent = if whole { &status[..] } else { &status[..20] };
         let _ = write!(
             &stream,

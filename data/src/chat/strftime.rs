@@ -3,23 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::source::rfc3339;
-
-const DAYS: [&str; 7] =
-    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
+use crate::text::calendar::{MONTHS, WEEKDAYS};
 
 /// The time now in UTC, as `format` says.
 pub(super) fn strftime_now(format: &str) -> Result<String, String> {
@@ -33,7 +17,8 @@ fn strftime(seconds: u64, format: &str) -> Result<String, String> {
     let (year, month, day) = (&stamp[..4], &stamp[5..7], &stamp[8..10]);
     let (hour, minute, second) = (&stamp[11..13], &stamp[14..16], &stamp[17..19]);
     let month_name = MONTHS[(month.parse::<usize>().unwrap_or(1) - 1) % 12];
-    let day_name = DAYS[(seconds / 86400 % 7) as usize];
+    // The first day of 1970 was a Thursday.
+    let day_name = WEEKDAYS[((seconds / 86400 + 4) % 7) as usize];
     let mut out = String::new();
     let mut chars = format.chars();
     while let Some(c) = chars.next() {

@@ -88,54 +88,46 @@ impl Store {
         let retry = RetryConfig { max_retries: retries()?, ..RetryConfig::default() };
         let options = ClientOptions::new().with_allow_http(true);
         let connector = Connector { follow_redirections: !scheme.is_bucket() };
-        let (client, anonymous): (object_store::Result<Box<dyn ObjectStore>>, bool) = match scheme {
-            Scheme::S3 => {
-                let anonymous = is_none_set(AWS_CREDENTIALS);
-                let mut builder = AmazonS3Builder::from_env()
-                    .with_bucket_name(host)
+        // The builders have these methods in common, and no trait.
+        macro_rules! set_up {
+            ($builder:expr) => {
+                $builder
                     .with_client_options(options)
                     .with_retry(retry)
-                    .with_http_connector(connector);
+                    .with_http_connector(connector)
+            };
+        }
+        macro_rules! bucket {
+            ($builder:expr, $anonymous:expr) => {{
+                let (mut builder, anonymous) = (set_up!($builder), $anonymous);
                 if anonymous {
                     builder = builder.with_skip_signature(true);
                 }
                 (builder.build().map(|store| Box::new(store) as _), anonymous)
-            }
+            }};
+        }
+        let (client, anonymous): (object_store::Result<Box<dyn ObjectStore>>, bool) = match scheme {
+            Scheme::S3 => bucket!(
+                AmazonS3Builder::from_env().with_bucket_name(host),
+                is_none_set(AWS_CREDENTIALS)
+            ),
             Scheme::Gs => {
                 // What `gcloud auth application-default login` leaves counts as credentials too.
                 let of_user = std::env::home_dir().is_some_and(|home| {
                     home.join(".config/gcloud/application_default_credentials.json").is_file()
                 });
-                let anonymous = is_none_set(GOOGLE_CREDENTIALS) && !of_user;
-                let mut builder = GoogleCloudStorageBuilder::from_env()
-                    .with_bucket_name(host)
-                    .with_client_options(options)
-                    .with_retry(retry)
-                    .with_http_connector(connector);
-                if anonymous {
-                    builder = builder.with_skip_signature(true);
-                }
-                (builder.build().map(|store| Box::new(store) as _), anonymous)
+                bucket!(
+                    GoogleCloudStorageBuilder::from_env().with_bucket_name(host),
+                    is_none_set(GOOGLE_CREDENTIALS) && !of_user
+                )
             }
-            Scheme::Az => {
-                let anonymous = is_none_set(AZURE_CREDENTIALS);
-                let mut builder = MicrosoftAzureBuilder::from_env()
-                    .with_container_name(host)
-                    .with_client_options(options)
-                    .with_retry(retry)
-                    .with_http_connector(connector);
-                if anonymous {
-                    builder = builder.with_skip_signature(true);
-                }
-                (builder.build().map(|store| Box::new(store) as _), anonymous)
-            }
+            Scheme::Az => bucket!(
+                MicrosoftAzureBuilder::from_env().with_container_name(host),
+                is_none_set(AZURE_CREDENTIALS)
+            ),
             Scheme::Https | Scheme::Http => {
-                let builder = HttpBuilder::new()
-                    .with_url(format!("{}://{host}", scheme.name()))
-                    .with_client_options(options)
-                    .with_retry(retry)
-                    .with_http_connector(connector);
-                (builder.build().map(|store| Box::new(store) as _), false)
+                let builder = HttpBuilder::new().with_url(format!("{}://{host}", scheme.name()));
+                (set_up!(builder).build().map(|store| Box::new(store) as _), false)
             }
         };
         let client = client.map_err(|error| {

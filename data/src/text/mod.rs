@@ -1,6 +1,7 @@
 //! Text as such: character sets, superscripts, lines, white space, normal forms, words, HTML, TeX, names of the
 //! Wikipedias.
 
+pub(crate) mod calendar;
 pub mod ccnet;
 pub mod charset;
 pub mod html;

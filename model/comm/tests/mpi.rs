@@ -7,9 +7,13 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stdout, reason = "ranks say how they ended, tests what they skip")]
 
+mod launchers;
+
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
+
+use launchers::{Mpi, every_mpi};
 
 use altiplano_comm::{CommError, Options, RankGrid, Result, Rows, World, check};
 
@@ -135,57 +139,12 @@ fn play(part: &str, world: &World) -> Result<String> {
     }
 }
 
-/// An installed MPI.
-#[derive(Debug, Clone)]
-struct Mpi {
-    launcher: PathBuf,
-    /// Open MPI, else MPICH.
-    is_open: bool,
-}
-
-fn installed() -> Vec<Mpi> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let names = ["mpirun", "mpiexec.hydra", "mpirun.openmpi", "mpirun.mpich"];
-    let in_path = std::env::split_paths(&path)
-        .flat_map(|dir| names.map(|name| dir.join(name)))
-        .filter(|file| file.is_file());
-    let named = std::env::var_os("MPI_LAUNCHERS").unwrap_or_default();
-    let launchers = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
-    let mut found: Vec<Mpi> = Vec::new();
-    for launcher in launchers.chain(in_path) {
-        let Ok(output) = Command::new(&launcher).arg("--version").output() else { continue };
-        let version = String::from_utf8_lossy(&output.stdout).into_owned();
-        let is_open = version.contains("Open MPI") || version.contains("OpenRTE");
-        // One of each family is tried.
-        if (is_open || version.contains("HYDRA")) && found.iter().all(|mpi| mpi.is_open != is_open)
-        {
-            found.push(Mpi { launcher, is_open });
-        }
-    }
-    found
-}
-
-/// The MPIs to try `what` with; says so when there are none.
-fn every_mpi(what: &str) -> Vec<Mpi> {
-    let found = installed();
-    if found.is_empty() {
-        println!("skipped: {what} (no mpirun found; scripts/setup mpi installs Open MPI's)");
-    }
-    found
-}
-
 impl Mpi {
     fn command(&self, ranks: usize, part: &str) -> Command {
-        let mut command = Command::new(&self.launcher);
-        if self.is_open {
-            command.args(["--oversubscribe", "--bind-to", "none"]);
-            // As root, too, and without waiting for a network.
-            command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-            command.env("PRTE_ALLOW_RUN_AS_ROOT", "1").env("PRTE_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        }
+        let mut command = self.launcher();
         command.args(["-n", &ranks.to_string()]).arg(std::env::current_exe().unwrap());
         command.args(["--exact", "rank", "--ignored", "--nocapture"]);
-        command.env(PART, part).stdin(Stdio::null());
+        command.env(PART, part);
         command
     }
 

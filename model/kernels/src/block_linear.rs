@@ -41,7 +41,7 @@ use crate::simd::cpu_level;
 #[cfg(test)]
 use crate::test_support::level as cpu_level;
 use activations::{bytes_of_row, quantize_row};
-use format::Format;
+use format::{Format, with_format};
 use lanes::LANES;
 use rayon::prelude::*;
 use tile::Tile;
@@ -67,13 +67,7 @@ pub fn block_linear<E: Element, O: Element>(y: &mut [O], x: &[E], weight: &Block
     if y.is_empty() {
         return;
     }
-    match weight.format() {
-        BlockFormat::Q8_0 => for_this_cpu::<format::Q8_0, E, O>(y, x, weight),
-        BlockFormat::Q5_0 => for_this_cpu::<format::Q5_0, E, O>(y, x, weight),
-        BlockFormat::Q4_0 => for_this_cpu::<format::Q4_0, E, O>(y, x, weight),
-        BlockFormat::Q4K => for_this_cpu::<format::Q4K, E, O>(y, x, weight),
-        BlockFormat::Q6K => for_this_cpu::<format::Q6K, E, O>(y, x, weight),
-    }
+    with_format!(weight.format(), F => for_this_cpu::<F, E, O>(y, x, weight));
 }
 
 /// With the widest instructions of this CPU.

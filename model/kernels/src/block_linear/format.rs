@@ -35,6 +35,35 @@ pub enum BlockFormat {
     Q6K,
 }
 
+/// Evaluates an expression with the type of a format for its name.
+macro_rules! with_format {
+    ($format:expr, $F:ident => $body:expr) => {
+        match $format {
+            BlockFormat::Q8_0 => {
+                type $F = $crate::block_linear::format::Q8_0;
+                $body
+            }
+            BlockFormat::Q5_0 => {
+                type $F = $crate::block_linear::format::Q5_0;
+                $body
+            }
+            BlockFormat::Q4_0 => {
+                type $F = $crate::block_linear::format::Q4_0;
+                $body
+            }
+            BlockFormat::Q4K => {
+                type $F = $crate::block_linear::format::Q4K;
+                $body
+            }
+            BlockFormat::Q6K => {
+                type $F = $crate::block_linear::format::Q6K;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_format;
+
 /// Bytes of a word of four bytes in all rows of a panel.
 const WORD: usize = 4 * LANES;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 
-use super::format::{self, BlockFormat, Format, panel_bytes};
+use super::format::{BlockFormat, Format, panel_bytes, with_format};
 use super::lanes::{LANES, Portable};
 use crate::scratch::Line;
 
@@ -37,13 +37,7 @@ impl BlockMatrix {
         [rows, columns]: [usize; 2],
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) -> Self {
-        match format {
-            BlockFormat::Q8_0 => Self::laid_out::<format::Q8_0>(format, rows, columns, row),
-            BlockFormat::Q5_0 => Self::laid_out::<format::Q5_0>(format, rows, columns, row),
-            BlockFormat::Q4_0 => Self::laid_out::<format::Q4_0>(format, rows, columns, row),
-            BlockFormat::Q4K => Self::laid_out::<format::Q4K>(format, rows, columns, row),
-            BlockFormat::Q6K => Self::laid_out::<format::Q6K>(format, rows, columns, row),
-        }
+        with_format!(format, F => Self::laid_out::<F>(format, rows, columns, row))
     }
 
     fn laid_out<'a, F: Format>(
@@ -98,13 +92,7 @@ impl BlockMatrix {
     /// When there is no such row, or `out` has another length.
     pub fn decode_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.columns, "BlockMatrix: a row to decode");
-        match self.format {
-            BlockFormat::Q8_0 => self.decode::<format::Q8_0>(row, out),
-            BlockFormat::Q5_0 => self.decode::<format::Q5_0>(row, out),
-            BlockFormat::Q4_0 => self.decode::<format::Q4_0>(row, out),
-            BlockFormat::Q4K => self.decode::<format::Q4K>(row, out),
-            BlockFormat::Q6K => self.decode::<format::Q6K>(row, out),
-        }
+        with_format!(self.format, F => self.decode::<F>(row, out));
     }
 
     fn decode<F: Format>(&self, row: usize, out: &mut [f32]) {

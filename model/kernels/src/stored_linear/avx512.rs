@@ -73,6 +73,28 @@ fn fetch(next: *const u8, step: usize, bytes: usize) {
     }
 }
 
+/// Calls `$step` with the first element and the mask of every `$lanes` of a row: whole steps, which the compiler
+/// then sees without a mask, and what is left. Steps of the last rows of `x` fetch what is read next, `$bytes`
+/// each.
+macro_rules! for_steps {
+    ($step:ident, $inputs:expr, $lanes:expr, $next:expr, $bytes:expr) => {
+        let whole = $inputs / $lanes * $lanes;
+        if $next.is_null() {
+            for start in (0..whole).step_by($lanes) {
+                $step(start, !0);
+            }
+        } else {
+            for start in (0..whole).step_by($lanes) {
+                fetch($next, start / $lanes, $bytes);
+                $step(start, !0);
+            }
+        }
+        if whole < $inputs {
+            $step(whole, !0 >> ($lanes - ($inputs - whole)));
+        }
+    };
+}
+
 /// The four lanes left of a sum when its halves were added to each other twice.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi2")]
@@ -124,20 +146,7 @@ unsafe impl<W: Float> DotKernel for Floats<W> {
                 }
             }
         };
-        let whole = inputs / LANES * LANES;
-        if next.is_null() {
-            for start in (0..whole).step_by(LANES) {
-                step(start, 0xffff);
-            }
-        } else {
-            for start in (0..whole).step_by(LANES) {
-                fetch(next, start / LANES, WEIGHT_ROWS * LANES * W::BYTES);
-                step(start, 0xffff);
-            }
-        }
-        if whole < inputs {
-            step(whole, 0xffff >> (LANES - (inputs - whole)));
-        }
+        for_steps!(step, inputs, LANES, next, WEIGHT_ROWS * LANES * W::BYTES);
         sum_all(&sums)
     }
 }
@@ -175,20 +184,7 @@ unsafe impl DotKernel for Bf16Pairs {
                 }
             }
         };
-        let whole = inputs / LANES * LANES;
-        if next.is_null() {
-            for start in (0..whole).step_by(LANES) {
-                step(start, !0);
-            }
-        } else {
-            for start in (0..whole).step_by(LANES) {
-                fetch(next, start / LANES, WEIGHT_ROWS * LANES * 2);
-                step(start, !0);
-            }
-        }
-        if whole < inputs {
-            step(whole, !0 >> (LANES - (inputs - whole)));
-        }
+        for_steps!(step, inputs, LANES, next, WEIGHT_ROWS * LANES * 2);
         sum_all(&sums)
     }
 }

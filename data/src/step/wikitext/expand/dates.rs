@@ -1,23 +1,8 @@
 //! `#time`: dates as PHP reads them and as its format letters write them.
 
 use super::numbers::roman;
+use crate::text::calendar::{MONTHS, WEEKDAYS};
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-const WEEKDAYS: [&str; 7] =
-    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 /// Longest date that is read, in bytes.
 const LONGEST_DATE: usize = 100;
 const DAY: i64 = 86_400;
